@@ -1,0 +1,152 @@
+"""Backend contract: embed, generate, score; Sampling, Embeddings, Unsupported, load()."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.model import Model
+from cell2sen.task import Prompt
+
+Pooling = Literal["mean", "genes", "last"]
+
+
+class Unsupported(NotImplementedError):
+    """A backend does not have this verb, or not in this form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How answers are drawn. Temperature 0 is greedy.
+
+    Rows are seeded by ``(seed, prompt.key)``, never by their place in a batch.
+    """
+
+    max_new_tokens: int = 32
+    """Limit for unguided answers; guided answers end with their last gene."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings; end of text always ends it."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, found {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, found {self.temperature}; 0 is greedy")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, found {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], found {self.top_p}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionMap:
+    """Gene-level attention of one cell and one layer."""
+
+    genes: tuple[str, ...]
+    array: NDArray[np.float32]
+    """float32 (heads, genes, genes): how much the row's gene attends to the column's gene. Attention to a gene is the
+    sum over the gene's tokens, attention of a gene the mean over its tokens; the rest of a row went to other words, so
+    rows sum to at most 1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embeddings:
+    """What :meth:`Backend.embed` returns, rows in the order of the prompts."""
+
+    vectors: NDArray[np.float32]
+    """float32 (n, hidden)."""
+
+    genes_used: NDArray[np.int64]
+    """int64 (n,): genes of each prompt that fitted into the context."""
+
+    attention: list[AttentionMap | None] | None = None
+    """One entry a prompt; ``None`` for prompts whose attention was not asked for."""
+
+
+class Backend(abc.ABC):
+    """Three verbs over prompts. The only object with state; every result is a function of its own row."""
+
+    model: Model
+    context: int
+    """Tokens that prompt and answer may have together."""
+
+    @abc.abstractmethod
+    def embed(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        attention_for: Sequence[int] = (),
+        attention_layer: int = -1,
+    ) -> Embeddings:
+        """Cell vectors.
+
+        Parameters
+        ----------
+        pooling
+            ``"mean"`` over all real tokens, ``"genes"`` over gene tokens only, ``"last"`` real token.
+        layer
+            ``-1``: the last layer, after the final norm. ``k >= 0``: the hidden state after `k` layers, before any
+            final norm (0: token embeddings; ``k = number of layers`` is the last layer's output before the norm).
+        attention_for
+            Row numbers whose gene-level attention is wanted.
+        attention_layer
+            0-based layer of the attention maps; negative counts from the end.
+        """
+
+    @abc.abstractmethod
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None) -> list[str]:
+        """Answers, new text only.
+
+        With `genes` the answer is guided: exactly ``prompt.ask`` of these genes, each at most once.
+        """
+
+    @abc.abstractmethod
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+        """Log-probabilities in nats, float64 (n prompts, n answers), summed over the answer's tokens.
+
+        An answer's text begins where the prompt ends (with its space, if it has one).
+        """
+
+    def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
+        """Which symbols the model can write, bool (n,). All of them, unless the tokenizer says otherwise."""
+        return np.ones(len(symbols), dtype=bool)
+
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Tokens of each text, int64 (n,), without a beginning-of-text token."""
+        raise Unsupported(f"{type(self).__name__} does not count tokens")
+
+
+def names() -> list[str]:
+    """The backends in the folder."""
+    import cell2sen.backends
+
+    return sorted(module.name for module in pkgutil.iter_modules(cell2sen.backends.__path__))
+
+
+def load(model: Model, backend: str = "transformers", **options: Any) -> Backend:
+    """Load `model` into a backend by name. `options` (device, batch size, …) change the speed, never the numbers.
+
+    Raises
+    ------
+    ValueError
+        No such backend; lists those there are.
+    """
+    if backend not in names():
+        raise ValueError(f"no backend {backend!r}; available: {names()}")
+    module = importlib.import_module(f"cell2sen.backends.{backend}")
+    loaded: Backend = module.load(model, **options)
+    return loaded

@@ -1,0 +1,143 @@
+"""Model: which weights + their recipe; table of known checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cell2sen.rank import RankFit, Recipe
+
+Dtype = Literal["auto", "bfloat16", "float32", "float16"]
+Quantize = Literal["4bit", "8bit"]
+
+#: Metadata that `cell2sen train` writes beside the weights.
+METADATA_FILE = "cell2sen.json"
+
+EMBEDDED = "nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which weights, and how sentences must be written for them. Small and picklable; never holds the weights."""
+
+    name: str
+    path: str
+    """Local directory or hub id."""
+
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    """``"auto"`` is bfloat16, on CPU too; float32 for the embedded model, which is small."""
+
+    quantize: Quantize | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer besides end of text."""
+
+    wording: str = "cell2sen"
+    """The templates that the checkpoint was trained with: ``"cell2sen"`` (this project's), ``"cell2sentence"`` (those
+    of the authors' package) or ``"checkpoint"`` (in its metadata)."""
+
+    licence: str = "unknown"
+    parameters: str = "unknown"
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What ``cell2sen.json`` beside the weights says: templates, rank fit, genes, labels, calibration, split."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path is a directory on this machine."""
+        return Path(self.path).is_dir()
+
+    @property
+    def fit(self) -> RankFit | None:
+        """Rank fit stored with the model, used where a dataset has none of its own."""
+        stored = self.metadata.get("fit")
+        return RankFit(**stored) if stored else None
+
+    @property
+    def genes(self) -> tuple[str, ...] | None:
+        """Genes the model can write, if it has a fixed list."""
+        stored = self.metadata.get("genes")
+        return tuple(stored) if stored else None
+
+    def provenance(self) -> dict[str, Any]:
+        """What changes the numbers, for ``adata.uns``."""
+        return {
+            "name": self.name,
+            "path": self.path if not self.is_local else Path(self.path).name,
+            "revision": self.revision or "",
+            "dtype": self.resolved_dtype,
+            "quantize": self.quantize or "",
+            "weights_sha256": str(self.metadata.get("weights_sha256", "")),
+        }
+
+    @property
+    def resolved_dtype(self) -> str:
+        """The dtype the weights are computed in."""
+        if self.dtype != "auto":
+            return self.dtype
+        return str(self.metadata.get("dtype", "bfloat16"))
+
+
+def _published(name: str, path: str, parameters: str, max_genes: int, licence: str, stop: tuple[str, ...] = ()) -> Model:
+    return Model(
+        name=name, path=f"vandijklab/{path}", parameters=parameters, licence=licence, stop=stop,
+        recipe=Recipe(max_genes=max_genes, case="upper"), wording="cell2sentence",
+    )  # fmt: skip
+
+
+_NC = "CC-BY-NC-ND-4.0"
+_410M = "C2S-Pythia-410m"
+KNOWN = {
+    model.name: model
+    for model in (
+        Model(name=EMBEDDED, path=str(Path(__file__).parent / "nano"), parameters="see card", licence="Apache-2.0"),
+        _published("pythia-160m", "pythia-160m-c2s", "162M", 1000, _NC),
+        _published("pythia-410m", f"{_410M}-diverse-single-and-multi-cell-tasks", "405M", 1000, _NC),
+        _published("pythia-410m-annotate", f"{_410M}-cell-type-prediction", "405M", 200, _NC),
+        _published("pythia-410m-generate", f"{_410M}-cell-type-conditioned-cell-generation", "405M", 200, _NC),
+        _published("pythia-1b", "C2S-Scale-Pythia-1b-pt", "1.0B", 1000, "CC-BY-4.0"),
+        _published("gemma-2-2b", "C2S-Scale-Gemma-2-2B", "2.6B", 1000, "CC-BY-4.0", ("<ctrl100>",)),
+        _published("gemma-2-27b", "C2S-Scale-Gemma-2-27B", "27.2B", 1000, "CC-BY-4.0", ("<ctrl100>",)),
+    )
+}
+
+
+def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
+    """A known name, a local directory, a hub id (``owner/name``) or a :class:`Model`; `changes` replace its fields.
+
+    Raises
+    ------
+    ValueError
+        Neither of them; lists the known names.
+    """
+    if not isinstance(model, Model):
+        text = str(model)
+        if text in KNOWN:
+            model = KNOWN[text]
+        elif Path(text).is_dir():
+            model = Model(name=Path(text).name, path=text)
+        elif text.count("/") == 1 and not text.startswith((".", "/")):
+            model = Model(name=text, path=text)
+        else:
+            raise ValueError(
+                f"no model {text!r}: it is no directory and no hub id (owner/name); known names: {sorted(KNOWN)}"
+            )
+    if model.is_local and not model.metadata:
+        model = _with_metadata(model)
+    return replace(model, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _with_metadata(model: Model) -> Model:
+    file = Path(model.path) / METADATA_FILE
+    if not file.is_file():
+        return model
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+        recipe = Recipe(**metadata.get("recipe", {}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not metadata that cell2sen can read: {error}") from error
+    wording = "checkpoint" if metadata.get("templates") else model.wording
+    return replace(model, metadata=metadata, recipe=recipe, wording=wording, stop=tuple(metadata.get("stop", model.stop)))
