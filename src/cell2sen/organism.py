@@ -1,0 +1,71 @@
+"""Organism of each cell: from obs, uns, the user, or the look of the gene names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cell2sen import genes as gene_names
+
+logger = logging.getLogger(__name__)
+
+#: Looked for in this order, in obs first, then in uns.
+KEYS = ("organism", "species", "organism_ontology_term_id")
+
+_SPOKEN = {
+    "Homo sapiens": ("human", "homo sapiens", "h. sapiens", "hsapiens", "hs", "9606", "ncbitaxon:9606"),
+    "Mus musculus": ("mouse", "mus musculus", "m. musculus", "mmusculus", "mm", "10090", "ncbitaxon:10090"),
+}
+_NAMES = {spoken: name for name, all_spoken in _SPOKEN.items() for spoken in all_spoken}
+
+
+def scientific_name(value: Any) -> str:
+    """``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms are kept as they are written."""
+    text = str(value).strip().replace("_", " ")
+    return _NAMES.get(text.lower(), text)
+
+
+def organism_of_cells(
+    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Sequence[Any]
+) -> tuple[str, ...]:
+    """The organism of each cell.
+
+    What is given wins, then ``obs``, then ``uns`` (keys `KEYS`), then the look of the gene names (Ensembl prefix, upper
+    or title case); human with a warning where nothing is known.
+
+    Raises
+    ------
+    ValueError
+        Not one organism per cell.
+    """
+    n = len(obs)
+    if given is not None:
+        if isinstance(given, str):
+            return (scientific_name(given),) * n
+        if len(given) != n:
+            raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
+        return tuple(scientific_name(value) for value in given)
+    for key in KEYS:
+        if key in obs.columns and not obs[key].isna().all():
+            values = obs[key].astype(object)
+            if values.isna().any():
+                fallback = _from_genes(var_names)
+                logger.warning("obs[%r] is missing in %d cells, taken as %s", key, int(values.isna().sum()), fallback)
+                values = values.where(~values.isna(), fallback)
+            names = {value: scientific_name(value) for value in values.unique()}
+            return tuple(names[value] for value in values)
+    for key in KEYS:
+        if key in uns and isinstance(uns[key], str) and uns[key].strip():
+            return (scientific_name(uns[key]),) * n
+    return (_from_genes(var_names),) * n
+
+
+def _from_genes(var_names: Sequence[Any]) -> str:
+    guess = gene_names.guess_organism(var_names)
+    if guess is None:
+        logger.warning("the organism is neither in obs nor in uns nor clear from the gene names; taken as Homo sapiens (set organism=)")
+        return "Homo sapiens"
+    return guess

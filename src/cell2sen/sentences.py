@@ -1,0 +1,340 @@
+"""Sentences: AnnData / Dataset ⇄ rows of text (the boundary)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from cell2sen import genes as gene_names
+from cell2sen.matrix import Source, open_source
+from cell2sen.organism import organism_of_cells
+from cell2sen.rank import RankFit, RankFitter, Ranker, Recipe
+from cell2sen.scale import Scale, recognise, refuse_unrankable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+#: The first columns of the Hugging Face dataset, in this order.
+DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sentences:
+    """Cell sentences of one dataset: gene ids per cell over a vocabulary; text on demand."""
+
+    genes: pa.ListArray
+    """list<int32>, one entry a cell: gene ids in descending expression."""
+
+    vocabulary: pa.StringArray
+    """Symbol of each gene id. All genes of the dataset that the model knows, expressed or not."""
+
+    names: NDArray[Any]
+    """Cell names, object (n,)."""
+
+    organism: tuple[str, ...]
+    perturbations: tuple[str | None, ...]
+    """Perturbation of each cell; ``None`` where there is none (missing values and empty strings included)."""
+
+    obs: pd.DataFrame
+    """The obs columns that were asked for, indexed by cell name."""
+
+    recipe: Recipe
+    fit: RankFit | None
+    scale: Scale | None = None
+    account: Mapping[str, Any] = field(default_factory=dict)
+    """What happened to the genes on the way: mapped, dropped, ambiguous. Plain values, for ``uns``."""
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Sentences:
+        """Some of the cells, in the order of `rows` (numbers, a slice or a boolean mask)."""
+        index = np.arange(len(self))[rows]
+        return replace(
+            self,
+            genes=self.genes.take(pa.array(index)),
+            names=self.names[index],
+            organism=tuple(self.organism[row] for row in index),
+            perturbations=tuple(self.perturbations[row] for row in index),
+            obs=self.obs.iloc[index],
+        )
+
+    @property
+    def n_genes(self) -> NDArray[np.int64]:
+        """Genes of each sentence, int64 (n,)."""
+        return np.asarray(pc.list_value_length(self.genes).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    @property
+    def symbols(self) -> list[str]:
+        """The vocabulary as a list."""
+        return list(self.vocabulary.to_pylist())
+
+    def gene_lists(self, max_genes: int | None = None) -> list[list[str]]:
+        """Symbols of each cell in order, cut after `max_genes`."""
+        flat = self.vocabulary.take(self.genes.flatten()).to_pylist()
+        stops = np.cumsum(self.n_genes)
+        starts = stops - self.n_genes
+        if max_genes is not None:
+            stops = np.minimum(stops, starts + max_genes)
+        return [flat[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+    def texts(self) -> pa.StringArray:
+        """Each cell's sentence: symbols joined by single spaces."""
+        words = self.vocabulary.take(self.genes.flatten())
+        lists = pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(self.n_genes)]).astype(np.int32), words)
+        return pc.binary_join(lists, " ")
+
+    def expression(self, gene_lists: Sequence[Sequence[str]], fit: RankFit | None = None) -> sp.csr_matrix:
+        """The inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
+
+        A gene's value is that of its position on the rank fit; absent genes are 0. Words outside the vocabulary must
+        have been dropped before (:func:`cell2sen.task.parse_sentence`).
+        """
+        fit = fit or self.fit
+        if fit is None:
+            raise ValueError("this dataset has no rank fit (fewer than two expressed genes); pass one as fit=")
+        number = {symbol: place for place, symbol in enumerate(self.symbols)}
+        lengths = [len(genes) for genes in gene_lists]
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        indices = np.array([number[gene] for genes in gene_lists for gene in genes], dtype=np.int32)
+        positions = np.arange(len(indices)) - np.repeat(indptr[:-1], lengths)
+        values = fit.expression(positions).astype(np.float32)
+        matrix = sp.csr_matrix((values, indices, indptr), shape=(len(lengths), len(number)))
+        matrix.sort_indices()
+        return matrix
+
+    def to_dataset(self) -> Dataset:
+        """Hugging Face dataset with the columns `DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns."""
+        from datasets import Dataset
+
+        n = len(self)
+        fit = None if self.fit is None else {"slope": self.fit.slope, "intercept": self.fit.intercept, "r_squared": self.fit.r_squared}
+        kind = pa.struct([(name, pa.float64()) for name in ("slope", "intercept", "r_squared")])
+        columns: dict[str, Any] = {
+            "cell_sentence": self.texts(),
+            "fit_parameters": pa.array([fit] * n, type=kind),
+            "organism": pa.array(self.organism, type=pa.string()),
+            "perturbations": pa.array(self.perturbations, type=pa.string()),
+            "cell_name": pa.array(self.names.astype(str), type=pa.string()),
+        }
+        for name in self.obs.columns:
+            if name not in columns:
+                columns[str(name)] = pa.array([None if pd.isna(value) else str(value) for value in self.obs[name]], type=pa.string())
+        return Dataset(pa.table(columns))
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, recipe: Recipe | None = None) -> Sentences:
+        """Read a dataset with a ``cell_sentence`` column, written by :meth:`to_dataset` or by the user.
+
+        Raises
+        ------
+        KeyError
+            No column ``cell_sentence``; lists those there are.
+        """
+        if "cell_sentence" not in dataset.column_names:
+            raise KeyError(f"the dataset has no column 'cell_sentence'; available: {dataset.column_names}")
+        words = [str(text or "").split() for text in dataset["cell_sentence"]]
+        vocabulary = sorted({word for sentence in words for word in sentence})
+        number = {word: place for place, word in enumerate(vocabulary)}
+        n = len(words)
+
+        def column(name: str, default: Any) -> list[Any]:
+            return list(dataset[name]) if name in dataset.column_names else [default] * n
+
+        fits = [fit for fit in column("fit_parameters", None) if fit and fit.get("slope") is not None]
+        cell_names = [str(name) for name in column("cell_name", "")] if "cell_name" in dataset.column_names else list(map(str, range(n)))
+        extra = [name for name in dataset.column_names if name not in (*DATASET_COLUMNS, "cell_name")]
+        return cls(
+            genes=pa.array([[number[word] for word in sentence] for sentence in words], type=pa.list_(pa.int32())),
+            vocabulary=pa.array(vocabulary, type=pa.string()),
+            names=np.asarray(cell_names, dtype=object),
+            organism=tuple(value or "Homo sapiens" for value in column("organism", "Homo sapiens")),
+            perturbations=clean_perturbations(column("perturbations", None), n),
+            obs=pd.DataFrame({name: list(dataset[name]) for name in extra}, index=cell_names),
+            recipe=recipe or Recipe(),
+            fit=RankFit(**fits[0]) if fits else None,
+        )
+
+
+def from_anndata(
+    data: AnnData | str | Path,
+    recipe: Recipe | None = None,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    symbols: str | None = None,
+    gene_table: Any = None,
+    aliases: Any = None,
+    organism: str | Sequence[str] | None = None,
+    perturbation_column: str | None = None,
+    obs_columns: Sequence[str] = (),
+    known: Callable[[Sequence[str]], NDArray[np.bool_]] | None = None,
+    block_rows: int | None = None,
+    progress: bool = False,
+) -> Sentences:
+    """Write every cell of an AnnData object or file as a cell sentence.
+
+    Reads contiguous blocks of rows, so that memory is bounded by a block and the sentences; never changes its input.
+
+    Parameters
+    ----------
+    data
+        AnnData in memory or backed, or the path of an ``.h5ad`` file or ``.zarr`` store.
+    recipe
+        Length, ties and case of the sentences.
+    layer, use_raw
+        Where the values are, instead of ``X``.
+    symbols
+        ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
+    gene_table, aliases
+        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see :func:`cell2sen.genes.resolve`.
+    organism
+        Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
+    perturbation_column
+        ``obs`` column with each cell's perturbation; missing values and empty strings mean none.
+    obs_columns
+        ``obs`` columns to keep.
+    known
+        Which symbols the model can write; the others are left out before ranking and counted in the account.
+    block_rows
+        Rows read at a time; chosen by size where it is ``None``. Never changes the result.
+    progress
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    ValueError
+        Nothing to rank, negative or infinite values, no gene symbols.
+    KeyError
+        Unknown layer or column; lists those there are.
+    """
+    recipe = recipe or Recipe()
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_source(data, layer=layer, use_raw=use_raw))
+        gene_map = gene_names.resolve(source.var, symbols=symbols, table=gene_table, aliases=aliases, case=recipe.case)
+        account: dict[str, Any] = dict(gene_map.account)
+        keep = np.ones(len(gene_map.symbols), dtype=bool)
+        if known is not None:
+            keep = np.asarray(known(gene_map.symbols), dtype=bool)
+            account["n_unknown_to_model"] = int(np.sum(~keep))
+            account["examples_unknown_to_model"] = [s for s, ok in zip(gene_map.symbols, keep, strict=True) if not ok][:20]
+            if not keep.any():
+                raise ValueError(
+                    f"none of the {len(keep)} genes is known to the model (for example {list(gene_map.symbols[:5])}). It wants "
+                    "gene symbols of human or mouse: name the var column that holds them (symbols=) or pass a table (gene_table=)"
+                )
+        places = np.flatnonzero(keep)
+        vocabulary = [gene_map.symbols[place] for place in places]
+        scale = recognise(source.sample(), source.hint)
+        ranker = Ranker(vocabulary, recipe)
+        fitter = RankFitter()
+        chunks: list[NDArray[np.int32]] = []
+        lengths: list[NDArray[np.int64]] = []
+        n_missing = 0
+        bar = tqdm(total=source.n_obs, desc="cell sentences", unit=" cells", disable=not progress)
+        for start, block in source.blocks(block_rows):
+            refuse_unrankable(block.data, source.hint)
+            missing = np.isnan(block.data)
+            if missing.any():
+                n_missing += int(missing.sum())
+                block.data = np.where(missing, 0, block.data)
+            sums = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
+            mapped = gene_map.apply(block)[:, places]
+            indptr, ranked, values = ranker.rank(mapped, source.names[start : start + block.shape[0]])
+            fitter.add(indptr, scale.log10_cp10k(values, np.repeat(sums, np.diff(indptr))))
+            cut_indptr, cut = _cut(indptr, ranked, recipe.max_genes)
+            chunks.append(cut)
+            lengths.append(np.diff(cut_indptr))
+            bar.update(block.shape[0])
+        bar.close()
+        n_genes = np.concatenate(lengths)
+        account["n_missing_values"] = n_missing
+        account["n_cells_without_genes"] = int(np.sum(n_genes == 0))
+        _report(n_genes, n_missing, source)
+        offsets = np.concatenate([[0], np.cumsum(n_genes)])
+        if offsets[-1] >= 2**31:
+            raise ValueError(f"{offsets[-1]:,} genes in all sentences are too many for one table: set max_genes or split the file")
+        return Sentences(
+            genes=pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(chunks)),
+            vocabulary=pa.array(vocabulary, type=pa.string()),
+            names=np.asarray(source.names, dtype=object),
+            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index),
+            perturbations=perturbations_of_cells(source.obs, perturbation_column),
+            obs=_obs_columns(source.obs, obs_columns),
+            recipe=recipe,
+            fit=fitter.fit(),
+            scale=scale,
+            account=account,
+        )
+
+
+def clean_perturbations(values: Sequence[Any], n: int) -> tuple[str | None, ...]:
+    """One perturbation per cell; ``None``, NaN and blank strings become ``None``.
+
+    Raises
+    ------
+    ValueError
+        Not one value per cell.
+    """
+    if len(values) != n:
+        raise ValueError(f"perturbations must have one entry per cell: {n} cells, found {len(values)} entries")
+    return tuple(None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values)
+
+
+def perturbations_of_cells(obs: pd.DataFrame, column: str | None) -> tuple[str | None, ...]:
+    """The perturbations in an obs column, or none at all without a column."""
+    if column is None:
+        return (None,) * len(obs)
+    return clean_perturbations(list(_obs_columns(obs, [column])[column]), len(obs))
+
+
+def _obs_columns(obs: pd.DataFrame, columns: Collection[str]) -> pd.DataFrame:
+    for column in columns:
+        if column not in obs.columns:
+            raise KeyError(f"adata.obs has no column {column!r}; available: {list(map(str, obs.columns))}")
+    return obs[list(columns)].copy()
+
+
+def _cut(
+    indptr: NDArray[np.int64], genes: NDArray[np.int32], max_genes: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    if max_genes is None:
+        return indptr, genes
+    lengths = np.diff(indptr)
+    position = np.arange(len(genes)) - np.repeat(indptr[:-1], lengths)
+    return np.concatenate([[0], np.cumsum(np.minimum(lengths, max_genes))]), genes[position < max_genes]
+
+
+def _report(n_genes: NDArray[np.int64], n_missing: int, source: Source) -> None:
+    empty = np.flatnonzero(n_genes == 0)
+    if len(empty) == len(n_genes):
+        raise ValueError(
+            f"none of the {len(n_genes)} cells has an expressed gene in {source.where}; look at the matrix, or pass another "
+            f"one: {source.hint}"
+        )
+    if len(empty):
+        examples = [str(source.names[cell]) for cell in empty[:3]]
+        logger.warning(
+            "%d of %d cells have no expressed gene that can be written (for example %s): they get no embedding, label or "
+            "prediction; sc.pp.filter_cells(adata, min_genes=1) removes them", len(empty), len(n_genes), examples,
+        )  # fmt: skip
+    if n_missing:
+        logger.warning("%d missing values (NaN) in %s were read as not expressed", n_missing, source.where)
+
+
+

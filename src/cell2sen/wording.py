@@ -1,0 +1,130 @@
+"""Wording: the templates of a user's file, of a checkpoint, or of the authors' installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cell2sen.model import Model
+from cell2sen.task import Task, Template
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "cell2sentence"
+
+#: Task → (file in the package's folder ``prompts``, its slots → ours).
+_PACKAGE_FILES = {
+    "annotate": "single_cell_cell_type_prediction_prompts.json",
+    "embed": "single_cell_cell_type_prediction_prompts.json",
+    "generate": "single_cell_cell_type_conditional_generation_prompts.json",
+}
+
+_warned: set[tuple[str, str]] = set()
+
+
+def word(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None) -> Task:
+    """The task in the words that fit the model.
+
+    Parameters
+    ----------
+    templates
+        ``None``: the checkpoint's own words if it brings some, those of the installed `cell2sentence` package for a
+        published checkpoint, else this project's. ``"cell2sen"`` and ``"cell2sentence"`` ask for one of them. A path or
+        mapping ``{task: [{"prompt": …, "answer": …}]}`` is the user's own wording.
+
+    Notes
+    -----
+    A published checkpoint that runs in other words than it was trained with gives one warning per model and task.
+    """
+    if templates is None and model.wording == "checkpoint":
+        worded = _from_mapping(task, model.metadata["templates"], "checkpoint")
+    elif templates is None and model.wording == PACKAGE:
+        worded = _from_package(task) if task.name in _PACKAGE_FILES and package_is_installed() else task
+    elif templates in (None, "cell2sen"):
+        worded = task
+    elif templates == PACKAGE:
+        if not package_is_installed():
+            raise ImportError("templates='cell2sentence' reads the wording of that package: pip install --no-deps cell2sentence")
+        worded = _from_package(task)
+    else:
+        worded = _from_mapping(task, _read(templates), str(templates) if isinstance(templates, str | Path) else "user")
+    if model.wording == PACKAGE and worded.source != PACKAGE:
+        _warn_once(task, model)
+    return worded
+
+
+def package_is_installed() -> bool:
+    """Whether the authors' package is there. It is never imported, only its prompt files are read."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def as_mapping(task: Task) -> list[dict[str, str]]:
+    """The templates as plain values, to be stored with a checkpoint."""
+    return [{"prompt": template.prompt, "answer": template.answer} for template in task.templates]
+
+
+def _read(templates: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(templates, Mapping):
+        return templates
+    path = Path(templates)
+    if not path.is_file():
+        raise FileNotFoundError(f"templates must be 'cell2sen', 'cell2sentence' or a JSON file, found {str(templates)!r}")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f'{path} must hold {{"task": [{{"prompt": …, "answer": …}}]}}, found a {type(loaded).__name__}')
+    return loaded
+
+
+def _from_mapping(task: Task, mapping: Mapping[str, Any], source: str) -> Task:
+    # The embedding prompt is the cell type prompt, unless it is worded on its own.
+    entries = mapping.get(task.name) or (mapping.get("annotate") if task.name == "embed" else None)
+    if not entries:
+        return task
+    try:
+        templates = tuple(Template(prompt=entry["prompt"], answer=entry.get("answer", "")) for entry in entries)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"templates of task {task.name!r} must be a list of {{prompt, answer}}: {error!r}") from error
+    if task.answer == "none":
+        templates = tuple(Template(prompt=template.prompt, answer=task.templates[0].answer) for template in templates)
+    return task.reworded(templates, source)
+
+
+def _from_package(task: Task) -> Task:
+    if task.name not in _PACKAGE_FILES:
+        raise ValueError(f"the {PACKAGE} package has no wording for task {task.name!r}; it has {sorted(_PACKAGE_FILES)}")
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    file = Path(spec.submodule_search_locations[0]) / "prompts" / _PACKAGE_FILES[task.name]
+    words = json.loads(file.read_text(encoding="utf-8"))
+    sentence_slot = "{sentence}" if task.answer == "sentence" else "{genes}"
+
+    def ours(text: str) -> str:
+        return text.replace("{num_genes}", "{n_genes}").replace("{cell_sentence}", sentence_slot)
+
+    templates = tuple(
+        Template(prompt=ours(prompt).rstrip(), answer=" " + ours(words["response"][0])) for prompt in words["model_input"]
+    )
+    return task.reworded(templates, PACKAGE)
+
+
+def _warn_once(task: Task, model: Model) -> None:
+    if (model.name, task.name) in _warned:
+        return
+    _warned.add((model.name, task.name))
+    advice = (
+        "pip install --no-deps cell2sentence brings the original wording"
+        if task.name in _PACKAGE_FILES
+        else "the authors' wording of this task is not in their package; pass it as templates=FILE if you have it"
+    )
+    logger.warning(
+        "%s was trained with other words than the prompt of task %r now uses, which can cost accuracy: %s",
+        model.name, task.name, advice,
+    )  # fmt: skip
