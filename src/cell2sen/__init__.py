@@ -1,0 +1,63 @@
+"""The public names, nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cell2sen import pl, tl
+    from cell2sen.backend import Sampling, Unsupported
+    from cell2sen.checks import check
+    from cell2sen.helical import Cell2Sen, Cell2SenConfig
+    from cell2sen.model import Model
+    from cell2sen.rank import RankFit, Recipe
+    from cell2sen.sentences import Sentences
+    from cell2sen.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cell2Sen",
+    "Cell2SenConfig",
+    "Model",
+    "RankFit",
+    "Recipe",
+    "Sampling",
+    "Sentences",
+    "Task",
+    "Unsupported",
+    "__version__",
+    "check",
+    "pl",
+    "tl",
+]
+
+# Resolved at first use, so that `import cell2sen` loads neither torch nor anndata.
+_HOME = {
+    "Cell2Sen": "helical",
+    "Cell2SenConfig": "helical",
+    "Model": "model",
+    "RankFit": "rank",
+    "Recipe": "rank",
+    "Sampling": "backend",
+    "Sentences": "sentences",
+    "Task": "task",
+    "Unsupported": "backend",
+    "check": "checks",
+}
+_MODULES = ("pl", "tl")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"cell2sen.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"cell2sen.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'cell2sen' has no attribute {name!r}; available: {__all__}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,163 @@
+"""Executes what the documentation shows: README.md, CONTRIBUTING.md and docs/*.md.
+
+Each page is one program in an empty folder, without a network. Rules for its fenced blocks:
+
+* ``python``: executed, one namespace a page. Hidden preparation stands in ``<!-- invisible-code-block: python -->``.
+* ``console``: each line ``$ cell2sen …`` is executed. Lines below it, if there are any, must be its output: ``...``
+  stands for anything, white space does not count. Other commands are not executed.
+* ``python no-run`` and ``console no-run``: not executed.
+* ``diff``: in CONTRIBUTING.md, applied to a copy of the package, then tried out.
+"""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+ROOT = Path(__file__).parents[1]
+PAGES = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if page.is_file()]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+FENCES = {"", "python", "python no-run", "console", "console no-run"}
+FENCES |= {"text", "diff", "json", "yaml", "toml", "bibtex", "mermaid"}
+
+
+def commands(block: str) -> Iterator[tuple[int, str, str]]:
+    """Line in the block, command and shown output of each ``$`` prompt; a trailing backslash continues a command."""
+    lines = re.sub(r"\\\n\s*", lambda match: "\0" * match[0].count("\n"), block).splitlines()
+    at, found = 0, []
+    for line in lines:
+        if line.startswith("$ "):
+            found.append([at, line[2:].replace("\0", " "), ""])
+        elif found:
+            found[-1][2] += line + "\n"
+        at += 1 + line.count("\0")
+    for at, command, output in found:
+        yield at, command, output.strip("\n")
+
+
+def run_console(example: Example) -> None:
+    from cell2sen.cli import main
+
+    for at, command, expected in commands(example.parsed):
+        words = shlex.split(command, comments=True)
+        if not words or words[0] != "cell2sen":
+            continue
+        where = f"{example.path}:{example.line + 1 + at}: $ {command}"
+        capture = example.namespace["capture"]
+        capture.readouterr()
+        sys.argv = words
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException as error:
+            error.add_note(f"in {where}")
+            raise
+        output = capture.readouterr()
+        assert not code, f"{where}\nexit status {code}\n{output.out}{output.err}"
+        options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        if expected.strip() and not doctest.OutputChecker().check_output(expected, output.out.strip(), options):
+            raise AssertionError(f"{where}\nshown:\n{expected}\n\nprinted:\n{output.out}")
+
+
+@pytest.fixture
+def empty_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no network."""
+    connect = socket.socket.connect
+
+    def no_network(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            raise OSError(f"the documentation needs no network, but something connects to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_page(page: Path, capture: Any) -> int:
+    parsers = [PythonCodeBlockParser(future_imports=["annotations"]), CodeBlockParser("console", run_console)]
+    document = Sybil(parsers=parsers, path=str(page.parent)).parse(page)
+    document.namespace.update(__name__="__main__", capture=capture)
+    examples = list(document.examples())
+    for example in examples:
+        try:
+            example.evaluate()
+        except BaseException as error:
+            error.add_note(f"in the block at {page}:{example.line}")
+            raise
+    return len(examples)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_runs(page: Path, empty_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page(page, capsys)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_has_no_block_that_silently_stays_unexecuted(page: Path) -> None:
+    fences = re.findall(r"^[ \t]*(`{3,}|~{3,})(.*)$", page.read_text(encoding="utf-8"), re.M)
+    unknown = {info.strip() for _, info in fences} - FENCES
+    assert not unknown, f"{page.name}: fences {sorted(unknown)}; available: {sorted(FENCES)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_links_to_files_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+class TestRunner:
+    """The runner itself: a page that is wrong must fail, at its line."""
+
+    def page(self, folder: Path, text: str) -> Path:
+        path = folder / "page.md"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def test_blocks_share_a_namespace_and_failures_name_their_line(self, empty_world: Path) -> None:
+        page = self.page(empty_world, "```python\nx = 1\n```\n\n```python\nassert x == 1\nassert x == 2\n```\n")
+        with pytest.raises(AssertionError) as caught:
+            run_page(page, None)
+        assert caught.traceback[-1].lineno + 1 == 7
+        assert caught.value.__notes__ == [f"in the block at {page}:5"]
+
+    def test_no_run_blocks_are_left_out(self, empty_world: Path) -> None:
+        assert run_page(self.page(empty_world, "```python no-run\nraise SystemExit\n```\n"), None) == 0
+
+    def test_network_is_off(self, empty_world: Path) -> None:
+        text = "```python\nimport socket\nsocket.create_connection(('127.0.0.1', 9))\n```\n"
+        with pytest.raises(OSError, match="needs no network"):
+            run_page(self.page(empty_world, text), None)
+
+    def test_console_output_is_compared(self, empty_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        good = "```console\n$ make demo\n$ cell2sen \\\n    --help  # what there is\n...Usage: cell2sen ...\n```\n"
+        assert run_page(self.page(empty_world, good), capsys) == 1
+        with pytest.raises(AssertionError, match=r"page\.md:2: \$ cell2sen --help\nshown:\nUsage: other"):
+            run_page(self.page(empty_world, "```console\n$ cell2sen --help\nUsage: other\n```\n"), capsys)
+
+    def test_failing_command_is_named(self, empty_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(AssertionError, match=r"page\.md:3: \$ cell2sen no-such-verb\nexit status"):
+            run_page(self.page(empty_world, "```console\n$ ls\n$ cell2sen no-such-verb\n```\n"), capsys)
+
+
+# What each diff of CONTRIBUTING.md must bring about.
+PROMISES = {
+    "src/cell2sen/tasks/": "",
+    "src/cell2sen/backends/": "",
+    "src/cell2sen/metrics.py": "",
+}

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import cell2sen
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "cell2sen"
+MODULES = sorted(SOURCE.rglob("*.py"))
+HEAVY = {
+    "anndata",
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "scanpy",
+    "scipy",
+    "sklearn",
+    "torch",
+    "transformers",
+    "trl",
+}
+
+# The package's whole surface. A change here is a change of the interface: it belongs into the changelog.
+PUBLIC = {
+    "Cell2Sen": "cell2sen.helical",
+    "Cell2SenConfig": "cell2sen.helical",
+    "Model": "cell2sen.model",
+    "RankFit": "cell2sen.rank",
+    "Recipe": "cell2sen.rank",
+    "Sampling": "cell2sen.backend",
+    "Sentences": "cell2sen.sentences",
+    "Task": "cell2sen.task",
+    "Unsupported": "cell2sen.backend",
+    "__version__": None,
+    "check": "cell2sen.checks",
+    "pl": None,
+    "tl": None,
+}
+
+
+def run_python(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_public_names_are_exactly_these() -> None:
+    assert sorted(cell2sen.__all__) == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(cell2sen))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_name_resolves_to_its_home(name: str) -> None:
+    value = getattr(cell2sen, name)
+    if name in ("tl", "pl"):
+        assert value is importlib.import_module(f"cell2sen.{name}")
+    elif home := PUBLIC[name]:
+        assert value is getattr(importlib.import_module(home), name)
+        assert value.__module__ == home
+        assert value.__doc__
+
+
+def test_names_seen_by_type_checkers_are_those_found_at_run_time() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {name: home or "cell2sen" for name, home in PUBLIC.items() if name != "__version__"}
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'embedd'; available: \['Cell2Sen'"):
+        cell2sen.embedd  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import cell2sen",
+        "import cell2sen; cell2sen.Recipe; cell2sen.Task; cell2sen.Model",
+        "import sys; sys.argv = ['cell2sen', '--help']; import cell2sen.cli; cell2sen.cli.main()",
+        "import sys; sys.argv = ['cell2sen', '--version']; import cell2sen.cli; cell2sen.cli.main()",
+    ],
+    ids=["import", "nouns", "help", "version"],
+)
+def test_light(program: str) -> None:
+    # NumPy and SciPy are what the nouns need; everything else waits for the first verb.
+    allowed = {"scipy"} if "Recipe" in program else set()
+    watch = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', sorted({HEAVY - allowed} & set(sys.modules))))\n"
+    )  # fmt: skip
+    assert "LOADED []" in run_python("-c", watch + program)
+
+
+def test_check_is_the_function_whatever_was_imported_first() -> None:
+    run_python("-c", "import cell2sen.checks, cell2sen; assert callable(cell2sen.check)")
+    run_python("-c", "import cell2sen; first = cell2sen.check; import cell2sen.checks; assert cell2sen.check is first")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_module_says_what_it_is_and_stays_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, f"{path.name} has no docstring"
+    first = docstring.splitlines()[0]
+    assert first.endswith((".", ")")), first
+    assert len(text.splitlines()) <= 500, f"{path.name}: more than one idea?"
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = cell2sen.__version__
+    assert re.search(rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert importlib.metadata.version("cell2sen") == version
+
+
+def test_every_direct_dependency_is_pinned_for_development() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
+    ]
+    names = {re.split(r"[\[<>=!~ ;]", line)[0].lower() for line in wanted} - {"cell2sen"}
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    assert names <= pinned, f"not pinned: {sorted(names - pinned)}"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    from hatchling.builders.wheel import WheelBuilder
+
+    (built,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("dist")), versions=["standard"])
+    return zipfile.ZipFile(built)
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    packed = {name for name in names if not name.startswith(f"cell2sen-{cell2sen.__version__}.dist-info/")}
+    assert all(name.startswith("cell2sen/") for name in packed)
+    on_disk = {
+        f"cell2sen/{path.relative_to(SOURCE).as_posix()}"
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == on_disk
+    assert "cell2sen/py.typed" in packed
+
+
+def test_wheel_carries_the_embedded_model(wheel: zipfile.ZipFile) -> None:
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "cell2sen.json", "README.md"):
+        assert wheel.getinfo(f"cell2sen/nano/{name}").file_size > 0
+
+
+def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
+    info = f"cell2sen-{cell2sen.__version__}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    assert "cell2sen = cell2sen.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
