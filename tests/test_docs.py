@@ -12,10 +12,14 @@ Each page is one program in an empty folder, without a network. Rules for its fe
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import shlex
+import shutil
 import socket
+import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,12 +50,12 @@ def commands(block: str) -> Iterator[tuple[int, str, str]]:
 
 
 def run_console(example: Example) -> None:
-    from cell2sen.cli import main
-
     for at, command, expected in commands(example.parsed):
         words = shlex.split(command, comments=True)
         if not words or words[0] != "cell2sen":
             continue
+        from cell2sen.cli import main
+
         where = f"{example.path}:{example.line + 1 + at}: $ {command}"
         capture = example.namespace["capture"]
         capture.readouterr()
@@ -155,9 +159,56 @@ class TestRunner:
             run_page(self.page(empty_world, "```console\n$ ls\n$ cell2sen no-such-verb\n```\n"), capsys)
 
 
-# What each diff of CONTRIBUTING.md must bring about.
+# What each diff of CONTRIBUTING.md must bring about in a copy of the package.
 PROMISES = {
-    "src/cell2sen/tasks/": "",
-    "src/cell2sen/backends/": "",
-    "src/cell2sen/metrics.py": "",
+    "src/cell2sen/tasks/phase.py": """
+        from cell2sen import tasks
+        assert "phase" in tasks.names()
+        task = tasks.load("phase")
+        assert task.name == "phase" and task.target == "phase" and task.slots == set()
+        prompt = task.prompt(genes=["CD3D", "IL7R"])
+        assert "the 2 most" in prompt.text and "CD3D IL7R." in prompt.text and not prompt.text[-1].isspace()
+        assert task.parse(task.complete(phase="G1")) == "G1"
+    """,
+    "src/cell2sen/backends/bag.py": """
+        from cell2sen import backend, model, tasks
+        assert "bag" in backend.names()
+        bag = backend.load(model.Model(name="none", path="none"), "bag")
+        prompts = [tasks.load("embed").prompt(genes=genes) for genes in (["CD3D", "IL7R"], ["CD3D"], [])]
+        found = bag.embed(prompts, pooling="genes")
+        assert found.vectors.sum(axis=1).tolist() == [2, 1, 0] and found.genes_used.tolist() == [2, 1, 0]
+        try:
+            bag.score(prompts, [" B cell."])
+        except backend.Unsupported as refusal:
+            assert "use transformers" in str(refusal)
+        else:
+            raise AssertionError("score must be refused")
+    """,
 }
+
+
+def contributing_diffs() -> dict[str, str]:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    diffs = re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S)
+    return {re.search(r"^\+\+\+ b/(\S+)$", diff, re.M)[1]: diff for diff in diffs}
+
+
+def test_contributing_promises_what_is_tried_out() -> None:
+    assert set(contributing_diffs()) == set(PROMISES)
+
+
+@pytest.mark.parametrize("path", sorted(PROMISES))
+def test_contributing_diff_applies_and_works(path: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    apply = ["git", "apply", "--whitespace=error", "-"]
+    # Outside of any repository, whatever folder the tests run in.
+    outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    subprocess.run(apply, cwd=tmp_path, input=contributing_diffs()[path], text=True, check=True, env=outside)
+    program = textwrap.dedent(PROMISES[path])
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    style = [sys.executable, "-m", "ruff", "check", "--no-cache", path]
+    checked = subprocess.run(style, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
