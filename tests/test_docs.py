@@ -68,7 +68,8 @@ def run_console(example: Example) -> None:
             error.add_note(f"in {where}")
             raise
         output = capture.readouterr()
-        assert not code, f"{where}\nexit status {code}\n{output.out}{output.err}"
+        if code:
+            raise AssertionError(f"{where}\nexit status {code}\n{output.out}{output.err}")
         options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         if expected.strip() and not doctest.OutputChecker().check_output(expected, output.out.strip(), options):
             raise AssertionError(f"{where}\nshown:\n{expected}\n\nprinted:\n{output.out}")
