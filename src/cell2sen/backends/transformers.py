@@ -1,0 +1,515 @@
+"""Causal language models through Hugging Face transformers, on CPU or GPU.
+
+Axes in names: B batch, L length, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cell2sen import attention
+from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported
+from cell2sen.decode import Free, Steer, noise, positions, write
+from cell2sen.guide import GeneTrie, Guide
+from cell2sen.model import Model
+from cell2sen.pooling import POOLINGS, chosen, pool
+from cell2sen.task import Prompt
+from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
+
+_hf: Any = transformers  # typed in parts only
+
+#: Tokens in a batch where no batch size is given.
+TOKEN_BUDGET = {"cpu": 8_192, "cuda": 65_536}
+
+#: Architectures whose head is known to be the output embedding, and a soft-cap where the config has one.
+_PLAIN_HEADS = ("gemma2", "gpt_neox")
+
+#: Names that architectures give to the norm behind their last layer.
+_FINAL_NORMS = ("norm", "final_layer_norm")
+
+#: Logits in float64 held at a time when scoring: 128 MiB.
+_LOGITS = 2**24
+
+
+def load(
+    model: Model,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: bool = True,
+    offline: bool = True,
+    padding_side: Literal["left", "right"] = "right",
+) -> TransformersBackend:
+    """Load a checkpoint from a local directory or from the hub's cache.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` is the GPU if there is one.
+    batch_size
+        Prompts in a batch; None: as many as fill a fixed number of tokens.
+    progress
+        Show a progress bar on stderr for long work.
+    offline
+        Use what is on this machine; False fetches what is missing from the hub.
+    padding_side
+        Of the batches of :meth:`~TransformersBackend.embed`. Changes nothing in the results.
+
+    Raises
+    ------
+    FileNotFoundError
+        The checkpoint is not on this machine; names the command that fetches it.
+    ValueError
+        Its tokenizer or architecture cannot be read exactly.
+    ImportError
+        Quantisation was asked for and bitsandbytes is not installed.
+    """
+    where: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+    if not model.is_local:
+        where["revision"] = model.revision
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"dtype": getattr(torch, model.resolved_dtype), "use_safetensors": True}
+    if model.quantize is not None:
+        options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
+    try:
+        config = _hf.AutoConfig.from_pretrained(model.path, **where)
+        tokens = load_tokens(model.path, **where)
+        with _bars(progress):
+            network = _hf.AutoModelForCausalLM.from_pretrained(
+                model.path, config=config, attn_implementation=attention.register(), **options, **where
+            )
+    except OSError as error:
+        raise FileNotFoundError(_missing(model, error)) from error
+    if model.quantize is None:
+        network.to(device)
+    return TransformersBackend(
+        model, network, tokens, batch_size=batch_size, progress=progress, padding_side=padding_side
+    )
+
+
+def _missing(model: Model, error: OSError) -> str:
+    if model.is_local:
+        return f"no checkpoint with config.json, tokenizer.json and *.safetensors in {model.path!r}: {error}"
+    revision = f" --revision {model.revision}" if model.revision else ""
+    return (
+        f"the checkpoint {model.path!r} is not, or not wholly, on this machine; fetch it with\n"
+        f"    hf download {model.path}{revision}\nor load it with offline=False. transformers says: {error}"
+    )
+
+
+def _quantization(model: Model) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError(
+            f"quantize={model.quantize!r} needs bitsandbytes; install it with: pip install 'cell2sen[quant]'"
+        )
+    if model.quantize == "8bit":
+        return _hf.BitsAndBytesConfig(load_in_8bit=True)
+    return _hf.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, model.resolved_dtype)
+    )
+
+
+@contextlib.contextmanager
+def _bars(progress: bool) -> Iterator[None]:
+    """Progress bars of transformers, off unless wanted, and then as they were."""
+    logging = _hf.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    if not progress:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class TransformersBackend(Backend):
+    """A causal language model in this process.
+
+    Parameters
+    ----------
+    network
+        A ``...ForCausalLM`` whose attention is :mod:`cell2sen.attention`.
+
+    Attributes
+    ----------
+    batch_size
+        Prompts in a batch, None for a fixed number of tokens. May be assigned, is read at each call.
+    softcap
+        Soft-cap of the attention scores, None if the model has none. Always applied.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        network: Any,
+        tokens: Tokens,
+        *,
+        batch_size: int | None = None,
+        progress: bool = True,
+        padding_side: Literal["left", "right"] = "right",
+    ) -> None:
+        self.model = model
+        self.network = network.eval()
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.progress = progress
+        self.padding_side = padding_side
+        self.base = network.base_model
+        self.config = network.config.get_text_config()
+        if self.config._attn_implementation != attention.NAME:
+            raise ValueError(f"the network must be loaded with attn_implementation={attention.NAME!r}")
+        self.context = int(self.config.max_position_embeddings)
+        self.device: torch.device = self.base.get_input_embeddings().weight.device
+        self.softcap: float | None = getattr(self.config, "attn_logit_softcapping", None)
+        self.n_layers = int(self.config.num_hidden_layers)
+        self.eos = tokens.eos | _ids(network.generation_config.eos_token_id) | _ids(self.config.eos_token_id)
+        self._vocabulary = int(network.get_output_embeddings().out_features)
+        self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
+        if self.config.model_type not in _PLAIN_HEADS:
+            self._check_head()
+
+    def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
+        """Symbols that the tokenizer writes and reads back unchanged and, if the model has a fixed list, are on it."""
+        known = self.tokens.known(symbols)
+        if self.model.genes is not None:
+            listed = frozenset(self.model.genes)
+            known &= np.array([symbol in listed for symbol in symbols], dtype=bool)
+        return known
+
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        return self.tokens.count(texts)
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        attention_for: Sequence[int] = (),
+        attention_layer: int = -1,
+    ) -> Embeddings:
+        if pooling not in POOLINGS:
+            raise ValueError(f"no pooling {pooling!r}; available: {list(POOLINGS)}")
+        if not -1 <= layer <= self.n_layers:
+            raise ValueError(
+                f"no layer {layer}; available: -1 (after the final norm), 0 (token embeddings) to {self.n_layers}"
+            )
+        if not -self.n_layers <= attention_layer < self.n_layers:
+            raise ValueError(f"no layer {attention_layer} for attention maps; available: 0 to {self.n_layers - 1}")
+        if beyond := [row for row in attention_for if not 0 <= row < len(prompts)]:
+            raise ValueError(f"attention_for names the rows {beyond}; there are {len(prompts)} prompts")
+        wanted, map_layer = set(attention_for), attention_layer % self.n_layers
+        fitted = self._fit(prompts, [0] * len(prompts))
+        rows = self._tokenize(fitted)
+        vectors = np.zeros((len(rows), int(self.config.hidden_size)), dtype=np.float32)
+        maps: dict[int, NDArray[np.float32]] = {}
+        # Maps are made on the way where the embedding's layer lies above theirs, else in passes of their own.
+        on_the_way = layer == -1 or map_layer < layer
+        for batch in self._batches([len(row) for row in rows], "embed"):
+            inputs, real_BL, gene_BL = self._inputs([rows[row] for row in batch])
+            chosen_BL = chosen(pooling, real_BL, gene_BL)
+            with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted if on_the_way else set()):
+                hidden_BLD = self._cut(layer)(**inputs, use_cache=False).last_hidden_state
+            vectors[batch] = pool(hidden_BLD, chosen_BL).cpu().numpy()
+        rest = [] if on_the_way else sorted(wanted)
+        for places in self._batches([len(rows[row]) for row in rest], "attention"):
+            batch = [rest[place] for place in places]
+            inputs, _, gene_BL = self._inputs([rows[row] for row in batch])
+            with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted):
+                self._cut(map_layer + 1)(**inputs, use_cache=False)
+        return Embeddings(
+            vectors=vectors,
+            genes_used=np.array([len(prompt.genes) for prompt in fitted], dtype=np.int64),
+            attention=[
+                AttentionMap(genes=prompt.genes, array=maps[row]) if row in wanted else None
+                for row, prompt in enumerate(fitted)
+            ]
+            if wanted
+            else None,
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
+    ) -> list[str]:
+        sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.model.stop))))
+        if genes is not None:
+            return self._generate_genes(prompts, sampling, tuple(dict.fromkeys(genes)))
+        rows = self._tokenize(self._fit(prompts, [sampling.max_new_tokens] * len(prompts)))
+        texts = [""] * len(rows)
+        for batch in self._batches([len(row) + sampling.max_new_tokens for row in rows], "generate"):
+            steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
+            self._write([rows[row] for row in batch], [prompts[row].key for row in batch], steer, sampling)
+            for place, row in enumerate(batch):
+                texts[row] = steer.text(place)
+        return texts
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+        scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
+        if not prompts or not answers:
+            return scores
+        # The same cut for all answers of a cell, or they could not be compared. Joined to the prompt an answer may take
+        # a token more or less than alone, so it is measured there.
+        bare = [prompt.shorten(0) for prompt in prompts]
+        room = [
+            max(len(both) for both in self.tokens.encode([prompt] * len(answers), answers))
+            - int(self.tokens.lengths([prompt])[0])
+            for prompt in bare
+        ]
+        fitted = self._fit(prompts, [max(0, tokens) for tokens in room])
+        rows = [self.tokens.encode([prompt] * len(answers), answers) for prompt in fitted]
+        # What all texts of a cell share is computed once, and each answer is read behind it.
+        shared = [min(_shared([row.ids for row in cell]), *(row.answer for row in cell)) for cell in rows]
+        if 0 in shared:
+            raise ValueError(f"the prompt of {prompts[shared.index(0)].key!r} has no token before its answer")
+        for batch in self._batches([max(map(len, cell)) for cell in rows], "score"):
+            begun = [replace(rows[row][0], ids=rows[row][0].ids[: shared[row]]) for row in batch]
+            ids_BL, real_BL, _ = self._pad(begun, "left")
+            cache = self._cache()
+            last_BD = self._forward(ids_BL, real_BL, positions(real_BL), cache)[:, -1]
+            for column in range(len(answers)):
+                behind = [(rows[row][column], shared[row]) for row in batch]
+                scores[batch, column] = self._read(behind, last_BD, real_BL, cache)
+        return scores
+
+    # -- the parts of embed
+
+    def _inputs(self, rows: Sequence[Tokenized]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """What the base model reads, which tokens are real, and their genes."""
+        ids_BL, real_BL, gene_BL = self._pad(rows, self.padding_side)
+        if self.padding_side == "right":  # no mask needed: no real token looks to its right
+            return {"input_ids": ids_BL}, real_BL, gene_BL
+        return {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": positions(real_BL)}, real_BL, gene_BL
+
+    @contextlib.contextmanager
+    def _capture(
+        self,
+        maps: dict[int, NDArray[np.float32]],
+        layer: int,
+        batch: Sequence[int],
+        prompts: Sequence[Prompt],
+        gene_BL: torch.Tensor,
+        wanted: set[int],
+    ) -> Iterator[None]:
+        """Put the maps of the wanted rows of one batch into `maps`."""
+        places = {place: row for place, row in enumerate(batch) if row in wanted}
+        if not places:
+            yield
+            return
+        n_genes = {place: len(prompts[row].genes) for place, row in places.items()}
+        with attention.capture(layer, {place: gene_BL[place] for place in places}, n_genes) as found:
+            yield
+        maps.update({row: found[place].cpu().numpy() for place, row in places.items()})
+
+    def _cut(self, layer: int) -> Any:
+        """The base model without its head and without what lies above `layer`. A view: the model itself stays whole."""
+        if layer == -1:
+            return self.base
+        norm = next((name for name in _FINAL_NORMS if hasattr(self.base, name)), None)
+        if norm is None or not hasattr(self.base, "layers"):
+            raise Unsupported(f"{type(self.base).__name__} cannot be cut at a layer; layer=-1 works")
+        view = copy.copy(self.base)
+        view._modules = {**self.base._modules, "layers": self.base.layers[:layer], norm: torch.nn.Identity()}
+        return view
+
+    # -- the parts of generate
+
+    def _generate_genes(self, prompts: Sequence[Prompt], sampling: Sampling, genes: tuple[str, ...]) -> list[str]:
+        asks = [prompt.ask or 0 for prompt in prompts]
+        for prompt, ask in zip(prompts, asks, strict=True):
+            if not 1 <= ask <= len(genes):
+                raise ValueError(
+                    f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for {prompt.ask}"
+                )
+        if not prompts:
+            return []
+        if unknown := [gene for gene, known in zip(genes, self.known_genes(genes), strict=True) if not known]:
+            raise ValueError(
+                f"the model cannot write {len(unknown)} of {len(genes)} genes, such as {unknown[:5]}; see known_genes"
+            )
+        # The mean, not the worst case, which would cut half of a long prompt for names that are hardly ever written.
+        each = float(np.mean([len(ids) for ids in self.tokens.continuations(genes[0], genes)]))
+        room = [math.ceil(ask * each) for ask in asks]
+        fitted = self._fit(prompts, room)
+        rows, texts = self._tokenize(fitted), [""] * len(fitted)
+        by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
+        for row, prompt in enumerate(fitted):
+            trie = self._trie(genes, prompt.text)
+            by_trie.setdefault(id(trie), (trie, []))[1].append(row)
+        ends = self._guided_ends(genes[0], sampling)
+        for trie, members in by_trie.values():
+            for places in self._batches([len(rows[row]) + room[row] for row in members], "generate"):
+                batch = [members[place] for place in places]
+                guide = Guide(trie, [asks[row] for row in batch], ends, self._vocabulary)
+                self._write([rows[row] for row in batch], [prompts[row].key for row in batch], guide, sampling)
+                for place, row in enumerate(batch):
+                    texts[row] = " ".join(genes[gene] for gene in guide.written[place])
+        return texts
+
+    def _trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
+        """The genes as they stand behind one another, and the first one as it stands behind the prompt's last word."""
+        if text != text.rstrip():
+            raise ValueError(f"a prompt for a guided answer must not end in whitespace; found {text[-20:]!r}")
+        last = text.split()[-1] if text else ""
+        if (genes, last) not in self._tries:
+            later, first = (self.tokens.continuations(before, genes) for before in (genes[0], last))
+            same = (trie for (listed, _), trie in self._tries.items() if listed == genes and trie.first_root == 0)
+            trie = next(same, None) if first == later else None
+            self._tries[genes, last] = trie or GeneTrie(genes, later, first)
+            if len(self._tries) > 16:
+                del self._tries[next(iter(self._tries))]
+        return self._tries[genes, last]
+
+    def _guided_ends(self, gene: str, sampling: Sampling) -> list[int]:
+        """Tokens that show that the last gene is complete: end of text, the full stop of a sentence, stop strings."""
+        ends = {*self.eos}
+        for string in (".", *sampling.stop):
+            [bare], [joined] = self.tokens.ids([gene]), self.tokens.ids([gene + string])
+            if joined[: len(bare)] == bare and len(joined) > len(bare):
+                ends.add(joined[len(bare)])
+        return sorted(ends)
+
+    def _write(self, rows: Sequence[Tokenized], keys: Sequence[str], steer: Steer, sampling: Sampling) -> None:
+        ids_BL, real_BL, _ = self._pad(rows, "left")
+        cache = self._cache()
+        write(
+            ids_BL,
+            real_BL,
+            steer,
+            [noise(sampling.seed, key) for key in keys],
+            next_logits=lambda ids, real, position: self._head(self._forward(ids, real, position, cache)[:, -1]),
+            keep=cache.batch_select_indices,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+        )
+
+    # -- the parts of score
+
+    def _read(
+        self, rows: Sequence[tuple[Tokenized, int]], last_BD: torch.Tensor, real_BL: torch.Tensor, cache: Any
+    ) -> NDArray[np.float64]:
+        """Log-probability of each row's answer behind the cached beginning of its text, float64 (B,)."""
+        rest = [replace(row, ids=row.ids[shared:]) for row, shared in rows]
+        hidden_BLD = last_BD[:, None]
+        if (length := max(map(len, rest))) > 1:
+            ids_BL, _, _ = self._pad([replace(row, ids=row.ids[:-1]) for row in rest], "right")
+            position_BL = real_BL.sum(dim=1, keepdim=True) + torch.arange(length - 1, device=self.device)
+            mask_BL = torch.nn.functional.pad(real_BL, (0, length - 1), value=True)
+            # The cache grows by new tensors, so a shallow copy of its layers leaves the original as it was.
+            behind = copy.copy(cache)
+            behind.layers = [copy.copy(layer) for layer in cache.layers]
+            hidden_BLD = torch.cat([hidden_BLD, self._forward(ids_BL, mask_BL, position_BL, behind)], dim=1)
+        wanted = [
+            (place, at - shared, int(row.ids[at]))
+            for place, (row, shared) in enumerate(rows)
+            for at in range(row.answer, len(row))
+        ]
+        scores = np.zeros(len(rows), dtype=np.float64)
+        step = max(1, _LOGITS // self._vocabulary)
+        for first in range(0, len(wanted), step):
+            place, at, token = (
+                torch.tensor(column, device=self.device) for column in zip(*wanted[first : first + step], strict=True)
+            )
+            log_share = self._head(hidden_BLD[place, at]).double().log_softmax(dim=1)
+            np.add.at(scores, place.cpu().numpy(), log_share.gather(1, token[:, None])[:, 0].cpu().numpy())
+        return scores
+
+    # -- the parts of all
+
+    def _fit(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prompt]:
+        return fit(prompts, context=self.context, room=room, count=self.tokens.lengths)
+
+    def _tokenize(self, prompts: Sequence[Prompt]) -> list[Tokenized]:
+        rows = self.tokens.encode(prompts)
+        if empty := [prompt.key for prompt, row in zip(prompts, rows, strict=True) if not len(row)]:
+            raise ValueError(f"{len(empty)} prompts are empty: {empty[:5]}")
+        return rows
+
+    def _batches(self, lengths: Sequence[int], what: str) -> Iterator[list[int]]:
+        """Rows of similar length, the longest first: what does not fit into memory fails at once."""
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        # LLM.int8() finds its outlier columns over a whole batch: rows would depend on their neighbours.
+        size = 1 if self.model.quantize == "8bit" else self.batch_size
+        if size is not None and size < 1:
+            raise ValueError(f"batch_size must be at least 1 or None, found {size}")
+        batches, budget = [], TOKEN_BUDGET.get(self.device.type, TOKEN_BUDGET["cpu"])
+        while order:
+            n_rows = size if size is not None else max(1, budget // max(1, lengths[order[0]]))
+            batches.append(order[:n_rows])
+            order = order[n_rows:]
+        with tqdm(
+            total=len(lengths), desc=what, unit="cell", file=sys.stderr, disable=not self.progress or len(batches) <= 3
+        ) as bar:
+            for batch in batches:
+                yield batch
+                bar.update(len(batch))
+
+    def _pad(self, rows: Sequence[Tokenized], side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids int64, real tokens bool and genes int64, each (B, L). What stands in the padding changes nothing."""
+        length = max(map(len, rows))
+        ids, genes = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), -1, np.int64)
+        real = np.zeros((len(rows), length), bool)
+        for line, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+            ids[line, place], genes[line, place], real[line, place] = row.ids, row.genes[: len(row)], True
+        ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self.device) for array in (ids, real, genes))
+        return ids_BL, real_BL, gene_BL
+
+    def _cache(self) -> Any:
+        return _hf.DynamicCache(config=self.config)
+
+    def _forward(
+        self, ids_BL: torch.Tensor, real_BL: torch.Tensor, position_BL: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """Hidden states behind the final norm; `cache` grows by these tokens."""
+        output = self.base(
+            input_ids=ids_BL, attention_mask=real_BL, position_ids=position_BL, past_key_values=cache, use_cache=True
+        )
+        hidden_BLD: torch.Tensor = output.last_hidden_state
+        return hidden_BLD
+
+    def _head(self, hidden_BD: torch.Tensor) -> torch.Tensor:
+        """Logits of the next token, float32 (B, V), with the model's final soft-cap."""
+        logits_BV: torch.Tensor = self.network.get_output_embeddings()(hidden_BD)
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
+            logits_BV = cap * torch.tanh(logits_BV / cap)
+        return logits_BV.float()
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        ids_BL = torch.tensor([[0, 1]], device=self.device)
+        whole_BV = self.network(input_ids=ids_BL, use_cache=False).logits[:, -1].float()
+        parts_BV = self._head(self.base(input_ids=ids_BL, use_cache=False).last_hidden_state[:, -1])
+        if not torch.allclose(whole_BV, parts_BV, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"the head of {self.config.model_type!r} is not known; known: {list(_PLAIN_HEADS)} and plain ones"
+            )
+
+
+def _ids(token: int | Sequence[int] | None) -> frozenset[int]:
+    return frozenset() if token is None else frozenset([token] if isinstance(token, int) else token)
+
+
+def _shared(rows: Sequence[NDArray[np.int64]]) -> int:
+    """Length of the beginning that all rows have in common."""
+    length = min(map(len, rows))
+    same = np.all(np.stack([row[:length] for row in rows]) == rows[0][:length], axis=0)
+    return length if same.all() else int(np.argmin(same))
