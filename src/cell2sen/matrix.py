@@ -170,7 +170,7 @@ def _open_file(path: Path) -> Iterator[Any]:
 
 
 def _checked(source: Source, name: str) -> Source:
-    if source.matrix.ndim != 2:
+    if len(source.matrix.shape) != 2:
         raise ValueError(f"{source.where} of {name} must have two dimensions, found shape {source.matrix.shape}")
     n_obs, n_vars = source.matrix.shape
     if n_obs == 0 or n_vars == 0:

@@ -1,0 +1,295 @@
+"""check: what an input is and what would fail, before any model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen import genes as gene_names
+from cell2sen import tasks
+from cell2sen.matrix import open_source
+from cell2sen.model import EMBEDDED, Model, resolve
+from cell2sen.organism import KEYS
+from cell2sen.rank import Recipe
+from cell2sen.sentences import Sentences, from_anndata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Tokens per gene of the published checkpoints where their tokenizer is not on this machine (method: about 4).
+TOKENS_PER_GENE = 4.0
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of a check."""
+
+    level: Literal["ok", "warning", "error"]
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What :func:`check` found."""
+
+    findings: tuple[Finding, ...]
+    numbers: dict[str, Any]
+    """The same as plain values: cells, genes, scale, organism, genes and tokens per cell, expected memory and time."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing would fail."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    @property
+    def text(self) -> str:
+        """The report for a person."""
+        mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
+        lines = [f"{mark[one.level]}  {one.topic:<12} {one.text}" for one in self.findings]
+        return "\n".join([*lines, "", "ready" if self.ok else "not ready: mend the errors above first"])
+
+    def to_json(self) -> str:
+        """The report for a machine."""
+        content = {"ok": self.ok, **self.numbers, "findings": [dataclasses.asdict(one) for one in self.findings]}
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class _Report:
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.numbers: dict[str, Any] = {}
+
+    def add(self, level: Literal["ok", "warning", "error"], topic: str, text: str) -> None:
+        self.findings.append(Finding(level=level, topic=topic, text=text))
+
+    def done(self) -> Check:
+        return Check(findings=tuple(self.findings), numbers=self.numbers)
+
+
+def check(
+    data: AnnData | str | Path,
+    model: str | Path | Model = EMBEDDED,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    symbols: str | None = None,
+    gene_table: Any = None,
+    aliases: Any = None,
+    organism: str | Sequence[str] | None = None,
+    max_genes: int | None = None,
+    perturbation_column: str | None = None,
+    progress: bool = False,
+) -> Check:
+    """Say what the input is and what would fail, without loading a model's weights. Changes nothing.
+
+    Parameters
+    ----------
+    data
+        AnnData or the path of a file.
+    model
+        For which model: its genes, its tokens, its context.
+
+    Returns
+    -------
+    Check
+        ``.ok``, ``.text``, ``.to_json()``, ``.findings``, ``.numbers``. Bad input is reported, not raised.
+    """
+    report = _Report()
+    wanted = resolve(model)
+    logger = logging.getLogger("cell2sen")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what would be warned of is in the report
+    try:
+        with open_source(data, layer=layer, use_raw=use_raw) as source:
+            report.add("ok", "matrix", f"{source.n_obs:,} cells × {len(source.var):,} genes in {source.where}")
+            report.numbers |= {"n_cells": source.n_obs, "n_genes": len(source.var), "matrix": source.where}
+            _names(report, source)
+        started = time.perf_counter()
+        sentences = from_anndata(
+            data, _recipe(wanted, max_genes), layer=layer, use_raw=use_raw, symbols=symbols, gene_table=gene_table,
+            aliases=aliases, organism=organism, perturbation_column=perturbation_column,
+            known=_known(wanted), progress=progress,
+        )  # fmt: skip
+        report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
+    except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+        report.add("error", "input", str(error.args[0] if error.args else error))
+        return report.done()
+    finally:
+        logger.setLevel(level)
+    _scale(report, sentences)
+    _genes(report, sentences, wanted)
+    _cells(report, sentences)
+    _cost(report, sentences, wanted)
+    return report.done()
+
+
+def _recipe(model: Model, max_genes: int | None) -> Recipe:
+    return dataclasses.replace(model.recipe, max_genes=max_genes or model.recipe.max_genes)
+
+
+def _known(model: Model) -> Any:
+    if model.genes is None:
+        return None
+    listed = frozenset(model.genes)
+    return lambda symbols: np.array([symbol in listed for symbol in symbols], dtype=bool)
+
+
+def _names(report: _Report, source: Any) -> None:
+    kind = gene_names.looks_like(source.var.index)
+    found = {"symbols": "gene symbols", "ensembl": "Ensembl ids", "entrez": "numbers", "mixed": "symbols and identifiers"}
+    report.add("ok", "identifiers", f"the index of var holds {found[kind]}")
+    report.numbers["identifiers"] = kind
+    duplicates = int(source.obs.index.duplicated().sum())
+    if duplicates:
+        report.add("warning", "cell names", f"{duplicates} cell names occur twice; adata.obs_names_make_unique() mends it")
+    report.numbers["n_duplicate_cell_names"] = duplicates
+    if not any(key in source.obs.columns or key in source.uns for key in KEYS):
+        report.numbers["organism_source"] = "gene names"
+
+
+def _scale(report: _Report, sentences: Sentences) -> None:
+    assert sentences.scale is not None
+    certain = sentences.scale.certain
+    report.add("ok" if certain else "warning", "scale", str(sentences.scale))
+    report.numbers |= {"scale": sentences.scale.kind, "log_base": sentences.scale.base, "total": sentences.scale.total}
+    if sentences.fit is not None:
+        fit = sentences.fit
+        report.numbers["fit"] = dataclasses.asdict(fit)
+        text = f"expression = {fit.intercept:.3f} {fit.slope:+.3f} · log10(1 + position), R² {fit.r_squared:.3f}"
+        report.add("ok" if fit.r_squared > 0.6 else "warning", "rank fit", text)
+    missing = sentences.account["n_missing_values"]
+    if missing:
+        report.add("warning", "missing", f"{missing:,} values are NaN; they are read as not expressed")
+    report.numbers["n_missing_values"] = missing
+
+
+def _genes(report: _Report, sentences: Sentences, model: Model) -> None:
+    account = dict(sentences.account)
+    text = f"{account['symbols']:,} of {account['genes']:,} genes have a symbol (from {account['source']})"
+    report.add("ok" if account["dropped"] <= 0.2 * account["genes"] else "warning", "symbols", text)
+    if account["duplicate_symbols"]:
+        text = f"{account['duplicate_symbols']} symbols occur in several columns; their maximum is taken"
+        report.add("warning", "duplicates", text)
+    unknown = account.get("n_unknown_to_model", 0)
+    share = 1 - unknown / account["symbols"]
+    text = f"{share:.0%} of the genes are known to {model.name}"
+    if unknown:
+        text += f"; left out for example {', '.join(account['examples_unknown_to_model'][:5])}"
+    report.add("ok" if share > 0.5 else "warning", "known genes", text)
+    organisms = sorted(set(sentences.organism))
+    trained = model.metadata.get("organisms") or []
+    strange = [name for name in organisms if trained and name not in trained]
+    text = " and ".join(organisms)
+    if report.numbers.get("organism_source"):
+        text += " (judged by the gene names; organism= overrules)"
+    report.add("warning" if strange else "ok", "organism", text + (f"; {model.name} was not trained on it" if strange else ""))
+    report.numbers |= {"organisms": organisms, "share_of_genes_known": round(share, 4), "genes": account}
+
+
+def _cells(report: _Report, sentences: Sentences) -> None:
+    n_genes = sentences.n_genes
+    empty = int(np.sum(n_genes == 0))
+    if empty:
+        report.add("warning", "empty cells", f"{empty} cells have no gene that can be written; they get no result")
+    low, median, high = (int(value) for value in np.quantile(n_genes, [0.05, 0.5, 0.95]))
+    limit = sentences.recipe.max_genes
+    text = f"median {median} (5–95 %: {low}–{high})" + (f", cut at {limit} by the recipe" if limit else "")
+    report.add("ok" if median >= 50 else "warning", "genes/cell", text + ("" if median >= 50 else "; short sentences say little"))
+    report.numbers |= {"n_empty_cells": empty, "genes_per_cell": {"q05": low, "median": median, "q95": high}, "max_genes": limit}
+    if any(sentences.perturbations):
+        names = sorted({one for one in sentences.perturbations if one})
+        n_missing = sum(one is None for one in sentences.perturbations)
+        report.add("ok", "perturbations", f"{len(names)} different ones, for example {names[:5]}; {n_missing} cells without")
+        report.numbers["n_perturbations"] = len(names)
+
+
+def _cost(report: _Report, sentences: Sentences, model: Model) -> None:
+    """Tokens, memory and time of embedding, from the config and a matrix product measured here."""
+    per_gene, frame, exact = _tokens(sentences, model)
+    tokens = frame + per_gene * np.minimum(sentences.n_genes, sentences.recipe.max_genes or 10**9)
+    text = f"about {np.median(tokens):,.0f} per cell ({per_gene:.1f} per gene)" + ("" if exact else ", estimated")
+    config = _config(model)
+    if config is None:
+        report.add("warning", "model", f"{model.name} is not on this machine; fetch it with: hf download {model.path}")
+        report.add("ok", "tokens", text)
+        return
+    context = int(config.get("max_position_embeddings", 0)) or None
+    over = int(np.sum(tokens > context)) if context else 0
+    if over:
+        text += f"; {over:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
+    report.add("warning" if over else "ok", "tokens", text)
+    parameters = _parameters(config)
+    memory = parameters * BYTES[model.resolved_dtype] * {"4bit": 0.3, "8bit": 0.55}.get(model.quantize or "", 1.0)
+    memory += 8192 * float(config.get("hidden_size", 0)) * 4 * 12  # activations of one batch
+    layers_only = parameters - config.get("vocab_size", 0) * config.get("hidden_size", 0)
+    seconds = float(tokens.sum()) * 2 * layers_only / (0.3 * _flops_per_second())
+    report.add("ok", "expected", f"{memory / 1e9:.1f} GB of memory, about {_duration(seconds)} to embed on this CPU")
+    report.numbers |= {
+        "tokens_per_cell": float(np.median(tokens)), "n_cells_cut": over, "context": context,
+        "expected_memory_gb": round(memory / 1e9, 2), "expected_seconds_on_cpu": round(seconds, 1),
+    }  # fmt: skip
+
+
+def _tokens(sentences: Sentences, model: Model) -> tuple[float, float, bool]:
+    """Mean tokens per gene, tokens of the prompt around them, and whether the model's tokenizer was asked."""
+    frame = tasks.load("embed").prompt(genes=["A"])
+    try:
+        from cell2sen.tokens import load_tokens
+
+        tokens = load_tokens(model.path, local_files_only=True)
+    except (OSError, ValueError):
+        return TOKENS_PER_GENE, 60.0, False
+    sample = sentences[: min(100, len(sentences))].gene_lists()
+    words: NDArray[np.int64] = tokens.count([" " + gene for genes in sample for gene in genes])
+    return float(words.mean()) if len(words) else 1.0, float(tokens.count([frame.text])[0]), True
+
+
+def _config(model: Model) -> dict[str, Any] | None:
+    from transformers import PretrainedConfig
+
+    try:
+        loaded: dict[str, Any] = PretrainedConfig.get_config_dict(model.path, local_files_only=True, revision=model.revision)[0]
+    except OSError:
+        return None
+    return loaded or None
+
+
+def _parameters(config: dict[str, Any]) -> float:
+    """Weights of a decoder from its config, without biases and norms."""
+    hidden, layers = float(config.get("hidden_size", 0)), float(config.get("num_hidden_layers", 0))
+    heads, inner = float(config.get("num_attention_heads", 1)), float(config.get("intermediate_size", 4 * hidden))
+    width = float(config.get("head_dim") or hidden / heads)
+    keys = float(config.get("num_key_value_heads") or heads)
+    gates = 3 if "gemma" in str(config.get("model_type")) else 2
+    per_layer = hidden * width * (2 * heads + 2 * keys) + gates * hidden * inner
+    return layers * per_layer + float(config.get("vocab_size", 0)) * hidden
+
+
+def _flops_per_second() -> float:
+    a = np.ones((768, 768), dtype=np.float32)
+    a @ a
+    started = time.perf_counter()
+    for _ in range(3):
+        a @ a
+    return 3 * 2 * 768**3 / (time.perf_counter() - started)
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(1.0, seconds):.0f} seconds"

@@ -1,0 +1,48 @@
+"""Output files: complete under their final name, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name if the block ends without an error, and vanishes otherwise.
+
+    Parameters
+    ----------
+    inputs
+        Files that must not be overwritten.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, PermissionError
+        `path` is an input, its folder does not exist or may not be written to. Raised before the block runs, so that no
+        work is lost.
+    """
+    path = Path(path)
+    if any(Path(one).exists() and path.exists() and path.samefile(one) for one in inputs):
+        raise ValueError(f"{path} is the input file, which is never changed; choose another name for the output")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; make it first")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
+    except PermissionError as error:
+        raise PermissionError(f"no permission to write to {folder}; choose another output") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Plots of results: embeddings, predicted changes, gene-level attention. Need the extra ``plot``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+#: Okabe and Ito's colours, told apart by colour-blind readers, then lighter ones for more categories.
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666", "#8C6BB1", "#A1D99B",
+    "#FDBF6F", "#B15928", "#80B1D3", "#BC80BD", "#1B9E77", "#E7298A",
+)  # fmt: skip
+
+
+def embedding(
+    adata: AnnData, color: str, *, basis: str = "X_umap", ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Cells in two dimensions, coloured by a categorical or numeric obs column, the legend beside.
+
+    Parameters
+    ----------
+    basis
+        Key in ``obsm`` of an (n, 2) array, such as a UMAP.
+
+    Raises
+    ------
+    KeyError
+        No such column or basis; lists those there are.
+    """
+    plt = _pyplot()
+    if color not in adata.obs:
+        raise KeyError(f"adata.obs has no column {color!r}; available: {list(adata.obs.columns)}")
+    if basis not in adata.obsm:
+        raise KeyError(f"adata.obsm has no {basis!r}; available: {list(adata.obsm.keys())}")
+    axes: Axes = ax if ax is not None else plt.subplots(figsize=(5, 4))[1]
+    points, values = np.asarray(adata.obsm[basis])[:, :2], adata.obs[color]
+    size = float(np.clip(8000 / max(1, len(points)), 2, 25))
+    if pd.api.types.is_numeric_dtype(values):
+        drawn = axes.scatter(points[:, 0], points[:, 1], c=values, s=size, cmap="viridis", linewidths=0)
+        axes.figure.colorbar(drawn, ax=axes, shrink=0.6)
+    else:
+        names = values.astype("category").cat.remove_unused_categories()
+        for number, name in enumerate(names.cat.categories):
+            of_type = np.asarray(names == name)
+            colour = "#C8C8C8" if name == "unknown" else COLOURS[number % len(COLOURS)]
+            axes.scatter(points[of_type, 0], points[of_type, 1], s=size, color=colour, linewidths=0, label=f"{name} ({of_type.sum()})")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, markerscale=1.5)
+    axes.set(xticks=[], yticks=[], title=title or color)
+    axes.set_xlabel(basis.removeprefix("X_") + " 1", fontsize=8)
+    axes.set_ylabel(basis.removeprefix("X_") + " 2", fontsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return axes
+
+
+def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Genes with the largest predicted mean change, up and down, as bars.
+
+    Parameters
+    ----------
+    predicted
+        What :func:`cell2sen.tl.perturb` returned.
+    n
+        Genes in each direction.
+    """
+    plt = _pyplot()
+    change = mean_change(predicted)
+    chosen = pd.concat([change.nsmallest(n), change.nlargest(n).iloc[::-1]])
+    chosen = chosen[~chosen.index.duplicated()]
+    axes: Axes = ax if ax is not None else plt.subplots(figsize=(4, 0.22 * len(chosen) + 1))[1]
+    axes.barh(range(len(chosen)), chosen.to_numpy(), color=[COLOURS[5] if value > 0 else COLOURS[0] for value in chosen])
+    axes.set_yticks(range(len(chosen)), [str(gene) for gene in chosen.index], fontsize=7)
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_xlabel("predicted mean change, ln(1 + CP10k)", fontsize=8)
+    axes.set_title(title or f"genes predicted to change most ({predicted.n_obs} cells)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return axes
+
+
+def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30, ax: Axes | None = None) -> Axes:
+    """Gene-level attention of one cell among its `n` strongest genes, one head or the mean over heads."""
+    plt = _pyplot()
+    maps: dict[str, Any] = adata.uns.get("cell2sen", {}).get("attention", {})
+    if cell not in maps:
+        raise KeyError(f"there is no attention map of cell {cell!r}; available: {list(maps)} (tl.embed(attention_for=[…]))")
+    array = np.asarray(maps[cell]["map"])
+    shown = (array.mean(axis=0) if head is None else array[head])[:n, :n]
+    genes: Sequence[str] = list(maps[cell]["genes"])[:n]
+    axes: Axes = ax if ax is not None else plt.subplots(figsize=(6, 5))[1]
+    drawn = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
+    axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(genes)), genes, fontsize=6)
+    axes.set(xlabel="attended gene", ylabel="attending gene", title=f"{cell}, {'mean of heads' if head is None else f'head {head}'}")
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label="attention (log)")
+    return axes
+
+
+def mean_change(predicted: AnnData) -> pd.Series[float]:
+    """Mean of ``layers["delta"]`` over cells, one value a gene, in ln(1 + CP10k)."""
+    if "delta" not in predicted.layers:
+        raise KeyError(f"there is no layer 'delta': pass the result of tl.perturb; available: {list(predicted.layers)}")
+    delta = predicted.layers["delta"]
+    mean = np.asarray(delta.mean(axis=0)).ravel() if sp.issparse(delta) else np.asarray(delta).mean(axis=0)
+    return pd.Series(mean, index=predicted.var_names)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'cell2sen[plot]'") from error
+    return plt

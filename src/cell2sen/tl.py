@@ -1,0 +1,327 @@
+"""Tools for AnnData: embed, annotate, perturb, generate. Results in obs, obsm and uns, or a new AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import pandas as pd
+
+from cell2sen import pipeline
+from cell2sen.backend import Pooling, Sampling
+from cell2sen.pipeline import Options
+from cell2sen.organism import scientific_name
+from cell2sen.rank import RankFit
+from cell2sen.task import parse_sentence
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+UNS = "cell2sen"
+
+
+def embed(
+    adata: AnnData,
+    *,
+    pooling: Pooling = "mean",
+    hidden_layer: int = -1,
+    attention_for: Sequence[str | int] = (),
+    attention_layer: int = -1,
+    key_added: str = "X_cell2sen",
+    copy: bool = False,
+    **options: Unpack[Options],
+) -> AnnData | None:
+    """Embed every cell.
+
+    Parameters
+    ----------
+    adata
+        Cells, as counts or log-normalised values; in memory or backed.
+    pooling
+        ``"mean"`` over all tokens of the prompt, ``"genes"`` over gene tokens only, or the ``"last"`` token.
+    hidden_layer
+        ``-1``: after the last layer and its norm. ``k >= 0``: after `k` layers, before any final norm.
+    attention_for
+        Cells, by name or number, whose gene-level attention is wanted.
+    attention_layer
+        0-based layer of the attention maps, negative from the end.
+    key_added
+        Key of the result in ``obsm``.
+    copy
+        Return a changed copy instead of writing into `adata`.
+    **options
+        Model, matrix, genes, wording and speed: see :class:`cell2sen.pipeline.Options`.
+
+    Returns
+    -------
+    ``None``, or the copy. Sets ``adata.obsm[key_added]`` (float32 (n, hidden), NaN for cells without genes),
+    ``adata.uns["cell2sen"]["embed"]`` (provenance) and, for the cells in `attention_for`,
+    ``adata.uns["cell2sen"]["attention"][cell]`` with ``genes`` and ``map`` (heads × genes × genes, rows sum to at most 1).
+    """
+    rows = _cells(adata, attention_for)
+    session = pipeline.start(adata, "embed", options)
+    found = pipeline.embed(
+        session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
+    )
+    adata = adata.copy() if copy else adata
+    adata.obsm[key_added] = found.vectors
+    _record(adata, "embed", session.provenance(pooling=pooling, hidden_layer=hidden_layer, key=key_added))
+    if found.attention is not None:
+        maps = {str(adata.obs_names[row]): found.attention[row] for row in rows}
+        adata.uns[UNS]["attention"] = {
+            name.replace("/", "|"): {"genes": np.array(one.genes, dtype=object), "map": one.array}
+            for name, one in maps.items()
+            if one is not None
+        }
+    return adata if copy else None
+
+
+def annotate(
+    adata: AnnData,
+    labels: Sequence[str] | None = None,
+    *,
+    threshold: float = 0.0,
+    key_added: str = "cell2sen_cell_type",
+    copy: bool = False,
+    **options: Unpack[Options],
+) -> AnnData | None:
+    """Choose a cell type for every cell out of a closed set.
+
+    Parameters
+    ----------
+    labels
+        The cell types to choose from. By default those that the model was trained on; never free text.
+    threshold
+        Cells whose best label is less probable are ``"unknown"``; 0.5 leaves out what is more likely wrong than right.
+
+    Returns
+    -------
+    ``None``, or the copy. Sets ``obs[key_added]`` (categorical), ``obs[key_added + "_score"]`` (probability of the best
+    label, also where it is below the threshold), ``obsm[key_added + "_probabilities"]`` (columns in the order of
+    ``uns["cell2sen"]["annotate"]["labels"]``) and the provenance. Probabilities are calibrated where the model says so
+    (``uns["cell2sen"]["annotate"]["calibrated"]``), on the cells that it was calibrated on.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
+    session = pipeline.start(adata, "annotate", options)
+    choices = pipeline.choose(session, labels)
+    picked, scores = choices.pick(threshold)
+    adata = adata.copy() if copy else adata
+    known = [label for label in choices.labels if label in set(picked)]
+    adata.obs[key_added] = pd.Categorical(picked, categories=[*known, *(["unknown"] if "unknown" in picked else [])])
+    adata.obs[f"{key_added}_score"] = scores
+    adata.obsm[f"{key_added}_probabilities"] = choices.probabilities
+    _record(
+        adata, "annotate",
+        session.provenance(
+            labels=np.array(choices.labels, dtype=object), threshold=threshold, temperature=choices.temperature,
+            calibrated=choices.calibrated, key=key_added,
+        ),
+    )  # fmt: skip
+    return adata if copy else None
+
+
+def perturb(
+    adata: AnnData,
+    perturbation: str | Sequence[str | None] | None = None,
+    *,
+    perturbation_column: str | None = None,
+    n_genes: int | None = None,
+    guided: bool = True,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 2048,
+    **options: Unpack[Options],
+) -> AnnData:
+    """Predict each cell's expression after a perturbation.
+
+    Parameters
+    ----------
+    adata
+        Control cells. Not changed.
+    perturbation
+        One name for all cells, or one per cell; ``None``, NaN and "" skip a cell.
+    perturbation_column
+        ``obs`` column with one perturbation per cell, instead of `perturbation`.
+    n_genes
+        Genes in the sentences of control and prediction at most; a prediction is as long as its control.
+    guided
+        Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
+    temperature, top_k, top_p, seed
+        Sampling; 0 is greedy. A cell's draw depends on the seed and its name alone.
+
+    Returns
+    -------
+    A new AnnData of the cells that have a perturbation. ``X``: predicted expression, ``layers["control"]``: the control's,
+    ``layers["delta"]``: the difference; all in ln(1 + CP10k) through the same rank fit, so that reconstruction errors
+    common to both cancel. ``obs``: the control's columns, ``perturbation``, ``sentence`` (predicted), ``validity``
+    (share of written words that are genes not named before), ``n_unknown``, ``n_repeated``.
+    """
+    from anndata import AnnData
+
+    if (perturbation is None) == (perturbation_column is None):
+        raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
+    session = pipeline.start(adata, "perturb", options, perturbation_column=perturbation_column)
+    slots = pipeline.perturbation_slots(session, perturbation)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
+    )
+    found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
+    sentences = session.sentences
+    fit = _fit(sentences.fit, session.model.fit)
+    vocabulary = sentences.symbols
+    predicted = pipeline.expression([answer.genes for answer in found.answers], vocabulary, fit)
+    control = pipeline.expression(found.given, vocabulary, fit)
+    obs = adata.obs.iloc[found.rows].copy()
+    if "perturbation" in obs and perturbation_column != "perturbation":
+        obs = obs.rename(columns={"perturbation": "perturbation_before"})
+    obs["perturbation"] = pd.Categorical([(slots[row] or {})["perturbation"] for row in found.rows])
+    _describe(obs, found.answers)
+    result = AnnData(
+        X=predicted, obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
+        layers={"control": control, "delta": (predicted - control).tocsr()},
+    )  # fmt: skip
+    _record(
+        result, "perturb",
+        session.provenance(
+            unit="ln(1 + CP10k)", guided=guided, n_genes=n_genes or session.length or 0, temperature=temperature,
+            top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
+        ),
+    )  # fmt: skip
+    return result
+
+
+def generate(
+    cell_type: str | Sequence[str],
+    *,
+    n: int = 100,
+    genes: AnnData | Sequence[str] | None = None,
+    n_genes: int | None = None,
+    guided: bool = True,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 2048,
+    **options: Unpack[Options],
+) -> AnnData:
+    """Draw cells of given types.
+
+    Parameters
+    ----------
+    cell_type
+        One label or several.
+    n
+        Cells per label.
+    genes
+        What the cells may be made of: symbols, or an AnnData whose genes and rank fit are taken. By default the model's
+        own list.
+    **options
+        ``organism`` is the organism of the generated cells, human by default; the others as everywhere.
+
+    Returns
+    -------
+    AnnData of ``n`` cells per label: ``X`` in ln(1 + CP10k); ``obs``: ``cell_type``, ``sentence``, ``validity``,
+    ``n_unknown``, ``n_repeated``.
+    """
+    from anndata import AnnData
+
+    backend = pipeline.load_model(options)
+    given = options.get("organism", "Homo sapiens")
+    if not isinstance(given, str):
+        raise ValueError(f"organism must be one name for generated cells, found {given!r}")
+    organism = scientific_name(given)
+    labels = [cell_type] if isinstance(cell_type, str) else list(cell_type)
+    if n < 1 or not labels:
+        raise ValueError(f"nothing to generate: n={n}, cell types {labels}")
+    names = [f"{label}-{number}" for label in labels for number in range(n)]
+    session, fit = _generation_session(backend, genes, options)
+    vocabulary = session.sentences.symbols
+    length = n_genes or session.length or pipeline.DEFAULT_GENES
+    if guided and length > len(vocabulary):
+        raise ValueError(f"{length} genes were asked for, but there are only {len(vocabulary)} to choose from")
+    pipeline.warn_unknown("labels", labels, session.model, "labels")
+    prompts = [
+        session.task.prompt(organism=organism, cell_type=label, key=f"{label}-{number}", ask=length)
+        for label in labels
+        for number in range(n)
+    ]
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
+    )
+    texts = backend.generate(prompts, sampling, genes=vocabulary if guided else None)
+    known = frozenset(vocabulary)
+    answers = [parse_sentence(text, known) for text in texts]
+    obs = pd.DataFrame({"cell_type": pd.Categorical(np.repeat(labels, n))}, index=names)
+    _describe(obs, answers)
+    result = AnnData(
+        X=pipeline.expression([answer.genes for answer in answers], vocabulary, fit), obs=obs,
+        var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
+    )  # fmt: skip
+    _record(
+        result, "generate",
+        session.provenance(
+            unit="ln(1 + CP10k)", guided=guided, n_genes=length, temperature=temperature, top_k=top_k or 0,
+            top_p=top_p or 1.0, seed=seed, organism=organism,
+        ),
+    )  # fmt: skip
+    return result
+
+
+def _generation_session(backend: Any, genes: Any, options: Options) -> tuple[pipeline.Session, RankFit]:
+    import pyarrow as pa
+
+    from cell2sen.sentences import Sentences
+
+    model = backend.model
+    if genes is not None and hasattr(genes, "var_names"):
+        session = pipeline.start(genes, "generate", {**options, "model": backend})
+        return session, _fit(session.sentences.fit, model.fit)
+    symbols = list(dict.fromkeys(genes)) if genes is not None else list(model.genes or ())
+    if not symbols:
+        raise ValueError(f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)")
+    keep = backend.known_genes(symbols)
+    if unknown := [symbol for symbol, known in zip(symbols, keep, strict=True) if not known]:
+        raise ValueError(f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}")
+    empty = Sentences(
+        genes=pa.array([], type=pa.list_(pa.int32())), vocabulary=pa.array(symbols, type=pa.string()),
+        names=np.array([], dtype=object), organism=(), perturbations=(), obs=pd.DataFrame(),
+        recipe=pipeline.recipe_for(model, options), fit=model.fit,
+    )  # fmt: skip
+    return pipeline.start(empty, "generate", {**options, "model": backend}), _fit(model.fit, None)
+
+
+def _fit(own: RankFit | None, stored: RankFit | None) -> RankFit:
+    fit = own or stored
+    if fit is None:
+        raise ValueError("there is no rank fit to turn sentences into expression: pass cells with at least two genes")
+    return fit
+
+
+def _describe(obs: pd.DataFrame, answers: Sequence[Any]) -> None:
+    obs["sentence"] = [" ".join(answer.genes) for answer in answers]
+    obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
+    obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)
+    obs["n_repeated"] = np.array([answer.n_repeated for answer in answers], dtype=np.int64)
+
+
+def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
+    """Row numbers of cells given by name or number."""
+    rows = []
+    for cell in cells:
+        if isinstance(cell, str):
+            if cell not in adata.obs_names:
+                raise KeyError(f"there is no cell {cell!r}; the first ones are {list(adata.obs_names[:3])}")
+            rows.append(int(np.flatnonzero(adata.obs_names == cell)[0]))
+        else:
+            if not 0 <= cell < adata.n_obs:
+                raise ValueError(f"there is no cell number {cell}; there are {adata.n_obs} cells")
+            rows.append(int(cell))
+    return rows
+
+
+def _record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
+    adata.uns[UNS] = {**adata.uns.get(UNS, {}), verb: provenance}
