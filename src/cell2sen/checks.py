@@ -186,7 +186,7 @@ def _genes(report: _Report, sentences: Sentences, model: Model) -> None:
         report.add("warning", "duplicates", text)
     unknown = account.get("n_unknown_to_model", 0)
     share = 1 - unknown / account["symbols"]
-    text = f"{share:.0%} of the genes are known to {model.name}"
+    text = f"{share:.1%} of the genes are known to {model.name}"
     if unknown:
         text += f"; left out for example {', '.join(account['examples_unknown_to_model'][:5])}"
     report.add("ok" if share > 0.5 else "warning", "known genes", text)
@@ -259,13 +259,17 @@ def _tokens(sentences: Sentences, model: Model) -> tuple[float, float, bool]:
 
 
 def _config(model: Model) -> dict[str, Any] | None:
-    from transformers import PretrainedConfig
+    """The checkpoint's config.json, from its directory or the hub's cache on this machine."""
+    if model.is_local:
+        file = Path(model.path) / "config.json"
+    else:
+        from huggingface_hub import try_to_load_from_cache
 
-    try:
-        loaded: dict[str, Any] = PretrainedConfig.get_config_dict(model.path, local_files_only=True, revision=model.revision)[0]
-    except OSError:
-        return None
-    return loaded or None
+        found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+        if not isinstance(found, str):
+            return None
+        file = Path(found)
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _parameters(config: dict[str, Any]) -> float:
