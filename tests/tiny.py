@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,23 @@ from cell2sen.task import Prompt
 from cell2sen.tokens import Tokens
 
 #: Symbols with common beginnings (CD4, CD44), digits, hyphens, dots, mouse case and a Greek letter.
-GENES = (
+_GENES = (
     "CD4 CD44 CD8A CD8B CD3D CD3E CD79A CD79B MALAT1 B2M TMSB4X TMSB10 RPL3 RPL30 RPL32 RPL34 RPS2 RPS20 RPS27 RPS27A "
     "HLA-A HLA-B HLA-DRA HLA-DRB1 MT-CO1 MT-CO2 MT-ND1 IL7R IL7 IL2RA CCR7 LYZ S100A8 S100A9 S100A4 NKG7 GNLY PF4 "
     "PPBP FCER1A FCGR3A MS4A1 MS4A7 CST3 ACTB ACTG1 FTL FTH1 EEF1A1 RP11-34P13.7 Actb Gapdh 1700001C02Rik TGFΒ1"
-).split()
-WORDS = "Below are the genes of a Homo sapiens cell by expression. Cell sentence: The type of this cell is a T B NK .".split()
+)
+GENES = _GENES.split()
+PROSE = "Below are the genes of a Homo sapiens cell by expression. Cell sentence: The type of this cell is a T B NK ."
+WORDS = PROSE.split()
 
-#: Context and sliding window of the tiny models; prompts of a few dozen genes are longer than the window.
-CONTEXT, WINDOW = 512, 24
+#: The tiny models' context, sliding window (shorter than most prompts) and layers (one with the window, one without).
+CONTEXT, WINDOW, LAYERS = 512, 24, 2
 
 
 def corpus() -> list[str]:
     """Cell sentences in prompts."""
     generator = np.random.default_rng(0)
-    text = " ".join(WORDS)
-    return [f"{text} {' '.join(generator.permutation(GENES))}.\n" for _ in range(30)]
+    return [f"{PROSE} {' '.join(generator.permutation(GENES))}.\n" for _ in range(30)]
 
 
 def spm_tokenizer() -> tokenizers.Tokenizer:
@@ -115,7 +118,7 @@ def config(architecture: str, vocabulary: int, **changes: Any) -> transformers.P
         "vocab_size": vocabulary,
         "hidden_size": 32,
         "intermediate_size": 48,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "max_position_embeddings": CONTEXT,
         "initializer_range": 0.3,
@@ -135,23 +138,34 @@ def network(
     architecture: str, vocabulary: int, seed: int = 0, implementation: str = attention.NAME, **changes: Any
 ) -> Any:
     """A random float32 model."""
+    made = copy.deepcopy(_network(architecture, vocabulary, seed, tuple(changes.items())))
     attention.register()
+    made.set_attn_implementation(implementation)
+    return made
+
+
+@functools.cache
+def _network(architecture: str, vocabulary: int, seed: int, changes: tuple[tuple[str, Any], ...]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = {"gemma2": transformers.Gemma2ForCausalLM, "gpt_neox": transformers.GPTNeoXForCausalLM}[architecture](
-            config(architecture, vocabulary, **changes)
+            config(architecture, vocabulary, **dict(changes))
         )
         with torch.no_grad():
             for name, parameter in made.named_parameters():
                 if "norm" in name:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-    made.set_attn_implementation(implementation)
     return made.eval()
+
+
+@functools.cache
+def _written(kind: str) -> str:
+    return TOKENIZERS[kind]().to_str()
 
 
 def tokens(kind: str) -> Tokens:
     """A tokenizer as a backend takes it."""
-    tokenizer = TOKENIZERS[kind]()
+    tokenizer = tokenizers.Tokenizer.from_str(_written(kind))
     names = {
         "spm": ("<bos>", "<eos>", "<unk>"),
         "bytes": (None, "<|endoftext|>", None),
@@ -189,7 +203,7 @@ def save(directory: Path, architecture: str = "gpt_neox", kind: str = "bytes", s
     return directory
 
 
-def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), ask: int | None = 5) -> list[Prompt]:
+def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), ask: int | None = 3) -> list[Prompt]:
     """Cells of different length."""
     generator = np.random.default_rng(seed)
     return [

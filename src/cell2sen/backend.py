@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,9 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
+    ) -> list[str]:
         """Answers, new text only.
 
         With `genes` the answer is guided: exactly ``prompt.ask`` of these genes, each at most once.
@@ -128,6 +130,42 @@ class Backend(abc.ABC):
     def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each text, int64 (n,), without a beginning-of-text token."""
         raise Unsupported(f"{type(self).__name__} does not count tokens")
+
+
+def check_embed(
+    n_prompts: int, n_layers: int, *, pooling: str, layer: int, attention_for: Sequence[int], attention_layer: int
+) -> None:
+    """Refuse what no backend can embed, in the same words everywhere.
+
+    Raises
+    ------
+    ValueError
+        No such pooling, layer or row; lists those there are.
+    """
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"no pooling {pooling!r}; available: {list(get_args(Pooling))}")
+    if not -1 <= layer <= n_layers:
+        raise ValueError(f"no layer {layer}; available: -1 (after the final norm), 0 (token embeddings) to {n_layers}")
+    if not -n_layers <= attention_layer < n_layers:
+        raise ValueError(f"no layer {attention_layer} for attention maps; available: 0 to {n_layers - 1}")
+    if beyond := [row for row in attention_for if not 0 <= row < n_prompts]:
+        raise ValueError(f"attention_for names the rows {beyond}; there are {n_prompts} prompts")
+
+
+def check_asks(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]:
+    """How many genes each guided answer must have.
+
+    Raises
+    ------
+    ValueError
+        A prompt asks for none, or for more than there are.
+    """
+    for prompt in prompts:
+        if not 1 <= (prompt.ask or 0) <= len(genes):
+            raise ValueError(
+                f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for {prompt.ask}"
+            )
+    return [prompt.ask or 0 for prompt in prompts]
 
 
 def names() -> list[str]:

@@ -34,6 +34,11 @@ class Tokenized:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, part: slice) -> Tokenized:
+        start, stop, _ = part.indices(len(self))
+        answer = min(max(self.answer - start, 0), stop - start)
+        return Tokenized(ids=self.ids[part], genes=self.genes[part], answer=answer)
+
 
 class Tokens:
     """The tokenizer of one model.
@@ -134,6 +139,27 @@ class Tokens:
     def _opened(self, ids: list[int]) -> list[int]:
         """Ids with the beginning-of-text token, exactly once even where a template has written it out."""
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+
+def pad(rows: Sequence[Tokenized], side: str) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Rows of one batch as arrays, each (rows, longest): ids int64, which are real bool, genes int64 (-1 for none).
+
+    Padding has the id 0 and may stand on either side: a model must not look at it, so it needs no token of its own.
+    """
+    length = max(map(len, rows))
+    ids, genes = np.zeros((len(rows), length), dtype=np.int64), np.full((len(rows), length), -1, dtype=np.int64)
+    real = np.zeros((len(rows), length), dtype=bool)
+    for line, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        ids[line, place], genes[line, place], real[line, place] = row.ids, row.genes, True
+    return ids, real, genes
+
+
+def shared(rows: Sequence[Tokenized]) -> int:
+    """Tokens at the beginning that all rows have in common, those of their answers left out."""
+    length = min(*map(len, rows), *(row.answer for row in rows))
+    same = np.all(np.stack([row.ids[:length] for row in rows]) == rows[0].ids[:length], axis=0)
+    return length if same.all() else int(np.argmin(same))
 
 
 #: Where tokenizer classes that rebuild their normaliser or pre-tokeniser would go wrong: digits, hyphens, case, runs of

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cell2sen import attention
-from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported
+from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.decode import Free, Steer, noise, positions, write
 from cell2sen.guide import GeneTrie, Guide
 from cell2sen.model import Model
-from cell2sen.pooling import POOLINGS, chosen, pool
+from cell2sen.pooling import chosen, pool
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
+from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens, pad, shared
 
 _hf: Any = transformers  # typed in parts only
 
@@ -77,6 +78,8 @@ def load(
     ImportError
         Quantisation was asked for and bitsandbytes is not installed.
     """
+    if model.is_local:
+        _check_files(model)
     where: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
     if not model.is_local:
         where["revision"] = model.revision
@@ -93,7 +96,13 @@ def load(
                 model.path, config=config, attn_implementation=attention.register(), **options, **where
             )
     except OSError as error:
-        raise FileNotFoundError(_missing(model, error)) from error
+        if model.is_local:
+            raise
+        revision = f" --revision {model.revision}" if model.revision else ""
+        raise FileNotFoundError(
+            f"the checkpoint {model.path!r} is not, or not wholly, on this machine; fetch it with\n"
+            f"    hf download {model.path}{revision}\nor load it with offline=False. transformers says: {error}"
+        ) from error
     if model.quantize is None:
         network.to(device)
     return TransformersBackend(
@@ -101,14 +110,10 @@ def load(
     )
 
 
-def _missing(model: Model, error: OSError) -> str:
-    if model.is_local:
-        return f"no checkpoint with config.json, tokenizer.json and *.safetensors in {model.path!r}: {error}"
-    revision = f" --revision {model.revision}" if model.revision else ""
-    return (
-        f"the checkpoint {model.path!r} is not, or not wholly, on this machine; fetch it with\n"
-        f"    hf download {model.path}{revision}\nor load it with offline=False. transformers says: {error}"
-    )
+def _check_files(model: Model) -> None:
+    patterns = ("config.json", "tokenizer.json", "*.safetensors")
+    if lacks := [pattern for pattern in patterns if not any(Path(model.path).glob(pattern))]:
+        raise FileNotFoundError(f"no checkpoint in {model.path!r}: it lacks {', '.join(lacks)}")
 
 
 def _quantization(model: Model) -> Any:
@@ -204,16 +209,14 @@ class TransformersBackend(Backend):
         attention_for: Sequence[int] = (),
         attention_layer: int = -1,
     ) -> Embeddings:
-        if pooling not in POOLINGS:
-            raise ValueError(f"no pooling {pooling!r}; available: {list(POOLINGS)}")
-        if not -1 <= layer <= self.n_layers:
-            raise ValueError(
-                f"no layer {layer}; available: -1 (after the final norm), 0 (token embeddings) to {self.n_layers}"
-            )
-        if not -self.n_layers <= attention_layer < self.n_layers:
-            raise ValueError(f"no layer {attention_layer} for attention maps; available: 0 to {self.n_layers - 1}")
-        if beyond := [row for row in attention_for if not 0 <= row < len(prompts)]:
-            raise ValueError(f"attention_for names the rows {beyond}; there are {len(prompts)} prompts")
+        check_embed(
+            len(prompts),
+            self.n_layers,
+            pooling=pooling,
+            layer=layer,
+            attention_for=attention_for,
+            attention_layer=attention_layer,
+        )
         wanted, map_layer = set(attention_for), attention_layer % self.n_layers
         fitted = self._fit(prompts, [0] * len(prompts))
         rows = self._tokenize(fitted)
@@ -265,28 +268,25 @@ class TransformersBackend(Backend):
         scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
         if not prompts or not answers:
             return scores
-        # The same cut for all answers of a cell, or they could not be compared. Joined to the prompt an answer may take
-        # a token more or less than alone, so it is measured there.
-        bare = [prompt.shorten(0) for prompt in prompts]
+        # The same cut for all answers of a cell, or they could not be compared. Behind a prompt an answer may take a
+        # token more or less than alone, so it is measured there.
         room = [
-            max(len(both) for both in self.tokens.encode([prompt] * len(answers), answers))
-            - int(self.tokens.lengths([prompt])[0])
-            for prompt in bare
+            max(max(map(len, self.tokens.encode([bare] * len(answers), answers))) - self.tokens.lengths([bare])[0], 0)
+            for bare in (prompt.shorten(0) for prompt in prompts)
         ]
-        fitted = self._fit(prompts, [max(0, tokens) for tokens in room])
-        rows = [self.tokens.encode([prompt] * len(answers), answers) for prompt in fitted]
-        # What all texts of a cell share is computed once, and each answer is read behind it.
-        shared = [min(_shared([row.ids for row in cell]), *(row.answer for row in cell)) for cell in rows]
-        if 0 in shared:
-            raise ValueError(f"the prompt of {prompts[shared.index(0)].key!r} has no token before its answer")
-        for batch in self._batches([max(map(len, cell)) for cell in rows], "score"):
-            begun = [replace(rows[row][0], ids=rows[row][0].ids[: shared[row]]) for row in batch]
+        fitted = self._fit(prompts, room)
+        for batch in self._batches((self.tokens.lengths(fitted) + room).tolist(), "score"):
+            cells = [self.tokens.encode([fitted[row]] * len(answers), answers) for row in batch]
+            # What all texts of a cell share is computed once, and each answer is read behind it.
+            begun = [texts[0][: shared(texts)] for texts in cells]
+            if empty := [prompts[row].key for row, begin in zip(batch, begun, strict=True) if not len(begin)]:
+                raise ValueError(f"the prompts of {empty} have no token before the answer")
             ids_BL, real_BL, _ = self._pad(begun, "left")
             cache = self._cache()
             last_BD = self._forward(ids_BL, real_BL, positions(real_BL), cache)[:, -1]
             for column in range(len(answers)):
-                behind = [(rows[row][column], shared[row]) for row in batch]
-                scores[batch, column] = self._read(behind, last_BD, real_BL, cache)
+                rest = [texts[column][len(begin) :] for texts, begin in zip(cells, begun, strict=True)]
+                scores[batch, column] = self._read(rest, last_BD, real_BL, cache)
         return scores
 
     # -- the parts of embed
@@ -332,12 +332,7 @@ class TransformersBackend(Backend):
     # -- the parts of generate
 
     def _generate_genes(self, prompts: Sequence[Prompt], sampling: Sampling, genes: tuple[str, ...]) -> list[str]:
-        asks = [prompt.ask or 0 for prompt in prompts]
-        for prompt, ask in zip(prompts, asks, strict=True):
-            if not 1 <= ask <= len(genes):
-                raise ValueError(
-                    f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for {prompt.ask}"
-                )
+        asks = check_asks(prompts, genes)
         if not prompts:
             return []
         if unknown := [gene for gene, known in zip(genes, self.known_genes(genes), strict=True) if not known]:
@@ -404,32 +399,27 @@ class TransformersBackend(Backend):
     # -- the parts of score
 
     def _read(
-        self, rows: Sequence[tuple[Tokenized, int]], last_BD: torch.Tensor, real_BL: torch.Tensor, cache: Any
+        self, rows: Sequence[Tokenized], last_BD: torch.Tensor, real_BL: torch.Tensor, cache: Any
     ) -> NDArray[np.float64]:
-        """Log-probability of each row's answer behind the cached beginning of its text, float64 (B,)."""
-        rest = [replace(row, ids=row.ids[shared:]) for row, shared in rows]
+        """Log-probability of each row's answer, float64 (B,), where `rows` go on behind the cached texts."""
         hidden_BLD = last_BD[:, None]
-        if (length := max(map(len, rest))) > 1:
-            ids_BL, _, _ = self._pad([replace(row, ids=row.ids[:-1]) for row in rest], "right")
+        if (length := max(map(len, rows))) > 1:
+            ids_BL, _, _ = self._pad([row[:-1] for row in rows], "right")
             position_BL = real_BL.sum(dim=1, keepdim=True) + torch.arange(length - 1, device=self.device)
             mask_BL = torch.nn.functional.pad(real_BL, (0, length - 1), value=True)
             # The cache grows by new tensors, so a shallow copy of its layers leaves the original as it was.
             behind = copy.copy(cache)
             behind.layers = [copy.copy(layer) for layer in cache.layers]
             hidden_BLD = torch.cat([hidden_BLD, self._forward(ids_BL, mask_BL, position_BL, behind)], dim=1)
-        wanted = [
-            (place, at - shared, int(row.ids[at]))
-            for place, (row, shared) in enumerate(rows)
-            for at in range(row.answer, len(row))
-        ]
+        wanted = [(line, at, int(row.ids[at])) for line, row in enumerate(rows) for at in range(row.answer, len(row))]
         scores = np.zeros(len(rows), dtype=np.float64)
         step = max(1, _LOGITS // self._vocabulary)
         for first in range(0, len(wanted), step):
-            place, at, token = (
+            line, at, token = (
                 torch.tensor(column, device=self.device) for column in zip(*wanted[first : first + step], strict=True)
             )
-            log_share = self._head(hidden_BLD[place, at]).double().log_softmax(dim=1)
-            np.add.at(scores, place.cpu().numpy(), log_share.gather(1, token[:, None])[:, 0].cpu().numpy())
+            log_share = self._head(hidden_BLD[line, at]).double().log_softmax(dim=1)
+            np.add.at(scores, line.cpu().numpy(), log_share.gather(1, token[:, None])[:, 0].cpu().numpy())
         return scores
 
     # -- the parts of all
@@ -463,14 +453,8 @@ class TransformersBackend(Backend):
                 bar.update(len(batch))
 
     def _pad(self, rows: Sequence[Tokenized], side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids int64, real tokens bool and genes int64, each (B, L). What stands in the padding changes nothing."""
-        length = max(map(len, rows))
-        ids, genes = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), -1, np.int64)
-        real = np.zeros((len(rows), length), bool)
-        for line, row in enumerate(rows):
-            place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-            ids[line, place], genes[line, place], real[line, place] = row.ids, row.genes[: len(row)], True
-        ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self.device) for array in (ids, real, genes))
+        """Ids int64, real tokens bool and genes int64, each (B, L)."""
+        ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self.device) for array in pad(rows, side))
         return ids_BL, real_BL, gene_BL
 
     def _cache(self) -> Any:
@@ -506,10 +490,3 @@ class TransformersBackend(Backend):
 
 def _ids(token: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset() if token is None else frozenset([token] if isinstance(token, int) else token)
-
-
-def _shared(rows: Sequence[NDArray[np.int64]]) -> int:
-    """Length of the beginning that all rows have in common."""
-    length = min(map(len, rows))
-    same = np.all(np.stack([row[:length] for row in rows]) == rows[0][:length], axis=0)
-    return length if same.all() else int(np.argmin(same))

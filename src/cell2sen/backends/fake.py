@@ -1,0 +1,137 @@
+"""No model at all: numbers and text made from hashes, instantly and reproducibly. For tests, documentation, dry runs.
+
+Words stand for tokens. Cells that share genes get similar vectors; nothing else about the results means anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, check_asks, check_embed
+from cell2sen.model import Model
+from cell2sen.task import Prompt
+from cell2sen.tokens import fit
+
+_WORDS = ("T", "B", "NK", "cell", "monocyte", "dendritic", "naive", "CD4", "CD8", "memory")
+
+
+def load(
+    model: Model,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    device: str = "cpu",
+    offline: bool = True,
+    context: int = 4096,
+) -> FakeBackend:
+    """A fake of any model; takes the options of real backends and needs none of them."""
+    return FakeBackend(model, batch_size=batch_size, context=context)
+
+
+class FakeBackend(Backend):
+    """Obeys the contract of :class:`cell2sen.backend.Backend` without a model.
+
+    Parameters
+    ----------
+    context
+        Words that prompt and answer may have together.
+    """
+
+    hidden = 16
+    n_layers = 2
+    n_heads = 2
+
+    def __init__(self, model: Model, *, batch_size: int | None = None, context: int = 4096) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.context = context
+
+    def embed(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        attention_for: Sequence[int] = (),
+        attention_layer: int = -1,
+    ) -> Embeddings:
+        check_embed(
+            len(prompts),
+            self.n_layers,
+            pooling=pooling,
+            layer=layer,
+            attention_for=attention_for,
+            attention_layer=attention_layer,
+        )
+        fitted = fit(prompts, context=self.context, room=[0] * len(prompts), count=_lengths)
+        vectors = np.zeros((len(fitted), self.hidden), dtype=np.float32)
+        for row, prompt in enumerate(fitted):
+            words = list(prompt.genes) if pooling == "genes" else prompt.text.split()
+            if not words:
+                raise ValueError(f"pooling {pooling!r} needs at least one word in each prompt; {prompt.key!r} has none")
+            words = words[-1:] if pooling == "last" else words
+            vectors[row] = np.mean([_random(layer, word).standard_normal(self.hidden) for word in words], axis=0)
+        wanted = set(attention_for)
+        maps = [
+            self._attention(prompt, attention_layer % self.n_layers) if row in wanted else None
+            for row, prompt in enumerate(fitted)
+        ]
+        genes_used = np.array([len(prompt.genes) for prompt in fitted], dtype=np.int64)
+        return Embeddings(vectors=vectors, genes_used=genes_used, attention=maps if wanted else None)
+
+    def _attention(self, prompt: Prompt, layer: int) -> AttentionMap:
+        n_genes = len(prompt.genes)
+        raw = _random(layer, prompt.text).random((self.n_heads, n_genes, n_genes)) * np.tri(n_genes)
+        array = 0.9 * raw / np.maximum(raw.sum(axis=2, keepdims=True), 1e-9)
+        return AttentionMap(genes=prompt.genes, array=array.astype(np.float32))
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
+    ) -> list[str]:
+        listed = None if genes is None else list(dict.fromkeys(genes))
+        room = [sampling.max_new_tokens] * len(prompts) if listed is None else check_asks(prompts, listed)
+        texts = []
+        for prompt, tokens in zip(fit(prompts, context=self.context, room=room, count=_lengths), room, strict=True):
+            # Greedy answers are a function of the prompt, drawn ones of the prompt, the seed and the row's name.
+            drawn = (sampling.temperature, sampling.seed, prompt.key) if sampling.temperature else ()
+            random = _random(prompt.text, *drawn)
+            if listed is None:
+                text = " ".join(random.choice(_WORDS, size=tokens))
+                stops = (at for stop in (*sampling.stop, *self.model.stop) if (at := text.find(stop)) >= 0)
+                texts.append(text[: min(stops, default=len(text))].strip())
+                continue
+            texts.append(" ".join(listed[gene] for gene in random.permutation(len(listed))[:tokens]))
+        return texts
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+        longest = max((len(answer.split()) for answer in answers), default=0)
+        fitted = fit(prompts, context=self.context, room=[longest] * len(prompts), count=_lengths)
+        scores = np.zeros((len(fitted), len(answers)), dtype=np.float64)
+        for row, prompt in enumerate(fitted):
+            for column, answer in enumerate(answers):
+                words = answer.split()
+                each = [_random(prompt.text, *words[: place + 1]).exponential() for place in range(len(words))]
+                scores[row, column] = -sum(each)
+        return scores
+
+    def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
+        """Words, and only those on the model's list if it has one."""
+        listed = None if self.model.genes is None else frozenset(self.model.genes)
+        known = [symbol.split() == [symbol] and (listed is None or symbol in listed) for symbol in symbols]
+        return np.array(known, dtype=bool)
+
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([len(text.split()) for text in texts], dtype=np.int64)
+
+
+def _lengths(prompts: Sequence[Prompt]) -> NDArray[np.int64]:
+    return np.array([len(prompt.text.split()) for prompt in prompts], dtype=np.int64)
+
+
+def _random(*seed: object) -> np.random.Generator:
+    """Random numbers that depend on the values given, and on nothing else."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(seed).encode()).digest()[:8], "little"))

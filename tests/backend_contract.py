@@ -1,0 +1,327 @@
+"""The contract that every backend obeys. Subclass it, and give it the fixture `make`."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import GENES, prompts
+
+from cell2sen.backend import Backend, Embeddings, Sampling, Unsupported
+from cell2sen.task import Prompt
+
+Make = Callable[..., Backend]
+CELLS = prompts(5)
+ANSWERS = [" T cell.", " B cell.", " NK", " monocyte of the blood."]
+DRAWN = Sampling(temperature=1.0, max_new_tokens=6, seed=3)
+
+
+def embed(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
+    return list(backend.embed(rows).vectors)
+
+
+def generate(backend: Backend, rows: Sequence[Prompt]) -> list[str]:
+    return backend.generate(rows, Sampling(max_new_tokens=6))
+
+
+def draw(backend: Backend, rows: Sequence[Prompt]) -> list[str]:
+    return backend.generate(rows, DRAWN)
+
+
+def guide(backend: Backend, rows: Sequence[Prompt]) -> list[str]:
+    return backend.generate(rows, Sampling(), genes=GENES)
+
+
+def draw_guided(backend: Backend, rows: Sequence[Prompt]) -> list[str]:
+    return backend.generate(rows, replace(DRAWN, top_k=20, top_p=0.9), genes=GENES)
+
+
+def score(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
+    return list(backend.score(rows, ANSWERS))
+
+
+def attend(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
+    found = backend.embed(rows, attention_for=range(len(rows)), attention_layer=1).attention
+    return [each.array for each in found or [] if each is not None]
+
+
+VERBS = {"embed": embed, "generate": generate, "draw": draw, "guide": guide, "draw_guided": draw_guided}
+VERBS |= {"score": score, "attend": attend}
+
+
+def assert_same(found: Sequence[object], wanted: Sequence[object]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        if isinstance(other, str):
+            assert one == other
+        else:
+            np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5)
+
+
+class BackendContract:
+    """Tests of what no backend may do differently."""
+
+    #: Verbs that the backend has; the others must raise Unsupported.
+    supports = frozenset(VERBS)
+
+    @pytest.fixture
+    def make(self) -> Make:
+        """Makes a backend of float32 numbers; options are passed on."""
+        raise NotImplementedError
+
+    @pytest.fixture(params=sorted(VERBS))
+    def verb(self, request: pytest.FixtureRequest, make: Make) -> Callable[[Backend, Sequence[Prompt]], list]:
+        if request.param not in self.supports:
+            with pytest.raises(Unsupported):
+                VERBS[request.param](make(), CELLS[:1])
+            pytest.skip(f"no {request.param} here, and it says so")
+        return VERBS[request.param]
+
+    # -- a row is a function of itself
+
+    def test_alone_and_in_every_batch(self, make: Make, verb: Callable) -> None:
+        backend = make()
+        together = verb(backend, CELLS)
+        assert_same([verb(backend, [cell])[0] for cell in CELLS], together)
+        assert_same(verb(make(batch_size=2), CELLS), together)
+        backend.batch_size = 3  # type: ignore[attr-defined]
+        assert_same(verb(backend, CELLS), together)
+
+    def test_in_any_order_and_company(self, make: Make, verb: Callable) -> None:
+        backend = make(batch_size=3)
+        wanted = verb(backend, CELLS)
+        order = [4, 2, 0, 1, 3]
+        assert_same(verb(backend, [CELLS[row] for row in order]), [wanted[row] for row in order])
+        assert_same(verb(backend, [CELLS[2], *prompts(3, seed=9), CELLS[4]])[::4], [wanted[2], wanted[4]])
+
+    def test_rows_differ(self, make: Make, verb: Callable) -> None:
+        results = verb(make(), CELLS)
+        distinct = {each if isinstance(each, str) else np.asarray(each).round(4).tobytes() for each in results}
+        assert len(distinct) > 1
+
+    def test_nothing_in_nothing_out(self, make: Make, verb: Callable) -> None:
+        assert list(verb(make(), [])) == []
+
+    # -- embed
+
+    def test_embeddings_have_their_shape(self, make: Make) -> None:
+        backend = make()
+        found = backend.embed(CELLS)
+        assert isinstance(found, Embeddings)
+        assert found.vectors.dtype == np.float32
+        assert found.vectors.shape[0] == len(CELLS)
+        assert np.isfinite(found.vectors).all()
+        assert found.genes_used.dtype == np.int64
+        assert found.genes_used.tolist() == [len(cell.genes) for cell in CELLS]
+        assert found.attention is None
+        empty = backend.embed([])
+        assert empty.vectors.shape == (0, found.vectors.shape[1])
+        assert empty.vectors.dtype == np.float32
+
+    def test_poolings_and_layers_differ(self, make: Make) -> None:
+        backend = make()
+        found = [backend.embed(CELLS[:2], pooling=pooling).vectors for pooling in ("mean", "genes", "last")]
+        found += [backend.embed(CELLS[:2], layer=layer).vectors for layer in (0, 1, 2)]
+        for one, other in itertools.combinations(found, 2):
+            assert not np.allclose(one, other)
+
+    def test_unknown_choices(self, make: Make) -> None:
+        backend = make()
+        for rows in (CELLS, []):
+            with pytest.raises(ValueError, match=r"pooling 'max'.*mean.*genes.*last"):
+                backend.embed(rows, pooling="max")  # type: ignore[arg-type]
+            for layer in (-2, 3):
+                with pytest.raises(ValueError, match=rf"no layer {layer}.*0 .*2"):
+                    backend.embed(rows, layer=layer)
+            for layer in (-3, 2):
+                with pytest.raises(ValueError, match=rf"no layer {layer}.*0 to 1"):
+                    backend.embed(rows, attention_layer=layer)
+        with pytest.raises(ValueError, match=r"rows \[5\]"):
+            backend.embed(CELLS, attention_for=[0, 5])
+        with pytest.raises(ValueError, match="'genes' needs at least one"):
+            backend.embed([Prompt(before="no genes here")], pooling="genes")
+
+    def test_attention_only_for_those_asked_for(self, make: Make) -> None:
+        if "attend" not in self.supports:
+            pytest.skip("no attention maps")
+        backend = make(batch_size=2)
+        wanted = backend.embed(CELLS)
+        found = backend.embed(CELLS, attention_for=[4, 1], attention_layer=0)
+        np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
+        assert found.attention is not None
+        assert [row for row, each in enumerate(found.attention) if each is not None] == [1, 4]
+        for row in (1, 4):
+            each = found.attention[row]
+            assert each is not None
+            n_genes = len(CELLS[row].genes)
+            assert each.genes == CELLS[row].genes
+            assert each.array.dtype == np.float32
+            assert each.array.shape[1:] == (n_genes, n_genes)
+            assert (each.array >= 0).all()
+            assert each.array.sum() > 0
+            assert each.array.sum(axis=2).max() <= 1 + 1e-5
+            assert (np.triu(each.array.max(axis=0), 1) == 0).all(), "no gene sees a later one"
+        last = backend.embed(CELLS[:1], attention_for=[0]).attention
+        same = backend.embed(CELLS[:1], attention_for=[0], attention_layer=1).attention
+        other = backend.embed(CELLS[:1], attention_for=[0], attention_layer=0).attention
+        assert last
+        assert same
+        assert other
+        assert last[0]
+        assert same[0]
+        assert other[0]
+        assert (last[0].array == same[0].array).all()
+        assert not np.allclose(last[0].array, other[0].array)
+
+    def test_attention_above_the_layer_of_the_embedding(self, make: Make) -> None:
+        if "attend" not in self.supports:
+            pytest.skip("no attention maps")
+        backend = make(batch_size=2)
+        found = backend.embed(CELLS, layer=1, attention_for=[3], attention_layer=1)
+        np.testing.assert_allclose(found.vectors, backend.embed(CELLS, layer=1).vectors, rtol=1e-5, atol=1e-5)
+        wanted = backend.embed(CELLS, attention_for=[3], attention_layer=1)
+        assert found.attention
+        assert wanted.attention
+        assert found.attention[3]
+        assert wanted.attention[3]
+        np.testing.assert_allclose(found.attention[3].array, wanted.attention[3].array, rtol=1e-5, atol=1e-5)
+
+    # -- generate
+
+    def test_answers_are_new_text_only(self, make: Make) -> None:
+        backend = make()
+        for sampling in (Sampling(max_new_tokens=6), DRAWN):
+            for cell, text in zip(CELLS, backend.generate(CELLS, sampling), strict=True):
+                assert text == text.strip()
+                assert cell.text[-30:] not in text
+                assert " ".join(cell.genes[:3]) not in text
+                assert len(text.split()) <= sampling.max_new_tokens
+
+    def test_stop_strings_cut(self, make: Make) -> None:
+        backend = make()
+        whole = backend.generate(CELLS, DRAWN)
+        # Two characters that are text: bytes that are none change with those that follow.
+        pairs = [(text[at : at + 2], row) for row, text in enumerate(whole) for at in range(len(text) - 1)]
+        stops = {row: stop for stop, row in pairs if stop.isascii()}
+        assert stops
+        for stop in stops.values():
+            found = backend.generate(CELLS, replace(DRAWN, stop=("never written", stop)))
+            assert found == [text.partition(stop)[0].strip() for text in whole]
+
+    def test_the_models_own_stop_strings(self, make: Make) -> None:
+        backend = make()
+        whole = backend.generate(CELLS, DRAWN)
+        stop = next(each for each in "".join(whole) if each.isalnum())
+        backend.model = replace(backend.model, stop=(stop,))
+        assert backend.generate(CELLS, DRAWN) == [text.partition(stop)[0].strip() for text in whole]
+
+    def test_seeds(self, make: Make) -> None:
+        backend = make()
+        for genes in (None, GENES):
+            first = backend.generate(CELLS, DRAWN, genes=genes)
+            assert backend.generate(CELLS, DRAWN, genes=genes) == first
+            assert make().generate(CELLS, DRAWN, genes=genes) == first
+            assert backend.generate(CELLS, replace(DRAWN, seed=4), genes=genes) != first
+            twins = [replace(CELLS[0], key=key) for key in ("a", "b", "a")]
+            one, other, again = backend.generate(twins, DRAWN, genes=genes)
+            assert one == again != other
+            greedy = backend.generate(twins, replace(DRAWN, temperature=0.0), genes=genes)
+            assert len(set(greedy)) == 1
+
+    @pytest.mark.parametrize("asks", [(1, 2, 4), (len(GENES), 9)])
+    def test_guided_answers_are_genes_each_once_as_many_as_asked_for(self, make: Make, asks: tuple[int, ...]) -> None:
+        backend = make()
+        cells = [replace(cell, ask=ask) for ask, cell in zip(asks, CELLS, strict=False)]
+        samplings = (DRAWN, Sampling(max_new_tokens=1), replace(DRAWN, top_k=5), replace(DRAWN, top_p=0.5))
+        for sampling in samplings if max(asks) < 9 else samplings[:1]:
+            for cell, text in zip(cells, backend.generate(cells, sampling, genes=GENES), strict=True):
+                words = text.split(" ")
+                assert len(words) == cell.ask == len(set(words))
+                assert set(words) <= set(GENES)
+
+    def test_guided_by_a_short_list(self, make: Make) -> None:
+        cells = [replace(cell, ask=2) for cell in CELLS]
+        for pair in (["CD4", "CD44"], ["CD44", "CD4", "CD44"]):
+            for text in make().generate(cells, DRAWN, genes=pair):
+                assert sorted(text.split(" ")) == ["CD4", "CD44"]
+
+    def test_guided_asking_for_too_much(self, make: Make) -> None:
+        backend = make()
+        for ask in (None, 0, 3):
+            with pytest.raises(ValueError, match=r"1 to 2 genes.*asks for"):
+                backend.generate([replace(CELLS[0], ask=ask)], Sampling(), genes=["CD4", "B2M"])
+        assert backend.generate([], Sampling(), genes=[]) == []
+
+    # -- score
+
+    def test_scores_are_log_probabilities(self, make: Make) -> None:
+        backend = make()
+        found = backend.score(CELLS, ANSWERS)
+        assert found.dtype == np.float64
+        assert found.shape == (len(CELLS), len(ANSWERS))
+        assert (found < 0).all()
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[::-1]), found[:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[1:2]), found[:, 1:2], atol=1e-5)
+        assert backend.score([], ANSWERS).shape == (0, len(ANSWERS))
+        assert backend.score(CELLS, []).shape == (len(CELLS), 0)
+        assert (backend.score(CELLS, [""]) == 0).all()
+
+    # -- prompts longer than the context
+
+    def test_genes_are_cut_to_the_context(self, make: Make, verb: Callable, caplog: pytest.LogCaptureFixture) -> None:
+        backend = make()
+        long = replace(CELLS[1], genes=tuple(itertools.islice(itertools.cycle(GENES), 700)), ask=4)
+        with caplog.at_level(logging.WARNING):
+            [found, _] = verb(backend, [long, CELLS[0]])
+        assert len(caplog.records) == 1
+        message = caplog.records[0].getMessage()
+        assert message.startswith("1 of 2 cell sentences")
+        assert str(backend.context) in message
+        cut = int(message.split("last ")[1].split()[0])
+        caplog.clear()
+        # As if the prompt had been shortened by hand, and with one more gene it would not have fitted.
+        assert_same(verb(backend, [long.shorten(700 - cut)]), [found])
+        assert not caplog.records
+        verb(backend, [long.shorten(700 - cut + 1)])
+        assert len(caplog.records) == 1
+        if verb is embed:
+            assert backend.embed([long, CELLS[0]]).genes_used.tolist() == [700 - cut, len(CELLS[0].genes)]
+
+    def test_room_is_left_for_the_answer(self, make: Make) -> None:
+        backend = make()
+        long = replace(CELLS[1], genes=tuple(itertools.islice(itertools.cycle(GENES), 700)), ask=50)
+        [text] = backend.generate([long], Sampling(), genes=GENES)
+        assert len(set(text.split())) == 50
+
+    def test_what_does_not_fit_without_genes(self, make: Make) -> None:
+        backend = make()
+        wordy = replace(CELLS[0], before="word " * 5000)
+        for verb in VERBS.values():
+            with pytest.raises(
+                ValueError, match=rf"'cell0' has \d+ tokens without any genes.*context of {backend.context}"
+            ):
+                verb(backend, [wordy])
+        with pytest.raises(ValueError, match="for its answer"):
+            backend.generate(CELLS, Sampling(max_new_tokens=backend.context))
+        with pytest.raises(ValueError, match="for its answer"):
+            backend.score(CELLS, [" word" * backend.context])
+
+    # -- the rest
+
+    def test_known_genes(self, make: Make) -> None:
+        backend = make()
+        assert backend.known_genes(GENES).tolist() == [True] * len(GENES)
+        assert backend.known_genes(["CD4", "", "CD 4", " CD4"]).tolist() == [True, False, False, False]
+        assert backend.known_genes([]).shape == (0,)
+        backend.model = replace(backend.model, metadata={"genes": ["B2M", "CD44"]})
+        assert backend.known_genes(["CD4", "CD44", "B2M"]).tolist() == [False, True, True]
+
+    def test_count_tokens(self, make: Make) -> None:
+        found = make().count_tokens(["CD4 B2M", "CD4", ""])
+        assert found.dtype == np.int64
+        assert found[0] > found[1] > found[2] == 0
