@@ -150,12 +150,19 @@ def _known(model: Model) -> Any:
 
 def _names(report: _Report, source: Any) -> None:
     kind = gene_names.looks_like(source.var.index)
-    found = {"symbols": "gene symbols", "ensembl": "Ensembl ids", "entrez": "numbers", "mixed": "symbols and identifiers"}
+    found = {
+        "symbols": "gene symbols",
+        "ensembl": "Ensembl ids",
+        "entrez": "numbers",
+        "mixed": "symbols and identifiers",
+    }
     report.add("ok", "identifiers", f"the index of var holds {found[kind]}")
     report.numbers["identifiers"] = kind
     duplicates = int(source.obs.index.duplicated().sum())
     if duplicates:
-        report.add("warning", "cell names", f"{duplicates} cell names occur twice; adata.obs_names_make_unique() mends it")
+        report.add(
+            "warning", "cell names", f"{duplicates} cell names occur twice; adata.obs_names_make_unique() mends it"
+        )
     report.numbers["n_duplicate_cell_names"] = duplicates
     if not any(key in source.obs.columns or key in source.uns for key in KEYS):
         report.numbers["organism_source"] = "gene names"
@@ -196,7 +203,9 @@ def _genes(report: _Report, sentences: Sentences, model: Model) -> None:
     text = " and ".join(organisms)
     if report.numbers.get("organism_source"):
         text += " (judged by the gene names; organism= overrules)"
-    report.add("warning" if strange else "ok", "organism", text + (f"; {model.name} was not trained on it" if strange else ""))
+    report.add(
+        "warning" if strange else "ok", "organism", text + (f"; {model.name} was not trained on it" if strange else "")
+    )
     report.numbers |= {"organisms": organisms, "share_of_genes_known": round(share, 4), "genes": account}
 
 
@@ -208,12 +217,22 @@ def _cells(report: _Report, sentences: Sentences) -> None:
     low, median, high = (int(value) for value in np.quantile(n_genes, [0.05, 0.5, 0.95]))
     limit = sentences.recipe.max_genes
     text = f"median {median} (5–95 %: {low}–{high})" + (f", cut at {limit} by the recipe" if limit else "")
-    report.add("ok" if median >= 50 else "warning", "genes/cell", text + ("" if median >= 50 else "; short sentences say little"))
-    report.numbers |= {"n_empty_cells": empty, "genes_per_cell": {"q05": low, "median": median, "q95": high}, "max_genes": limit}
+    report.add(
+        "ok" if median >= 50 else "warning",
+        "genes/cell",
+        text + ("" if median >= 50 else "; short sentences say little"),
+    )
+    report.numbers |= {
+        "n_empty_cells": empty,
+        "genes_per_cell": {"q05": low, "median": median, "q95": high},
+        "max_genes": limit,
+    }
     if any(sentences.perturbations):
         names = sorted({one for one in sentences.perturbations if one})
         n_missing = sum(one is None for one in sentences.perturbations)
-        report.add("ok", "perturbations", f"{len(names)} different ones, for example {names[:5]}; {n_missing} cells without")
+        report.add(
+            "ok", "perturbations", f"{len(names)} different ones, for example {names[:5]}; {n_missing} cells without"
+        )
         report.numbers["n_perturbations"] = len(names)
 
 

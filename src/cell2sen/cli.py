@@ -25,7 +25,9 @@ app = typer.Typer(
 
 File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="File to write.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="Known name (see `cell2sen models`), directory or hub id.")]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="Known name (see `cell2sen models`), directory or hub id.")
+]
 Layer = Annotated[str | None, typer.Option(help="Layer with the values to rank, instead of X.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Rank the values of adata.raw.")]
 Symbols = Annotated[str | None, typer.Option(help="var column with gene symbols.")]
@@ -72,7 +74,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Language models on single cells: cells as sentences of genes."""
 
@@ -106,7 +110,9 @@ def check(
 def sentences(
     file: File,
     out: Out,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Write as this model wants it; all genes by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Write as this model wants it; all genes by default.")
+    ] = None,
     layer: Layer = None,
     raw: Raw = False,
     symbols: Symbols = None,
@@ -248,7 +254,9 @@ def annotate(
 def perturb(
     file: File,
     out: Annotated[Path, typer.Argument(help="The predicted cells (.h5ad).")],
-    perturbation: Annotated[str | None, typer.Option("--perturbation", "-p", help="One perturbation for all cells.")] = None,
+    perturbation: Annotated[
+        str | None, typer.Option("--perturbation", "-p", help="One perturbation for all cells.")
+    ] = None,
     perturbation_column: Column = None,
     n_genes: NGenes = None,
     unguided: Unguided = False,
@@ -294,7 +302,9 @@ def generate(
     out: Annotated[Path, typer.Argument(help="The generated cells (.h5ad).")],
     cell_type: Annotated[list[str], typer.Option("--cell-type", "-t", help="May be repeated.")],
     n: Annotated[int, typer.Option("--n", "-n", help="Cells per type.", min=1)] = 100,
-    genes: Annotated[Path | None, typer.Option(help="AnnData file with the genes to use; the model's own by default.")] = None,
+    genes: Annotated[
+        Path | None, typer.Option(help="AnnData file with the genes to use; the model's own by default.")
+    ] = None,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
@@ -333,7 +343,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="Training file (.yaml), see recipes/ and docs/training.md.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the model to.")],
     data_dir: Annotated[Path, typer.Option(help="Folder that the files in the recipe are relative to.")] = Path(),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Fine-tune this model instead of the recipe's.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Fine-tune this model instead of the recipe's.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,

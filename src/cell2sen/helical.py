@@ -139,7 +139,11 @@ class Cell2Sen:
             try:
                 self._loaded = (key, pipeline.load_model(options))
             except ValueError as error:
-                if config.model_size not in SIZES and not Path(config.model_size).exists() and "/" not in config.model_size:
+                if (
+                    config.model_size not in SIZES
+                    and not Path(config.model_size).exists()
+                    and "/" not in config.model_size
+                ):
                     raise ValueError(
                         f"model_size must be one of {list(SIZES)}, a model name, a directory or a hub id, found "
                         f"{config.model_size!r}"
@@ -270,7 +274,9 @@ class Cell2Sen:
             if "{cell_sentence}" not in template:
                 raise ValueError("embedding_prompt_template must contain {cell_sentence}")
             options["templates"] = {"embed": [{"prompt": template.replace("{cell_sentence}", "{genes}").rstrip()}]}
-        recipe = pipeline.recipe_for(backend.model, {"max_genes": self.config.max_genes} if self.config.max_genes else {})
+        recipe = pipeline.recipe_for(
+            backend.model, {"max_genes": self.config.max_genes} if self.config.max_genes else {}
+        )
         return pipeline.start(Sentences.from_dataset(dataset, recipe), task, options)
 
 

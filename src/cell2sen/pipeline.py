@@ -142,7 +142,9 @@ def start(
             progress=options.get("progress", True),
         )  # fmt: skip
     return Session(
-        backend=backend, sentences=sentences, task=wording.word(tasks.load(task), backend.model, options.get("templates"))
+        backend=backend,
+        sentences=sentences,
+        task=wording.word(tasks.load(task), backend.model, options.get("templates")),
     )
 
 
@@ -178,7 +180,8 @@ def embed(
     place = {int(row): number for number, row in enumerate(rows)}
     lists = sentences.gene_lists(session.length)
     prompts = [
-        session.task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
+        session.task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]))
+        for row in rows
     ]
     wanted = [place[row] for row in attention_for if row in place]
     found = session.backend.embed(
@@ -234,7 +237,9 @@ def predict(
     """
     sentences = session.sentences
     length = n_genes or session.length
-    rows = np.array([row for row, one in enumerate(slots) if one is not None and sentences.n_genes[row] > 0], dtype=np.int64)
+    rows = np.array(
+        [row for row, one in enumerate(slots) if one is not None and sentences.n_genes[row] > 0], dtype=np.int64
+    )
     lists = sentences.gene_lists(length)
     prompts = [
         session.task.prompt(
@@ -247,7 +252,10 @@ def predict(
     texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
     known = frozenset(vocabulary)
     return Predictions(
-        rows=rows, answers=[parse_sentence(text, known) for text in texts], texts=texts, given=[lists[row] for row in rows]
+        rows=rows,
+        answers=[parse_sentence(text, known) for text in texts],
+        texts=texts,
+        given=[lists[row] for row in rows],
     )
 
 
@@ -308,7 +316,9 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     assert task.target is not None
     rows = np.flatnonzero(sentences.n_genes > 0)
     lists = sentences.gene_lists(session.length)
-    prompts = [task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows]
+    prompts = [
+        task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
+    ]
     answers = [task.complete(variant=0, **{task.target: label}) for label in labels]
     calibration = session.model.metadata.get("calibration", {}).get(task.name, {})
     temperature = float(calibration.get("temperature", 1.0))

@@ -51,7 +51,14 @@ def embedding(
         for number, name in enumerate(names.cat.categories):
             of_type = np.asarray(names == name)
             colour = "#C8C8C8" if name == "unknown" else COLOURS[number % len(COLOURS)]
-            axes.scatter(points[of_type, 0], points[of_type, 1], s=size, color=colour, linewidths=0, label=f"{name} ({of_type.sum()})")
+            axes.scatter(
+                points[of_type, 0],
+                points[of_type, 1],
+                s=size,
+                color=colour,
+                linewidths=0,
+                label=f"{name} ({of_type.sum()})",
+            )
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, markerscale=1.5)
     axes.set(xticks=[], yticks=[], title=title or color)
     axes.set_xlabel(basis.removeprefix("X_") + " 1", fontsize=8)
@@ -76,7 +83,9 @@ def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, titl
     chosen = pd.concat([change.nsmallest(n), change.nlargest(n).iloc[::-1]])
     chosen = chosen[~chosen.index.duplicated()]
     axes: Axes = ax if ax is not None else plt.subplots(figsize=(4, 0.22 * len(chosen) + 1))[1]
-    axes.barh(range(len(chosen)), chosen.to_numpy(), color=[COLOURS[5] if value > 0 else COLOURS[0] for value in chosen])
+    axes.barh(
+        range(len(chosen)), chosen.to_numpy(), color=[COLOURS[5] if value > 0 else COLOURS[0] for value in chosen]
+    )
     axes.set_yticks(range(len(chosen)), [str(gene) for gene in chosen.index], fontsize=7)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_xlabel("predicted mean change, ln(1 + CP10k)", fontsize=8)
@@ -91,7 +100,9 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     plt = _pyplot()
     maps: dict[str, Any] = adata.uns.get("cell2sen", {}).get("attention", {})
     if cell not in maps:
-        raise KeyError(f"there is no attention map of cell {cell!r}; available: {list(maps)} (tl.embed(attention_for=[…]))")
+        raise KeyError(
+            f"there is no attention map of cell {cell!r}; available: {list(maps)} (tl.embed(attention_for=[…]))"
+        )
     array = np.asarray(maps[cell]["map"])
     shown = (array.mean(axis=0) if head is None else array[head])[:n, :n]
     genes: Sequence[str] = list(maps[cell]["genes"])[:n]
@@ -99,7 +110,11 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     drawn = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
     axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=6)
     axes.set_yticks(range(len(genes)), genes, fontsize=6)
-    axes.set(xlabel="attended gene", ylabel="attending gene", title=f"{cell}, {'mean of heads' if head is None else f'head {head}'}")
+    axes.set(
+        xlabel="attended gene",
+        ylabel="attending gene",
+        title=f"{cell}, {'mean of heads' if head is None else f'head {head}'}",
+    )
     axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label="attention (log)")
     return axes
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from cell2sen import pipeline
 from cell2sen.backend import Pooling, Sampling
-from cell2sen.pipeline import Options
 from cell2sen.organism import scientific_name
+from cell2sen.pipeline import Options
 from cell2sen.rank import RankFit
 from cell2sen.task import parse_sentence
 
@@ -282,10 +282,14 @@ def _generation_session(backend: Any, genes: Any, options: Options) -> tuple[pip
         return session, _fit(session.sentences.fit, model.fit)
     symbols = list(dict.fromkeys(genes)) if genes is not None else list(model.genes or ())
     if not symbols:
-        raise ValueError(f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)")
+        raise ValueError(
+            f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
+        )
     keep = backend.known_genes(symbols)
     if unknown := [symbol for symbol, known in zip(symbols, keep, strict=True) if not known]:
-        raise ValueError(f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}")
+        raise ValueError(
+            f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}"
+        )
     empty = Sentences(
         genes=pa.array([], type=pa.list_(pa.int32())), vocabulary=pa.array(symbols, type=pa.string()),
         names=np.array([], dtype=object), organism=(), perturbations=(), obs=pd.DataFrame(),
