@@ -16,7 +16,7 @@ import typer
 from cell2sen import __version__
 
 if TYPE_CHECKING:
-    from cell2sen.pipeline import Options
+    from cell2sen.session import Options
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -15,9 +17,9 @@ from numpy.typing import NDArray
 
 from cell2sen import pipeline
 from cell2sen.backend import AttentionMap, Backend, Sampling
-from cell2sen.model import EMBEDDED
-from cell2sen.pipeline import Options
+from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences import Sentences, from_anndata
+from cell2sen.session import Options, Session, load_model, recipe_for, start
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,23 +39,31 @@ SIZES = {
 
 _POOLING: dict[str, Any] = {"mean_pool": "mean", "last_token": "last", "gene_pool": "genes"}
 
+_MENUS = {"aggregation_type": tuple(_POOLING), "dtype": ("auto", "bfloat16", "float32", "float16")}
+
 
 @dataclass
 class Cell2SenConfig:
-    """Settings of :class:`Cell2Sen`. Every one may also be changed on the object later; it is read at each call."""
+    """Settings of :class:`Cell2Sen`. Each may be changed later, here or on the object, and is read at each call.
+
+    Raises
+    ------
+    ValueError, AttributeError
+        A value that cannot be, or a setting that does not exist; lists those there are.
+    """
 
     batch_size: int | None = None
     """Prompts in a batch; ``None`` fills a fixed number of tokens. Never changes a result."""
 
     organism: str | None = None
-    """Organism of all cells. ``None``: read from each dataset, cell by cell, and never remembered from the one before."""
+    """Organism of all cells. ``None``: read from each dataset, cell by cell, never remembered from the one before."""
 
     perturbation_column: str | None = None
     """``obs`` column with each cell's perturbation."""
 
     max_new_tokens: int = 200
-    """Length of predicted sentences in tokens. Guided sentences get as many genes as fit at the model's mean tokens per
-    gene (whole-gene tokens: 200 genes; Pythia and Gemma: about 50)."""
+    """Length of predicted sentences in tokens. Guided sentences get as many genes as fit at the model's mean tokens
+    per gene (whole-gene tokens: 200 genes; Pythia and Gemma: about 50)."""
 
     max_genes: int | None = None
     """Genes of a sentence at most; ``None`` takes the model's recipe."""
@@ -62,7 +72,8 @@ class Cell2SenConfig:
     """Mean over all tokens, the last token, or the mean over gene tokens only."""
 
     embedding_prompt_template: str | None = None
-    """Wording of the embedding prompt, with ``{cell_sentence}`` and ``{organism}`` if wanted; ``None``: the model's own."""
+    """Wording of the embedding prompt, with ``{cell_sentence}`` and, if wanted, ``{organism}``; ``None``: the model's
+    own."""
 
     return_fit: bool = True
     """Accepted for compatibility: ``fit_parameters`` are always there, they cost nothing."""
@@ -71,8 +82,8 @@ class Cell2SenConfig:
     """``"auto"``: bfloat16; float32 for the embedded model."""
 
     model_size: str = EMBEDDED
-    """``"nano"`` (the embedded model), ``"160M"``, ``"410M"``, ``"1B"``, ``"2B"``, ``"27B"``; or any model name, directory or
-    hub id."""
+    """``"nano"`` (the embedded model), ``"160M"``, ``"410M"``, ``"1B"``, ``"2B"``, ``"27B"``; or any model name,
+    directory or hub id."""
 
     device: str = "auto"
     """``"auto"`` is the GPU if there is one; ``"cpu"``, ``"cuda"``."""
@@ -97,6 +108,10 @@ class Cell2SenConfig:
 
     progress: bool = True
     """Show progress bars on stderr."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _check_setting(name, value)
+        object.__setattr__(self, name, value)
 
 
 class Cell2Sen:
@@ -130,28 +145,18 @@ class Cell2Sen:
         config = self.config
         key = (config.model_size, config.dtype, config.use_quantization, config.device, config.offline)
         if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two models at once may not fit into memory
             options: Options = {
                 "model": SIZES.get(config.model_size, config.model_size), "dtype": config.dtype,
                 "device": config.device, "offline": config.offline, "progress": config.progress,
             }  # fmt: skip
             if config.use_quantization:
                 options["quantize"] = "4bit"
-            try:
-                self._loaded = (key, pipeline.load_model(options))
-            except ValueError as error:
-                if (
-                    config.model_size not in SIZES
-                    and not Path(config.model_size).exists()
-                    and "/" not in config.model_size
-                ):
-                    raise ValueError(
-                        f"model_size must be one of {list(SIZES)}, a model name, a directory or a hub id, found "
-                        f"{config.model_size!r}"
-                    ) from error
-                raise
+            self._loaded = (key, load_model(options))
         backend = self._loaded[1]
-        # Speed only; backends without batches ignore it.
+        # Speed and looks only; backends that have no use for them ignore them.
         backend.batch_size = config.batch_size  # type: ignore[attr-defined]
+        backend.progress = config.progress  # type: ignore[attr-defined]
         return backend
 
     def process_data(self, adata: AnnData | str | Path, max_genes: int | None = None) -> Dataset:
@@ -167,16 +172,20 @@ class Cell2Sen:
         Returns
         -------
         datasets.Dataset
-            Columns ``cell_sentence``, ``fit_parameters`` (slope, intercept, r_squared), ``organism``, ``perturbations``,
-            ``cell_name``; one row per cell, in order.
+            Columns ``cell_sentence``, ``fit_parameters`` (slope, intercept, r_squared), ``organism``,
+            ``perturbations``, ``cell_name``; one row per cell, in order. Its description lists all genes of `adata` that
+            the model can write: predictions may have genes that no control cell expresses.
         """
         config, backend = self.config, self.backend
-        limit = max_genes or config.max_genes
-        options: Options = {"max_genes": limit} if limit else {}
-        return from_anndata(
-            adata, pipeline.recipe_for(backend.model, options), organism=config.organism,
+        limit = config.max_genes if max_genes is None else max_genes
+        options: Options = {} if limit is None else {"max_genes": limit}
+        sentences = from_anndata(
+            adata, recipe_for(backend.model, options), organism=config.organism,
             perturbation_column=config.perturbation_column, known=backend.known_genes, progress=config.progress,
-        ).to_dataset()  # fmt: skip
+        )  # fmt: skip
+        dataset = sentences.to_dataset()
+        dataset.info.description = json.dumps({"genes": sentences.symbols})
+        return dataset
 
     @overload
     def get_embeddings(
@@ -200,7 +209,7 @@ class Cell2Sen:
         output_attentions
             Also return the gene-level attention of each cell, in the last layer that the embedding used.
         emb_layer
-            Layer of the hidden states, as in transformers: 0 are the token embeddings, -1 the last layer after its norm.
+            Layer of the hidden states, as in transformers: 0 the token embeddings, -1 the last layer after its norm.
 
         Returns
         -------
@@ -209,11 +218,11 @@ class Cell2Sen:
         """
         session = self._session(dataset, "embed")
         layers = int(getattr(session.backend, "n_layers", 0))
+        if not -layers - 1 <= emb_layer <= layers:
+            raise ValueError(f"no layer {emb_layer}; available: -1 (after the final norm), {-layers - 1} to {layers}")
         hidden_layer = emb_layer if emb_layer >= -1 else layers + 1 + emb_layer
         used = layers - 1 if hidden_layer == -1 else max(0, hidden_layer - 1)
         config = self.config
-        if config.aggregation_type not in _POOLING:
-            raise ValueError(f"aggregation_type must be one of {sorted(_POOLING)}, found {config.aggregation_type!r}")
         found = pipeline.embed(
             session, pooling=_POOLING[config.aggregation_type], hidden_layer=hidden_layer,
             attention_for=range(len(session.sentences)) if output_attentions else (), attention_layer=used,
@@ -232,7 +241,8 @@ class Cell2Sen:
         dataset
             From :meth:`process_data`.
         perturbations_list
-            One perturbation per cell, ``None`` to skip the cell; by default the dataset's column ``perturbations``.
+            One perturbation per cell; ``None``, NaN and "" skip the cell. By default the dataset's column
+            ``perturbations``.
 
         Returns
         -------
@@ -244,40 +254,89 @@ class Cell2Sen:
         config = self.config
         session = self._session(dataset, "perturb")
         slots = pipeline.perturbation_slots(session, perturbations_list)
+        vocabulary = _vocabulary(dataset, session)
+        sampling = Sampling(
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")
+        )
+        n_genes = self._genes_per_answer(session, vocabulary)
         found = pipeline.predict(
-            session, slots, guided=config.guided, n_genes=self._genes_per_answer(session),
-            sampling=Sampling(
-                max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")
-            ),
-        )  # fmt: skip
+            session, slots, guided=config.guided, vocabulary=vocabulary, n_genes=n_genes, sampling=sampling
+        )
         predicted: list[str | None] = [None] * len(slots)
         for row, answer, text in zip(found.rows, found.answers, found.texts, strict=True):
             predicted[row] = " ".join(answer.genes) if config.guided else text.strip()
-        columns = [name for name in ("perturbations", "perturbed_cell_sentence") if name in dataset.column_names]
         used = [one["perturbation"] if one else None for one in slots]
-        order = [name for name in dataset.column_names if name != "perturbed_cell_sentence"]
-        dataset = dataset.remove_columns(columns)
-        dataset = dataset.add_column("perturbations", pa.array(used, type=pa.string()))
-        dataset = dataset.select_columns(order if "perturbations" in order else [*order, "perturbations"])
-        return dataset.add_column("perturbed_cell_sentence", pa.array(predicted, type=pa.string())), predicted
+        with _bars(config.progress):
+            for name, values in (("perturbations", used), ("perturbed_cell_sentence", predicted)):
+                order = [*dataset.column_names, *({name} - set(dataset.column_names))]
+                dataset = dataset.remove_columns([name] if name in dataset.column_names else [])
+                dataset = dataset.add_column(name, pa.array(values, type=pa.string())).select_columns(order)
+        return dataset, predicted
 
-    def _genes_per_answer(self, session: pipeline.Session) -> int:
-        symbols = session.sentences.symbols[:500]
-        mean = float(np.mean(session.backend.count_tokens([" " + symbol for symbol in symbols]))) if symbols else 1.0
-        return min(max(1, math.floor(self.config.max_new_tokens / mean)), session.length or 10**9)
+    def _genes_per_answer(self, session: Session, vocabulary: Sequence[str]) -> int:
+        """Genes that `max_new_tokens` tokens hold on average over the vocabulary, so the same for every cell."""
+        mean = float(np.mean(session.backend.count_tokens([" " + gene for gene in vocabulary])))
+        fit = max(1, math.floor(self.config.max_new_tokens / mean))
+        return fit if session.length is None else min(fit, session.length)
 
-    def _session(self, dataset: Dataset, task: str) -> pipeline.Session:
-        backend = self.backend
+    def _session(self, dataset: Dataset, task: str) -> Session:
+        backend, config = self.backend, self.config
         options: Options = {"model": backend}
-        template = self.config.embedding_prompt_template
+        template = config.embedding_prompt_template
         if task == "embed" and template is not None:
-            if "{cell_sentence}" not in template:
-                raise ValueError("embedding_prompt_template must contain {cell_sentence}")
             options["templates"] = {"embed": [{"prompt": template.replace("{cell_sentence}", "{genes}").rstrip()}]}
-        recipe = pipeline.recipe_for(
-            backend.model, {"max_genes": self.config.max_genes} if self.config.max_genes else {}
+        recipe = recipe_for(backend.model, {} if config.max_genes is None else {"max_genes": config.max_genes})
+        return start(Sentences.from_dataset(dataset, recipe), task, options)
+
+
+@contextlib.contextmanager
+def _bars(progress: bool) -> Iterator[None]:
+    """Progress bars of datasets, off unless wanted, and then as they were."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    if not progress:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _vocabulary(dataset: Dataset, session: Session) -> list[str]:
+    """Genes that predictions may have: the dataset's, else the model's, else those in the sentences."""
+    genes = list(_described(dataset) or session.model.genes or session.sentences.symbols)
+    return [gene for gene, known in zip(genes, session.backend.known_genes(genes), strict=True) if known]
+
+
+def _described(dataset: Dataset) -> tuple[str, ...]:
+    """The genes in the description of a dataset from :meth:`Cell2Sen.process_data`, or of several put together."""
+    genes: list[str] = []
+    for line in (dataset.info.description or "").splitlines():
+        try:
+            genes += json.loads(line)["genes"]
+        except (ValueError, KeyError, TypeError):
+            return ()  # a description of the user's own
+    return tuple(dict.fromkeys(genes))
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name not in _FIELDS:
+        raise AttributeError(f"Cell2SenConfig has no setting {name!r}; available: {sorted(_FIELDS)}")
+    if name in _MENUS and value not in _MENUS[name]:
+        raise ValueError(f"{name} must be one of {', '.join(_MENUS[name])}; found {value!r}")
+    known_sizes = {*SIZES, *KNOWN}
+    if name == "model_size" and not (value in known_sizes or "/" in str(value) or Path(value).is_dir()):
+        raise ValueError(
+            f"model_size must be one of {', '.join(SIZES)}; or a model name ({', '.join(KNOWN)}), a directory or a "
+            f"hub id (owner/name); found {value!r}"
         )
-        return pipeline.start(Sentences.from_dataset(dataset, recipe), task, options)
+    least = {"batch_size": 1, "max_genes": 1, "max_new_tokens": 1, "temperature": 0}
+    if name in least and value is not None and value < least[name]:
+        raise ValueError(f"{name} must be at least {least[name]}, found {value}")
+    if name == "embedding_prompt_template" and value is not None and value.count("{cell_sentence}") != 1:
+        raise ValueError(f"embedding_prompt_template must contain {{cell_sentence}} once, found {value!r}")
 
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Cell2SenConfig))

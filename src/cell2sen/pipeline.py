@@ -2,168 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen import backend as backends
-from cell2sen import tasks, wording
-from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling
-from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.rank import Case, RankFit, Recipe, Ties
-from cell2sen.sentences import Sentences, from_anndata
-from cell2sen.task import ParsedSentence, Task, parse_sentence
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from cell2sen.backend import AttentionMap, Embeddings, Pooling, Sampling
+from cell2sen.model import Model
+from cell2sen.rank import RankFit, Recipe
+from cell2sen.sentences import Sentences, clean_perturbations
+from cell2sen.session import Session
+from cell2sen.session import load_model as load_model
+from cell2sen.session import start as start
+from cell2sen.task import ParsedSentence, parse_sentence
 
 logger = logging.getLogger(__name__)
-
-#: Published models without a list of their own are asked for so many genes, as their tutorials do.
-DEFAULT_GENES = 200
-
-
-class Options(TypedDict, total=False):
-    """Arguments that all verbs take. Those of the model and of the sentences change the numbers, the last five do not."""
-
-    model: str | Path | Model | Backend
-    """Known name, directory, hub id, :class:`Model`, or a loaded backend to be used again. Default: the embedded model."""
-
-    revision: str
-    dtype: Literal["auto", "bfloat16", "float32", "float16"]
-    quantize: Literal["4bit", "8bit"]
-
-    layer: str
-    """Layer of the AnnData object with the values to rank."""
-
-    use_raw: bool
-    symbols: str
-    """``var`` column with gene symbols; found by itself where the index holds Ensembl ids."""
-
-    gene_table: Any
-    """Table identifier → symbol, see :func:`cell2sen.genes.resolve`."""
-
-    aliases: Any
-    organism: str | Sequence[str]
-    max_genes: int
-    """Genes of a sentence at most; the model's recipe says how many by default."""
-
-    ties: Ties
-    case: Case
-    templates: str | Path | Mapping[str, Any]
-    """Other wording, see :func:`cell2sen.wording.word`."""
-
-    backend: str
-    device: str
-    batch_size: int | None
-    offline: bool
-    progress: bool
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Session:
-    """A loaded model and the sentences of one dataset, written as this model wants them."""
-
-    backend: Backend
-    sentences: Sentences
-    task: Task
-
-    @property
-    def model(self) -> Model:
-        """The model."""
-        return self.backend.model
-
-    @property
-    def length(self) -> int | None:
-        """Genes of a sentence in this task."""
-        return task_length(self.model, self.sentences.recipe, self.task)
-
-    def provenance(self, **verb: Any) -> dict[str, Any]:
-        """All that changed the numbers, as plain values for ``adata.uns``."""
-        fit = self.sentences.fit
-        return {
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "anndata")}
-            | {"cell2sen": _version()},
-            "model": self.model.provenance() | {"softcap": float(getattr(self.backend, "softcap", None) or 0.0)},
-            "recipe": self.sentences.recipe.provenance(),
-            "task": {"name": self.task.name, "templates": self.task.source, "template_hash": self.task.template_hash},
-            "fit": {} if fit is None else {"slope": fit.slope, "intercept": fit.intercept, "r_squared": fit.r_squared},
-            "scale": str(self.sentences.scale or ""),
-            "genes": dict(self.sentences.account),
-            **verb,
-        }
-
-
-def load_model(options: Options) -> Backend:
-    """The backend that `options` describe; one that is loaded already is passed through."""
-    model = options.get("model", EMBEDDED)
-    if isinstance(model, Backend):
-        return model
-    resolved = resolve(
-        model, revision=options.get("revision"), dtype=options.get("dtype"), quantize=options.get("quantize")
-    )
-    speed = {key: options[key] for key in ("device", "batch_size", "offline", "progress") if key in options}
-    return backends.load(resolved, options.get("backend", "transformers"), **speed)
-
-
-def start(
-    data: AnnData | str | Path | Sentences,
-    task: str | Task,
-    options: Options,
-    *,
-    perturbation_column: str | None = None,
-    obs_columns: Sequence[str] = (),
-) -> Session:
-    """Load the model and write the cells as it wants them.
-
-    Raises
-    ------
-    TypeError
-        An option that does not exist; lists those there are.
-    """
-    if unknown := sorted(set(options) - set(Options.__annotations__)):
-        raise TypeError(f"unknown arguments {unknown}; available: {sorted(Options.__annotations__)}")
-    backend = load_model(options)
-    if isinstance(data, Sentences):
-        sentences = data
-    else:
-        sentences = from_anndata(
-            data, recipe_for(backend.model, options),
-            layer=options.get("layer"), use_raw=options.get("use_raw", False), symbols=options.get("symbols"),
-            gene_table=options.get("gene_table"), aliases=options.get("aliases"), organism=options.get("organism"),
-            perturbation_column=perturbation_column, obs_columns=obs_columns, known=backend.known_genes,
-            progress=options.get("progress", True),
-        )  # fmt: skip
-    return Session(
-        backend=backend,
-        sentences=sentences,
-        task=wording.word(tasks.load(task), backend.model, options.get("templates")),
-    )
-
-
-def recipe_for(model: Model, options: Options) -> Recipe:
-    """The model's recipe with the user's changes."""
-    recipe = model.recipe
-    return Recipe(
-        max_genes=options.get("max_genes") or recipe.max_genes, ties=options.get("ties") or recipe.ties,
-        case=options.get("case") or recipe.case, seed=recipe.seed,
-    )  # fmt: skip
-
-
-def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
-    """Genes of a sentence in `task`: what the model was trained with, within the recipe's limit; ``None`` is all."""
-    trained = model.metadata.get("lengths", {}).get("annotate" if task.name == "embed" else task.name)
-    limits = [limit for limit in (trained, recipe.max_genes) if limit]
-    if not limits and task.answer == "sentence":
-        return DEFAULT_GENES
-    return min(limits) if limits else None
 
 
 def embed(
@@ -212,7 +70,7 @@ class Predictions:
     """What the model wrote, as it wrote it."""
 
     given: list[list[str]]
-    """Genes of the prompts, in the order of `rows`."""
+    """Genes of the prompts before any cut to the context, in the order of `rows`."""
 
 
 def predict(
@@ -222,6 +80,7 @@ def predict(
     sampling: Sampling,
     n_genes: int | None = None,
     guided: bool = True,
+    vocabulary: Sequence[str] | None = None,
 ) -> Predictions:
     """Predict a sentence for every row that has slots and genes.
 
@@ -230,16 +89,34 @@ def predict(
     slots
         One entry per cell: values for the task's slots, ``None`` to skip the cell.
     n_genes
-        Genes of prompt and answer at most; as many as the model was trained with by default. An answer has as many genes
-        as its cell's prompt, so that a cell with few genes is not asked for more than it has.
+        Genes of prompt and answer at most; as many as the model was trained with by default. An answer has as many
+        genes as its cell's prompt, so that a cell with few genes is not asked for more than it has.
     guided
-        Only genes of the dataset, each at most once, exactly as many as asked. Unguided answers are read as they come.
+        Only genes of the vocabulary, each at most once, as many as asked. Unguided answers are read as they come.
+    vocabulary
+        Genes that an answer may have; those of the sentences by default.
+
+    Raises
+    ------
+    ValueError
+        No cell is left to predict, or cells whose answers are drawn share a name, and so would share their draws.
     """
+    if n_genes is not None and n_genes < 1:
+        raise ValueError(f"n_genes must be at least 1, found {n_genes}")
     sentences = session.sentences
     length = n_genes or session.length
-    rows = np.array(
-        [row for row, one in enumerate(slots) if one is not None and sentences.n_genes[row] > 0], dtype=np.int64
-    )
+    present = sentences.n_genes > 0
+    rows = np.array([row for row, one in enumerate(slots) if one is not None and present[row]], dtype=np.int64)
+    if not len(rows):
+        raise ValueError("none of the cells to predict has an expressed gene that can be written")
+    if sampling.temperature > 0 and len(set(sentences.names[rows])) < len(rows):
+        raise ValueError(
+            "cell names must be unique where answers are drawn (temperature > 0), because a draw depends on the seed "
+            "and the name: call adata.obs_names_make_unique() first"
+        )
+    limit = sentences.recipe.max_genes
+    if n_genes is not None and limit is not None and n_genes > limit:
+        logger.warning("the sentences have %d genes at most, so n_genes=%d asks for no more", limit, n_genes)
     lists = sentences.gene_lists(length)
     prompts = [
         session.task.prompt(
@@ -248,7 +125,7 @@ def predict(
         )
         for row in rows
     ]  # fmt: skip
-    vocabulary = sentences.symbols
+    vocabulary = sentences.symbols if vocabulary is None else vocabulary
     texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
     known = frozenset(vocabulary)
     return Predictions(
@@ -261,8 +138,6 @@ def predict(
 
 def expression(gene_lists: Sequence[Sequence[str]], vocabulary: Sequence[str], fit: RankFit) -> sp.csr_matrix:
     """Sentences → ln(1 + CP10k), the unit of scanpy's ``log1p``, float32 CSR (n, vocabulary)."""
-    import pyarrow as pa
-
     empty: Any = None
     frame = Sentences(
         genes=pa.array([], type=pa.list_(pa.int32())), vocabulary=pa.array(list(vocabulary), type=pa.string()),
@@ -308,9 +183,7 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     ValueError
         No labels, or the same label twice.
     """
-    labels = tuple(labels) if labels is not None else known_labels(session.model)
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels must be at least two different ones, found {list(labels)}")
+    labels = check_labels(known_labels(session.model) if labels is None else labels)
     warn_unknown("labels", labels, session.model, "labels")
     sentences, task = session.sentences, session.task
     assert task.target is not None
@@ -334,6 +207,27 @@ def softmax(scores: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True)) if shifted.size else shifted
 
 
+def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
+    """The labels without surrounding whitespace.
+
+    Raises
+    ------
+    ValueError
+        Not at least two different ones, or no text among them.
+    """
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list of cell types, found the text {labels!r}: pass [{labels!r}, ...]")
+    listed = list(labels)
+    if strange := [label for label in listed if not isinstance(label, str) or not label.strip()]:
+        raise ValueError(f"labels must be names of cell types, found {strange[:5]}")
+    names = tuple(label.strip() for label in listed)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"labels must differ, found {repeated[:5]} more than once in {len(names)} labels")
+    if len(names) < 2:
+        raise ValueError(f"labels must be at least two, to choose from, found {list(names)}")
+    return names
+
+
 def known_labels(model: Model) -> tuple[str, ...]:
     """Labels the model was trained on, those of at least 10 cells.
 
@@ -349,6 +243,23 @@ def known_labels(model: Model) -> tuple[str, ...]:
     return found
 
 
+def one_per_cell(perturbation: str | Sequence[str | None], n: int) -> tuple[str | None, ...]:
+    """The perturbation of each of `n` cells; ``None`` where there is none.
+
+    Raises
+    ------
+    ValueError
+        Not one entry per cell, or no entry that names a perturbation.
+    """
+    values = clean_perturbations([perturbation] * n if isinstance(perturbation, str) else list(perturbation), n)
+    if not any(values):
+        raise ValueError(
+            "no cell has a perturbation: pass perturbation= (one name, or a list with one entry per cell), or "
+            "perturbation_column= (an obs column in which at least one entry is not missing)"
+        )
+    return values
+
+
 def perturbation_slots(
     session: Session, perturbation: str | Sequence[str | None] | None
 ) -> list[dict[str, str] | None]:
@@ -357,20 +268,10 @@ def perturbation_slots(
     Raises
     ------
     ValueError
-        No cell has a perturbation.
+        No cell has a perturbation, or not one entry per cell.
     """
-    from cell2sen.sentences import clean_perturbations
-
-    n = len(session.sentences)
-    if perturbation is None:
-        values = session.sentences.perturbations
-    else:
-        values = clean_perturbations([perturbation] * n if isinstance(perturbation, str) else list(perturbation), n)
-    if not any(values):
-        raise ValueError(
-            "no cell has a perturbation: pass perturbation= (one name, or a list with one entry per cell), or "
-            "perturbation_column= (an obs column in which at least one entry is not missing)"
-        )
+    given = session.sentences.perturbations if perturbation is None else perturbation
+    values = one_per_cell(given, len(session.sentences))
     warn_unknown("perturbations", sorted({value for value in values if value}), session.model, "perturbations")
     return [{"perturbation": value} if value else None for value in values]
 
@@ -383,11 +284,10 @@ def warn_unknown(what: str, values: Sequence[str], model: Model, key: str) -> No
     if trained and unknown:
         logger.warning(
             "%s was not trained on the %s %s: what it says about them is a guess. It knows %s",
-            model.name, what, unknown, list(trained),
+            model.name, what, unknown[:20], list(trained)[:50],
         )  # fmt: skip
 
 
-def _version() -> str:
-    from cell2sen import __version__
-
-    return __version__
+def attention_key(cell: str) -> str:
+    """A cell's key in ``uns["cell2sen"]["attention"]``: its name, with the characters escaped that no file allows."""
+    return cell.replace("%", "%25").replace("/", "%2F")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from cell2sen import pipeline
+from cell2sen import pipeline, tasks, wording
 from cell2sen.backend import Pooling, Sampling
 from cell2sen.organism import scientific_name
-from cell2sen.pipeline import Options
 from cell2sen.rank import RankFit
+from cell2sen.sentences import Sentences
+from cell2sen.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
 from cell2sen.task import parse_sentence
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 UNS = "cell2sen"
+
+#: Label of cells whose best label is less probable than the threshold, and of cells without genes.
+UNKNOWN = "unknown"
 
 
 def embed(
@@ -51,27 +57,40 @@ def embed(
     copy
         Return a changed copy instead of writing into `adata`.
     **options
-        Model, matrix, genes, wording and speed: see :class:`cell2sen.pipeline.Options`.
+        Model, matrix, genes, wording and speed: see :class:`cell2sen.session.Options`.
 
     Returns
     -------
     ``None``, or the copy. Sets ``adata.obsm[key_added]`` (float32 (n, hidden), NaN for cells without genes),
     ``adata.uns["cell2sen"]["embed"]`` (provenance) and, for the cells in `attention_for`,
-    ``adata.uns["cell2sen"]["attention"][cell]`` with ``genes`` and ``map`` (heads × genes × genes, rows sum to at most 1).
+    ``adata.uns["cell2sen"]["attention"][cell]`` with ``genes`` and ``map`` (heads × genes × genes, rows sum to at most
+    1); a ``/`` in the cell's name is written ``%2F`` there, because files do not allow it in keys.
+
+    Raises
+    ------
+    ValueError
+        Matrix that cannot be ranked, unknown pooling or layer, names of attention cells that are not unique.
+    KeyError
+        Unknown cell, layer or column; lists those there are.
     """
     rows = _cells(adata, attention_for)
-    session = pipeline.start(adata, "embed", options)
+    _refuse_backed_view(adata, copy=copy)
+    session = start(adata, "embed", options)
     found = pipeline.embed(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
     )
-    adata = adata.copy() if copy else adata
+    adata = _copy(adata) if copy else adata
     adata.obsm[key_added] = found.vectors
-    _record(adata, "embed", session.provenance(pooling=pooling, hidden_layer=hidden_layer, key=key_added))
+    settings = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
     if found.attention is not None:
-        maps = {str(adata.obs_names[row]): found.attention[row] for row in rows}
+        settings["attention_layer"] = attention_layer
+    _record(adata, "embed", session.provenance(**settings))
+    adata.uns[UNS].pop("attention", None)  # maps of an earlier run may be another model's
+    if found.attention is not None:
+        maps = [(str(adata.obs_names[row]), found.attention[row]) for row in rows]
         adata.uns[UNS]["attention"] = {
-            name.replace("/", "|"): {"genes": np.array(one.genes, dtype=object), "map": one.array}
-            for name, one in maps.items()
+            pipeline.attention_key(name): {"genes": np.array(one.genes, dtype=object), "map": one.array}
+            for name, one in maps
             if one is not None
         }
     return adata if copy else None
@@ -104,12 +123,16 @@ def annotate(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
-    session = pipeline.start(adata, "annotate", options)
+    if labels is not None:
+        labels = pipeline.check_labels(labels)
+    _refuse_backed_view(adata, copy=copy)
+    session = start(adata, "annotate", options)
     choices = pipeline.choose(session, labels)
-    picked, scores = choices.pick(threshold)
-    adata = adata.copy() if copy else adata
-    known = [label for label in choices.labels if label in set(picked)]
-    adata.obs[key_added] = pd.Categorical(picked, categories=[*known, *(["unknown"] if "unknown" in picked else [])])
+    picked, scores = choices.pick(threshold, UNKNOWN)
+    adata = _copy(adata) if copy else adata
+    used = set(picked)
+    categories = [label for label in dict.fromkeys((*choices.labels, UNKNOWN)) if label in used]
+    adata.obs[key_added] = pd.Categorical(picked, categories=categories)
     adata.obs[f"{key_added}_score"] = scores
     adata.obsm[f"{key_added}_probabilities"] = choices.probabilities
     _record(
@@ -155,29 +178,31 @@ def perturb(
 
     Returns
     -------
-    A new AnnData of the cells that have a perturbation. ``X``: predicted expression, ``layers["control"]``: the control's,
-    ``layers["delta"]``: the difference; all in ln(1 + CP10k) through the same rank fit, so that reconstruction errors
-    common to both cancel. ``obs``: the control's columns, ``perturbation``, ``sentence`` (predicted), ``validity``
-    (share of written words that are genes not named before), ``n_unknown``, ``n_repeated``.
+    A new AnnData of the cells that have a perturbation and genes. ``X``: predicted expression, ``layers["control"]``:
+    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k) through the same rank fit, so that
+    reconstruction errors common to both cancel. ``var``: the gene symbols that the model can write. ``obs``: the
+    control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``, ``sentence``
+    (predicted), ``validity`` (share of written words that are genes not named before), ``n_unknown``, ``n_repeated``.
     """
     from anndata import AnnData
 
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
-    session = pipeline.start(adata, "perturb", options, perturbation_column=perturbation_column)
+    if perturbation is not None:
+        perturbation = pipeline.one_per_cell(perturbation, adata.n_obs)
+    session = start(adata, "perturb", options, perturbation_column=perturbation_column)
     slots = pipeline.perturbation_slots(session, perturbation)
+    fit = _fit(session.sentences.fit, session.model.fit)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
     )
     found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
-    sentences = session.sentences
-    fit = _fit(sentences.fit, session.model.fit)
-    vocabulary = sentences.symbols
+    vocabulary = session.sentences.symbols
     predicted = pipeline.expression([answer.genes for answer in found.answers], vocabulary, fit)
     control = pipeline.expression(found.given, vocabulary, fit)
     obs = adata.obs.iloc[found.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":
-        obs = obs.rename(columns={"perturbation": "perturbation_before"})
+        obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical([(slots[row] or {})["perturbation"] for row in found.rows])
     _describe(obs, found.answers)
     result = AnnData(
@@ -198,7 +223,7 @@ def generate(
     cell_type: str | Sequence[str],
     *,
     n: int = 100,
-    genes: AnnData | Sequence[str] | None = None,
+    genes: AnnData | str | Path | Sequence[str] | None = None,
     n_genes: int | None = None,
     guided: bool = True,
     temperature: float = 1.0,
@@ -217,10 +242,13 @@ def generate(
     n
         Cells per label.
     genes
-        What the cells may be made of: symbols, or an AnnData whose genes and rank fit are taken. By default the model's
-        own list.
+        What the cells may be made of: symbols, or an AnnData (or its file) whose genes and rank fit are taken. By
+        default the model's own list.
+    n_genes
+        Genes of each cell; as many as the model was trained with by default.
     **options
-        ``organism`` is the organism of the generated cells, human by default; the others as everywhere.
+        ``organism`` is the organism of the generated cells: that of the AnnData in `genes`, else human, by default. The
+        others as everywhere.
 
     Returns
     -------
@@ -229,30 +257,30 @@ def generate(
     """
     from anndata import AnnData
 
-    backend = pipeline.load_model(options)
-    given = options.get("organism", "Homo sapiens")
-    if not isinstance(given, str):
-        raise ValueError(f"organism must be one name for generated cells, found {given!r}")
-    organism = scientific_name(given)
-    labels = [cell_type] if isinstance(cell_type, str) else list(cell_type)
-    if n < 1 or not labels:
-        raise ValueError(f"nothing to generate: n={n}, cell types {labels}")
-    names = [f"{label}-{number}" for label in labels for number in range(n)]
-    session, fit = _generation_session(backend, genes, options)
+    check_options(options)
+    labels: list[Any] = [cell_type] if isinstance(cell_type, str) else list(cell_type)
+    if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ValueError(f"cell_type must be one name or several, found {cell_type!r}")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"cell types must differ, found {labels}; n= says how many cells of each")
+    for name, value in (("n", n), ("n_genes", n_genes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}")
+    session, fit, organism = _generation_session(genes, options)
     vocabulary = session.sentences.symbols
-    length = n_genes or session.length or pipeline.DEFAULT_GENES
+    length = n_genes or min(session.length or DEFAULT_GENES, len(vocabulary))
     if guided and length > len(vocabulary):
         raise ValueError(f"{length} genes were asked for, but there are only {len(vocabulary)} to choose from")
     pipeline.warn_unknown("labels", labels, session.model, "labels")
+    names = [f"{label}-{number}" for label in labels for number in range(n)]
     prompts = [
-        session.task.prompt(organism=organism, cell_type=label, key=f"{label}-{number}", ask=length)
-        for label in labels
-        for number in range(n)
+        session.task.prompt(organism=organism, cell_type=label, key=name, ask=length)
+        for label, name in zip(np.repeat(labels, n), names, strict=True)
     ]
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
     )
-    texts = backend.generate(prompts, sampling, genes=vocabulary if guided else None)
+    texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
     known = frozenset(vocabulary)
     answers = [parse_sentence(text, known) for text in texts]
     obs = pd.DataFrame({"cell_type": pd.Categorical(np.repeat(labels, n))}, index=names)
@@ -271,16 +299,23 @@ def generate(
     return result
 
 
-def _generation_session(backend: Any, genes: Any, options: Options) -> tuple[pipeline.Session, RankFit]:
-    import pyarrow as pa
-
-    from cell2sen.sentences import Sentences
-
+def _generation_session(genes: Any, options: Options) -> tuple[Session, RankFit, str]:
+    """Session over the genes that cells may be made of, the rank fit, and the organism of the cells."""
+    given = options.get("organism") or None
+    if given is not None and not isinstance(given, str):
+        raise ValueError(f"organism must be one name for generated cells, found {given!r}")
+    if isinstance(genes, str | Path) or hasattr(genes, "var_names"):
+        session = start(genes, "generate", options)
+        organisms = sorted(set(session.sentences.organism))
+        if len(organisms) > 1:
+            raise ValueError(f"the cells in genes= are of several organisms, {organisms}: say which one with organism=")
+        return session, _fit(session.sentences.fit, session.model.fit), organisms[0]
+    backend = load_model(options)
     model = backend.model
-    if genes is not None and hasattr(genes, "var_names"):
-        session = pipeline.start(genes, "generate", {**options, "model": backend})
-        return session, _fit(session.sentences.fit, model.fit)
-    symbols = list(dict.fromkeys(genes)) if genes is not None else list(model.genes or ())
+    recipe = recipe_for(model, options)
+    symbols = list(dict.fromkeys(genes if genes is not None else model.genes or ()))
+    if recipe.case == "upper":
+        symbols = list(dict.fromkeys(symbol.upper() for symbol in symbols))
     if not symbols:
         raise ValueError(
             f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
@@ -290,18 +325,27 @@ def _generation_session(backend: Any, genes: Any, options: Options) -> tuple[pip
         raise ValueError(
             f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}"
         )
-    empty = Sentences(
+    no_cells = Sentences(
         genes=pa.array([], type=pa.list_(pa.int32())), vocabulary=pa.array(symbols, type=pa.string()),
         names=np.array([], dtype=object), organism=(), perturbations=(), obs=pd.DataFrame(),
-        recipe=pipeline.recipe_for(model, options), fit=model.fit,
+        recipe=recipe, fit=model.fit,
     )  # fmt: skip
-    return pipeline.start(empty, "generate", {**options, "model": backend}), _fit(model.fit, None)
+    session = Session(
+        backend=backend,
+        sentences=no_cells,
+        task=wording.word(tasks.load("generate"), model, options.get("templates")),
+        matrix="",
+    )
+    return session, _fit(model.fit, None), scientific_name(given or "Homo sapiens")
 
 
 def _fit(own: RankFit | None, stored: RankFit | None) -> RankFit:
+    """The dataset's own rank fit, else the model's."""
     fit = own or stored
     if fit is None:
-        raise ValueError("there is no rank fit to turn sentences into expression: pass cells with at least two genes")
+        raise ValueError(
+            "there is no rank fit to turn sentences into expression: pass cells with at least two expressed genes"
+        )
     return fit
 
 
@@ -314,6 +358,8 @@ def _describe(obs: pd.DataFrame, answers: Sequence[Any]) -> None:
 
 def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
     """Row numbers of cells given by name or number."""
+    if isinstance(cells, str):
+        raise ValueError(f"attention_for must be a list of cells, found the text {cells!r}: pass [{cells!r}]")
     rows = []
     for cell in cells:
         if isinstance(cell, str):
@@ -324,7 +370,25 @@ def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
             if not 0 <= cell < adata.n_obs:
                 raise ValueError(f"there is no cell number {cell}; there are {adata.n_obs} cells")
             rows.append(int(cell))
+    counts = adata.obs_names.value_counts() if rows else {}
+    if repeated := sorted({name for name in adata.obs_names[rows] if counts[name] > 1}):
+        raise ValueError(
+            f"attention maps are stored by cell name, but {repeated[:3]} name several cells: call "
+            "adata.obs_names_make_unique() first"
+        )
     return rows
+
+
+def _refuse_backed_view(adata: AnnData, *, copy: bool) -> None:
+    """Before any work: anndata cannot write into a view of a file."""
+    if adata.isbacked and adata.is_view and not copy:
+        raise ValueError(
+            "adata is a view of a backed file, which cannot hold results: call .to_memory() on it, or pass copy=True"
+        )
+
+
+def _copy(adata: AnnData) -> AnnData:
+    return adata.to_memory() if adata.isbacked else adata.copy()
 
 
 def _record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
