@@ -9,8 +9,8 @@ from typing import Any
 END = "<eos>"
 PAD = "<pad>"
 
-#: A word is a run without whitespace and the space before it. A closing . , : or ; stands alone, so that the last gene of
-#: a sentence is the same token as any other, while dots within a symbol (RP11-206L10.9) belong to it.
+#: A word is a run without whitespace and the space before it. A closing . , : or ; stands alone, so that the last gene
+#: of a sentence is the same token as any other, while dots within a symbol (RP11-206L10.9) belong to it.
 WORD = r" ?[^\s]+?(?=[.,:;]?(?:\s|$))| ?[.,:;]|\s"
 
 
@@ -31,7 +31,10 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500) -
     def dressed(model: Any) -> Any:
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(WORD), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+            [
+                pre_tokenizers.Split(Regex(WORD), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
         )
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -54,4 +57,5 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500) -
     merges = [tuple(merge) for merge in learned["merges"]]
     tokenizer = dressed(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.add_special_tokens([PAD, END])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
+    make: Any = PreTrainedTokenizerFast  # typed in parts only
+    return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)

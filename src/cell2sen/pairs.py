@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +37,39 @@ class Split:
     values: tuple[str, ...] = ()
     """Groups to hold out by name, instead of a random share."""
 
+    perturbed_only: bool = False
+    """Hold out the perturbed cells of the groups ("this cell type was never seen under IFN-beta"); of the controls, of
+    whatever group, the share `test` is. This is always so when the groups are perturbations."""
+
     seed: int = 0
 
-    def held_out(self, obs: pd.DataFrame) -> NDArray[np.bool_]:
-        """True for cells that training must not see, bool (n,)."""
+    def __post_init__(self) -> None:
+        if not 0 <= self.test < 1:
+            raise ValueError(f"split: test is the share of cells to hold out, from 0 to below 1, found {self.test}")
+        if self.by == "cell" and self.values:
+            raise ValueError(f"split: values {list(self.values)} are groups of an obs column; name it as by:")
+
+    def held_out(self, obs: pd.DataFrame, control: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """True for cells that training must not see, bool (n,).
+
+        Parameters
+        ----------
+        control
+            Which cells are unperturbed, where groups of perturbed cells are held out.
+        """
         generator = np.random.default_rng(self.seed)
+        some = np.zeros(len(obs), dtype=bool)
+        some[generator.permutation(len(obs))[: round(self.test * len(obs))]] = True
         if self.by == "cell":
-            mask = np.zeros(len(obs), dtype=bool)
-            mask[generator.permutation(len(obs))[: round(self.test * len(obs))]] = True
-            return mask
+            return some
         groups = _column(obs, self.by).astype(str)
-        if self.values:
-            if unknown := sorted(set(self.values) - set(groups)):
-                raise ValueError(f"obs[{self.by!r}] has no {unknown}; available: {sorted(set(groups))}")
-            return np.asarray(groups.isin(self.values), dtype=bool)
-        names = np.array(sorted(set(groups)))
-        chosen = generator.permutation(names)[: max(1, round(self.test * len(names)))]
-        return np.asarray(groups.isin(chosen), dtype=bool)
+        names = sorted(set(groups if control is None else groups[~control]))
+        if unknown := sorted(set(self.values) - set(names)):
+            raise ValueError(f"obs[{self.by!r}] has no {unknown} to hold out; available: {names}")
+        n_groups = max(round(self.test * len(names)), int(self.test > 0))
+        chosen = self.values or generator.permutation(names)[:n_groups]
+        mask = np.asarray(groups.isin(chosen), dtype=bool)
+        return mask if control is None else np.where(control, some, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +81,9 @@ class TrainingData:
     cell_type: str | None = None
     """obs column of the label."""
 
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Slot of a task → obs column, for tasks of one's own (``{phase: cell_cycle_phase}``)."""
+
     labels: Mapping[str, str] = field(default_factory=dict)
     """Label in the file → label to be learned. Labels that are not named are kept."""
 
@@ -73,7 +94,8 @@ class TrainingData:
     """Its value in control cells."""
 
     perturbations: Mapping[str, str] = field(default_factory=dict)
-    """Perturbation in the file → its name in prompts, ``{}`` standing for the value (``"{} knock-out"`` under ``"*"``)."""
+    """Perturbation in the file → its name in prompts; under ``"*"`` that of all others, ``{}`` standing for the value
+    (``"{} knock-out"``)."""
 
     context: tuple[str, ...] = ()
     """obs columns in which a perturbed cell and its control must agree (cell type, donor, batch)."""
@@ -88,8 +110,8 @@ class TrainingData:
     """Files whose held-out cells must not be seen here either; cells are matched by barcode."""
 
     draws: Mapping[str, float] = field(default_factory=dict)
-    """Task → how often each cell is written for it, each time with new ties and new thinning; 1 where it is not named. The
-    fraction of a number is the share of the cells that are written once more."""
+    """Task → how often each cell is written for it, each time with new ties and new thinning; 1 where it is not named.
+    The fraction of a number is the share of the cells that are written once more."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -110,7 +132,19 @@ class Augmentation:
 
 
 class Cells:
-    """The cells of one file, in memory, from which sentences are drawn."""
+    """The cells of one file, in memory, from which sentences are drawn.
+
+    Attributes
+    ----------
+    matrix
+        float32 CSR (cells, genes).
+    symbols
+        Symbol of each column.
+    totals
+        Sum of each cell over all genes of the file, float64 (cells,).
+    test
+        Cells that are held out, bool (cells,).
+    """
 
     def __init__(self, data: TrainingData, base: Path, case: Any) -> None:
         self.data = data
@@ -118,23 +152,27 @@ class Cells:
             gene_map = gene_names.resolve(source.var, symbols=data.symbols, case=case)
             self.symbols = tuple(gene_map.symbols)
             self.scale = recognise(source.sample(), source.hint)
-            blocks = []
+            blocks, totals = [], []
             for _, block in source.blocks():
                 refuse_unrankable(block.data, source.hint)
                 block.data = np.nan_to_num(block.data)
+                totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
                 blocks.append(gene_map.apply(block).astype(np.float32))
             matrix = sp.vstack(blocks, format="csr")
             obs = source.obs
-            organism = np.array(organism_of_cells(obs, source.uns, data.organism, source.var.index))
+            organism = organism_of_cells(obs, source.uns, data.organism, list(source.var.index))
         wanted = np.ones(len(obs), dtype=bool)
         for column, value in data.where.items():
-            wanted &= np.asarray(_column(obs, column).astype(str) == value)
+            wanted &= np.asarray(_column(obs, column).astype(str) == str(value))
+        if not wanted.any():
+            raise ValueError(f"no cell of {data.file} has the values {dict(data.where)} (where:)")
         self.obs = obs[wanted]
         self.matrix = matrix[wanted]
-        self.organism = organism[wanted]
-        self.test = data.split.held_out(self.obs)
+        self.totals = np.concatenate(totals)[wanted]
+        self.organism = np.array(organism, dtype=object)[wanted]
         self.label = self._labels()
         self.perturbation = self._perturbations()
+        self.test = data.split.held_out(self.obs, self._control_of_split())
 
     @property
     def n_draws(self) -> int:
@@ -142,11 +180,57 @@ class Cells:
         return max(math.ceil(self.data.draws.get(task, 1.0)) for task in self.data.tasks)
 
     @property
-    def names(self) -> NDArray[Any]:
-        """Cell names, object (n,)."""
-        return np.asarray(self.obs.index.astype(str), dtype=object)
+    def names(self) -> list[str]:
+        """Cell names."""
+        return [str(name) for name in self.obs.index]
 
-    def sentences(self, draw: int, augmentation: Augmentation, known: Ranker, seed: int) -> list[list[str]]:
+    @property
+    def ranker(self) -> Ranker:
+        """Ranks with ties drawn anew for each cell and draw: the order of ties is noise that a model must not learn."""
+        return Ranker(self.symbols, Recipe(ties="random"))
+
+    def keep_genes(self, known: NDArray[np.bool_]) -> None:
+        """Leave out the genes that the model cannot write.
+
+        Raises
+        ------
+        ValueError
+            Nothing would be left.
+        """
+        if not known.any():
+            raise ValueError(
+                f"the model can write none of the {len(known)} genes of {self.data.file} (for example "
+                f"{list(self.symbols[:5])}); symbols: names the var column that holds gene symbols"
+            )
+        self.matrix = self.matrix[:, known]
+        self.symbols = tuple(symbol for symbol, keep in zip(self.symbols, known, strict=True) if keep)
+
+    def values(self, slot: str) -> NDArray[Any]:
+        """What stands in a slot of a prompt or answer, object (cells,), ``None`` where nothing is known.
+
+        Raises
+        ------
+        ValueError
+            The training file names no obs column for it.
+        """
+        if slot == "cell_type" and self.label is not None:
+            return self.label
+        if slot == "perturbation" and self.perturbation is not None:
+            return self.perturbation
+        if slot not in self.data.columns:
+            entry = f"{slot}:" if slot in ("cell_type", "perturbation") else f"columns: {{{slot}: …}}"
+            raise ValueError(
+                f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} ({entry}); "
+                f"available: {list(map(str, self.obs.columns))}"
+            )
+        column = _column(self.obs, self.data.columns[slot])
+        return np.array([None if pd.isna(value) else str(value) for value in column], dtype=object)
+
+    def is_control(self, cell: int) -> bool:
+        """Whether a cell is unperturbed; all are, where the file has no perturbations."""
+        return self.perturbation is None or self.perturbation[cell] == self.data.control
+
+    def sentences(self, draw: int, augmentation: Augmentation, seed: int) -> list[list[str]]:
         """Every cell written once more: thinned, on a panel, ties in a new order."""
         generator = np.random.default_rng([seed, draw])
         matrix = self.matrix.copy()
@@ -160,9 +244,9 @@ class Cells:
             measured = generator.random(matrix.shape[1]) < np.exp(generator.uniform(np.log(0.03), 0))
             off = np.repeat(on_panel, np.diff(matrix.indptr)) & ~measured[matrix.indices]
             matrix.data[off] = 0
-        indptr, genes, _ = known.rank(matrix, [f"{name}/{draw}" for name in self.names])
+        indptr, genes, _ = self.ranker.rank(matrix, [f"{name}/{seed}/{draw}" for name in self.names])
         symbols = np.asarray(self.symbols, dtype=object)[genes]
-        return [list(symbols[start:stop]) for start, stop in zip(indptr[:-1], indptr[1:], strict=True)]
+        return [list(symbols[start:stop]) for start, stop in pairwise(indptr)]
 
     def _labels(self) -> NDArray[Any] | None:
         if self.data.cell_type is None:
@@ -189,20 +273,31 @@ class Cells:
         ]
         return np.array(renamed, dtype=object)
 
+    def _control_of_split(self) -> NDArray[np.bool_] | None:
+        split = self.data.split
+        if not split.perturbed_only and (split.by == "cell" or split.by != self.data.perturbation):
+            return None
+        if self.perturbation is None:
+            raise ValueError(
+                f"split: perturbed_only on {self.data.file} needs the obs column of the perturbation (perturbation:)"
+            )
+        return np.asarray(self.perturbation == self.data.control, dtype=bool)
+
 
 def exclude_held_out(cells: Mapping[str, Cells]) -> None:
     """Hold out, in files that share cells with another one, what is held out there. Matched by barcode."""
     for one in cells.values():
         for other in one.data.exclude_held_out_of:
             if other not in cells:
-                raise ValueError(f"exclude_held_out_of names {other!r}, which is not in the training data: {sorted(cells)}")
-            barcodes = {barcode(name) for name in cells[other].names[cells[other].test]}
+                raise ValueError(f"exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}")
+            barcodes = {barcode(name) for name, test in zip(cells[other].names, cells[other].test, strict=True) if test}
             one.test |= np.array([barcode(name) in barcodes for name in one.names])
 
 
 def barcode(name: str) -> str:
-    """A cell's barcode: its name without a sample suffix (``AAACATAC-1``, ``AAACATAC-1_2``)."""
-    return name.split("_")[0].split("-")[0]
+    """A cell's barcode: the DNA in its name (``AAACATACAACCAC-1_ctrl``), or the whole name where there is none."""
+    found = re.search(r"(?<![A-Za-z])[ACGT]{8,}(?![A-Za-z])", name)
+    return found[0] if found else name
 
 
 def pairs(
@@ -213,7 +308,6 @@ def pairs(
     held_out: bool,
     lengths: Mapping[str, int],
     augmentation: Augmentation,
-    ranker: Ranker,
     synonyms: Mapping[str, Sequence[str]],
     seed: int,
 ) -> Iterator[tuple[str, Prompt, str]]:
@@ -225,53 +319,63 @@ def pairs(
         Genes per sentence for each task.
     synonyms
         Other spellings of a label; each draw takes the label itself or one of them, half of the time each.
+
+    Raises
+    ------
+    ValueError
+        A task needs an obs column that the training file does not name, or cannot be learned from pairs.
     """
     generator = np.random.default_rng([seed, draw, 1])
-    sentences = cells.sentences(draw, augmentation, ranker, seed)
-    side = np.flatnonzero((cells.test == held_out) & np.array([len(sentence) > 0 for sentence in sentences]))
-    everyone = side
+    sentences = cells.sentences(draw, augmentation, seed)
+    names = cells.names
+    everyone = np.flatnonzero((cells.test == held_out) & np.array([len(sentence) > 0 for sentence in sentences]))
     for name in cells.data.tasks:
         task, length = tasks[name], lengths[name]
         share = 1.0 if held_out else cells.data.draws.get(name, 1.0) - draw
         side = everyone if share >= 1 else everyone[generator.random(len(everyone)) < share]
-        if name in ("annotate", "generate"):
-            if cells.label is None:
-                raise ValueError(f"task {name!r} on {cells.data.file} needs the obs column of the labels (cell_type:)")
-            for cell in side:
-                if cells.label[cell] is None:
-                    continue
-                label = _spelling(str(cells.label[cell]), synonyms, generator)
-                genes = sentences[cell][:length]
-                if name == "annotate":
-                    prompt = task.prompt(genes=genes, organism=cells.organism[cell])
-                    yield name, prompt, task.complete(cell_type=label)
-                elif cells.perturbation is None or cells.perturbation[cell] == cells.data.control:
-                    prompt = task.prompt(organism=cells.organism[cell], cell_type=label, ask=len(genes))
-                    yield name, prompt, task.complete(sentence=" ".join(genes))
-        elif name == "perturb":
-            for control, perturbed in _control_pairs(cells, everyone, side, generator):
-                genes, answer = sentences[control][:length], sentences[perturbed][:length]
-                prompt = task.prompt(
-                    genes=genes, organism=cells.organism[perturbed], perturbation=str(cells.perturbation[perturbed])  # type: ignore[index]
-                )
-                yield name, prompt, task.complete(sentence=" ".join(answer))
+        if task.answer == "none":
+            raise ValueError(f"task {name!r} has no answer to be learned")
+        from_genes = "{genes}" in task.templates[0].prompt
+        if task.answer == "sentence" and from_genes and "perturbation" not in task.slots:
+            raise ValueError(f"task {name!r}: sentences are learned from labels, or from controls and a perturbation")
+        answers = cells.values(str(task.target)) if task.answer == "label" else None
+        slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
+        if task.answer == "sentence" and from_genes:
+            sources = _control_pairs(cells, everyone, side, generator)
         else:
-            raise ValueError(f"no training pairs are defined for task {name!r}; available: annotate, generate, perturb")
+            sources = ((cell, cell) for cell in map(int, side))
+        for source, cell in sources:
+            values = {slot: column[cell] for slot, column in slots.items()}
+            answer = answers[cell] if answers is not None else None
+            if None in values.values() or (answers is not None and answer is None):
+                continue
+            variant = int(generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
+            genes = sentences[source][:length]
+            if answer is not None:
+                filled = {str(task.target): _spelling(answer, synonyms, generator)}
+            elif not from_genes and not cells.is_control(cell):
+                continue
+            else:
+                filled = {"sentence": " ".join(sentences[cell][:length])}
+            values = {slot: _spelling(value, synonyms, generator) for slot, value in values.items()}
+            asked = min(length, len(sentences[cell]))
+            organism = cells.organism[cell]
+            prompt = task.prompt(genes=genes, organism=organism, key=names[cell], ask=asked, variant=variant, **values)
+            yield name, prompt, task.complete(variant=variant, **filled)
 
 
 def _control_pairs(
     cells: Cells, everyone: NDArray[np.int64], chosen: NDArray[np.int64], generator: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
     """Each chosen perturbed cell with a random control of the same context, both from the same side of the split."""
-    if cells.perturbation is None:
-        raise ValueError(f"task 'perturb' on {cells.data.file} needs the obs column of the perturbation (perturbation:)")
+    assert cells.perturbation is not None
     context = [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
     controls: dict[tuple[str, ...], list[int]] = {}
     for cell in everyone:
-        if cells.perturbation[cell] == cells.data.control:
+        if cells.is_control(cell):
             controls.setdefault(context[cell], []).append(cell)
     for cell in chosen:
-        if cells.perturbation[cell] not in (None, cells.data.control) and context[cell] in controls:
+        if cells.perturbation[cell] is not None and not cells.is_control(cell) and context[cell] in controls:
             yield int(generator.choice(controls[context[cell]])), int(cell)
 
 
@@ -289,8 +393,3 @@ def _columns(obs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         if column not in obs.columns:
             raise KeyError(f"adata.obs has no column {column!r}; available: {list(map(str, obs.columns))}")
     return obs[list(columns)]
-
-
-def training_ranker(symbols: Sequence[str], seed: int) -> Ranker:
-    """Ranks with ties drawn anew for each cell and draw: the order of ties is noise that a model must not learn."""
-    return Ranker(symbols, Recipe(ties="random", seed=seed))

@@ -168,7 +168,8 @@ class AnswerTrainer(SFTTrainer):
         return loss.detach(), None, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupedOrder:
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        # Of the whole data set: the one that is passed lacks the columns that the model does not read.
+        dataset: Any = self.train_dataset
         batch_size = int(self.args.per_device_train_batch_size)
         return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0))
 

@@ -1,0 +1,162 @@
+"""The directory of a trained model: weights, tokenizer, metadata, split, log and card."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cell2sen.model import METADATA_FILE, Model
+from cell2sen.pairs import Cells
+from cell2sen.rank import RankFitter, Recipe
+from cell2sen.task import Task
+from cell2sen.tokens import Tokens, load_tokens
+from cell2sen.training_file import TrainConfig, plain
+from cell2sen.wording import as_mapping
+
+#: Names of the cells on either side of the split, beside the weights: ``{file: [names]}``.
+TRAINED_ON_FILE, HELD_OUT_FILE = "trained_on.json", "held_out.json"
+
+
+def metadata_of(
+    config: TrainConfig, cells: Mapping[str, Cells], worded: Mapping[str, Task], lengths: Mapping[str, int],
+    genes: tuple[str, ...] | None, start: Model | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What ``cell2sen.json`` says. A fine-tuned model keeps what it knew, unless this training says otherwise."""
+    before: Mapping[str, Any] = start.metadata if start else {}
+    fitter = RankFitter()
+    counts: dict[str, dict[str, int]] = {"labels": {}, "perturbations": {}}
+    for one in cells.values():
+        rows = np.flatnonzero(~one.test)[:1024]
+        indptr, _, values = one.ranker.rank(one.matrix[rows], [one.names[row] for row in rows])
+        fitter.add(indptr, one.scale.log10_cp10k(values, np.repeat(one.totals[rows], np.diff(indptr))))
+        for store, column in (("labels", one.label), ("perturbations", one.perturbation)):
+            for value in column[~one.test] if column is not None else ():
+                if value is not None and (store == "labels" or value != one.data.control):
+                    counts[store][str(value)] = counts[store].get(str(value), 0) + 1
+    fit = fitter.fit()
+    recipe = start.recipe if start else Recipe(max_genes=config.lengths.get("annotate"), case="upper")
+    metadata: dict[str, Any] = {
+        "recipe": dataclasses.asdict(recipe),
+        "lengths": {**before.get("lengths", {}), **lengths},
+        "dtype": "float32" if start is None else start.resolved_dtype,
+        "stop": list(start.stop) if start else [],
+        "templates": {**before.get("templates", {}), **{name: as_mapping(task) for name, task in worded.items()}},
+        "fit": dataclasses.asdict(fit) if fit else before.get("fit"),
+        "genes": list(genes) if genes else None,
+        # A closed set: what was learned last, not mixed with what the model knew before.
+        "labels": dict(sorted(counts["labels"].items())) or before.get("labels", {}),
+        "spellings": {**before.get("spellings", {}), **{label: list(v) for label, v in config.labels.items()}},
+        "perturbations": {**before.get("perturbations", {}), **dict(sorted(counts["perturbations"].items()))},
+        "organisms": sorted({*before.get("organisms", []), *(name for one in cells.values() for name in one.organism)}),
+        "training": plain(config),
+        "split": {file: _split(one) for file, one in cells.items()},
+        "started_from": None,
+    }
+    if start is not None:
+        history = {key: before[key] for key in ("labels", "split", "training", "started_from") if before.get(key)}
+        metadata["started_from"] = {**start.provenance(), **history}
+    return metadata
+
+
+def _split(cells: Cells) -> dict[str, Any]:
+    names = [name for name, test in zip(cells.names, cells.test, strict=True) if test]
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    return {"n_train": int(np.sum(~cells.test)), "n_held_out": len(names), "sha256_of_held_out": digest}
+
+
+@contextlib.contextmanager
+def complete(out: Path) -> Iterator[Path]:
+    """A temporary directory that takes the name `out` if the block ends without an error, and vanishes otherwise."""
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write(
+    folder: Path, network: Any, tokenizer: Any, metadata: dict[str, Any], config: TrainConfig,
+    cells: Mapping[str, Cells], state: Any,
+) -> None:  # fmt: skip
+    """Write everything into `folder`. `state` is that of the trainer."""
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    def dump(name: str, content: Any) -> None:
+        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    finite = [
+        {key: v for key, v in entry.items() if not isinstance(v, float) or math.isfinite(v)}
+        for entry in state.log_history
+    ]
+    dump("training_log.json", finite)
+    if config.names:
+        for name, side in ((TRAINED_ON_FILE, False), (HELD_OUT_FILE, True)):
+            chosen = {file: np.asarray(one.names, dtype=object)[one.test == side] for file, one in cells.items()}
+            dump(name, {file: list(names) for file, names in chosen.items()})
+    metadata["weights_sha256"] = hash_of_weights(folder)
+    dump(METADATA_FILE, metadata)
+    (folder / "README.md").write_text(_card(metadata, config, state), encoding="utf-8")
+
+
+def hash_of_weights(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a model directory, 16 hex digits."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def check_tokenizer(folder: Path, tokens: Tokens, train_set: Any) -> None:
+    """The tokenizer that was written must read the training samples as they were trained."""
+    written = load_tokens(str(folder), local_files_only=True)
+    few = train_set.select(range(min(8, len(train_set))))
+    texts = [f"{prompt}{completion}" for prompt, completion in zip(few["prompt"], few["completion"], strict=True)]
+    if written.ids(texts) != tokens.ids(texts) or (written.bos, written.eos) != (tokens.bos, tokens.eos):
+        raise RuntimeError("the tokenizer that was saved reads text otherwise than the one that was trained with")
+
+
+def _card(metadata: Mapping[str, Any], config: TrainConfig, state: Any) -> str:
+    rows = "\n".join(
+        f"| {file} | {split['n_train']} | {split['n_held_out']} |" for file, split in metadata["split"].items()
+    )
+    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    measured = f"first {losses[0]:.3f}, lowest {min(losses):.3f}, last {losses[-1]:.3f}" if losses else "not measured"
+    kind = "all weights" if config.lora is None else f"adapters of rank {config.lora.r}, merged into the weights"
+    origin = metadata["started_from"]
+    return f"""# Model card
+
+{config.card}
+
+Trained by `cell2sen train`; `{METADATA_FILE}` beside this card holds every setting.
+
+| file | cells trained on | cells held out |
+| --- | --- | --- |
+{rows}
+
+* Started from: {origin["name"] if origin else "nothing, trained from scratch"}; {kind} were trained
+* Tasks: {", ".join(sorted({name for data in config.data for name in data.tasks}))}
+* Labels: {", ".join(metadata["labels"]) or "none"}
+* Perturbations: {", ".join(metadata["perturbations"]) or "none"}
+* Organisms: {", ".join(metadata["organisms"])}
+* Steps: {state.global_step}; seed {config.seed}
+* Loss on held-out pairs (nats per token of the answer): {measured}
+
+It answers for cells like those that it was trained on, and for the labels and perturbations above; what it says about
+others is a guess. It is no medical device.
+"""

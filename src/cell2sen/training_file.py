@@ -1,0 +1,179 @@
+"""What a training file says: data, model, optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cell2sen.pairs import Augmentation, Split, TrainingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """Architecture of a model trained from scratch: GPT-NeoX with one token per gene and tied embeddings."""
+
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    intermediate_size: int = 1024
+    context: int = 1024
+    min_cells: int = 10
+    """A gene gets a token if it is expressed in at least so many training cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on all linear layers, merged into the weights at the end."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything about one training run; the YAML file of ``cell2sen train`` has these keys."""
+
+    data: tuple[TrainingData, ...]
+    model: str | None = None
+    """What to fine-tune: a known name, directory or hub id. ``None`` with `from_scratch`."""
+
+    from_scratch: Scratch | None = None
+    lora: Lora | None = None
+    """Train low-rank adapters instead of all weights."""
+
+    quantize: str | None = None
+    """``"4bit"`` or ``"8bit"``: hold the weights so while adapters are trained (QLoRA). The result is not quantised."""
+
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Genes per sentence for each task; prompts that are still too long for the context lose genes, answers never."""
+
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label → other spellings that are learned with it."""
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    prompt_loss: float = 0.0
+    """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
+
+    loss_tokens: int | None = None
+    """Tokens of each prompt and each answer on which the loss is taken in a step, drawn at random; all by default."""
+
+    epochs: float = 1.0
+    """Passes over the drawn pairs (each cell is drawn `data.draws` times already)."""
+
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    learning_rate: float | None = None
+    """By default 1e-3 from scratch, 2e-4 for adapters, 3e-4 for models below 50 million parameters, 1e-5 for others."""
+
+    weight_decay: float = 0.01
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; it then falls as a cosine."""
+
+    max_steps: int = -1
+    """Steps; -1: as many as the epochs have."""
+
+    eval_steps: float = 0.1
+    """Steps between two checkpoints, and measurements on held-out pairs; below 1 as a share of all steps."""
+
+    eval_pairs: int = 500
+    """Held-out pairs at most, as many of each task."""
+
+    keep_best: bool = False
+    """Keep the weights with the lowest loss on held-out pairs, not the last ones."""
+
+    patience: int | None = None
+    """Stop early after so many measurements without improvement; implies `keep_best`."""
+
+    seed: int = 0
+    bf16: bool = True
+    """Compute in bfloat16 (trained weights and optimiser stay float32, except for quantised models)."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory, for large models."""
+
+    save_dtype: str = "bfloat16"
+    names: bool = True
+    """Store the names of the cells on either side of the split with the model, not only their SHA-256."""
+
+    card: str = ""
+    """Free text for the model card."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.from_scratch is None):
+            raise ValueError("say either model: (what to fine-tune) or from_scratch: (an architecture)")
+        if self.quantize not in (None, "4bit", "8bit"):
+            raise ValueError(f"quantize must be '4bit' or '8bit', found {self.quantize!r}")
+        if self.quantize and not self.lora:
+            raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
+        if self.lora and self.from_scratch:
+            raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
+        files = [one.file for one in self.data]
+        if len(set(files)) < len(files):
+            raise ValueError(f"each file can be named once under data:, found {files}")
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a training file (YAML).
+
+    Raises
+    ------
+    ValueError
+        An unknown key; lists those there are.
+    """
+    try:
+        import yaml
+    except ImportError as error:  # pragma: no cover - yaml comes with transformers
+        raise ImportError("training files need PyYAML: pip install 'cell2sen[train]'") from error
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a training file: it must hold keys and values, found {type(values).__name__}")
+    return from_mapping(values)
+
+
+def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
+    """A configuration from plain values, as in the YAML file.
+
+    Raises
+    ------
+    ValueError
+        An unknown key (lists those there are), no data, neither or both of `model` and `from_scratch`.
+    """
+    given = dict(values)
+    nested = {"from_scratch": Scratch, "lora": Lora, "augmentation": Augmentation}
+    for key, kind in nested.items():
+        if given.get(key) is not None:
+            given[key] = _build(kind, given[key], key)
+    if not given.get("data"):
+        raise ValueError("no data: data: [{file: cells.h5ad, tasks: [annotate], cell_type: OBS_COLUMN}]")
+    data = []
+    for entry in given["data"]:
+        entry = dict(entry)
+        if "split" in entry:
+            entry["split"] = _build(Split, entry["split"], "split")
+        data.append(_build(TrainingData, entry, "data"))
+    given["data"] = tuple(data)
+    given["labels"] = {label: tuple(spellings) for label, spellings in (given.get("labels") or {}).items()}
+    config: TrainConfig = _build(TrainConfig, given, "the training file")
+    return config
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    names = {one.name for one in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"{where} has unknown keys {unknown}; available: {sorted(names)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def plain(value: Any) -> Any:
+    """A configuration, or a part of one, as lists and dictionaries that JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
