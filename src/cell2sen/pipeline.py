@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.backend import AttentionMap, Embeddings, Pooling, Sampling
+from cell2sen.labels import members, pool
 from cell2sen.model import Model
 from cell2sen.rank import RankFit, Recipe
 from cell2sen.sentences import Sentences, clean_perturbations
@@ -176,7 +177,8 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     """The probability of each label for each cell: its likelihood as the answer, normalised over the labels.
 
     The likelihood is that of the whole answer, closing full stop included, so that a label that begins another one
-    ("B cell", "B cell precursor") does not get the longer one's share.
+    ("B cell", "B cell precursor") does not get the longer one's share. A label in other words than the model's is scored by
+    those of the model, and a broader one by all that it stands for (:func:`cell2sen.labels.members`).
 
     Raises
     ------
@@ -184,7 +186,11 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
         No labels, or the same label twice.
     """
     labels = check_labels(known_labels(session.model) if labels is None else labels)
-    warn_unknown("labels", labels, session.model, "labels")
+    metadata = session.model.metadata
+    trained, spellings = tuple(metadata.get("labels") or ()), metadata.get("spellings") or {}
+    meant = members(labels, trained, spellings)
+    warn_unknown("labels", [name for names in meant for name in names], session.model, "labels")
+    scored = list(dict.fromkeys(name for names in meant for name in names))
     sentences, task = session.sentences, session.task
     assert task.target is not None
     rows = np.flatnonzero(sentences.n_genes > 0)
@@ -192,11 +198,12 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     prompts = [
         task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
     ]
-    answers = [task.complete(variant=0, **{task.target: label}) for label in labels]
-    calibration = session.model.metadata.get("calibration", {}).get(task.name, {})
+    answers = [task.complete(variant=0, **{task.target: name}) for name in scored]
+    calibration = metadata.get("calibration", {}).get(task.name, {})
     temperature = float(calibration.get("temperature", 1.0))
     probabilities = np.full((len(sentences), len(labels)), np.nan)
-    probabilities[rows] = softmax(session.backend.score(prompts, answers), temperature)
+    scores = pool(session.backend.score(prompts, answers), [[scored.index(name) for name in names] for names in meant])
+    probabilities[rows] = softmax(scores, temperature)
     return Choices(labels=labels, probabilities=probabilities, temperature=temperature, calibrated=bool(calibration))
 
 

@@ -1,0 +1,55 @@
+"""Labels in the user's words → the labels that a model was trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def members(
+    labels: Sequence[str], trained: Sequence[str], spellings: Mapping[str, Sequence[str]]
+) -> list[tuple[str, ...]]:
+    """For each given label the trained labels that it stands for; itself where it stands for none.
+
+    ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. Where two given
+    labels could stand for the same trained one, the narrower takes it, so that ``"CD8 T cell"`` beside ``"T cell"`` keeps its
+    cells. A model is trained on several spellings of one label; scored by its one main name, a label gains or loses nothing
+    by how many spellings there are.
+
+    Parameters
+    ----------
+    labels
+        The closed set, in the user's words.
+    trained
+        Labels that the model knows by name.
+    spellings
+        Trained label → its other spellings and broader names.
+    """
+    meant = [_candidates(label, trained, spellings) for label in labels]
+    owner: dict[str, int] = {}
+    for number in sorted(range(len(labels)), key=lambda number: (len(meant[number]), number)):
+        for name in meant[number]:
+            owner.setdefault(name, number)
+    owned = [tuple(name for name in meant[number] if owner[name] == number) for number in range(len(labels))]
+    return [names or (label,) for names, label in zip(owned, labels, strict=True)]
+
+
+def pool(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Log-likelihood of each group: log of the sum of its members' likelihoods, float64 (n, groups)."""
+    return np.stack([np.logaddexp.reduce(scores[:, list(group)], axis=1) for group in groups], axis=1)
+
+
+def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequence[str]]) -> list[str]:
+    wanted = _plain(label)
+    exact = [label] if label in trained else [name for name in trained if _plain(name) == wanted]
+    spelled = [name for name in trained if any(_plain(other) == wanted for other in spellings.get(name, ()))]
+    return list(dict.fromkeys([*exact, *spelled]))
+
+
+def _plain(label: str) -> str:
+    """Lower case, single spaces, words without plural s."""
+    words = re.split(r"[\s_]+", label.strip().lower())
+    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words)
