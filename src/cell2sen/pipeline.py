@@ -24,6 +24,9 @@ from cell2sen.task import ParsedSentence, parse_sentence
 
 logger = logging.getLogger(__name__)
 
+#: Training cells that a label needs to be offered by default.
+LEAST_CELLS = 10
+
 
 def embed(
     session: Session,
@@ -244,7 +247,7 @@ def known_labels(model: Model) -> tuple[str, ...]:
         The model does not say; labels have to be given.
     """
     counts: Mapping[str, int] = model.metadata.get("labels") or {}
-    found = tuple(label for label, count in counts.items() if count >= 10)
+    found = tuple(label for label, count in counts.items() if count >= LEAST_CELLS)
     if not found:
         raise ValueError(f"{model.name} brings no list of labels: pass the cell types to choose from as labels=[...]")
     return found

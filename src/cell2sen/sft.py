@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 #: Label of the tokens without a loss.
 IGNORED = -100
 
+#: An answer of so many tokens is one decision, a label: its whole log-likelihood is learned, of a longer one the mean.
+LABEL_TOKENS = 16
+
 #: Samples that are sorted by length together: batches are of one length, and still mixed.
 _SORTED_TOGETHER = 50
 
@@ -152,7 +155,9 @@ class AnswerTrainer(SFTTrainer):
         real_BL = mask_BL[:, 1:].bool() & mask_BL[:, :-1].bool()
         answer_BL = (labels_BL[:, 1:] != IGNORED) & real_BL
         limit = self.loss_tokens if model.training else None
-        loss = mean_of_samples(causal, hidden_BLD, next_BL, draw_tokens(answer_BL, limit))
+        length_B = answer_BL.sum(dim=1)
+        weight_B = torch.where(length_B <= LABEL_TOKENS, length_B, 1)
+        loss = mean_of_samples(causal, hidden_BLD, next_BL, draw_tokens(answer_BL, limit), weight_B)
         if self.prompt_loss and model.training:
             chosen_BL = draw_tokens(real_BL & ~answer_BL, limit)
             loss = loss + self.prompt_loss * mean_of_samples(causal, hidden_BLD, next_BL, chosen_BL)
@@ -186,9 +191,13 @@ def draw_tokens(chosen_BL: torch.Tensor, limit: int | None) -> torch.Tensor:
 
 
 def mean_of_samples(
-    causal: Any, hidden_BLD: torch.Tensor, next_BL: torch.Tensor, chosen_BL: torch.Tensor
-) -> torch.Tensor:
-    """Mean over samples of the mean cross-entropy of their chosen tokens, in nats; rows without any do not count."""
+    causal: Any, hidden_BLD: torch.Tensor, next_BL: torch.Tensor, chosen_BL: torch.Tensor,
+    weight_B: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Mean over samples of the mean cross-entropy of their chosen tokens, in nats; rows without any do not count.
+
+    With `weight_B` each sample's mean is multiplied by its weight; the mean over samples stays one over their number.
+    """
     logits_NV = causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
     if cap:
@@ -198,7 +207,10 @@ def mean_of_samples(
     rows_N = torch.arange(len(chosen_BL), device=chosen_BL.device).repeat_interleave(counts_B)
     per_sample_B = torch.zeros(len(chosen_BL), device=loss_N.device).index_add(0, rows_N, loss_N)
     present_B = counts_B > 0
-    return per_sample_B[present_B].div(counts_B[present_B]).sum() / max(1, int(present_B.sum()))
+    means_B = per_sample_B[present_B] / counts_B[present_B]
+    if weight_B is not None:
+        means_B = means_B * weight_B[present_B]
+    return means_B.sum() / max(1, int(present_B.sum()))
 
 
 class Progress(TrainerCallback):

@@ -6,13 +6,15 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cell2sen import gene_tokenizer, model_directory, tasks
+from cell2sen.calibration import calibrate
+from cell2sen.gene_vectors import gene_vectors
 from cell2sen.model import Model, resolve
 from cell2sen.pairs import Augmentation, Cells, exclude_held_out, pairs
 from cell2sen.task import Prompt, Task
@@ -32,6 +34,9 @@ LENGTHS = {"annotate": 400, "generate": 200, "perturb": 200}
 DEFAULT_LENGTH = 200
 
 SETTINGS_FILE = "settings.json"
+
+#: Five times the spread of the random start (0.02), so that the first norm lets it through.
+GENE_VECTOR_SCALE = 0.1
 
 
 def train(
@@ -104,12 +109,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS_FILE).write_text(json.dumps(plain(config)), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
-    trainer.model.config.use_cache = True
+    trained: Any = trainer.model
+    trained.config.use_cache = True
     metadata = model_directory.metadata_of(config, cells, worded, lengths, genes, start)
     network = _whole(trainer, config, start, folder).to(getattr(torch, config.save_dtype))
     with model_directory.complete(out) as temporary:
         model_directory.write(temporary, network, tokenizer, metadata, config, cells, trainer.state)
         model_directory.check_tokenizer(temporary, tokens, train_set)
+        calibrate(temporary, list(cells.values()), progress=progress)
     shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
 
@@ -199,6 +206,7 @@ def _common_genes(cells: Mapping[str, Cells], config: TrainConfig) -> tuple[str,
 def _scratch(
     config: TrainConfig, genes: tuple[str, ...] | None, cells: Mapping[str, Cells], worded: Mapping[str, Task]
 ) -> tuple[Any, Any, Tokens]:
+    import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     shape = config.from_scratch
@@ -220,7 +228,23 @@ def _scratch(
             hidden_dropout=0.0,
         )
     )  # fmt: skip
-    return network, tokenizer, Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
+    tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
+    if shape.gene_vectors:
+        rows = torch.tensor([ids[0] for ids in tokens.ids([" " + gene for gene in genes])])
+        vectors = gene_vectors(_log_normalised(cells), genes, shape.gene_vectors, seed=config.seed)
+        with torch.no_grad():
+            weight: torch.Tensor = network.gpt_neox.embed_in.weight
+            weight[rows, : shape.gene_vectors] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
+    return network, tokenizer, tokens
+
+
+def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tuple[Any, Sequence[str]]]:
+    """Up to `most` training cells of each file as ln(1 + CP10k)."""
+    for one in cells.values():
+        matrix = one.matrix[np.flatnonzero(~one.test)[:most]].copy()
+        sums = np.repeat(np.asarray(matrix.sum(axis=1)).ravel(), np.diff(matrix.indptr))
+        matrix.data = (one.scale.log10_cp10k(matrix.data, sums) * np.log(10)).astype(np.float32)
+        yield matrix, one.symbols
 
 
 def _all_labels(config: TrainConfig, cells: Mapping[str, Cells]) -> list[str]:

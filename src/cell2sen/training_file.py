@@ -23,6 +23,9 @@ class Scratch:
     min_cells: int = 10
     """A gene gets a token if it is expressed in at least so many training cells."""
 
+    gene_vectors: int = 64
+    """Dimensions of a gene's token that start from how genes vary together in the training cells; 0: random start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
