@@ -55,7 +55,7 @@ def metadata_of(
         "genes": list(genes) if genes else None,
         # A closed set: what was learned last, not mixed with what the model knew before.
         "labels": dict(sorted(counts["labels"].items())) or before.get("labels", {}),
-        "spellings": {**before.get("spellings", {}), **{label: list(v) for label, v in config.labels.items()}},
+        "spellings": {**before.get("spellings", {}), **spellings(config)},
         "perturbations": {**before.get("perturbations", {}), **dict(sorted(counts["perturbations"].items()))},
         "organisms": sorted({*before.get("organisms", []), *(name for one in cells.values() for name in one.organism)}),
         "training": plain(config),
@@ -66,6 +66,15 @@ def metadata_of(
         history = {key: before[key] for key in ("labels", "split", "training", "started_from") if before.get(key)}
         metadata["started_from"] = {**start.provenance(), **history}
     return metadata
+
+
+def spellings(config: TrainConfig) -> dict[str, list[str]]:
+    """Label → its other spellings and the broader names that cover it (see :func:`cell2sen.labels.members`)."""
+    names = {label: list(others) for label, others in config.labels.items()}
+    for name, covered in config.broader.items():
+        for label in covered:
+            names.setdefault(label, []).append(name)
+    return names
 
 
 def _split(cells: Cells) -> dict[str, Any]:

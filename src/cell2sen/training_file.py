@@ -57,6 +57,9 @@ class TrainConfig:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label → other spellings that are learned with it."""
 
+    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name → the labels that it covers. Not learned: whoever asks for it gets the sum of their probabilities."""
+
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
     """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
@@ -159,7 +162,8 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
             entry["split"] = _build(Split, entry["split"], "split")
         data.append(_build(TrainingData, entry, "data"))
     given["data"] = tuple(data)
-    given["labels"] = {label: tuple(spellings) for label, spellings in (given.get("labels") or {}).items()}
+    for key in ("labels", "broader"):
+        given[key] = {name: tuple(others) for name, others in (given.get(key) or {}).items()}
     config: TrainConfig = _build(TrainConfig, given, "the training file")
     return config
 
