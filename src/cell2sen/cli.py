@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from cell2sen import __version__
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
+
+#: What typer exits with after SIGINT.
+INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -55,15 +59,17 @@ def main() -> None:
     """Run the command line; errors a user can mend are one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("cell2sen").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files vanish
     try:
         app()
-    except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
+    except SystemExit as done:
+        if done.code == INTERRUPTED:
+            typer.secho("interrupted; nothing was written", fg="red", err=True)
+        raise
+    except (ValueError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        typer.secho(f"error: {message}", fg="red", err=True)
+        typer.secho(f"error: {message or type(error).__name__}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("interrupted; nothing was written", fg="red", err=True)
-        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:
@@ -93,14 +99,21 @@ def check(
     organism: Organism = None,
     max_genes: MaxGenes = None,
     perturbation_column: Column = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Say what a file is and what would fail, before any model is loaded. Exit code 1 if something would."""
     from cell2sen.checks import check as run
+    from cell2sen.model import resolve
 
+    _check_menus(dtype=dtype, quantize=quantize)
     found = run(
-        file, model, layer=layer, use_raw=raw, symbols=symbols, gene_table=gene_table, aliases=aliases, organism=organism,
-        max_genes=max_genes, perturbation_column=perturbation_column,
+        file, resolve(model, revision=revision, dtype=dtype, quantize=quantize), layer=layer, use_raw=raw,
+        symbols=symbols, gene_table=gene_table, aliases=aliases, organism=organism, max_genes=max_genes,
+        perturbation_column=perturbation_column, progress=not quiet,
     )  # fmt: skip
     typer.echo(found.to_json() if as_json else found.text)
     raise typer.Exit(0 if found.ok else 1)
@@ -131,6 +144,8 @@ def sentences(
     """Write cell sentences: .parquet, .jsonl or .csv with all columns, .txt with one sentence per line."""
     import dataclasses
 
+    import datasets
+
     from cell2sen.model import resolve
     from cell2sen.output import complete
     from cell2sen.rank import Recipe
@@ -150,6 +165,8 @@ def sentences(
         if out.suffix == ".txt":
             temporary.write_text("".join(f"{text}\n" for text in found.texts().to_pylist()), encoding="utf-8")
         else:
+            if quiet:
+                datasets.disable_progress_bars()
             dataset = found.to_dataset()
             write = {".parquet": dataset.to_parquet, ".jsonl": dataset.to_json, ".csv": dataset.to_csv}[out.suffix]
             write(temporary)
@@ -197,7 +214,7 @@ def embed(
             with temporary.open("wb") as stream:
                 np.save(stream, vectors)
         else:
-            _write_annotations(file, temporary, adata)
+            _write_annotations(file, temporary, adata, obsm="X_cell2sen")
     _say(as_json, f"{vectors.shape[0]:,} cells × {vectors.shape[1]} dimensions → {out}", file=str(out),
          n_cells=vectors.shape[0], n_dimensions=vectors.shape[1], key="X_cell2sen")  # fmt: skip
 
@@ -244,7 +261,7 @@ def annotate(
         if out.suffix == ".csv":
             adata.obs[["cell2sen_cell_type", "cell2sen_cell_type_score"]].to_csv(temporary, index_label="cell")
         else:
-            _write_annotations(file, temporary, adata)
+            _write_annotations(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
     counts = {str(label): int(count) for label, count in column.value_counts().items() if count}
     _say(as_json, f"{len(column):,} cells → {out}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
          file=str(out), n_cells=len(column), counts=counts)  # fmt: skip
@@ -286,6 +303,8 @@ def perturb(
 
     _known_suffix(out, (".h5ad",))
     options = _gather(locals())
+    if (perturbation is None) == (perturbation_column is None):
+        raise ValueError("pass either --perturbation or --perturbation-column")
     with complete(out, file) as temporary, _backed(file) as adata:
         predicted = tl.perturb(
             adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
@@ -374,8 +393,9 @@ def models(as_json: Json = False) -> None:
     from cell2sen.model import KNOWN
 
     rows = [
-        {"name": one.name, "parameters": one.parameters, "licence": one.licence, "hub_id": "" if one.is_local else one.path,
-         "max_genes": one.recipe.max_genes, "where": "in this package" if one.is_local else f"hf download {one.path}"}
+        {"name": one.name, "parameters": one.parameters, "licence": one.licence,
+         "hub_id": "" if one.is_local else one.path, "max_genes": one.recipe.max_genes,
+         "where": "in this package" if one.is_local else f"hf download {one.path}"}
         for one in KNOWN.values()
     ]  # fmt: skip
     if as_json:
@@ -401,11 +421,16 @@ def _gather(values: dict[str, Any]) -> Options:
     names = ("model", "layer", "symbols", "gene_table", "aliases", "organism", "max_genes", "templates", "revision",
              "dtype", "quantize", "device", "batch_size")  # fmt: skip
     options = {name: values[name] for name in names if values.get(name) is not None}
-    for name, menu in (("dtype", ("auto", "float32", "bfloat16", "float16")), ("quantize", ("4bit", "8bit"))):
-        if name in options and options[name] not in menu:
-            raise ValueError(f"--{name} must be one of {', '.join(menu)}, found {options[name]!r}")
+    _check_menus(dtype=options.get("dtype"), quantize=options.get("quantize"))
     options |= {"use_raw": values.get("raw", False), "offline": not values["online"], "progress": not values["quiet"]}
     return options  # type: ignore[return-value]
+
+
+def _check_menus(*, dtype: str | None, quantize: str | None) -> None:
+    menus = {"--dtype": (dtype, ("auto", "float32", "bfloat16", "float16")), "--quantize": (quantize, ("4bit", "8bit"))}
+    for name, (value, menu) in menus.items():
+        if value is not None and value not in menu:
+            raise ValueError(f"{name} must be one of {', '.join(menu)}, found {value!r}")
 
 
 @contextlib.contextmanager
@@ -413,8 +438,10 @@ def _backed(file: Path) -> Iterator[Any]:
     """The file as AnnData with its matrices on disk."""
     import anndata
 
-    if not file.exists():
-        raise FileNotFoundError(f"there is no file {file}")
+    from cell2sen.matrix import open_source
+
+    with contextlib.suppress(KeyError), open_source(file):  # says what is wrong with a file better than anndata
+        pass
     if file.suffix == ".zarr":
         yield anndata.read_zarr(file)
         return
@@ -425,8 +452,8 @@ def _backed(file: Path) -> Iterator[Any]:
         adata.file.close()
 
 
-def _write_annotations(file: Path, out: Path, adata: Any) -> None:
-    """A copy of `file` with the new obs, obsm and uns; matrices are copied as they are, never read."""
+def _write_annotations(file: Path, out: Path, adata: Any, *, obsm: str) -> None:
+    """A copy of `file` with the results in obs, ``obsm[obsm]`` and uns. All else is copied as it is, and never read."""
     import h5py
     from anndata.io import write_elem
 
@@ -435,11 +462,12 @@ def _write_annotations(file: Path, out: Path, adata: Any) -> None:
         return
     shutil.copyfile(file, out)
     with h5py.File(out, "r+") as target:
-        for name in ("obs", "obsm", "uns"):
-            if name in target:
-                del target[name]
-            value = getattr(adata, name)
-            write_elem(target, name, value if name == "obs" else dict(value))
+        for group in ("obsm", "uns"):
+            if group not in target:
+                write_elem(target, group, {})
+        write_elem(target, "obs", adata.obs)
+        write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
+        write_elem(target, "uns/cell2sen", adata.uns["cell2sen"])
 
 
 def _known_suffix(out: Path, suffixes: tuple[str, ...]) -> None:

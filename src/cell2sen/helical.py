@@ -173,8 +173,8 @@ class Cell2Sen:
         -------
         datasets.Dataset
             Columns ``cell_sentence``, ``fit_parameters`` (slope, intercept, r_squared), ``organism``,
-            ``perturbations``, ``cell_name``; one row per cell, in order. Its description lists all genes of `adata` that
-            the model can write: predictions may have genes that no control cell expresses.
+            ``perturbations``, ``cell_name``; one row per cell, in order. Its description lists all genes of `adata`
+            that the model can write: predictions may have genes that no control cell expresses.
         """
         config, backend = self.config, self.backend
         limit = config.max_genes if max_genes is None else max_genes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; make it first")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise PermissionError(f"no permission to write to {folder}; choose another output") from error
     os.close(handle)
     temporary = Path(name)
