@@ -26,7 +26,8 @@ class Tokenized:
     """Token ids, int64 (length,), with the beginning-of-text token where the model wants one."""
 
     genes: NDArray[np.int64]
-    """Gene of each token, int64 (length,): its number in ``prompt.genes``, -1 for tokens of no gene."""
+    """Gene of each token, int64 (length,): its number in ``prompt.genes``, -1 for tokens of no gene. A gene has the
+    tokens of its symbol and of the space before it."""
 
     answer: int
     """Where the answer begins; the length if there is none."""
@@ -280,10 +281,15 @@ def fit(
 
 
 def _genes(prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Gene of each token from the characters that both cover, int64 (tokens,); -1 for none."""
+    """Gene of each token from the characters that both cover, int64 (tokens,); -1 for none.
+
+    The space before a gene is part of it, as most tokenizers write it; in some a digit leaves it alone in a token.
+    """
     if not prompt.genes:
         return np.full(len(starts), -1, dtype=np.int64)
     gene_starts, gene_stops = np.array(prompt.spans, dtype=np.int64).T
+    gene_starts[1:] -= 1
+    gene_starts[0] -= prompt.prefix[-1:].isspace()
     gene = np.searchsorted(gene_stops, starts, side="right")
     nearest = np.minimum(gene, len(gene_stops) - 1)
     covers = (gene < len(gene_stops)) & (gene_starts[nearest] < stops) & (starts < stops)
