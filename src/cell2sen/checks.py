@@ -125,8 +125,8 @@ def check(
             known=_known(wanted), progress=progress,
         )  # fmt: skip
         report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
-    except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-        report.add("error", "input", str(error.args[0] if error.args else error))
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        report.add("error", "input", str(error.args[0] if isinstance(error, KeyError) and error.args else error))
         return report.done()
     finally:
         logger.setLevel(level)
@@ -193,9 +193,9 @@ def _genes(report: _Report, sentences: Sentences, model: Model) -> None:
         report.add("warning", "duplicates", text)
     unknown = account.get("n_unknown_to_model", 0)
     share = 1 - unknown / account["symbols"]
-    text = f"{share:.1%} of the genes are known to {model.name}"
+    text = f"{account['symbols'] - unknown:,} of {account['symbols']:,} symbols are known to {model.name} ({share:.1%})"
     if unknown:
-        text += f"; left out for example {', '.join(account['examples_unknown_to_model'][:5])}"
+        text += f"; left out are for example {', '.join(account['examples_unknown_to_model'][:5])}"
     report.add("ok" if share > 0.5 else "warning", "known genes", text)
     organisms = sorted(set(sentences.organism))
     trained = model.metadata.get("organisms") or []
@@ -216,7 +216,10 @@ def _cells(report: _Report, sentences: Sentences) -> None:
         report.add("warning", "empty cells", f"{empty} cells have no gene that can be written; they get no result")
     low, median, high = (int(value) for value in np.quantile(n_genes, [0.05, 0.5, 0.95]))
     limit = sentences.recipe.max_genes
-    text = f"median {median} (5–95 %: {low}–{high})" + (f", cut at {limit} by the recipe" if limit else "")
+    text = f"median {median} (5–95 %: {low}–{high})"
+    full = int(np.sum(n_genes == limit)) if limit else 0
+    if full:
+        text += f"; {full:,} of {len(n_genes):,} cells reach the limit of {limit}, only their strongest genes are used"
     report.add(
         "ok" if median >= 50 else "warning",
         "genes/cell",
@@ -224,6 +227,7 @@ def _cells(report: _Report, sentences: Sentences) -> None:
     )
     report.numbers |= {
         "n_empty_cells": empty,
+        "n_cells_at_limit": full,
         "genes_per_cell": {"q05": low, "median": median, "q95": high},
         "max_genes": limit,
     }
@@ -251,12 +255,13 @@ def _cost(report: _Report, sentences: Sentences, model: Model) -> None:
     if over:
         text += f"; {over:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
     report.add("warning" if over else "ok", "tokens", text)
-    parameters = _parameters(config)
-    memory = parameters * BYTES[model.resolved_dtype] * {"4bit": 0.3, "8bit": 0.55}.get(model.quantize or "", 1.0)
+    in_layers, embeddings = _parameters(config)
+    quantized = {"4bit": 0.28, "8bit": 0.52}.get(model.quantize or "", 1.0)  # embeddings never are
+    memory = (in_layers * quantized + embeddings) * BYTES[model.resolved_dtype]
     memory += 8192 * float(config.get("hidden_size", 0)) * 4 * 12  # activations of one batch
-    layers_only = parameters - config.get("vocab_size", 0) * config.get("hidden_size", 0)
-    seconds = float(tokens.sum()) * 2 * layers_only / (0.3 * _flops_per_second())
-    report.add("ok", "expected", f"{memory / 1e9:.1f} GB of memory, about {_duration(seconds)} to embed on this CPU")
+    seconds = float(tokens.sum()) * 2 * in_layers / (0.3 * _flops_per_second())
+    text = f"{memory / 1e9:.1f} GB of memory for the model and a batch, about {_duration(seconds)} to embed on this CPU"
+    report.add("ok", "expected", text)
     report.numbers |= {
         "tokens_per_cell": float(np.median(tokens)), "n_cells_cut": over, "context": context,
         "expected_memory_gb": round(memory / 1e9, 2), "expected_seconds_on_cpu": round(seconds, 1),
@@ -269,7 +274,7 @@ def _tokens(sentences: Sentences, model: Model) -> tuple[float, float, bool]:
     try:
         from cell2sen.tokens import load_tokens
 
-        tokens = load_tokens(model.path, local_files_only=True)
+        tokens = load_tokens(model.path, local_files_only=True, revision=model.revision)
     except (OSError, ValueError):
         return TOKENS_PER_GENE, 60.0, False
     sample = sentences[: min(100, len(sentences))].gene_lists()
@@ -291,15 +296,16 @@ def _config(model: Model) -> dict[str, Any] | None:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
-def _parameters(config: dict[str, Any]) -> float:
-    """Weights of a decoder from its config, without biases and norms."""
+def _parameters(config: dict[str, Any]) -> tuple[float, float]:
+    """Weights of a decoder's layers and of its embeddings from its config, without biases and norms."""
     hidden, layers = float(config.get("hidden_size", 0)), float(config.get("num_hidden_layers", 0))
     heads, inner = float(config.get("num_attention_heads", 1)), float(config.get("intermediate_size", 4 * hidden))
     width = float(config.get("head_dim") or hidden / heads)
     keys = float(config.get("num_key_value_heads") or heads)
-    gates = 3 if "gemma" in str(config.get("model_type")) else 2
-    per_layer = hidden * width * (2 * heads + 2 * keys) + gates * hidden * inner
-    return layers * per_layer + float(config.get("vocab_size", 0)) * hidden
+    gemma = "gemma" in str(config.get("model_type"))
+    per_layer = hidden * width * (2 * heads + 2 * keys) + (3 if gemma else 2) * hidden * inner
+    tied = bool(config.get("tie_word_embeddings", gemma))
+    return layers * per_layer, float(config.get("vocab_size", 0)) * hidden * (1 if tied else 2)
 
 
 def _flops_per_second() -> float:
@@ -315,4 +321,4 @@ def _duration(seconds: float) -> str:
     for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"
-    return f"{max(1.0, seconds):.0f} seconds"
+    return f"{seconds:.0f} seconds" if seconds >= 2 else "a second"

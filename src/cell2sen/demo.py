@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
@@ -11,6 +12,9 @@ import typer
 from cell2sen import pipeline, pl, tl
 from cell2sen.checks import check
 from cell2sen.output import complete
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: What the file calls a type → what the embedded model calls it. Used for the sentence in the summary only.
 SAME = {
@@ -25,7 +29,8 @@ SAME = {
     "CD4+/CD45RA+/CD25- Naive T": ("CD4 T cell", "memory CD4 T cell", "naive CD4 T cell"),
 }
 LABELS = (
-    "CD4 T cell", "CD8 T cell", "B cell", "NK cell", "CD14+ monocyte", "FCGR3A+ monocyte", "dendritic cell", "megakaryocyte",
+    "CD4 T cell", "CD8 T cell", "B cell", "NK cell", "CD14+ monocyte", "FCGR3A+ monocyte", "dendritic cell",
+    "megakaryocyte",
 )  # fmt: skip
 
 
@@ -55,9 +60,9 @@ def run(out: Path, *, progress: bool = True) -> None:
     guess = adata.obs["bulk_labels"].value_counts(normalize=True).iloc[0]
     sure = np.asarray(adata.obs["cell2sen_cell_type"] != "unknown")
     say(
-        f"   {int(sure.sum())} of {adata.n_obs} cells are labelled (the others are less than 50 % sure); the label agrees with the "
-        f"one given in {agree[comparable & sure].mean():.0%} of them\n   (always the most frequent given type: {guess:.0%}). The given "
-        "labels are themselves noisy: they were transferred from sorted cells."
+        f"   {int(sure.sum())} of {adata.n_obs} cells are labelled (the others are less than 50 % sure); the label agrees "
+        f"with the one given in {agree[comparable & sure].mean():.0%} of them\n   (always the most frequent given type: "
+        f"{guess:.0%}). The given labels are themselves noisy: they were transferred from sorted cells."
     )
     say('4  perturb   cell2sen.tl.perturb(adata, "IFN-beta", use_raw=True)  →  a new AnnData with X, control and delta')
     chosen = np.flatnonzero(np.asarray(adata.obs["cell2sen_cell_type"] == "CD14+ monocyte"))[:60]
@@ -86,18 +91,18 @@ def run(out: Path, *, progress: bool = True) -> None:
     )
 
 
-def _pairs(adata: object) -> list[tuple[str, str]]:
-    obs = adata.obs  # type: ignore[attr-defined]
+def _pairs(adata: AnnData) -> list[tuple[str, str]]:
+    obs = adata.obs
     return list(zip(obs["bulk_labels"].astype(str), obs["cell2sen_cell_type"].astype(str), strict=True))
 
 
-def _figure(adata: object, predicted: object, path: Path) -> None:
+def _figure(adata: AnnData, predicted: AnnData, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(17, 5.2), width_ratios=(1, 1, 0.7), layout="constrained")
-    pl.embedding(adata, "bulk_labels", basis="X_cell2sen_umap", ax=axes[0], title="given label")  # type: ignore[arg-type]
-    pl.embedding(adata, "cell2sen_cell_type", basis="X_cell2sen_umap", ax=axes[1], title="label by cell2sen")  # type: ignore[arg-type]
-    pl.top_changes(predicted, ax=axes[2], title="IFN-beta, predicted change")  # type: ignore[arg-type]
+    pl.embedding(adata, "bulk_labels", basis="X_cell2sen_umap", ax=axes[0], title="given label")
+    pl.embedding(adata, "cell2sen_cell_type", basis="X_cell2sen_umap", ax=axes[1], title="label by cell2sen")
+    pl.top_changes(predicted, ax=axes[2], title="IFN-beta, predicted change")
     figure.suptitle("UMAP of cell2sen embeddings, 700 blood cells", fontsize=11)
     with complete(path) as temporary:
         figure.savefig(temporary, dpi=150)

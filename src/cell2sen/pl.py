@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
+
+from cell2sen.pipeline import attention_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,13 +100,16 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     """Gene-level attention of one cell among its `n` strongest genes, one head or the mean over heads."""
     plt = _pyplot()
     maps: dict[str, Any] = adata.uns.get("cell2sen", {}).get("attention", {})
-    if cell not in maps:
+    key = attention_key(cell)
+    if key not in maps:
         raise KeyError(
             f"there is no attention map of cell {cell!r}; available: {list(maps)} (tl.embed(attention_for=[…]))"
         )
-    array = np.asarray(maps[cell]["map"])
+    array = np.asarray(maps[key]["map"])
+    if head is not None and not 0 <= head < len(array):
+        raise ValueError(f"there is no head {head}; available: 0 to {len(array) - 1}")
     shown = (array.mean(axis=0) if head is None else array[head])[:n, :n]
-    genes: Sequence[str] = list(maps[cell]["genes"])[:n]
+    genes: Sequence[str] = list(maps[key]["genes"])[:n]
     axes: Axes = ax if ax is not None else plt.subplots(figsize=(6, 5))[1]
     drawn = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
     axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=6)
@@ -123,8 +127,7 @@ def mean_change(predicted: AnnData) -> pd.Series[float]:
     """Mean of ``layers["delta"]`` over cells, one value a gene, in ln(1 + CP10k)."""
     if "delta" not in predicted.layers:
         raise KeyError(f"there is no layer 'delta': pass the result of tl.perturb; available: {list(predicted.layers)}")
-    delta = predicted.layers["delta"]
-    mean = np.asarray(delta.mean(axis=0)).ravel() if sp.issparse(delta) else np.asarray(delta).mean(axis=0)
+    mean = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()  # of a sparse matrix: one row
     return pd.Series(mean, index=predicted.var_names)
 
 
