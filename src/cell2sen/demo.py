@@ -59,10 +59,11 @@ def run(out: Path, *, progress: bool = True) -> None:
     comparable = np.array([given in SAME for given, _ in _pairs(adata)])
     guess = adata.obs["bulk_labels"].value_counts(normalize=True).iloc[0]
     sure = np.asarray(adata.obs["cell2sen_cell_type"] != "unknown")
+    right = agree[comparable & sure].mean() if (comparable & sure).any() else 0.0
     say(
-        f"   {int(sure.sum())} of {adata.n_obs} cells are labelled (the others are less than 50 % sure); the label agrees "
-        f"with the one given in {agree[comparable & sure].mean():.0%} of them\n   (always the most frequent given type: "
-        f"{guess:.0%}). The given labels are themselves noisy: they were transferred from sorted cells."
+        f"   {int(sure.sum())} of {adata.n_obs} cells are labelled (the others are less than 50 % sure); the label "
+        f"agrees with the one given in {right:.0%} of them\n   (always the most frequent given type: {guess:.0%}). The "
+        "given labels are themselves noisy: they were transferred from sorted cells."
     )
     say('4  perturb   cell2sen.tl.perturb(adata, "IFN-beta", use_raw=True)  →  a new AnnData with X, control and delta')
     chosen = np.flatnonzero(np.asarray(adata.obs["cell2sen_cell_type"] == "CD14+ monocyte"))[:60]
