@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -180,8 +181,8 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     """The probability of each label for each cell: its likelihood as the answer, normalised over the labels.
 
     The likelihood is that of the whole answer, closing full stop included, so that a label that begins another one
-    ("B cell", "B cell precursor") does not get the longer one's share. A label in other words than the model's is scored by
-    those of the model, and a broader one by all that it stands for (:func:`cell2sen.labels.members`).
+    ("B cell", "B cell precursor") does not get the longer one's share. A label in other words than the model's is
+    scored by those of the model, and a broader one by all that it stands for (:func:`cell2sen.labels.members`).
 
     Raises
     ------
@@ -299,5 +300,6 @@ def warn_unknown(what: str, values: Sequence[str], model: Model, key: str) -> No
 
 
 def attention_key(cell: str) -> str:
-    """A cell's key in ``uns["cell2sen"]["attention"]``: its name, with the characters escaped that no file allows."""
-    return cell.replace("%", "%25").replace("/", "%2F")
+    """A cell's key in ``uns["cell2sen"]["attention"]``: its name, percent-encoded where files do not allow it."""
+    key = quote(cell, safe=" :|+")
+    return key.replace(".", "%2E") if not key.strip(".") else key

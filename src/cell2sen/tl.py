@@ -64,7 +64,7 @@ def embed(
     ``None``, or the copy. Sets ``adata.obsm[key_added]`` (float32 (n, hidden), NaN for cells without genes),
     ``adata.uns["cell2sen"]["embed"]`` (provenance) and, for the cells in `attention_for`,
     ``adata.uns["cell2sen"]["attention"][cell]`` with ``genes`` and ``map`` (heads × genes × genes, rows sum to at most
-    1); a ``/`` in the cell's name is written ``%2F`` there, because files do not allow it in keys.
+    1); characters of a name that files do not allow in keys are percent-encoded there, such as ``%2F`` for ``/``.
 
     Raises
     ------
