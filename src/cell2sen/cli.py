@@ -144,8 +144,6 @@ def sentences(
     """Write cell sentences: .parquet, .jsonl or .csv with all columns, .txt with one sentence per line."""
     import dataclasses
 
-    import datasets
-
     from cell2sen.model import resolve
     from cell2sen.output import complete
     from cell2sen.rank import Recipe
@@ -165,6 +163,8 @@ def sentences(
         if out.suffix == ".txt":
             temporary.write_text("".join(f"{text}\n" for text in found.texts().to_pylist()), encoding="utf-8")
         else:
+            import datasets
+
             if quiet:
                 datasets.disable_progress_bars()
             dataset = found.to_dataset()
@@ -359,31 +359,37 @@ def generate(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Training file (.yaml), see recipes/ and docs/training.md.")],
+    source: Annotated[Path, typer.Argument(help="Training file (.yaml, see docs/training.md) or AnnData file.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the model to.")],
-    data_dir: Annotated[Path, typer.Option(help="Folder that the files in the recipe are relative to.")] = Path(),
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Fine-tune this model instead of the recipe's.")
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="What to fine-tune; nano for AnnData.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="May be repeated.")] = None,
+    cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None,
+    perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
+    control: Annotated[str | None, typer.Option(help="Its value in unperturbed cells.  [default: control]")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="obs column in which a cell and its control agree.")] = None,
+    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None,
+    hold_out: Annotated[list[str] | None, typer.Option(help="Group to hold out; may be repeated.")] = None,
+    test: Annotated[float | None, typer.Option(help="Share to hold out.  [default: 0.1]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Draws of each cell.  [default: 5]")] = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of a training file.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files in a training file.")] = None,
+    layer: Layer = None,
+    raw: Raw = False,
+    symbols: Symbols = None,
+    organism: Organism = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train or fine-tune a model on AnnData files."""
-    import dataclasses
-
+    options = {"tasks": task, "use_raw": raw} | {key: value for key, value in locals().items() if key not in (
+        "source", "out", "task", "raw", "settings", "data_dir", "resume", "quiet", "as_json")}  # fmt: skip
     from cell2sen import train as training
 
-    config = training.read_config(recipe)
-    changes = {"max_steps": max_steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    if model is not None:
-        config = dataclasses.replace(config, model=model, from_scratch=None)
-    trained = training.train(config, out, base=data_dir, resume=resume, progress=not quiet)
+    config = training.configure(source, options, settings or ())
+    base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
+    trained = training.train(config, out, base=base, resume=resume, progress=not quiet)
     _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
 
 

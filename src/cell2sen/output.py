@@ -24,6 +24,8 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
     ValueError, FileNotFoundError, PermissionError
         `path` is an input, its folder does not exist or may not be written to. Raised before the block runs, so that no
         work is lost.
+    OSError
+        The disk is full.
     """
     path = Path(path)
     if any(Path(one).exists() and path.exists() and path.samefile(one) for one in inputs):
@@ -47,5 +49,10 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except RuntimeError as error:
+        if f"errno = {errno.ENOSPC}," not in str(error):
+            raise
+        # HDF5 notices a full disk when it closes a file, and h5py then raises this.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
