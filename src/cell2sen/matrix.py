@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Values of a block at most; 2**24 float64 with their column numbers are about 200 MB.
-BLOCK_VALUES = 2**24
+#: A block has at most this many rows, and about this many values: 2**22 float32 with their column numbers are 34 MB.
 BLOCK_ROWS = 2048
+BLOCK_VALUES = 2**22
+
+#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part.
+CSC_VALUES = 2**25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,44 +52,79 @@ class Source:
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
         """``(first row, CSR copy of the rows)`` in order. The copy may be changed by the caller."""
-        if _format(self.matrix) == "csc":
-            yield from self._blocks_of_columns(rows)
-            return
         if rows is None:
-            dense_rows = max(1, BLOCK_VALUES // max(1, self.matrix.shape[1]))
-            rows = BLOCK_ROWS if _format(self.matrix) == "csr" else min(BLOCK_ROWS, dense_rows)
-        for start in range(0, self.n_obs, rows):
-            yield start, _to_csr(self.matrix[start : start + rows])
-
-    def _blocks_of_columns(self, rows: int | None) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """Rows of a matrix stored by columns.
-
-        In memory one linear conversion is cheapest. A file is scanned once per block, its columns in turn, so blocks are
-        made as large as memory allows.
-        """
-        if sp.issparse(self.matrix):
-            converted = self.matrix.tocsr()
-            yield from ((start, _to_csr(converted[start : start + (rows or BLOCK_ROWS)]))
-                        for start in range(0, self.n_obs, rows or BLOCK_ROWS))  # fmt: skip
+            rows = max(1, min(BLOCK_ROWS, int(BLOCK_VALUES / max(1.0, self._values_per_row))))
+            if chunks := getattr(self.matrix, "chunks", None):  # dense, on disk: a chunk is always read whole
+                rows = max(rows // chunks[0], 1) * chunks[0]
+        if not self._is_csc_on_disk:
+            matrix: Any = self.matrix
+            if getattr(matrix, "format", "") == "csc":
+                matrix = matrix.tocsr()  # in memory one linear conversion is cheapest
+            for start in range(0, self.n_obs, rows):
+                yield start, _to_csr(matrix[start : start + rows])
             return
-        indptr = np.asarray(self.matrix.group["indptr"][:])
-        if rows is None:
-            rows = max(BLOCK_ROWS, int(BLOCK_VALUES * self.n_obs / max(1, indptr[-1])))
-        per_column = max(1, int(indptr[-1]) // max(1, len(indptr) - 1))
-        step = max(1, BLOCK_VALUES // per_column)
-        for start in range(0, self.n_obs, rows):
-            parts = [
-                sp.csc_matrix(self.matrix[:, column : column + step]).tocsr()[start : start + rows]
-                for column in range(0, self.matrix.shape[1], step)
-            ]
-            yield start, _to_csr(sp.hstack(parts, format="csr"))
+        at_once = max(rows, int(CSC_VALUES / max(1.0, self._values_per_row)) // rows * rows)
+        for first in range(0, self.n_obs, at_once):
+            part = self._rows_of_columns(np.arange(first, min(first + at_once, self.n_obs)))
+            for start in range(0, part.shape[0], rows):
+                yield first + start, _to_csr(part[start : start + rows])
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
-        """Up to three runs of `rows` cells, from the beginning, the middle and the end."""
-        if _format(self.matrix) == "csc":
-            return next(self._blocks_of_columns(None))[1][: 3 * rows]
-        starts = sorted({0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows)})
-        return sp.vstack([_to_csr(self.matrix[start : start + rows]) for start in starts], format="csr")
+        """Up to three runs of `rows` cells (fewer where cells are long), from the beginning, the middle and the end."""
+        rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
+        firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
+        wanted = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
+        if self._is_csc_on_disk:
+            return _to_csr(self._rows_of_columns(wanted))
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+        return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
+
+    @property
+    def _is_csc_on_disk(self) -> bool:
+        return not sp.issparse(self.matrix) and getattr(self.matrix, "format", "") == "csc"
+
+    @property
+    def _values_per_row(self) -> float:
+        if hasattr(self.matrix, "nnz"):
+            return float(self.matrix.nnz / self.n_obs)
+        if hasattr(self.matrix, "group"):  # sparse, on disk
+            return float(self.matrix.group["indices"].shape[0] / self.n_obs)
+        return float(self.matrix.shape[1])
+
+    def _rows_of_columns(self, wanted: NDArray[np.int64]) -> sp.csr_matrix:
+        """Some rows of a file stored by columns, which is scanned once, some columns at a time."""
+        group = self.matrix.group
+        indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+        place = np.full(self.n_obs, -1, dtype=np.int64)
+        place[wanted] = np.arange(len(wanted))
+        parts = []
+        first = 0
+        while first < len(indptr) - 1:
+            last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK_VALUES, side="right")) - 1)
+            entries = slice(int(indptr[first]), int(indptr[last]))
+            rows = place[np.asarray(group["indices"][entries])]
+            keep = rows >= 0
+            columns = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr[first : last + 1]))[keep]
+            parts.append((np.asarray(group["data"][entries])[keep], rows[keep].astype(np.int32), columns))
+            first = last
+        data, rows, columns = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return sp.coo_matrix((_native(data), (rows, columns)), shape=(len(wanted), self.matrix.shape[1])).tocsr()
+
+
+class _ViewOfFile:
+    """A view of a backed object, read a slice of rows at a time: its own ``X`` would read all of its rows at once."""
+
+    def __init__(self, view: AnnData, use_raw: bool) -> None:
+        self._parent = view._adata_ref
+        self._rows = np.arange(self._parent.n_obs)[view._oidx]
+        self._columns = slice(None) if use_raw else view._vidx
+        self._use_raw = use_raw
+        self.shape = (view.n_obs, view.raw.n_vars if use_raw else view.n_vars)
+
+    def __getitem__(self, rows: slice) -> Any:
+        # A view of a view is not to be had of a backed object.
+        part = self._parent[self._rows[rows], self._columns]
+        return part.raw.X if self._use_raw else part.X
 
 
 @contextlib.contextmanager
@@ -115,7 +153,9 @@ def _source_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Sourc
     layers = list(adata.layers.keys())
     has_raw = adata.raw is not None
     where = _where(layer, use_raw, layers, has_raw)
-    if use_raw:
+    if adata.isbacked and adata.is_view and layer is None:
+        matrix, var = _ViewOfFile(adata, use_raw), adata.raw.var if use_raw else adata.var
+    elif use_raw:
         matrix, var = adata.raw.X, adata.raw.var
     elif layer is not None:
         matrix, var = adata.layers[layer], adata.var
@@ -136,7 +176,7 @@ def _source_of_file(group: Any, layer: str | None, use_raw: bool) -> Source:
     hint = _hint(layers, has_raw, where)
     if stored is None:
         raise ValueError(f"the file has no X; pass another matrix: {hint}")
-    sparse = "csr" in str(stored.attrs.get("encoding-type", "")) or "csc" in str(stored.attrs.get("encoding-type", ""))
+    sparse = "indptr" in stored if hasattr(stored, "keys") else False
     # uns may hold much; only the organism is wanted, which is text.
     uns = {}
     for key in ("organism", "species", "organism_ontology_term_id"):
@@ -152,21 +192,31 @@ def _source_of_file(group: Any, layer: str | None, use_raw: bool) -> Source:
 def _open_file(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".zarr":
+    if path.is_dir():
         import zarr
 
-        yield zarr.open_group(str(path), mode="r")
+        try:
+            store = zarr.open_group(str(path), mode="r")
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is a directory, but no zarr store") from error
+        _require_anndata(store, path)
+        yield store
         return
     import h5py
 
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path} is not a readable .h5ad (HDF5) file: {error}") from error
+        packed = "; it is compressed, unpack it first" if path.suffix == ".gz" else ""
+        raise ValueError(f"{path} is not a readable .h5ad (HDF5) file: {error}{packed}") from error
     with file:
-        if "obs" not in file or "var" not in file:
-            raise ValueError(f"{path} is an HDF5 file, but no AnnData: it has no obs and var, only {list(file.keys())}")
+        _require_anndata(file, path)
         yield file
+
+
+def _require_anndata(group: Any, path: Path) -> None:
+    if "obs" not in group or "var" not in group:
+        raise ValueError(f"{path} holds no AnnData: it has no obs and var, only {sorted(group.keys())}")
 
 
 def _checked(source: Source, name: str) -> Source:
@@ -185,7 +235,8 @@ def _where(layer: str | None, use_raw: bool, layers: list[str], has_raw: bool) -
         return "raw.X"
     if layer is not None:
         if layer not in layers:
-            raise KeyError(f"adata.layers has no {layer!r}; available: {layers}" + (", or use_raw=True" if has_raw else ""))
+            raw = ", or use_raw=True" if has_raw else ""
+            raise KeyError(f"adata.layers has no {layer!r}; available: {layers}{raw}")
         return f"layers[{layer!r}]"
     return "X"
 
@@ -196,18 +247,29 @@ def _hint(layers: list[str], has_raw: bool, where: str) -> str:
     return "there is " + " or ".join(others) if others else "this object has no other matrix, so go back to the counts"
 
 
-def _format(matrix: Any) -> str:
-    return str(getattr(matrix, "format", "dense"))
-
-
 def _to_csr(block: Any) -> sp.csr_matrix:
     """A canonical CSR copy with native numbers, without touching the input."""
-    if hasattr(block, "to_memory"):
-        block = block.to_memory()
+    for load in ("to_memory", "compute"):  # of anndata's backed and of dask's arrays
+        if hasattr(block, load):
+            block = getattr(block, load)()
     if not sp.issparse(block):
         block = np.asarray(block)
-    csr = sp.csr_matrix(block, copy=True)
-    if csr.dtype == bool or csr.dtype == np.float16:
-        csr = csr.astype(np.float32)
-    csr.sum_duplicates()
+    if block.dtype.kind not in "biuf":
+        raise TypeError(f"expression must be whole or real numbers, found dtype {block.dtype}")
+    csr = sp.csr_matrix(block.astype(_native_dtype(block.dtype), copy=True))
+    if not csr.has_canonical_format:
+        if csr.dtype.kind in "iu":  # sums of small integers would wrap around
+            csr = csr.astype(np.int64)
+        csr.sum_duplicates()
     return csr
+
+
+def _native(data: NDArray[Any]) -> NDArray[Any]:
+    return data.astype(_native_dtype(data.dtype), copy=False)
+
+
+def _native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that scipy can compute with: of this machine's byte order, no bool, float16 or long double."""
+    if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize < 4):
+        return np.dtype(np.float32)
+    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")

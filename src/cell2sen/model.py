@@ -81,7 +81,9 @@ class Model:
         return str(self.metadata.get("dtype", "bfloat16"))
 
 
-def _published(name: str, path: str, parameters: str, max_genes: int, licence: str, stop: tuple[str, ...] = ()) -> Model:
+def _published(
+    name: str, path: str, parameters: str, max_genes: int, licence: str, stop: tuple[str, ...] = ()
+) -> Model:
     return Model(
         name=name, path=f"vandijklab/{path}", parameters=parameters, licence=licence, stop=stop,
         recipe=Recipe(max_genes=max_genes, case="upper"), wording="cell2sentence",
@@ -108,6 +110,8 @@ KNOWN = {
 def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
     """A known name, a local directory, a hub id (``owner/name``) or a :class:`Model`; `changes` replace its fields.
 
+    A known checkpoint is known by its hub id, and by a directory of the same name, as well.
+
     Raises
     ------
     ValueError
@@ -115,10 +119,16 @@ def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
     """
     if not isinstance(model, Model):
         text = str(model)
+        by_path = {known.path: known for known in KNOWN.values()}
+        by_folder = {known.path.split("/")[-1]: known for known in KNOWN.values() if known.name != EMBEDDED}
         if text in KNOWN:
             model = KNOWN[text]
-        elif Path(text).is_dir():
-            model = Model(name=Path(text).name, path=text)
+        elif text in by_path:
+            model = by_path[text]
+        elif text and Path(text).is_dir():
+            name = Path(text).resolve().name
+            # A downloaded copy of a published checkpoint wants its recipe, wording and stop strings, too.
+            model = replace(by_folder[name], path=text) if name in by_folder else Model(name=name, path=text)
         elif text.count("/") == 1 and not text.startswith((".", "/")):
             model = Model(name=text, path=text)
         else:
@@ -136,8 +146,9 @@ def _with_metadata(model: Model) -> Model:
         return model
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
-        recipe = Recipe(**metadata.get("recipe", {}))
+        recipe = Recipe(**metadata["recipe"]) if "recipe" in metadata else model.recipe
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not metadata that cell2sen can read: {error}") from error
     wording = "checkpoint" if metadata.get("templates") else model.wording
-    return replace(model, metadata=metadata, recipe=recipe, wording=wording, stop=tuple(metadata.get("stop", model.stop)))
+    stop = tuple(metadata.get("stop", model.stop))
+    return replace(model, metadata=metadata, recipe=recipe, wording=wording, stop=stop)

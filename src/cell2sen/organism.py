@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cell2sen import genes as gene_names
@@ -39,7 +40,7 @@ def organism_of_cells(
     Raises
     ------
     ValueError
-        Not one organism per cell.
+        Not one organism per cell, or a missing one in the list given.
     """
     n = len(obs)
     if given is not None:
@@ -47,25 +48,34 @@ def organism_of_cells(
             return (scientific_name(given),) * n
         if len(given) != n:
             raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
+        if any(not str(value or "").strip() or value != value for value in given):
+            raise ValueError(
+                "organism has missing values; give one name per cell, or leave it out to have it looked up"
+            )
         return tuple(scientific_name(value) for value in given)
     for key in KEYS:
-        if key in obs.columns and not obs[key].isna().all():
-            values = obs[key].astype(object)
-            if values.isna().any():
-                fallback = _from_genes(var_names)
-                logger.warning("obs[%r] is missing in %d cells, taken as %s", key, int(values.isna().sum()), fallback)
-                values = values.where(~values.isna(), fallback)
-            names = {value: scientific_name(value) for value in values.unique()}
-            return tuple(names[value] for value in values)
+        if key not in obs.columns:
+            continue
+        values = obs[key].astype(object)
+        missing = values.isna() | (values.astype(str).str.strip() == "")
+        if missing.all():
+            continue
+        if missing.any():
+            fallback = _from_genes(var_names)
+            logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", key, int(missing.sum()), n, fallback)
+            values = values.where(~missing, fallback)
+        names = {value: scientific_name(value) for value in values.unique()}
+        return tuple(names[value] for value in values)
     for key in KEYS:
-        if key in uns and isinstance(uns[key], str) and uns[key].strip():
-            return (scientific_name(uns[key]),) * n
+        named = {str(value).strip() for value in np.ravel(uns[key])} if key in uns else set()
+        if len(named) == 1 and (name := named.pop()):
+            return (scientific_name(name),) * n
     return (_from_genes(var_names),) * n
 
 
 def _from_genes(var_names: Sequence[Any]) -> str:
     guess = gene_names.guess_organism(var_names)
     if guess is None:
-        logger.warning("the organism is neither in obs nor in uns nor clear from the gene names; taken as Homo sapiens (set organism=)")
+        logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")
         return "Homo sapiens"
     return guess

@@ -10,8 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+Base = Literal["", "e", "2", "10"]
+
 #: Logarithms are tried in the order in which they are met in practice.
-BASES = {"e": math.e, "2": 2.0, "10": 10.0}
+BASES: dict[Base, float] = {"e": math.e, "2": 2.0, "10": 10.0}
+
+_LARGEST_LOG = 20  # e**20 is beyond any count, as is 2**20 after normalisation
 
 TARGET = 1e4
 """Counts per cell of the normalisation that the rank fit is defined on."""
@@ -22,11 +26,14 @@ class Scale:
     """What the values of a matrix are."""
 
     kind: Literal["counts", "normalised", "log"]
-    base: Literal["", "e", "2", "10"] = ""
+    base: Base = ""
     """Base of the logarithm of 1 + x, for ``kind="log"``."""
 
     total: float | None = None
     """Sum of a cell before the logarithm, where it is the same in all cells (1e4 for CP10k)."""
+
+    of_counts: bool = False
+    """The logarithm is that of counts which were not normalised before."""
 
     certain: bool = True
     """False where nothing in the values speaks for or against the assumption."""
@@ -36,7 +43,12 @@ class Scale:
             return "counts"
         name = "linear, normalised" if self.kind == "normalised" else f"log base {self.base} of 1 + x"
         total = f", total {self.total:.4g} per cell" if self.total else ", total unknown (genes were left out)"
-        return name + total + ("" if self.certain else ", assumed")
+        return name + (" of counts" if self.of_counts else total) + ("" if self.certain else ", assumed")
+
+    def row_sums(self, matrix: Any) -> NDArray[np.float64]:
+        """Sum of each cell of a CSR matrix over all genes, as :meth:`log10_cp10k` wants it, float64 (cells,)."""
+        linear = _unlog(matrix, BASES[self.base]) if self.of_counts else matrix
+        return np.asarray(linear.sum(axis=1, dtype=np.float64), dtype=np.float64).ravel()
 
     def log10_cp10k(self, values: NDArray[Any], row_sums: NDArray[Any]) -> NDArray[np.float64]:
         """Values → log10(1 + CP10k).
@@ -46,17 +58,17 @@ class Scale:
         values
             (nnz,), not negative.
         row_sums
-            (nnz,): sum of the value's cell over all genes on the scale of the input (used for counts, and for linear
-            values of unknown total). Already normalised values are not normalised again.
+            (nnz,): :meth:`row_sums` of the value's cell (used for counts, and for linear values of unknown total).
+            Already normalised values are not normalised again.
         """
         linear = np.asarray(values, dtype=np.float64)
         if self.kind == "log":
-            # Cells were normalised before the logarithm. Where left-out genes hide the total, 1e4 is scanpy's usual one.
-            linear = np.expm1(linear * math.log(BASES[self.base])) * (TARGET / (self.total or TARGET))
-        elif self.kind == "normalised" and self.total:
+            linear = np.expm1(linear * math.log(BASES[self.base]))
+        if self.total:
             linear = linear * (TARGET / self.total)
-        else:
+        elif self.kind != "log" or self.of_counts:
             linear = linear * (TARGET / np.asarray(row_sums, dtype=np.float64))
+        # else: left-out genes hide the total; 1e4 is what scanpy users normalise to.
         return np.log10(1.0 + linear)
 
 
@@ -75,26 +87,53 @@ def recognise(values: Any, hint: str = "") -> Scale:
     ValueError
         Negative values: they were centred per gene, which changes the order of genes within a cell.
     """
-    matrix = sp.csr_matrix(values)
-    data = matrix.data[matrix.data > 0].astype(np.float64)
+    matrix = sp.csr_matrix(values).astype(np.float64)  # a copy
     refuse_unrankable(matrix.data, hint)
-    if not len(data) or not np.any(data % 1):
+    matrix.data = np.nan_to_num(matrix.data)
+    matrix.eliminate_zeros()
+    if not np.any(matrix.data % 1):
         return Scale(kind="counts")
-    fits_log = data.max() < 20  # e**20 is beyond any count
-    candidates: list[tuple[Literal["", "e", "2", "10"], Any]] = [("", matrix)]
+    fits_log = bool(matrix.data.max() < _LARGEST_LOG)
+    candidates: dict[Base, Any] = {"": matrix}
     if fits_log:
-        for name in ("e", "2", "10"):
-            candidates.append((name, _unlog(matrix, BASES[name])))  # type: ignore[arg-type]
-    for name, linear in candidates:
-        sums = np.asarray(linear.sum(axis=1)).ravel()
-        sums = sums[sums > 0]
-        if len(sums) > 1 and sums.std() < 0.01 * sums.mean():
-            return Scale(kind="log" if name else "normalised", base=name, total=_round_total(float(np.median(sums))))
+        candidates |= {base: _unlog(matrix, BASES[base]) for base in BASES}
+    sums = {base: _positive_sums(linear) for base, linear in candidates.items()}
+
+    if len(sums[""]) > 1:
+        spread = {base: float(each.std() / each.mean()) for base, each in sums.items()}
+        base = min(spread, key=lambda base: spread[base])
+        # Sums of logarithms over thousands of genes are nearly constant, too.
+        if spread[base] < (0.001 if fits_log and not base else 0.01):
+            return Scale(kind=_kind(base), base=base, total=_round_total(float(np.median(sums[base]))))
+
     # Genes were left out after normalisation: look for the step of one count within each cell instead.
-    best = max(candidates, key=lambda pair: _share_of_whole_counts(pair[1]))
-    if _share_of_whole_counts(best[1]) > 0.9:
-        return Scale(kind="log" if best[0] else "normalised", base=best[0])
-    return Scale(kind="log", base="e", certain=False) if fits_log else Scale(kind="normalised", certain=False)
+    shares = {base: _share_of_whole_counts(matrix, linear) for base, linear in candidates.items()}
+    *others, base = sorted(shares, key=lambda base: shares[base])
+    # Chance is 0.04. Cells without a count of one lower the share, but of the right candidate only.
+    best, second = shares[base], max((shares[other] for other in others), default=0.0)
+    certain = best > 0.9 or best > max(0.5, 2 * second)
+    if not certain:
+        base = "e" if fits_log else ""
+    if not base:
+        return Scale(kind="normalised", certain=certain)
+    linear = candidates[base]
+    small = linear.data[linear.data < 10]
+    if certain and len(small) and np.all(np.abs(small - np.round(small)) < 0.02):
+        return Scale(kind="log", base=base, of_counts=True)
+    if len(sums[base]) == 1:
+        return Scale(kind="log", base=base, total=_round_total(float(sums[base][0])), certain=certain)
+    if sums[base].max() > 1.01 * TARGET:  # not CP10k, then; the total is at least this
+        return Scale(kind="log", base=base, total=_round_total(float(sums[base].max())), certain=False)
+    return Scale(kind="log", base=base, certain=certain)
+
+
+def _kind(base: Base) -> Literal["normalised", "log"]:
+    return "log" if base else "normalised"
+
+
+def _positive_sums(matrix: Any) -> NDArray[np.float64]:
+    sums = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    return sums[sums > 0]
 
 
 def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
@@ -105,17 +144,18 @@ def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
     if low < 0:
         raise ValueError(
             f"expression must not be negative, found values down to {low:.4g}: they look scaled per gene (z-scores) or "
-            f"batch-corrected, which changes the order of genes within a cell. Pass counts or log-normalised values instead"
-            + (f": {hint}" if hint else ".")
+            "batch-corrected, which changes the order of genes within a cell. Pass counts or log-normalised values "
+            + (f"instead: {hint}" if hint else "instead.")
         )
     if np.isinf(high):
-        raise ValueError("expression must be finite, found infinite values; look for a division by an empty cell's total")
+        raise ValueError(
+            "expression must be finite, found infinite values: look for a division by zero before this step"
+        )
 
 
 def _unlog(matrix: Any, base: float) -> Any:
-    linear = matrix.copy()
-    linear.data = np.expm1(np.nan_to_num(linear.data.astype(np.float64)) * math.log(base))
-    return linear
+    """``base**x - 1`` of the stored values, as a new matrix."""
+    return sp.csr_matrix((np.expm1(matrix.data * math.log(base)), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _round_total(total: float) -> float:
@@ -127,16 +167,15 @@ def _round_total(total: float) -> float:
     return total
 
 
-def _share_of_whole_counts(matrix: Any) -> float:
-    """Share of values that are a whole multiple of their cell's smallest value, over cells with repeated steps."""
-    whole, seen = 0, 0
-    for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
-        row = matrix.data[start:stop]
-        row = row[row > 0]
-        if len(row) < 5:
-            continue
-        ratio = row / row.min()
-        ratio = ratio[(ratio > 1.01) & (ratio < 10)]
-        whole += int(np.sum(np.abs(ratio - np.round(ratio)) < 0.02))
-        seen += len(ratio)
-    return whole / seen if seen else 0.0
+def _share_of_whole_counts(matrix: Any, linear: Any) -> float:
+    """Share of the values of `linear` that are a whole multiple of their cell's smallest value.
+
+    Cells whose smallest value in `matrix` (as given) is tiny say nothing: there, a logarithm is a straight line.
+    """
+    lengths = np.diff(matrix.indptr)
+    starts = matrix.indptr[:-1][lengths > 0]
+    lengths = lengths[lengths > 0]
+    smallest = np.repeat(np.minimum.reduceat(matrix.data, starts), lengths)
+    ratio = linear.data / np.repeat(np.minimum.reduceat(linear.data, starts), lengths)
+    ratio = ratio[(ratio > 1.01) & (ratio < 10) & (smallest > 0.01)]
+    return float(np.mean(np.abs(ratio - np.round(ratio)) < 0.02)) if len(ratio) >= 5 else 0.0

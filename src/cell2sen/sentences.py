@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from cell2sen import genes as gene_names
 from cell2sen.matrix import Source, open_source
-from cell2sen.organism import organism_of_cells
-from cell2sen.rank import RankFit, RankFitter, Ranker, Recipe
+from cell2sen.organism import organism_of_cells, scientific_name
+from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe
 from cell2sen.scale import Scale, recognise, refuse_unrankable
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: The first columns of the Hugging Face dataset, in this order.
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
+
+_TEXT_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,9 +64,9 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.genes)
 
-    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Sentences:
-        """Some of the cells, in the order of `rows` (numbers, a slice or a boolean mask)."""
-        index = np.arange(len(self))[rows]
+    def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> Sentences:
+        """Some of the cells, in the order of `rows` (a number, numbers, a slice or a boolean mask)."""
+        index = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, slice) or np.size(rows) else slice(0)])
         return replace(
             self,
             genes=self.genes.take(pa.array(index)),
@@ -86,24 +88,39 @@ class Sentences:
 
     def gene_lists(self, max_genes: int | None = None) -> list[list[str]]:
         """Symbols of each cell in order, cut after `max_genes`."""
-        flat = self.vocabulary.take(self.genes.flatten()).to_pylist()
+        symbols = np.asarray(self.symbols, dtype=object)
+        flat = self.genes.flatten().to_numpy()
         stops = np.cumsum(self.n_genes)
         starts = stops - self.n_genes
         if max_genes is not None:
             stops = np.minimum(stops, starts + max_genes)
-        return [flat[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        return [symbols[flat[start:stop]].tolist() for start, stop in zip(starts, stops, strict=True)]
 
-    def texts(self) -> pa.StringArray:
-        """Each cell's sentence: symbols joined by single spaces."""
-        words = self.vocabulary.take(self.genes.flatten())
-        lists = pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(self.n_genes)]).astype(np.int32), words)
-        return pc.binary_join(lists, " ")
+    def texts(self) -> pa.ChunkedArray:
+        """Each cell's sentence: symbols joined by single spaces, string (n,).
+
+        In chunks, as an Arrow string array holds no more than 2 GB: 150,000 cells of 2,500 genes.
+        """
+        chunks = []
+        for first in range(0, len(self), _TEXT_ROWS):
+            genes = self.genes.slice(first, _TEXT_ROWS)
+            words = self.vocabulary.take(genes.flatten())
+            stops = np.cumsum(pc.list_value_length(genes).to_numpy(zero_copy_only=False))
+            chunks.append(pc.binary_join(pa.ListArray.from_arrays(np.append(0, stops).astype(np.int32), words), " "))
+        return pa.chunked_array(chunks, type=pa.string())
 
     def expression(self, gene_lists: Sequence[Sequence[str]], fit: RankFit | None = None) -> sp.csr_matrix:
         """The inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
 
-        A gene's value is that of its position on the rank fit; absent genes are 0. Words outside the vocabulary must
-        have been dropped before (:func:`cell2sen.task.parse_sentence`).
+        A gene's value is that of its position on the rank fit; absent genes are 0. Words outside the vocabulary and
+        repeated genes must have been dropped before (:func:`cell2sen.task.parse_sentence`).
+
+        Raises
+        ------
+        KeyError
+            A word outside the vocabulary.
+        ValueError
+            No rank fit, or a gene twice in one sentence.
         """
         fit = fit or self.fit
         if fit is None:
@@ -111,20 +128,31 @@ class Sentences:
         number = {symbol: place for place, symbol in enumerate(self.symbols)}
         lengths = [len(genes) for genes in gene_lists]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        indices = np.array([number[gene] for genes in gene_lists for gene in genes], dtype=np.int32)
+        try:
+            indices = np.array([number[gene] for genes in gene_lists for gene in genes], dtype=np.int32)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]!r} is none of the {len(number)} genes of this dataset; drop it first"
+            ) from None
         positions = np.arange(len(indices)) - np.repeat(indptr[:-1], lengths)
         values = fit.expression(positions).astype(np.float32)
         matrix = sp.csr_matrix((values, indices, indptr), shape=(len(lengths), len(number)))
         matrix.sort_indices()
+        if not matrix.has_canonical_format:
+            raise ValueError("a gene stands twice in one sentence; drop the repetition first")
         return matrix
 
     def to_dataset(self) -> Dataset:
-        """Hugging Face dataset with the columns `DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns."""
+        """Hugging Face dataset with the columns `DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns.
+
+        Numbers in obs stay numbers, all else becomes text. An obs column with the name of one of the first columns is
+        left out.
+        """
         from datasets import Dataset
 
         n = len(self)
-        fit = None if self.fit is None else {"slope": self.fit.slope, "intercept": self.fit.intercept, "r_squared": self.fit.r_squared}
-        kind = pa.struct([(name, pa.float64()) for name in ("slope", "intercept", "r_squared")])
+        fit = None if self.fit is None else asdict(self.fit)
+        kind = pa.struct([(one.name, pa.float64()) for one in fields(RankFit)])
         columns: dict[str, Any] = {
             "cell_sentence": self.texts(),
             "fit_parameters": pa.array([fit] * n, type=kind),
@@ -133,8 +161,8 @@ class Sentences:
             "cell_name": pa.array(self.names.astype(str), type=pa.string()),
         }
         for name in self.obs.columns:
-            if name not in columns:
-                columns[str(name)] = pa.array([None if pd.isna(value) else str(value) for value in self.obs[name]], type=pa.string())
+            if str(name) not in columns:
+                columns[str(name)] = _arrow_column(self.obs[name])
         return Dataset(pa.table(columns))
 
     @classmethod
@@ -145,10 +173,14 @@ class Sentences:
         ------
         KeyError
             No column ``cell_sentence``; lists those there are.
+        ValueError
+            No rows.
         """
         if "cell_sentence" not in dataset.column_names:
             raise KeyError(f"the dataset has no column 'cell_sentence'; available: {dataset.column_names}")
         words = [str(text or "").split() for text in dataset["cell_sentence"]]
+        if not words:
+            raise ValueError("the dataset is empty: it has no rows")
         vocabulary = sorted({word for sentence in words for word in sentence})
         number = {word: place for place, word in enumerate(vocabulary)}
         n = len(words)
@@ -156,18 +188,29 @@ class Sentences:
         def column(name: str, default: Any) -> list[Any]:
             return list(dataset[name]) if name in dataset.column_names else [default] * n
 
-        fits = [fit for fit in column("fit_parameters", None) if fit and fit.get("slope") is not None]
-        cell_names = [str(name) for name in column("cell_name", "")] if "cell_name" in dataset.column_names else list(map(str, range(n)))
+        names = [one.name for one in fields(RankFit)]
+        fits = {
+            RankFit(**{name: fit[name] for name in names})
+            for fit in column("fit_parameters", None)
+            if isinstance(fit, Mapping) and all(fit.get(name) is not None for name in names)
+        }
+        if len(fits) > 1:
+            logger.warning(
+                "the dataset has %d different rank fits, so none is used: pass fit= where one is needed", len(fits)
+            )
+        cell_names = [str(name) for name in column("cell_name", "")]
+        if "cell_name" not in dataset.column_names:
+            cell_names = [str(row) for row in range(n)]
         extra = [name for name in dataset.column_names if name not in (*DATASET_COLUMNS, "cell_name")]
         return cls(
             genes=pa.array([[number[word] for word in sentence] for sentence in words], type=pa.list_(pa.int32())),
             vocabulary=pa.array(vocabulary, type=pa.string()),
             names=np.asarray(cell_names, dtype=object),
-            organism=tuple(value or "Homo sapiens" for value in column("organism", "Homo sapiens")),
+            organism=tuple(scientific_name(value or "Homo sapiens") for value in column("organism", None)),
             perturbations=clean_perturbations(column("perturbations", None), n),
             obs=pd.DataFrame({name: list(dataset[name]) for name in extra}, index=cell_names),
             recipe=recipe or Recipe(),
-            fit=RankFit(**fits[0]) if fits else None,
+            fit=fits.pop() if len(fits) == 1 else None,
         )
 
 
@@ -202,7 +245,8 @@ def from_anndata(
     symbols
         ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
     gene_table, aliases
-        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see :func:`cell2sen.genes.resolve`.
+        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see
+        :func:`cell2sen.genes.resolve`.
     organism
         Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
     perturbation_column
@@ -232,15 +276,23 @@ def from_anndata(
         if known is not None:
             keep = np.asarray(known(gene_map.symbols), dtype=bool)
             account["n_unknown_to_model"] = int(np.sum(~keep))
-            account["examples_unknown_to_model"] = [s for s, ok in zip(gene_map.symbols, keep, strict=True) if not ok][:20]
+            unknown = [symbol for symbol, ok in zip(gene_map.symbols, keep, strict=True) if not ok]
+            if unknown:
+                account["examples_unknown_to_model"] = unknown[:20]
             if not keep.any():
                 raise ValueError(
-                    f"none of the {len(keep)} genes is known to the model (for example {list(gene_map.symbols[:5])}). It wants "
-                    "gene symbols of human or mouse: name the var column that holds them (symbols=) or pass a table (gene_table=)"
+                    f"none of the {len(keep)} genes is known to the model (for example {unknown[:5]}). It wants gene "
+                    "symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
                 )
         places = np.flatnonzero(keep)
         vocabulary = [gene_map.symbols[place] for place in places]
         scale = recognise(source.sample(), source.hint)
+        if not scale.certain:
+            logger.warning(
+                "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
+                "depends on it, the sentences do not", source.where, scale,
+            )  # fmt: skip
+        names = source.names
         ranker = Ranker(vocabulary, recipe)
         fitter = RankFitter()
         chunks: list[NDArray[np.int32]] = []
@@ -253,10 +305,12 @@ def from_anndata(
             if missing.any():
                 n_missing += int(missing.sum())
                 block.data = np.where(missing, 0, block.data)
-            sums = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
-            mapped = gene_map.apply(block)[:, places]
-            indptr, ranked, values = ranker.rank(mapped, source.names[start : start + block.shape[0]])
-            fitter.add(indptr, scale.log10_cp10k(values, np.repeat(sums, np.diff(indptr))))
+            mapped = gene_map.apply(block)
+            if not keep.all():
+                mapped = mapped[:, places]
+            indptr, ranked, values = ranker.rank(mapped, list(names[start : start + block.shape[0]]))
+            sums = np.repeat(scale.row_sums(block), np.diff(indptr))
+            fitter.add(indptr, scale.log10_cp10k(values, sums))
             cut_indptr, cut = _cut(indptr, ranked, recipe.max_genes)
             chunks.append(cut)
             lengths.append(np.diff(cut_indptr))
@@ -268,12 +322,14 @@ def from_anndata(
         _report(n_genes, n_missing, source)
         offsets = np.concatenate([[0], np.cumsum(n_genes)])
         if offsets[-1] >= 2**31:
-            raise ValueError(f"{offsets[-1]:,} genes in all sentences are too many for one table: set max_genes or split the file")
+            raise ValueError(
+                f"{offsets[-1]:,} genes in all sentences, more than 2**31: set max_genes or split the data"
+            )
         return Sentences(
             genes=pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(chunks)),
             vocabulary=pa.array(vocabulary, type=pa.string()),
-            names=np.asarray(source.names, dtype=object),
-            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index),
+            names=names,
+            organism=organism_of_cells(source.obs, source.uns, organism, list(source.var.index)),
             perturbations=perturbations_of_cells(source.obs, perturbation_column),
             obs=_obs_columns(source.obs, obs_columns),
             recipe=recipe,
@@ -291,6 +347,8 @@ def clean_perturbations(values: Sequence[Any], n: int) -> tuple[str | None, ...]
     ValueError
         Not one value per cell.
     """
+    if isinstance(values, str):
+        raise ValueError(f"perturbations must be a list with one entry per cell, found the text {values!r}")
     if len(values) != n:
         raise ValueError(f"perturbations must have one entry per cell: {n} cells, found {len(values)} entries")
     return tuple(None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values)
@@ -304,10 +362,19 @@ def perturbations_of_cells(obs: pd.DataFrame, column: str | None) -> tuple[str |
 
 
 def _obs_columns(obs: pd.DataFrame, columns: Collection[str]) -> pd.DataFrame:
+    columns = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
     for column in columns:
         if column not in obs.columns:
             raise KeyError(f"adata.obs has no column {column!r}; available: {list(map(str, obs.columns))}")
-    return obs[list(columns)].copy()
+    kept = obs[columns].copy()
+    kept.index = kept.index.astype(str)
+    return kept
+
+
+def _arrow_column(values: pd.Series[Any]) -> pa.Array:
+    if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
+        return pa.array(values, from_pandas=True)
+    return pa.array([None if pd.isna(value) else str(value) for value in values], type=pa.string())
 
 
 def _cut(
@@ -324,17 +391,14 @@ def _report(n_genes: NDArray[np.int64], n_missing: int, source: Source) -> None:
     empty = np.flatnonzero(n_genes == 0)
     if len(empty) == len(n_genes):
         raise ValueError(
-            f"none of the {len(n_genes)} cells has an expressed gene in {source.where}; look at the matrix, or pass another "
-            f"one: {source.hint}"
+            f"none of the {len(n_genes)} cells has an expressed gene that can be written in {source.where}; look at "
+            f"the matrix, or pass another one: {source.hint}"
         )
     if len(empty):
         examples = [str(source.names[cell]) for cell in empty[:3]]
         logger.warning(
-            "%d of %d cells have no expressed gene that can be written (for example %s): they get no embedding, label or "
-            "prediction; sc.pp.filter_cells(adata, min_genes=1) removes them", len(empty), len(n_genes), examples,
+            "%d of %d cells have no expressed gene that can be written (for example %s): they get no embedding, label "
+            "or prediction; sc.pp.filter_cells(adata, min_genes=1) removes them", len(empty), len(n_genes), examples,
         )  # fmt: skip
     if n_missing:
         logger.warning("%d missing values (NaN) in %s were read as not expressed", n_missing, source.where)
-
-
-

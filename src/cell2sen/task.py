@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cell2sen.organism import scientific_name
+
 #: Slots that every template may use without the caller naming them.
 BUILT_IN_SLOTS = ("genes", "n_genes", "organism")
-
-ORGANISM_NAMES = {"human": "Homo sapiens", "mouse": "Mus musculus"}
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -114,6 +115,8 @@ def parse_sentence(text: str, vocabulary: Collection[str]) -> ParsedSentence:
     gene takes the mean of its positions. Positions are those in the text as written, so a gene that always preceded
     another one still does.
     """
+    if not isinstance(vocabulary, AbstractSet | Mapping):
+        vocabulary = frozenset(vocabulary)
     words = re.sub(r"\s*\.\s*$", "", text).split()
     positions: dict[str, list[int]] = {}
     for position, word in enumerate(words):
@@ -184,7 +187,7 @@ class Task:
             A slot of the template was not given; names it and the slots that were.
         """
         template = self.templates[variant].prompt
-        values = {**self.defaults, **slots, "organism": ORGANISM_NAMES.get(organism, organism)}
+        values = {**self.defaults, **slots, "organism": scientific_name(organism)}
         before, mark, after = template.partition("{genes}")
         filled = [self._fill(part, values) for part in (before, after)]
         return Prompt(before=filled[0], genes=tuple(genes) if mark else (), after=filled[1], key=key, ask=ask)
@@ -203,14 +206,26 @@ class Task:
         Raises
         ------
         ValueError
-            A wording lacks the cell sentence or a slot of this task, or has a slot that nothing fills.
+            A wording lacks the cell sentence or a slot of this task, has a slot that nothing fills, or more than one
+            place for the cell sentence.
         """
-        allowed = self.templates[0].slots | {"n_genes", "organism", "genes"}
+        if not templates:
+            raise ValueError(f"task {self.name!r}: no template was given")
+        own, optional = self.templates[0], {"n_genes", "organism"}
         for template in templates:
-            if unknown := sorted(template.slots - allowed):
-                raise ValueError(f"task {self.name!r}: template has unknown slots {unknown}; available: {sorted(allowed)}")
-            if missing := sorted((self.templates[0].slots - {"n_genes", "organism"}) - template.slots):
-                raise ValueError(f"task {self.name!r}: template lacks the slots {missing}: {template.prompt[:80]!r}")
+            for part, text, wanted in (
+                ("prompt", template.prompt, set(_SLOT.findall(own.prompt))),
+                ("answer", template.answer, set(_SLOT.findall(own.answer))),
+            ):
+                found, where = set(_SLOT.findall(text)), f"task {self.name!r}: the {part} {text[:80]!r}"
+                if unknown := sorted(found - wanted - optional):
+                    raise ValueError(f"{where} has unknown slots {unknown}; available: {sorted(wanted | optional)}")
+                if missing := sorted(wanted - optional - found):
+                    raise ValueError(f"{where} lacks the slots {missing}")
+            if template.prompt.count("{genes}") > 1:
+                raise ValueError(
+                    f"task {self.name!r}: the prompt {template.prompt[:80]!r} has {{genes}} more than once"
+                )
         return replace(self, templates=tuple(templates), source=source)
 
     def _fill(self, text: str, values: Mapping[str, Any]) -> str:

@@ -48,10 +48,18 @@ def word(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | N
         worded = task
     elif templates == PACKAGE:
         if not package_is_installed():
-            raise ImportError("templates='cell2sentence' reads the wording of that package: pip install --no-deps cell2sentence")
+            raise ImportError(
+                f"templates={PACKAGE!r} reads the wording of that package: pip install --no-deps {PACKAGE}"
+            )
         worded = _from_package(task)
     else:
-        worded = _from_mapping(task, _read(templates), str(templates) if isinstance(templates, str | Path) else "user")
+        assert templates is not None
+        source = str(templates) if isinstance(templates, str | Path) else "user"
+        given = _read(templates)
+        worded = _from_mapping(task, given, source)
+        if worded is task and (source, task.name) not in _warned:
+            _warned.add((source, task.name))
+            logger.warning("the templates given have none for task %r, only for %s", task.name, sorted(given))
     if model.wording == PACKAGE and worded.source != PACKAGE:
         _warn_once(task, model)
     return worded
@@ -72,13 +80,14 @@ def _read(templates: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
         return templates
     path = Path(templates)
     if not path.is_file():
-        raise FileNotFoundError(f"templates must be 'cell2sen', 'cell2sentence' or a JSON file, found {str(templates)!r}")
+        raise FileNotFoundError(f"templates must be 'cell2sen', {PACKAGE!r} or a JSON file, found {str(templates)!r}")
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f'{path} must hold {{"task": [{{"prompt": …, "answer": …}}]}}, found a {type(loaded).__name__}')
+        form = '{"task": [{"prompt": …, "answer": …}]}'
+        raise ValueError(f"{path} must hold {form}, found a {type(loaded).__name__}")
     return loaded
 
 
@@ -98,20 +107,26 @@ def _from_mapping(task: Task, mapping: Mapping[str, Any], source: str) -> Task:
 
 def _from_package(task: Task) -> Task:
     if task.name not in _PACKAGE_FILES:
-        raise ValueError(f"the {PACKAGE} package has no wording for task {task.name!r}; it has {sorted(_PACKAGE_FILES)}")
+        raise ValueError(f"{PACKAGE} has no wording for task {task.name!r}, only for {sorted(_PACKAGE_FILES)}")
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None
     assert spec.submodule_search_locations
     file = Path(spec.submodule_search_locations[0]) / "prompts" / _PACKAGE_FILES[task.name]
-    words = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        words = json.loads(file.read_text(encoding="utf-8"))
+        prompts, response = list(words["model_input"]), str(words["response"][0])
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"the installed {PACKAGE} keeps its wording in another way than version 1.2 ({file.name}: {error!r}); "
+            "templates='cell2sen' does without it"
+        ) from error
     sentence_slot = "{sentence}" if task.answer == "sentence" else "{genes}"
 
     def ours(text: str) -> str:
         return text.replace("{num_genes}", "{n_genes}").replace("{cell_sentence}", sentence_slot)
 
-    templates = tuple(
-        Template(prompt=ours(prompt).rstrip(), answer=" " + ours(words["response"][0])) for prompt in words["model_input"]
-    )
+    answer = " " + ours(response).lstrip()
+    templates = tuple(Template(prompt=ours(prompt).rstrip(), answer=answer) for prompt in prompts)
     return task.reworded(templates, PACKAGE)
 
 
