@@ -165,7 +165,7 @@ def test_annotate_to_a_table(run: Callable[..., Done], file: Path, model: str, t
     assert table.index.tolist() == [f"c{row}" for row in range(6)]
     assert set(table.columns) == {"cell2sen_cell_type", "cell2sen_cell_type_score"}
     assert json.loads(found.out)["counts"] == table["cell2sen_cell_type"].value_counts().to_dict()
-    both = run("annotate", file, "out.csv", *options, "--labels", CHOICE)
+    both = run("annotate", file, "out.csv", "-m", model, "--labels-file", "labels.txt", "--labels", CHOICE)
     assert (both.code, "not both" in both.err) == (1, True)
 
 
@@ -186,7 +186,7 @@ def test_perturb(run: Callable[..., Done], file: Path, model: str, tmp_path: Pat
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["perturbation"].tolist() == ["IFN-beta", "IFN-beta", "IL-6"]
     assert set(written.layers) == {"control", "delta"}
-    for wrong in ([], ["-p", "IFN-beta", *column]):
+    for wrong in ([], ["-p", "IFN-beta", "--perturbation-column", "perturbation"]):
         refused = run("perturb", file, "no.h5ad", "-m", model, *wrong)
         assert refused.code == 1
         assert "either --perturbation or --perturbation-column" in refused.err
