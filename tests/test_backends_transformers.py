@@ -417,7 +417,7 @@ def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
 
 
 def test_an_empty_prompt() -> None:
-    with pytest.raises(ValueError, match=r"1 prompts are empty: \['nobody'\]"):
+    with pytest.raises(ValueError, match=r"prompts without any text: \['nobody'\]"):
         tiny.backend().embed([Prompt(before="", key="nobody")])
     with pytest.raises(ValueError, match=r"\['nobody'\] have no token before the answer"):
         tiny.backend().score([Prompt(before="", key="nobody")], [" B"])

@@ -96,6 +96,14 @@ def test_bos_stands_once() -> None:
     assert made.count(["CD4"]).tolist() == [made.lengths([Prompt(before="CD4")])[0] - 1]
 
 
+def test_more_texts_than_are_held_at_a_time() -> None:
+    made = tiny.tokens("bytes")
+    texts = [f"CD4 {number}" for number in range(700)]
+    assert made.count(texts).tolist() == [len(made.ids([text])[0]) for text in texts]
+    rows = made.encode([Prompt(before=text) for text in texts])
+    assert [made.text(row.ids.tolist()) for row in rows] == texts
+
+
 def test_known(tokens: Tokens) -> None:
     found = tokens.known(["CD4", "CD44", "RP11-34P13.7", "TGFΒ1", "", "CD 4", " CD4", "CD4\n", "XYZ"])
     anything = tokens.unk is None or tokens.tokenizer.token_to_id("<0x00>") is not None
@@ -171,7 +179,8 @@ def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, room: 
     rooms = [room + row for row in range(len(prompts))]
     if made.lengths([prompt.shorten(0) for prompt in prompts]).max() + max(rooms) > context:
         context = 200
-    found = fit(prompts, context=context, room=rooms, count=made.lengths)
+    found, lengths = fit(prompts, context=context, room=rooms, count=made.lengths)
+    assert lengths.tolist() == made.lengths(found).tolist()
     for before, after, needs in zip(prompts, found, rooms, strict=True):
         assert after == before.shorten(len(after.genes))
         fitting = [n for n in range(len(before.genes) + 1) if made.lengths([before.shorten(n)])[0] + needs <= context]
@@ -182,10 +191,10 @@ def test_fit_warns_once_and_only_if_it_cuts(caplog: pytest.LogCaptureFixture) ->
     made = tiny.tokens("bytes")
     prompts = [Prompt(before="x ", genes=tuple(tiny.GENES[:n])) for n in (3, 50, 40)]
     with caplog.at_level(logging.WARNING):
-        assert fit(prompts, context=1000, room=[0] * 3, count=made.lengths) == prompts
-        assert fit([], context=10, room=[], count=made.lengths) == []
+        assert fit(prompts, context=1000, room=[0] * 3, count=made.lengths)[0] == prompts
+        assert fit([], context=10, room=[], count=made.lengths)[0] == []
         assert not caplog.records
-        found = fit(prompts, context=60, room=[0] * 3, count=made.lengths)
+        found, _ = fit(prompts, context=60, room=[0] * 3, count=made.lengths)
     [record] = caplog.records
     cut = 93 - sum(len(prompt.genes) for prompt in found)
     assert record.name == "cell2sen.tokens"
@@ -198,7 +207,7 @@ def test_fit_never_cuts_instruction_or_answer() -> None:
     made = tiny.tokens("bytes")
     prompt = Prompt(before="Cell sentence: ", genes=("CD4",), after=".")
     bare = int(made.lengths([prompt.shorten(0)])[0])
-    [found] = fit([prompt], context=bare + 20, room=[20], count=made.lengths)
+    [found], _ = fit([prompt], context=bare + 20, room=[20], count=made.lengths)
     assert found.genes == ()
     with pytest.raises(ValueError, match=rf"'row 0' has {bare} tokens without any genes and needs 21 .* {bare + 20};"):
         fit([prompt], context=bare + 20, room=[21], count=made.lengths)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,16 +74,22 @@ class Tokens:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without a beginning-of-text token."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self._encodings(texts)]
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each text without a beginning-of-text token, int64 (n,)."""
-        return np.array([len(ids) for ids in self.ids(texts)], dtype=np.int64)
+        return np.array([len(encoding) for encoding in self._encodings(texts)], dtype=np.int64)
 
     def lengths(self, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
         """Tokens of each prompt as a model reads it, int64 (n,)."""
-        rows = self.ids([prompt.text for prompt in prompts])
-        return np.array([len(self._opened(ids)) for ids in rows], dtype=np.int64)
+        encodings = self._encodings(prompt.text for prompt in prompts)
+        return np.array([len(self._opened(encoding.ids)) for encoding in encodings], dtype=np.int64)
+
+    def _encodings(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
+        """What the tokenizer makes of each text, few at a time: it takes a hundred bytes a token."""
+        texts = iter(texts)
+        while part := list(itertools.islice(texts, 256)):
+            yield from self.tokenizer.encode_batch(part, add_special_tokens=False)
 
     def text(self, ids: Sequence[int], special: bool = False) -> str:
         """The text that token ids stand for, special tokens kept if `special`."""
@@ -96,9 +103,8 @@ class Tokens:
         if answers is None:
             answers = [""] * len(prompts)
         texts = [prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         rows = []
-        for prompt, answer, text, encoding in zip(prompts, answers, texts, encodings, strict=True):
+        for prompt, answer, text, encoding in zip(prompts, answers, texts, self._encodings(texts), strict=True):
             ids = encoding.ids
             starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
             genes = _genes(prompt, starts, stops)
@@ -229,7 +235,7 @@ def fit(
     context: int,
     room: Sequence[int] | NDArray[np.int64],
     count: Callable[[Sequence[Prompt]], NDArray[np.int64]],
-) -> list[Prompt]:
+) -> tuple[list[Prompt], NDArray[np.int64]]:
     """Cut genes, and nothing else, off the end of the sentences of prompts that are too long.
 
     Parameters
@@ -243,7 +249,8 @@ def fit(
 
     Returns
     -------
-    The prompts with as many of their genes as fit. One warning is logged if genes were cut.
+    The prompts with as many of their genes as fit, and their tokens, int64 (n,). One warning is logged if genes were
+    cut.
 
     Raises
     ------
@@ -251,8 +258,8 @@ def fit(
         A prompt does not fit even without genes.
     """
     fitted = list(prompts)
-    lengths = count(fitted) + np.asarray(room, dtype=np.int64) if fitted else np.zeros(0, dtype=np.int64)
-    too_long = [int(row) for row in np.flatnonzero(lengths > context)]
+    lengths = count(fitted)
+    too_long = [int(row) for row in np.flatnonzero(lengths + np.asarray(room, dtype=np.int64) > context)]
     cut = 0
     for row in too_long:
         prompt, limit = prompts[row], context - int(room[row])
@@ -263,10 +270,13 @@ def fit(
                 f"the prompt of {name!r} has {bare} tokens without any genes and needs {room[row]} "
                 f"for its answer, together more than the context of {context}; use a shorter instruction or answer"
             )
-        fits, over = 0, len(prompt.genes)
+        fits, over, lengths[row] = 0, len(prompt.genes), bare
         while over - fits > 1:
             middle = (fits + over) // 2
-            fits, over = (middle, over) if int(count([prompt.shorten(middle)])[0]) <= limit else (fits, middle)
+            if (tokens := int(count([prompt.shorten(middle)])[0])) <= limit:
+                fits, lengths[row] = middle, tokens
+            else:
+                over = middle
         fitted[row] = prompt.shorten(fits)
         cut += len(prompt.genes) - fits
     if cut:
@@ -277,7 +287,7 @@ def fit(
             context,
             cut,
         )
-    return fitted
+    return fitted, lengths
 
 
 def _genes(prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -67,7 +67,7 @@ class FakeBackend(Backend):
             attention_for=attention_for,
             attention_layer=attention_layer,
         )
-        fitted = fit(prompts, context=self.context, room=[0] * len(prompts), count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, room=[0] * len(prompts), count=_lengths)
         vectors = np.zeros((len(fitted), self.hidden), dtype=np.float32)
         for row, prompt in enumerate(fitted):
             words = list(prompt.genes) if pooling == "genes" else prompt.text.split()
@@ -94,8 +94,9 @@ class FakeBackend(Backend):
     ) -> list[str]:
         listed = None if genes is None else list(dict.fromkeys(genes))
         room = [sampling.max_new_tokens] * len(prompts) if listed is None else check_asks(prompts, listed)
+        fitted, _ = fit(prompts, context=self.context, room=room, count=_lengths)
         texts = []
-        for prompt, tokens in zip(fit(prompts, context=self.context, room=room, count=_lengths), room, strict=True):
+        for prompt, tokens in zip(fitted, room, strict=True):
             # Greedy answers are a function of the prompt, drawn ones of the prompt, the seed and the row's name.
             drawn = (sampling.temperature, sampling.seed, prompt.key) if sampling.temperature else ()
             random = _random(prompt.text, *drawn)
@@ -109,7 +110,7 @@ class FakeBackend(Backend):
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
         longest = max((len(answer.split()) for answer in answers), default=0)
-        fitted = fit(prompts, context=self.context, room=[longest] * len(prompts), count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, room=[longest] * len(prompts), count=_lengths)
         scores = np.zeros((len(fitted), len(answers)), dtype=np.float64)
         for row, prompt in enumerate(fitted):
             for column, answer in enumerate(answers):

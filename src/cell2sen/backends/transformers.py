@@ -33,7 +33,7 @@ from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens, pad, shared
 _hf: Any = transformers  # typed in parts only
 
 #: Tokens in a batch where no batch size is given.
-TOKEN_BUDGET = {"cpu": 8_192, "cuda": 65_536}
+TOKEN_BUDGET = {"cpu": 16_384, "cuda": 65_536}
 
 #: Architectures whose head is known to be the output embedding, and a soft-cap where the config has one.
 _PLAIN_HEADS = ("gemma2", "gpt_neox")
@@ -218,22 +218,21 @@ class TransformersBackend(Backend):
             attention_layer=attention_layer,
         )
         wanted, map_layer = set(attention_for), attention_layer % self.n_layers
-        fitted = self._fit(prompts, [0] * len(prompts))
-        rows = self._tokenize(fitted)
-        vectors = np.zeros((len(rows), int(self.config.hidden_size)), dtype=np.float32)
+        fitted, lengths = self._fit(prompts, [0] * len(prompts))
+        vectors = np.zeros((len(fitted), int(self.config.hidden_size)), dtype=np.float32)
         maps: dict[int, NDArray[np.float32]] = {}
         # Maps are made on the way where the embedding's layer lies above theirs, else in passes of their own.
         on_the_way = layer == -1 or map_layer < layer
-        for batch in self._batches([len(row) for row in rows], "embed"):
-            inputs, real_BL, gene_BL = self._inputs([rows[row] for row in batch])
+        for batch in self._batches(lengths, "embed"):
+            inputs, real_BL, gene_BL = self._inputs([fitted[row] for row in batch])
             chosen_BL = chosen(pooling, real_BL, gene_BL)
             with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted if on_the_way else set()):
                 hidden_BLD = self._cut(layer)(**inputs, use_cache=False).last_hidden_state
             vectors[batch] = pool(hidden_BLD, chosen_BL).cpu().numpy()
         rest = [] if on_the_way else sorted(wanted)
-        for places in self._batches([len(rows[row]) for row in rest], "attention"):
+        for places in self._batches(lengths[rest], "attention"):
             batch = [rest[place] for place in places]
-            inputs, _, gene_BL = self._inputs([rows[row] for row in batch])
+            inputs, _, gene_BL = self._inputs([fitted[row] for row in batch])
             with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted):
                 self._cut(map_layer + 1)(**inputs, use_cache=False)
         return Embeddings(
@@ -254,11 +253,11 @@ class TransformersBackend(Backend):
         sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.model.stop))))
         if genes is not None:
             return self._generate_genes(prompts, sampling, tuple(dict.fromkeys(genes)))
-        rows = self._tokenize(self._fit(prompts, [sampling.max_new_tokens] * len(prompts)))
-        texts = [""] * len(rows)
-        for batch in self._batches([len(row) + sampling.max_new_tokens for row in rows], "generate"):
+        fitted, lengths = self._fit(prompts, [sampling.max_new_tokens] * len(prompts))
+        texts = [""] * len(fitted)
+        for batch in self._batches(lengths + sampling.max_new_tokens, "generate"):
             steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
-            self._write([rows[row] for row in batch], [prompts[row].key for row in batch], steer, sampling)
+            self._write([fitted[row] for row in batch], steer, sampling)
             for place, row in enumerate(batch):
                 texts[row] = steer.text(place)
         return texts
@@ -274,8 +273,8 @@ class TransformersBackend(Backend):
             max(max(map(len, self.tokens.encode([bare] * len(answers), answers))) - self.tokens.lengths([bare])[0], 0)
             for bare in (prompt.shorten(0) for prompt in prompts)
         ]
-        fitted = self._fit(prompts, room)
-        for batch in self._batches((self.tokens.lengths(fitted) + room).tolist(), "score"):
+        fitted, lengths = self._fit(prompts, room)
+        for batch in self._batches(lengths + room, "score"):
             cells = [self.tokens.encode([fitted[row]] * len(answers), answers) for row in batch]
             # What all texts of a cell share is computed once, and each answer is read behind it.
             begun = [texts[0][: shared(texts)] for texts in cells]
@@ -291,9 +290,9 @@ class TransformersBackend(Backend):
 
     # -- the parts of embed
 
-    def _inputs(self, rows: Sequence[Tokenized]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         """What the base model reads, which tokens are real, and their genes."""
-        ids_BL, real_BL, gene_BL = self._pad(rows, self.padding_side)
+        ids_BL, real_BL, gene_BL = self._pad(self._tokenize(prompts), self.padding_side)
         if self.padding_side == "right":  # no mask needed: no real token looks to its right
             return {"input_ids": ids_BL}, real_BL, gene_BL
         return {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": positions(real_BL)}, real_BL, gene_BL
@@ -341,19 +340,19 @@ class TransformersBackend(Backend):
             )
         # The mean, not the worst case, which would cut half of a long prompt for names that are hardly ever written.
         each = float(np.mean([len(ids) for ids in self.tokens.continuations(genes[0], genes)]))
-        room = [math.ceil(ask * each) for ask in asks]
-        fitted = self._fit(prompts, room)
-        rows, texts = self._tokenize(fitted), [""] * len(fitted)
+        room = np.array([math.ceil(ask * each) for ask in asks])
+        fitted, lengths = self._fit(prompts, room)
+        texts = [""] * len(fitted)
         by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
         for row, prompt in enumerate(fitted):
             trie = self._trie(genes, prompt.text)
             by_trie.setdefault(id(trie), (trie, []))[1].append(row)
         ends = self._guided_ends(genes[0], sampling)
         for trie, members in by_trie.values():
-            for places in self._batches([len(rows[row]) + room[row] for row in members], "generate"):
+            for places in self._batches((lengths + room)[members], "generate"):
                 batch = [members[place] for place in places]
                 guide = Guide(trie, [asks[row] for row in batch], ends, self._vocabulary)
-                self._write([rows[row] for row in batch], [prompts[row].key for row in batch], guide, sampling)
+                self._write([fitted[row] for row in batch], guide, sampling)
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
         return texts
@@ -381,14 +380,15 @@ class TransformersBackend(Backend):
                 ends.add(joined[len(bare)])
         return sorted(ends)
 
-    def _write(self, rows: Sequence[Tokenized], keys: Sequence[str], steer: Steer, sampling: Sampling) -> None:
-        ids_BL, real_BL, _ = self._pad(rows, "left")
+    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling) -> None:
+        """Let the model write behind the prompts; `steer` collects what it writes."""
+        ids_BL, real_BL, _ = self._pad(self._tokenize(prompts), "left")
         cache = self._cache()
         write(
             ids_BL,
             real_BL,
             steer,
-            [noise(sampling.seed, key) for key in keys],
+            [noise(sampling.seed, prompt.key) for prompt in prompts],
             next_logits=lambda ids, real, position: self._head(self._forward(ids, real, position, cache)[:, -1]),
             keep=cache.batch_select_indices,
             temperature=sampling.temperature,
@@ -424,25 +424,27 @@ class TransformersBackend(Backend):
 
     # -- the parts of all
 
-    def _fit(self, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Prompt]:
+    def _fit(
+        self, prompts: Sequence[Prompt], room: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[list[Prompt], NDArray[np.int64]]:
         return fit(prompts, context=self.context, room=room, count=self.tokens.lengths)
 
     def _tokenize(self, prompts: Sequence[Prompt]) -> list[Tokenized]:
         rows = self.tokens.encode(prompts)
         if empty := [prompt.key for prompt, row in zip(prompts, rows, strict=True) if not len(row)]:
-            raise ValueError(f"{len(empty)} prompts are empty: {empty[:5]}")
+            raise ValueError(f"prompts without any text: {empty}")
         return rows
 
-    def _batches(self, lengths: Sequence[int], what: str) -> Iterator[list[int]]:
+    def _batches(self, lengths: NDArray[np.int64], what: str) -> Iterator[list[int]]:
         """Rows of similar length, the longest first: what does not fit into memory fails at once."""
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        order = np.argsort(-lengths, kind="stable").tolist()
         # LLM.int8() finds its outlier columns over a whole batch: rows would depend on their neighbours.
         size = 1 if self.model.quantize == "8bit" else self.batch_size
         if size is not None and size < 1:
             raise ValueError(f"batch_size must be at least 1 or None, found {size}")
         batches, budget = [], TOKEN_BUDGET.get(self.device.type, TOKEN_BUDGET["cpu"])
         while order:
-            n_rows = size if size is not None else max(1, budget // max(1, lengths[order[0]]))
+            n_rows = size if size is not None else max(1, budget // max(1, int(lengths[order[0]])))
             batches.append(order[:n_rows])
             order = order[n_rows:]
         with tqdm(
