@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 2048
 BLOCK_VALUES = 2**22
 
-#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part.
-CSC_VALUES = 2**25
+#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part. While it
+#: is put together a part takes about 33 bytes a value: 0.5 GB, whatever the size of the file.
+CSC_VALUES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
