@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 2048
 BLOCK_VALUES = 2**22
 
-#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part. While it
-#: is put together a part takes about 33 bytes a value: 0.5 GB, whatever the size of the file.
+#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part.
+#: Measured on 30 million values: 0.7 GB at most with 2**24, 1.0 GB with 2**25.
 CSC_VALUES = 2**24
 
 
