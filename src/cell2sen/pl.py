@@ -37,6 +37,8 @@ def embedding(
         No such column or basis; lists those there are.
     """
     plt = _pyplot()
+    from matplotlib.collections import PathCollection
+
     if color not in adata.obs:
         raise KeyError(f"adata.obs has no column {color!r}; available: {list(adata.obs.columns)}")
     if basis not in adata.obsm:
@@ -60,7 +62,10 @@ def embedding(
                 linewidths=0,
                 label=f"{name} ({of_type.sum()})",
             )
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, markerscale=1.5)
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([25])  # visible however many points there are
     axes.set(xticks=[], yticks=[], title=title or color)
     axes.set_xlabel(basis.removeprefix("X_") + " 1", fontsize=8)
     axes.set_ylabel(basis.removeprefix("X_") + " 2", fontsize=8)
@@ -90,7 +95,7 @@ def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, titl
     axes.set_yticks(range(len(chosen)), [str(gene) for gene in chosen.index], fontsize=7)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_xlabel("predicted mean change, ln(1 + CP10k)", fontsize=8)
-    axes.set_title(title or f"genes predicted to change most ({predicted.n_obs} cells)")
+    axes.set_title(title or f"predicted change, {predicted.n_obs} cells")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return axes
