@@ -24,7 +24,7 @@ from cell2sen.sentences import Sentences
 logger = logging.getLogger(__name__)
 
 #: Cells that are scored at most, spread evenly over the files.
-MOST_CELLS = 1200
+MOST_CELLS = 700
 
 
 def calibrates(name: str) -> bool:

@@ -70,7 +70,10 @@ def run(out: Path, *, progress: bool = True) -> None:
     control = adata[chosen] if len(chosen) >= 10 else adata[:60]
     predicted = tl.perturb(control, "IFN-beta", model=backend, use_raw=True, progress=progress)
     top = pl.mean_change(predicted).nlargest(8)
-    say(f"   {predicted.n_obs} monocytes; predicted to rise most: {', '.join(map(str, top.index))}\n")
+    say(
+        f"   {predicted.n_obs} monocytes; predicted to rise most: {', '.join(map(str, top.index))}\n"
+        "   (a demonstration: the embedded model's response is not yet as good as the mean change of other cells, see its card)\n"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc.pp.neighbors(adata, use_rep="X_cell2sen", key_added="cell2sen_neighbors", random_state=0)
@@ -88,7 +91,7 @@ def run(out: Path, *, progress: bool = True) -> None:
         "   cell2sen embed my.h5ad embedded.h5ad\n"
         '   cell2sen annotate my.h5ad labelled.h5ad --labels "T cell; B cell; monocyte"\n'
         "   cell2sen perturb my.h5ad ifn_beta.h5ad --perturbation IFN-beta\n"
-        "What the embedded model was trained on and what it cannot do: see its model card (docs/model-card.md)."
+        "What the embedded model was trained on and what it cannot do: see src/cell2sen/nano/README.md, its model card."
     )
 
 
