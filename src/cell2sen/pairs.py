@@ -308,7 +308,6 @@ def pairs(
     held_out: bool,
     lengths: Mapping[str, int],
     augmentation: Augmentation,
-    synonyms: Mapping[str, Sequence[str]],
     seed: int,
 ) -> Iterator[tuple[str, Prompt, str]]:
     """``(task, prompt, completion)`` for every cell of one side of the split, in one draw.
@@ -317,8 +316,6 @@ def pairs(
     ----------
     lengths
         Genes per sentence for each task.
-    synonyms
-        Other spellings of a label; each draw takes the label itself or one of them, half of the time each.
 
     Raises
     ------
@@ -352,12 +349,11 @@ def pairs(
             variant = int(generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
             genes = sentences[source][:length]
             if answer is not None:
-                filled = {str(task.target): _spelling(answer, synonyms, generator)}
+                filled = {str(task.target): answer}
             elif not from_genes and not cells.is_control(cell):
                 continue
             else:
                 filled = {"sentence": " ".join(sentences[cell][:length])}
-            values = {slot: _spelling(value, synonyms, generator) for slot, value in values.items()}
             asked = min(length, len(sentences[cell]))
             organism = cells.organism[cell]
             prompt = task.prompt(genes=genes, organism=organism, key=names[cell], ask=asked, variant=variant, **values)
@@ -377,11 +373,6 @@ def _control_pairs(
     for cell in chosen:
         if cells.perturbation[cell] is not None and not cells.is_control(cell) and context[cell] in controls:
             yield int(generator.choice(controls[context[cell]])), int(cell)
-
-
-def _spelling(label: str, synonyms: Mapping[str, Sequence[str]], generator: np.random.Generator) -> str:
-    others = synonyms.get(label, ())
-    return str(generator.choice(others)) if len(others) and generator.random() < 0.5 else label
 
 
 def _column(obs: pd.DataFrame, column: str) -> pd.Series[Any]:

@@ -63,7 +63,7 @@ def samples(rows: Sequence[tuple[str, Prompt, str]], tokens: Tokens, context: in
     prompts, completions = [row[1] for row in rows], [row[2] for row in rows]
     # Two more: the end of text, and a token that prompt and answer might have more together than apart.
     room = tokens.count(completions) + 2 if rows else np.zeros(0, dtype=np.int64)
-    prompts = fit(prompts, context=context, room=room, count=tokens.lengths)
+    prompts, _ = fit(prompts, context=context, room=room, count=tokens.lengths)
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
     for start in range(0, len(rows), 1024):
         part = slice(start, start + 1024)

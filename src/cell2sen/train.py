@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -19,13 +20,13 @@ from cell2sen.model import Model, resolve
 from cell2sen.pairs import Augmentation, Cells, exclude_held_out, pairs
 from cell2sen.task import Prompt, Task
 from cell2sen.tokens import Tokens, load_tokens
-from cell2sen.training_file import Lora, Scratch, TrainConfig, from_mapping, plain, read_config
+from cell2sen.training_file import Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
 from cell2sen.wording import word
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Lora", "Scratch", "TrainConfig", "from_mapping", "read_config", "train"]
+__all__ = ["Lora", "Scratch", "TrainConfig", "configure", "from_mapping", "read_config", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +100,18 @@ def train(
     logger.info("%d training pairs, %d held-out pairs", len(train_set), len(eval_set))
     if not len(train_set):
         raise ValueError("nothing to learn from: no training cell has the labels, or the controls, that its tasks need")
-    trainer = AnswerTrainer(
-        model=network, args=_arguments(config, folder, network, bool(len(eval_set))), train_dataset=train_set,
-        eval_dataset=eval_set if len(eval_set) else None, processing_class=tokenizer, peft_config=_peft(config),
-        prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens,
-        callbacks=[Progress(progress), *_stopping(config)],
-    )  # fmt: skip
+    with _old_names():
+        trainer = AnswerTrainer(
+            model=network, args=_arguments(config, folder, network, bool(len(eval_set))), train_dataset=train_set,
+            eval_dataset=eval_set if len(eval_set) else None, processing_class=tokenizer, peft_config=_peft(config),
+            prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens,
+            callbacks=[Progress(progress), *_stopping(config)],
+        )  # fmt: skip
     _silence(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS_FILE).write_text(json.dumps(plain(config)), encoding="utf-8")
-    trainer.train(resume_from_checkpoint=resume)
+    with _old_names():
+        trainer.train(resume_from_checkpoint=resume)
     trained: Any = trainer.model
     trained.config.use_cache = True
     metadata = model_directory.metadata_of(config, cells, worded, lengths, genes, start)
@@ -151,9 +154,7 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
     if rate is None:
         small = network.num_parameters() < 50e6
         rate = 1e-3 if config.from_scratch else 2e-4 if config.lora else 3e-4 if small else 1e-5
-    with warnings.catch_warnings():
-        # trl still calls activation checkpointing by the name that transformers has deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
+    with _old_names():
         return SFTConfig(
             output_dir=str(folder), num_train_epochs=config.epochs, max_steps=config.max_steps,
             per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=config.batch_size,
@@ -169,6 +170,14 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
             logging_steps=10, report_to="none", seed=config.seed, data_seed=config.seed, dataloader_num_workers=0,
             disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _old_names() -> Iterator[None]:
+    """No warning that trl and peft call activation checkpointing by the name that transformers has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        yield
 
 
 def _stopping(config: TrainConfig) -> list[Any]:
@@ -268,28 +277,32 @@ def _load(config: TrainConfig, start: Model) -> tuple[Any, Any, Tokens]:
     return _network(config, start), tokenizer, tokens
 
 
-def _network(config: TrainConfig, start: Model) -> Any:
+def _network(config: TrainConfig, start: Model, exact: bool = False) -> Any:
     import torch
     import transformers
 
     from cell2sen import attention
 
     # Frozen weights need no more precision than they have; trained ones take steps that bfloat16 would swallow.
-    dtype = getattr(torch, start.resolved_dtype) if config.lora else torch.float32
+    dtype = getattr(torch, start.resolved_dtype) if config.lora and not exact else torch.float32
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     if start.revision and not start.is_local:
         options["revision"] = start.revision
     hf: Any = transformers  # typed in parts only
     if config.quantize:
         options["quantization_config"] = hf.BitsAndBytesConfig(
-            load_in_4bit=config.quantize == "4bit", load_in_8bit=config.quantize == "8bit", bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )  # fmt: skip
         options["device_map"] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
-    implementation = attention.register()
-    return hf.AutoModelForCausalLM.from_pretrained(
-        start.path, dtype=dtype, attn_implementation=implementation, **options
+    network = hf.AutoModelForCausalLM.from_pretrained(
+        start.path, dtype=dtype, attn_implementation=attention.register(), **options
     )
+    for module in network.modules():
+        # On CPUs with AVX-512 bitsandbytes would repack 4-bit weights at the first evaluation, with rounded scales:
+        # training would go on with other weights than it began with.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return network
 
 
 def _peft(config: TrainConfig) -> Any:
@@ -316,7 +329,6 @@ def _samples(
             rows += pairs(
                 one, worded, draw=draw, held_out=held_out, lengths=lengths, seed=config.seed + 7919 * number,
                 augmentation=Augmentation() if held_out else config.augmentation,
-                synonyms={} if held_out else config.labels,
             )  # fmt: skip
     if held_out:
         # The same number of every task, so that the loss that is watched is not that of the commonest task alone.
@@ -333,12 +345,13 @@ def _whole(trainer: Any, config: TrainConfig, start: Model | None, folder: Path)
     if config.lora is None:
         return network
     if config.quantize is None:
-        return network.merge_and_unload()
+        return (network.float() if config.save_dtype == "float32" else network).merge_and_unload()
     from peft import PeftModel
 
     # Merged as they are, the weights would be rounded to 4 bits once more. So the adapters go onto the same rounded
     # weights in full precision: what is saved computes what was trained.
     assert start is not None
     network.save_pretrained(folder / "adapter")
-    whole = _network(config, start).dequantize()
-    return PeftModel.from_pretrained(whole, folder / "adapter").merge_and_unload()
+    whole = _network(config, start, exact=True).dequantize()
+    with _old_names():
+        return PeftModel.from_pretrained(whole, folder / "adapter").merge_and_unload()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cell2sen.pairs import Augmentation, Split, TrainingData
+
+#: Draws of each cell, where a file is learned from options alone.
+EPOCHS = 5
+
+#: Option → key of :class:`cell2sen.pairs.Split`.
+SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +55,14 @@ class TrainConfig:
     """Train low-rank adapters instead of all weights."""
 
     quantize: str | None = None
-    """``"4bit"`` or ``"8bit"``: hold the weights so while adapters are trained (QLoRA). The result is not quantised."""
+    """``"4bit"``: hold the weights in four bits while adapters are trained (QLoRA). The result is not quantised."""
 
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Genes per sentence for each task; prompts that are still too long for the context lose genes, answers never."""
 
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label → other spellings that are learned with it."""
+    """Label → other spellings that mean it when a user asks with them. Not learned: one name per label is learned
+    better."""
 
     broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name → the labels that it covers. Not learned: whoever asks for it gets the sum of their probabilities."""
@@ -111,8 +118,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.from_scratch is None):
             raise ValueError("say either model: (what to fine-tune) or from_scratch: (an architecture)")
-        if self.quantize not in (None, "4bit", "8bit"):
-            raise ValueError(f"quantize must be '4bit' or '8bit', found {self.quantize!r}")
+        if self.quantize not in (None, "4bit"):
+            raise ValueError(f"quantize: training knows '4bit' (QLoRA) only, found {self.quantize!r}")
         if self.quantize and not self.lora:
             raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
         if self.lora and self.from_scratch:
@@ -130,14 +137,81 @@ def read_config(path: str | Path) -> TrainConfig:
     ValueError
         An unknown key; lists those there are.
     """
+    return from_mapping(_read(Path(path)))
+
+
+def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
+    """A training file with changes, or a configuration for one AnnData file from options alone.
+
+    Parameters
+    ----------
+    source
+        Training file (``.yaml``), or the AnnData file to learn from.
+    options
+        ``model``, ``epochs``, ``lora``; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
+        :class:`cell2sen.pairs.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the columns
+        allow is learned; controls are matched by cell type, if there is such a column and no other context.
+    settings
+        ``key=value`` for any key of a training file, the value in YAML: ``learning_rate=1e-4``, ``lora.r=8``.
+
+    Raises
+    ------
+    ValueError
+        Unknown keys, options that do not fit the source, nothing to learn.
+    """
+    source = Path(source)
+    given = {key: value for key, value in options.items() if value == 0 or value}
+    given = {key: value for key, value in given.items() if value is not False}
+    general: dict[str, Any] = {key: given.pop(key) for key in ("model", "epochs", "lora") if key in given}
+    if source.suffix in (".yaml", ".yml"):
+        if given:
+            raise ValueError(f"{sorted(given)} belong under data: of {source}, not beside it")
+        values = _read(source)
+        if "model" in general:
+            values.pop("from_scratch", None)
+    else:
+        values = {"model": "nano", "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given)]}
+        # A pass over the cells is a new draw of their sentences.
+        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], general.pop("epochs", EPOCHS))
+    values |= general
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found:
+            raise ValueError(f"settings are KEY=VALUE, found {setting!r}")
+        place = values
+        *parts, last = key.split(".")
+        for part in parts:
+            place[part] = dict(place[part]) if isinstance(place.get(part), Mapping) else {}
+            place = place[part]
+        place[last] = _yaml().safe_load(text)
+    return from_mapping(values)
+
+
+def _data(source: Path, given: dict[str, Any]) -> dict[str, Any]:
+    split = {key: given.pop(option) for option, key in SPLIT_OPTIONS.items() if option in given}
+    columns = {"annotate": "cell_type", "perturb": "perturbation"}
+    tasks = given.pop("tasks", [task for task, column in columns.items() if column in given])
+    if not tasks:
+        raise ValueError(
+            "nothing to learn: name the obs column of the cell type (cell_type), of the perturbation, or both"
+        )
+    context = [given["cell_type"]] if "cell_type" in given and "perturbation" in given else []
+    return {"file": source.name, "tasks": tasks, "context": context, "split": split, **given}
+
+
+def _yaml() -> Any:
     try:
         import yaml
     except ImportError as error:  # pragma: no cover - yaml comes with transformers
         raise ImportError("training files need PyYAML: pip install 'cell2sen[train]'") from error
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return yaml
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = _yaml().safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a training file: it must hold keys and values, found {type(values).__name__}")
-    return from_mapping(values)
+    return values
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
@@ -152,7 +226,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     nested = {"from_scratch": Scratch, "lora": Lora, "augmentation": Augmentation}
     for key, kind in nested.items():
         if given.get(key) is not None:
-            given[key] = _build(kind, given[key], key)
+            given[key] = _build(kind, {} if given[key] is True else given[key], key)
     if not given.get("data"):
         raise ValueError("no data: data: [{file: cells.h5ad, tasks: [annotate], cell_type: OBS_COLUMN}]")
     data = []
@@ -168,11 +242,36 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    names = {one.name for one in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - names):
-        raise ValueError(f"{where} has unknown keys {unknown}; available: {sorted(names)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+def _build(kind: Any, values: Any, where: str) -> Any:
+    kinds = {one.name: str(one.type) for one in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must hold keys and values, found {values!r}; available: {sorted(kinds)}")
+    if unknown := sorted(set(values) - set(kinds)):
+        raise ValueError(f"{where} has unknown keys {unknown}; available: {sorted(kinds)}")
+    if missing := [one.name for one in dataclasses.fields(kind) if _is_required(one) and one.name not in values]:
+        raise ValueError(f"{where} lacks {missing}")
+    return kind(**{key: _value(value, kinds[key], f"{key} of {where}") for key, value in values.items()})
+
+
+def _is_required(one: dataclasses.Field[Any]) -> bool:
+    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+
+
+def _value(value: Any, kind: str, where: str) -> Any:
+    if kind.startswith("tuple") and isinstance(value, str):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(value)
+    number = kind.split(" |")[0]
+    if number in ("int", "float") and value is not None:
+        try:
+            found = float(value)  # YAML reads 1e-4 as text
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} must be a number, found {value!r}") from error
+        if number == "int" and found != int(found):
+            raise ValueError(f"{where} must be a whole number, found {value!r}")
+        return int(found) if number == "int" else found
+    return value
 
 
 def plain(value: Any) -> Any:
