@@ -211,3 +211,11 @@ def test_pbmc68k_reduced_raw():
     scanpy = pytest.importorskip("scanpy")
     scale = recognise(scanpy.datasets.pbmc68k_reduced().raw.X)
     assert (scale.kind, scale.base, scale.certain) == ("log", "e", True)
+
+
+def test_a_base_that_would_give_impossible_totals_is_not_it():
+    """Few steps of log2 CPM are left in one cell of a small panel; read as log10, all of them look whole."""
+    counts = np.array([[1, 1, 1, 2, 3, 1, 2, 5, 9, 1]], dtype=float)
+    scale = recognise(np.log2(1 + counts / counts.sum() * 1e6))
+    assert (scale.kind, scale.base) == ("log", "2")
+    assert scale.total == pytest.approx(1e6, rel=0.01)

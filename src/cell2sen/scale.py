@@ -15,6 +15,7 @@ Base = Literal["", "e", "2", "10"]
 #: Logarithms are tried in the order in which they are met in practice.
 BASES: dict[Base, float] = {"e": math.e, "2": 2.0, "10": 10.0}
 
+_LARGEST_SUM = 1e9  # more than any cell or sample has: not the base that was used
 _LARGEST_LOG = 20  # e**20 is beyond any count, as is 2**20 after normalisation
 
 TARGET = 1e4
@@ -98,9 +99,10 @@ def recognise(values: Any, hint: str = "") -> Scale:
     if fits_log:
         candidates |= {base: _unlog(matrix, BASES[base]) for base in BASES}
     sums = {base: _positive_sums(linear) for base, linear in candidates.items()}
+    candidates = {base: linear for base, linear in candidates.items() if not base or sums[base].max() < _LARGEST_SUM}
 
     if len(sums[""]) > 1:
-        spread = {base: float(each.std() / each.mean()) for base, each in sums.items()}
+        spread = {base: float(sums[base].std() / sums[base].mean()) for base in candidates}
         base = min(spread, key=lambda base: spread[base])
         # Sums of logarithms over thousands of genes are nearly constant, too.
         if spread[base] < (0.001 if fits_log and not base else 0.01):
@@ -108,12 +110,12 @@ def recognise(values: Any, hint: str = "") -> Scale:
 
     # Genes were left out after normalisation: look for the step of one count within each cell instead.
     shares = {base: _share_of_whole_counts(matrix, linear) for base, linear in candidates.items()}
-    *others, base = sorted(shares, key=lambda base: shares[base])
+    base, *others = sorted(shares, key=lambda base: -shares[base])  # of equals, the more usual base
     # Chance is 0.04. Cells without a count of one lower the share, but of the right candidate only.
     best, second = shares[base], max((shares[other] for other in others), default=0.0)
     certain = best > 0.9 or best > max(0.5, 2 * second)
     if not certain:
-        base = "e" if fits_log else ""
+        base = next((base for base in BASES if base in candidates), "")
     if not base:
         return Scale(kind="normalised", certain=certain)
     linear = candidates[base]
