@@ -131,7 +131,11 @@ def response(config, base: Path, backend) -> dict:
         train = ~test
         shift = mean(train & stimulated & (types == kind)) - mean(train & ~stimulated & (types == kind))
         others = np.mean(
-            [mean(train & stimulated & (types == o)) - mean(train & ~stimulated & (types == o)) for o in set(types) - {kind}], axis=0
+            [
+                mean(train & stimulated & (types == o)) - mean(train & ~stimulated & (types == o))
+                for o in set(types) - {kind}
+            ],
+            axis=0,
         )
         rows = np.flatnonzero(test & stimulated & (types == kind))
         half = mean(rows[::2]) - mean(test & ~stimulated & (types == kind))

@@ -56,15 +56,17 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
 def expected_calibration_error(probability: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
     """Mean difference between confidence and accuracy over `bins` equal-width bins, weighted by their cells."""
     which = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [abs(probability[which == b].mean() - right[which == b].mean()) * np.mean(which == b) for b in np.unique(which)]
+    gaps = [
+        abs(probability[which == b].mean() - right[which == b].mean()) * np.mean(which == b) for b in np.unique(which)
+    ]
     return float(np.sum(gaps))
 
 
 def calibrate(folder: Path, cells: Sequence[Cells], *, progress: bool = False) -> dict[str, Any]:
     """Fit the temperature of the task ``annotate`` and write it into the model's metadata.
 
-    Uses the calibrating half of the held-out cells that have a label, over all labels that the model knows. Without such
-    cells nothing is written, and the model's probabilities stay marked as not calibrated.
+    Uses the calibrating half of the held-out cells that have a label, over all labels that the model knows. Without
+    such cells nothing is written, and the model's probabilities stay marked as not calibrated.
     """
     model = resolve(folder)
     labels = [label for label, count in (model.metadata.get("labels") or {}).items() if count >= pipeline.LEAST_CELLS]

@@ -72,7 +72,7 @@ def run(out: Path, *, progress: bool = True) -> None:
     top = pl.mean_change(predicted).nlargest(8)
     say(
         f"   {predicted.n_obs} monocytes; predicted to rise most: {', '.join(map(str, top.index))}\n"
-        "   (a demonstration: the embedded model's response is not yet as good as the mean change of other cells, see its card)\n"
+        "   (a demonstration: the mean change of other cells still predicts better, see the model card)\n"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,10 +13,10 @@ from scipy.sparse.linalg import svds
 def gene_vectors(
     matrices: Iterable[tuple[sp.csr_matrix, Sequence[str]]], genes: Sequence[str], size: int, *, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Right singular vectors of log-normalised expression, float32 (genes, size), each dimension of unit mean square.
+    """Right singular vectors of log-normalised expression, float32 (genes, size), each column of unit mean square.
 
-    A small model that starts from them reads programmes of genes out of its first layer, instead of learning from answers
-    alone which of twenty thousand words mean the same. The rows are training cells only.
+    A small model that starts from them reads programmes of genes out of its first layer, instead of learning from
+    answers alone which of twenty thousand words mean the same. The rows are training cells only.
 
     Parameters
     ----------

@@ -14,10 +14,10 @@ def members(
 ) -> list[tuple[str, ...]]:
     """For each given label the trained labels that it stands for; itself where it stands for none.
 
-    ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. Where two given
-    labels could stand for the same trained one, the narrower takes it, so that ``"CD8 T cell"`` beside ``"T cell"`` keeps its
-    cells. A model is trained on several spellings of one label; scored by its one main name, a label gains or loses nothing
-    by how many spellings there are.
+    ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. Where two
+    given labels could stand for the same trained one, the narrower takes it, so that ``"CD8 T cell"`` beside
+    ``"T cell"`` keeps its cells. A model learns one name for a label; a spelling that it never saw would be scored by
+    chance.
 
     Parameters
     ----------
@@ -52,4 +52,6 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
 def _plain(label: str) -> str:
     """Lower case, single spaces, words without plural s."""
     words = re.split(r"[\s_]+", label.strip().lower())
-    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words)
+    return " ".join(
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words
+    )
