@@ -214,8 +214,8 @@ def test_pbmc68k_reduced_raw():
 
 
 def test_a_base_that_would_give_impossible_totals_is_not_it():
-    """Few steps of log2 CPM are left in one cell of a small panel; read as log10, all of them look whole."""
-    counts = np.array([[1, 1, 1, 2, 3, 1, 2, 5, 9, 1]], dtype=float)
+    """One cell of log2 CPM with small counts: the few steps that reading it as log10 leaves look whole as well."""
+    counts = np.array([[1] * 50 + [2] * 10 + [5]], dtype=float)
     scale = recognise(np.log2(1 + counts / counts.sum() * 1e6))
     assert (scale.kind, scale.base) == ("log", "2")
     assert scale.total == pytest.approx(1e6, rel=0.01)
