@@ -9,11 +9,16 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse as sp
 import tiny
 
 from cell2sen.backends.fake import FakeBackend
-from cell2sen.model import Model
+from cell2sen.model import EMBEDDED, KNOWN, Model
+
+needs_weights = pytest.mark.skipif(
+    not (Path(KNOWN[EMBEDDED].path) / "model.safetensors").is_file(), reason="the embedded weights are not here"
+)
 
 #: Human symbols, all of which the tiny tokenizers can write.
 GENES = [gene for gene in tiny.GENES if gene.isascii() and gene.isupper()]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from cells import GENES, cells, checkpoint, fake
+from cells import GENES, cells, checkpoint, fake, needs_weights
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
 import cell2sen as c2s
@@ -59,6 +59,20 @@ def test_snippet(path: str) -> None:
     assert [sentence is None for sentence in perturbed_sentences] == [who is None for who in WHO]
     assert perturbed_dataset["perturbed_cell_sentence"][:] == perturbed_sentences
     assert perturbed_dataset.column_names == [*dataset.column_names, "perturbed_cell_sentence"]
+
+
+@needs_weights
+def test_snippet_with_the_embedded_model() -> None:
+    adata = perturbed_cells()
+    config = Cell2SenConfig(batch_size=16, perturbation_column="perturbation")
+    cell2sen = Cell2Sen(configurer=config)
+    dataset = cell2sen.process_data(adata)
+    embeddings, attention_maps = cell2sen.get_embeddings(dataset, output_attentions=True)
+    perturbed_dataset, perturbed_sentences = cell2sen.get_perturbations(dataset)
+    assert np.isfinite(embeddings).all()
+    assert all(np.all(one.array.sum(axis=2) <= 1 + 1e-5) for one in attention_maps if one is not None)
+    assert [one is None for one in perturbed_sentences] == [who is None for who in WHO]
+    assert len(perturbed_dataset) == 6
 
 
 def test_embedded_model_and_its_settings_are_the_default() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import tiny
-from cells import GENES, LABELS, cells, fake
+from cells import GENES, LABELS, cells, fake, needs_weights
 
 import cell2sen as c2s
 
@@ -49,6 +49,21 @@ def test_three_verbs_as_documented() -> None:
     assert {"control", "delta"} == set(predicted.layers)
     drawn = c2s.tl.generate(["B cell", "NK cell"], n=2, genes=GENES, model=model, **QUIET)
     assert list(drawn.obs["cell_type"]) == ["B cell"] * 2 + ["NK cell"] * 2
+
+
+@needs_weights
+def test_embedded_model_is_the_default() -> None:
+    adata = cells()
+    c2s.tl.embed(adata)
+    assert np.isfinite(adata.obsm["X_cell2sen"]).all()
+    c2s.tl.annotate(adata, labels=["B cell", "NK cell"])
+    np.testing.assert_allclose(adata.obsm["cell2sen_cell_type_probabilities"].sum(axis=1), 1)
+    predicted = c2s.tl.perturb(adata, perturbation="IFN-beta")
+    assert (predicted.obs["validity"] == 1).all()
+    assert (c2s.tl.generate("B cell", n=1, n_genes=20).obs["validity"] == 1).all()
+    for record in (adata.uns["cell2sen"]["embed"], predicted.uns["cell2sen"]["perturb"]):
+        assert record["model"]["name"] == "nano"
+        assert record["model"]["dtype"] == "float32"
 
 
 # -- invariance (faults 2, 6 and 7)

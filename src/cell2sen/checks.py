@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Tokens per gene of the published checkpoints where their tokenizer is not on this machine (method: about 4).
 TOKENS_PER_GENE = 4.0
 #: Tokens in a batch on a CPU, and what Python and PyTorch take before they do anything. With these and the factors
-#: a 3.2 M-parameter model that embeds 400 PBMC is expected to take 0.9 GB; measured were 0.95 GB.
+#: in _cost a 3.2 M-parameter model that embeds 400 PBMC is expected to take 0.9 GB; measured were 0.95 GB.
 BATCH_TOKENS, IDLE_MEMORY = 8192, 0.5e9
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
