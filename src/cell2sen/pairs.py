@@ -156,7 +156,7 @@ class Cells:
             for _, block in source.blocks():
                 refuse_unrankable(block.data, source.hint)
                 block.data = np.nan_to_num(block.data)
-                totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+                totals.append(self.scale.row_sums(block))
                 blocks.append(gene_map.apply(block).astype(np.float32))
             matrix = sp.vstack(blocks, format="csr")
             obs = source.obs

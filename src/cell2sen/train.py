@@ -250,8 +250,9 @@ def _scratch(
 def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tuple[Any, Sequence[str]]]:
     """Up to `most` training cells of each file as ln(1 + CP10k)."""
     for one in cells.values():
-        matrix = one.matrix[np.flatnonzero(~one.test)[:most]].copy()
-        sums = np.repeat(np.asarray(matrix.sum(axis=1)).ravel(), np.diff(matrix.indptr))
+        rows = np.flatnonzero(~one.test)[:most]
+        matrix = one.matrix[rows].copy()
+        sums = np.repeat(one.totals[rows], np.diff(matrix.indptr))
         matrix.data = (one.scale.log10_cp10k(matrix.data, sums) * np.log(10)).astype(np.float32)
         yield matrix, one.symbols
 
