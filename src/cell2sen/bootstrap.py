@@ -1,0 +1,129 @@
+"""Bootstrap: scores with replicates, intervals over cells and over groups, and whether a baseline is beaten."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+GROUP_RESAMPLES = 2000
+
+#: An interval over fewer units would say more about them than about what was sampled.
+FEWEST_UNITS = 3
+
+Verdict = Literal["better", "worse", "no difference seen", "missing", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one arm in one group, or the reason why there is none."""
+
+    metric: str
+    arm: str
+    group: tuple[str, ...]
+    """Values that name the group; empty for all cells together."""
+
+    value: float = math.nan
+    replicates: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
+    by_units: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
+    """Replicates over units, where they are not means of groups."""
+    n_predicted: int = 0
+    n_real: int = 0
+    reason: str = ""
+
+
+def generator(seed: int, *names: Any) -> np.random.Generator:
+    """A generator of its own for each purpose, so that no result depends on the order of work."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+def weights(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:
+    """How often each of `n` cells is drawn, with replacement, in each sample of `n`; float64 (resamples, n)."""
+    return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64) if n else np.zeros((resamples, 0))
+
+
+def interval(point: float, replicates: NDArray[np.float64], span: tuple[float, float]) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap replicates, centred on the point estimate, inside the metric's range.
+
+    Resampled cells repeat themselves, which biases distances between sets of cells upwards; the spread of the
+    replicates is right, their centre is not, so they are moved by point − mean (NaN where there are no replicates).
+    """
+    values = replicates[np.isfinite(replicates)]
+    if len(values) < 2 or not math.isfinite(point):
+        return math.nan, math.nan
+    shift = point - values.mean()
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) + shift
+    return float(max(low, min(span[0], point))), float(min(high, max(span[1], point)))
+
+
+def over_units(values: NDArray[np.float64], units: Sequence[Any], seed: int) -> NDArray[np.float64]:
+    """Means of groups in bootstrap samples of their units (all groups of a perturbation are drawn together).
+
+    Parameters
+    ----------
+    values
+        (groups,), NaN where a group has none; such groups are left out.
+    units
+        Unit of each group.
+
+    Returns
+    -------
+    float64 (2000,), or an empty array with fewer than three units.
+    """
+    keep = np.isfinite(values)
+    names = sorted({str(unit) for unit, kept in zip(units, keep, strict=True) if kept})
+    if len(names) < FEWEST_UNITS:
+        return np.array([])
+    number = {name: at for at, name in enumerate(names)}
+    code = np.array([number[str(unit)] for unit, kept in zip(units, keep, strict=True) if kept])
+    sums = np.bincount(code, values[keep], len(names))
+    sizes = np.bincount(code, minlength=len(names))
+    drawn = weights(generator(seed, "units", *names), GROUP_RESAMPLES, len(names))
+    found: NDArray[np.float64] = (drawn @ sums) / (drawn @ sizes)
+    return found
+
+
+def verdict(
+    prediction: float,
+    baseline: float,
+    by_cells: NDArray[np.float64],
+    by_units: NDArray[np.float64],
+    higher_is_better: bool,
+) -> Verdict:
+    """Whether the prediction beats the baseline: both intervals of the paired difference must exclude 0.
+
+    Parameters
+    ----------
+    by_cells, by_units
+        Replicates of prediction − baseline, computed on the same samples; an empty array does not object.
+    """
+    if not math.isfinite(prediction):
+        return "missing"
+    if not math.isfinite(baseline):
+        return "unknown"
+    sign = 1.0 if higher_is_better else -1.0
+    difference = sign * (prediction - baseline)
+    bounds = [
+        interval(difference, sign * replicates, (-math.inf, math.inf))
+        for replicates in (by_cells, by_units)
+        if np.isfinite(replicates).sum() > 1
+    ]
+    if not bounds:
+        return "unknown"
+    if all(low > 0 for low, _ in bounds):
+        return "better"
+    return "worse" if all(high < 0 for _, high in bounds) else "no difference seen"
+
+
+def mean_of(parts: Mapping[Any, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Replicates of a mean over groups; empty if a group has none."""
+    if not parts or any(not len(one) for one in parts.values()):
+        return np.array([])
+    mean: NDArray[np.float64] = np.mean(np.stack(list(parts.values())), axis=0)
+    return mean
