@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def restored_log_level():
+    """The command line sets the package's log level; the next test starts as before."""
+    logger = logging.getLogger("cell2sen")
+    level = logger.level
+    yield
+    logger.setLevel(level)

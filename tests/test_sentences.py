@@ -303,6 +303,7 @@ def test_missing_perturbations_are_none(adata, tmp_path):
 
 
 def test_doubtful_scale_is_one_warning(adata, caplog):
+    caplog.set_level(logging.WARNING, logger="cell2sen")
     adata.X.data *= np.random.default_rng(0).uniform(0.5, 1, size=adata.X.nnz)
     assert not from_anndata(adata).scale.certain
     assert len(caplog.records) == 1
@@ -310,7 +311,7 @@ def test_doubtful_scale_is_one_warning(adata, caplog):
 
 
 def test_clear_input_gives_no_warning(adata, caplog):
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="cell2sen")
     assert from_anndata(adata).scale == Scale(kind="counts")
     assert not caplog.records
 
