@@ -90,6 +90,8 @@ def complete(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes files that only their owner may read
         temporary.replace(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -150,17 +150,20 @@ class AnswerTrainer(SFTTrainer):
         ids_BL, mask_BL, labels_BL = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         # Behind right padding nothing attends to the padding, so the mask can go, and the fast causal kernel is used.
         mask = mask_BL if not bool(mask_BL[:, 0].all()) else None
-        hidden_BLD = causal.base_model(input_ids=ids_BL, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
         next_BL = ids_BL[:, 1:]
         real_BL = mask_BL[:, 1:].bool() & mask_BL[:, :-1].bool()
         answer_BL = (labels_BL[:, 1:] != IGNORED) & real_BL
         limit = self.loss_tokens if model.training else None
         length_B = answer_BL.sum(dim=1)
         weight_B = torch.where(length_B <= LABEL_TOKENS, length_B, 1)
-        loss = mean_of_samples(causal, hidden_BLD, next_BL, draw_tokens(answer_BL, limit), weight_B)
-        if self.prompt_loss and model.training:
-            chosen_BL = draw_tokens(real_BL & ~answer_BL, limit)
-            loss = loss + self.prompt_loss * mean_of_samples(causal, hidden_BLD, next_BL, chosen_BL)
+        # transformers switches to bfloat16 in the model's own forward, which is not what is called here.
+        with self.accelerator.autocast():
+            states = causal.base_model(input_ids=ids_BL, attention_mask=mask, use_cache=False)
+            hidden_BLD = states.last_hidden_state[:, :-1]
+            loss = mean_of_samples(causal, hidden_BLD, next_BL, draw_tokens(answer_BL, limit), weight_B)
+            if self.prompt_loss and model.training:
+                chosen_BL = draw_tokens(real_BL & ~answer_BL, limit)
+                loss = loss + self.prompt_loss * mean_of_samples(causal, hidden_BLD, next_BL, chosen_BL)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(
