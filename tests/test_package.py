@@ -45,6 +45,7 @@ PUBLIC = {
     "Unsupported": "cell2sen.backend",
     "__version__": None,
     "check": "cell2sen.checks",
+    "evaluate": "cell2sen.evaluation",
     "pl": None,
     "tl": None,
 }

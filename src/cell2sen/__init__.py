@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cell2sen import pl, tl
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.checks import check
+    from cell2sen.evaluation import evaluate
     from cell2sen.helical import Cell2Sen, Cell2SenConfig
     from cell2sen.model import Model
     from cell2sen.rank import RankFit, Recipe
@@ -29,6 +30,7 @@ __all__ = [
     "Unsupported",
     "__version__",
     "check",
+    "evaluate",
     "pl",
     "tl",
 ]
@@ -45,6 +47,7 @@ _HOME = {
     "Task": "task",
     "Unsupported": "backend",
     "check": "checks",
+    "evaluate": "evaluation",
 }
 _MODULES = ("pl", "tl")
 

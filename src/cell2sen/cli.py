@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,18 +201,19 @@ def embed(
     import numpy as np
 
     from cell2sen import tl
-    from cell2sen.output import complete
+    from cell2sen.matrix import backed
+    from cell2sen.output import complete, write_results
 
     _known_suffix(out, (".h5ad", ".npy"))
     options = _gather(locals())
-    with complete(out, file) as temporary, _backed(file) as adata:
+    with complete(out, file) as temporary, backed(file) as adata:
         tl.embed(adata, pooling=pooling, hidden_layer=hidden_layer, **options)  # type: ignore[arg-type]
         vectors = adata.obsm["X_cell2sen"]
         if out.suffix == ".npy":
             with temporary.open("wb") as stream:
                 np.save(stream, vectors)
         else:
-            _write_annotations(file, temporary, adata, obsm="X_cell2sen")
+            write_results(file, temporary, adata, obsm="X_cell2sen")
     _say(as_json, f"{vectors.shape[0]:,} cells × {vectors.shape[1]} dimensions → {out}", file=str(out),
          n_cells=vectors.shape[0], n_dimensions=vectors.shape[1], key="X_cell2sen")  # fmt: skip
 
@@ -246,7 +245,8 @@ def annotate(
 ) -> None:
     """Choose a cell type for every cell out of a closed set."""
     from cell2sen import tl
-    from cell2sen.output import complete
+    from cell2sen.matrix import backed
+    from cell2sen.output import complete, write_results
 
     _known_suffix(out, (".h5ad", ".csv"))
     options = _gather(locals())
@@ -255,13 +255,13 @@ def annotate(
     chosen = [one.strip() for one in labels.split(";") if one.strip()] if labels else None
     if labels_file:
         chosen = [line.strip() for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    with complete(out, file) as temporary, _backed(file) as adata:
+    with complete(out, file) as temporary, backed(file) as adata:
         tl.annotate(adata, chosen, threshold=threshold, **options)
         column = adata.obs["cell2sen_cell_type"]
         if out.suffix == ".csv":
             adata.obs[["cell2sen_cell_type", "cell2sen_cell_type_score"]].to_csv(temporary, index_label="cell")
         else:
-            _write_annotations(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
+            write_results(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
     counts = {str(label): int(count) for label, count in column.value_counts().items() if count}
     _say(as_json, f"{len(column):,} cells → {out}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
          file=str(out), n_cells=len(column), counts=counts)  # fmt: skip
@@ -299,13 +299,14 @@ def perturb(
 ) -> None:
     """Predict each cell's expression after a perturbation."""
     from cell2sen import tl
+    from cell2sen.matrix import backed
     from cell2sen.output import complete
 
     _known_suffix(out, (".h5ad",))
     options = _gather(locals())
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either --perturbation or --perturbation-column")
-    with complete(out, file) as temporary, _backed(file) as adata:
+    with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
             adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
             temperature=temperature, seed=seed, **options,
@@ -342,13 +343,14 @@ def generate(
 ) -> None:
     """Draw cells of given types."""
     from cell2sen import tl
+    from cell2sen.matrix import backed
     from cell2sen.output import complete
 
     _known_suffix(out, (".h5ad",))
     options = _gather(locals())
     with complete(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
         drawn = tl.generate(
-            cell_type, n=n, genes=stack.enter_context(_backed(genes)) if genes else None, n_genes=n_genes,
+            cell_type, n=n, genes=stack.enter_context(backed(genes)) if genes else None, n_genes=n_genes,
             guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         drawn.write_h5ad(temporary, compression="gzip")
@@ -391,6 +393,43 @@ def train(
     base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
     trained = training.train(config, out, base=base, resume=resume, progress=not quiet)
     _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of cell2sen or another tool.")],
+    real: Annotated[Path, typer.Argument(help="Real cells (.h5ad), for perturbations with their controls.")],
+    report: Annotated[Path | None, typer.Option(help="One HTML file with tables and figures.")] = None,
+    table: Annotated[Path | None, typer.Option(help="All scores as .csv or .json.")] = None,
+    perturbation: Annotated[
+        str, typer.Option(help="obs column of the real cells with the perturbation.")
+    ] = "perturbation",
+    control: Annotated[str, typer.Option(help="Its value in control cells.")] = "control",
+    context: Annotated[list[str] | None, typer.Option(help="obs column that a cell and its controls share.")] = None,
+    label: Annotated[str, typer.Option(help="obs column with the true label.")] = "cell_type",
+    train_cells: Annotated[Path | None, typer.Option("--train", help="Cells that the model was trained on.")] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of failing.")] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score predictions beside baselines and ceiling, with intervals and a leak check."""
+    from cell2sen import evaluation
+    from cell2sen.output import complete
+
+    for out, suffixes in ((report, (".html",)), (table, (".csv", ".json"))):
+        if out is not None:
+            _known_suffix(out, suffixes)
+    found = evaluation.evaluate(
+        predicted, real, perturbation=perturbation, control=control, context=context or (), label=label,
+        train=train_cells, leaks="report" if allow_leaks else "raise", seed=seed, progress=not quiet,
+    )  # fmt: skip
+    if table is not None:
+        with complete(table, predicted, real) as temporary:
+            (found.to_json if table.suffix == ".json" else found.to_csv)(temporary)
+    if report is not None:
+        found.report(report)
+    typer.echo(found.to_json() if as_json else str(found))
 
 
 @app.command()
@@ -437,43 +476,6 @@ def _check_menus(*, dtype: str | None, quantize: str | None) -> None:
     for name, (value, menu) in menus.items():
         if value is not None and value not in menu:
             raise ValueError(f"{name} must be one of {', '.join(menu)}, found {value!r}")
-
-
-@contextlib.contextmanager
-def _backed(file: Path) -> Iterator[Any]:
-    """The file as AnnData with its matrices on disk."""
-    import anndata
-
-    from cell2sen.matrix import open_source
-
-    with contextlib.suppress(KeyError), open_source(file):  # says what is wrong with a file better than anndata
-        pass
-    if file.suffix == ".zarr":
-        yield anndata.read_zarr(file)
-        return
-    adata = anndata.read_h5ad(file, backed="r")
-    try:
-        yield adata
-    finally:
-        adata.file.close()
-
-
-def _write_annotations(file: Path, out: Path, adata: Any, *, obsm: str) -> None:
-    """A copy of `file` with the results in obs, ``obsm[obsm]`` and uns. All else is copied as it is, and never read."""
-    import h5py
-    from anndata.io import write_elem
-
-    if file.suffix == ".zarr":
-        adata.write_h5ad(out, compression="gzip")
-        return
-    shutil.copyfile(file, out)
-    with h5py.File(out, "r+") as target:
-        for group in ("obsm", "uns"):
-            if group not in target:
-                write_elem(target, group, {})
-        write_elem(target, "obs", adata.obs)
-        write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
-        write_elem(target, "uns/cell2sen", adata.uns["cell2sen"])
 
 
 def _known_suffix(out: Path, suffixes: tuple[str, ...]) -> None:

@@ -274,3 +274,20 @@ def _native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize < 4):
         return np.dtype(np.float32)
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
+@contextlib.contextmanager
+def backed(file: Path) -> Iterator[AnnData]:
+    """The file as AnnData with its matrices on disk."""
+    import anndata
+
+    with contextlib.suppress(KeyError), open_source(file):  # says what is wrong with a file better than anndata
+        pass
+    if file.suffix == ".zarr":
+        yield anndata.read_zarr(file)
+        return
+    adata = anndata.read_h5ad(file, backed="r")
+    try:
+        yield adata
+    finally:
+        adata.file.close()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @contextlib.contextmanager
@@ -56,3 +61,21 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_results(file: Path, out: Path, adata: AnnData, *, obsm: str) -> None:
+    """A copy of `file` with the results in obs, ``obsm[obsm]`` and uns. All else is copied as it is, and never read."""
+    import h5py
+    from anndata.io import write_elem
+
+    if file.suffix == ".zarr":
+        adata.write_h5ad(out, compression="gzip")
+        return
+    shutil.copyfile(file, out)
+    with h5py.File(out, "r+") as target:
+        for group in ("obsm", "uns"):
+            if group not in target:
+                write_elem(target, group, {})
+        write_elem(target, "obs", adata.obs)
+        write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
+        write_elem(target, "uns/cell2sen", adata.uns["cell2sen"])
