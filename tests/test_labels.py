@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from cell2sen.labels import members, pool
 
@@ -47,3 +48,8 @@ def test_a_trained_label_takes_the_finer_ones_that_nobody_else_names():
 def test_pooled_likelihoods_add_up():
     scores = np.log(np.array([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]]))
     np.testing.assert_allclose(np.exp(pool(scores, [(0, 1), (2,)])), [[0.3, 0.7], [0.75, 0.25]])
+
+
+def test_two_names_of_the_same_label_are_refused():
+    with pytest.raises(ValueError, match="'B cell' and 'B' mean the same"):
+        members(["B cell", "B", "T cell"], TRAINED, SPELLINGS)

@@ -27,8 +27,16 @@ def members(
         Labels that the model knows by name.
     spellings
         Trained label → its other spellings and broader names.
+
+    Raises
+    ------
+    ValueError
+        Two labels mean the same.
     """
     meant = [_candidates(label, trained, spellings) for label in labels]
+    for number, one in enumerate(meant):
+        if one and (same := [labels[other] for other in range(number) if set(meant[other]) == set(one)]):
+            raise ValueError(f"{same[0]!r} and {labels[number]!r} mean the same to this model, {one}: keep one of them")
     owner: dict[str, int] = {}
     for number in sorted(range(len(labels)), key=lambda number: (len(meant[number]), number)):
         for name in meant[number]:
