@@ -185,6 +185,13 @@ PROMISES = {
         else:
             raise AssertionError("score must be refused")
     """,
+    "src/cell2sen/metrics.py": """
+        from cell2sen import metrics
+        made = metrics.get("matthews")
+        assert made.higher_is_better and made.summary.startswith("Matthews correlation")
+        assert made.function(["B", "T", "T"], ["B", "T", "T"]) == made.perfect
+        assert abs(made.function(["B", "T", "B", "T"], ["B", "B", "T", "T"])) < 1e-12
+    """,
 }
 
 

@@ -429,12 +429,17 @@ class TestSettings:
         assert read.from_scratch is not None
 
 
-def test_command(folder: Path, tmp_path: Path, trained: Model, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize("lora", [True, False])
+def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lora: bool) -> None:
+    start = tiny.save(tmp_path / "start", "gemma2", "spm")
     command = ["cell2sen", "train", str(folder / "cells.h5ad"), str(tmp_path / "out"), "--cell-type", "cell_type"]
-    command += ["--model", trained.path, "--epochs", "1", "--set", "max_steps=2", "--quiet", "--json"]
-    monkeypatch.setattr(sys, "argv", command)
+    command += ["--model", str(start), "--epochs", "1", "--set", "max_steps=2", "--set", "lengths={annotate: 20}"]
+    monkeypatch.setattr(sys, "argv", command + ["--quiet", "--json"] + ["--lora"] * lora)
     with pytest.raises(SystemExit) as done:
         main()
     assert not done.value.code
-    assert json.loads(capsys.readouterr().out) == {"file": str(tmp_path / "out"), "name": "out"}
-    assert resolve(tmp_path / "out").metadata["training"]["max_steps"] == 2
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"file": str(tmp_path / "out"), "name": "out"}
+    assert "it/s" not in output.err
+    said = resolve(tmp_path / "out").metadata["training"]
+    assert (said["max_steps"], said["lora"] is None) == (2, not lora)

@@ -59,7 +59,7 @@ def main() -> None:
     logging.getLogger("cell2sen").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files vanish
     try:
-        app()
+        app(prog_name="cell2sen")
     except SystemExit as done:
         if done.code == INTERRUPTED:
             typer.secho("interrupted; nothing was written", fg="red", err=True)

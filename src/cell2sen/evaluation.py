@@ -18,7 +18,7 @@ from cell2sen import baselines, bootstrap, comparison, leaks, populations
 from cell2sen.baselines import CEILING, PREDICTION
 from cell2sen.bootstrap import Score
 from cell2sen.leaks import Check
-from cell2sen.matching import ScaleName, label
+from cell2sen.matching import Case, ScaleName, label
 from cell2sen.metrics import METRICS, Metric, get
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def evaluate(
     scale: ScaleName = "auto",
     real_scale: ScaleName = "auto",
     symbols: str | None = None,
-    case: Literal["keep", "upper"] = "keep",
+    case: Case = "auto",
     leaks: Literal["raise", "report"] = "raise",
     resamples: int = 100,
     max_cells: int = 500,

@@ -171,10 +171,17 @@ def read(
     )
 
 
-def align(
-    predicted: Cells, *others: Cells, case: Literal["keep", "upper"] = "keep"
-) -> tuple[list[str], dict[str, Any]]:
+Case = Literal["auto", "keep", "upper"]
+
+
+def align(predicted: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str], dict[str, Any]]:
     """Restrict all sides to the genes that they share, in alphabetical order.
+
+    Parameters
+    ----------
+    case
+        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: where the prediction's recipe writes
+        symbols in upper case.
 
     Returns
     -------
@@ -185,9 +192,9 @@ def align(
     ValueError
         No gene in common; shows what the names of both sides look like.
     """
-    tables = [
-        {_cased(symbol, case): at for at, symbol in enumerate(side.gene_map.symbols)} for side in (predicted, *others)
-    ]
+    if case == "auto":
+        case = "upper" if dict(predicted.provenance.get("recipe", {})).get("case") == "upper" else "keep"
+    tables = [_table(side.gene_map.symbols, case) for side in (predicted, *others)]
     common = sorted(symbol for symbol in tables[1] if all(symbol in table for table in tables))
     if not common:
         raise ValueError(
@@ -207,7 +214,7 @@ def align(
             len(common),
             ", ".join(f"{side.name}: {len(table)}" for side, table in zip((predicted, *others), tables, strict=True)),
         )
-    return common, {"compared": len(common), "left_out": lost, "examples": common[:5]}
+    return common, {"compared": len(common), "left_out": lost, "case": case, "examples": common[:5]}
 
 
 def groups(
@@ -314,8 +321,12 @@ def _scale_of(adata: Any, matrix: Any, name: str, scale: ScaleName) -> Scale:
     return found
 
 
-def _cased(symbol: str, case: str) -> str:
-    return symbol.upper() if case == "upper" else symbol
+def _table(symbols: Sequence[str], case: str) -> dict[str, int]:
+    """Symbol → place; of symbols that case alone tells apart, the first."""
+    table: dict[str, int] = {}
+    for place, symbol in enumerate(symbols):
+        table.setdefault(symbol.upper() if case == "upper" else symbol, place)
+    return table
 
 
 def _menu(keys: Iterable[Any], most: int = 6) -> str:

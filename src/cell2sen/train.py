@@ -40,6 +40,25 @@ SETTINGS_FILE = "settings.json"
 GENE_VECTOR_SCALE = 0.1
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and advice of transformers, and the warnings that trl and peft earn with its deprecated names."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@_quiet()
 def train(
     config: TrainConfig, out: str | Path, *, base: str | Path = ".", resume: bool = False, progress: bool = True
 ) -> Model:
@@ -100,18 +119,16 @@ def train(
     logger.info("%d training pairs, %d held-out pairs", len(train_set), len(eval_set))
     if not len(train_set):
         raise ValueError("nothing to learn from: no training cell has the labels, or the controls, that its tasks need")
-    with _old_names():
-        trainer = AnswerTrainer(
-            model=network, args=_arguments(config, folder, network, bool(len(eval_set))), train_dataset=train_set,
-            eval_dataset=eval_set if len(eval_set) else None, processing_class=tokenizer, peft_config=_peft(config),
-            prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens,
-            callbacks=[Progress(progress), *_stopping(config)],
-        )  # fmt: skip
+    trainer = AnswerTrainer(
+        model=network, args=_arguments(config, folder, network, bool(len(eval_set))), train_dataset=train_set,
+        eval_dataset=eval_set if len(eval_set) else None, processing_class=tokenizer, peft_config=_peft(config),
+        prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens,
+        callbacks=[Progress(progress), *_stopping(config)],
+    )  # fmt: skip
     _silence(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS_FILE).write_text(json.dumps(plain(config)), encoding="utf-8")
-    with _old_names():
-        trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume)
     trained: Any = trainer.model
     trained.config.use_cache = True
     metadata = model_directory.metadata_of(config, cells, worded, lengths, genes, start)
@@ -154,30 +171,21 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
     if rate is None:
         small = network.num_parameters() < 50e6
         rate = 1e-3 if config.from_scratch else 2e-4 if config.lora else 3e-4 if small else 1e-5
-    with _old_names():
-        return SFTConfig(
-            output_dir=str(folder), num_train_epochs=config.epochs, max_steps=config.max_steps,
-            per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation, learning_rate=rate,
-            weight_decay=config.weight_decay, lr_scheduler_type="cosine", warmup_steps=config.warmup,
-            adam_beta2=0.98,
-            max_grad_norm=1.0, bf16=config.bf16, gradient_checkpointing=config.gradient_checkpointing,
-            max_length=None,
-            eval_strategy="steps" if evaluate else "no", eval_steps=config.eval_steps,
-            save_steps=config.eval_steps,
-            save_total_limit=2, load_best_model_at_end=best, metric_for_best_model="eval_loss",
-            greater_is_better=False,
-            logging_steps=10, report_to="none", seed=config.seed, data_seed=config.seed, dataloader_num_workers=0,
-            disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
-        )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _old_names() -> Iterator[None]:
-    """No warning that trl and peft call activation checkpointing by the name that transformers has deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
-        yield
+    return SFTConfig(
+        output_dir=str(folder), num_train_epochs=config.epochs, max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation, learning_rate=rate,
+        weight_decay=config.weight_decay, lr_scheduler_type="cosine", warmup_steps=config.warmup,
+        adam_beta2=0.98,
+        max_grad_norm=1.0, bf16=config.bf16, gradient_checkpointing=config.gradient_checkpointing,
+        max_length=None,
+        eval_strategy="steps" if evaluate else "no", eval_steps=config.eval_steps,
+        save_steps=config.eval_steps,
+        save_total_limit=2, load_best_model_at_end=best, metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=10, report_to="none", seed=config.seed, data_seed=config.seed, dataloader_num_workers=0,
+        disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
 
 
 def _stopping(config: TrainConfig) -> list[Any]:
@@ -354,5 +362,4 @@ def _whole(trainer: Any, config: TrainConfig, start: Model | None, folder: Path)
     assert start is not None
     network.save_pretrained(folder / "adapter")
     whole = _network(config, start, exact=True).dequantize()
-    with _old_names():
-        return PeftModel.from_pretrained(whole, folder / "adapter").merge_and_unload()
+    return PeftModel.from_pretrained(whole, folder / "adapter").merge_and_unload()
