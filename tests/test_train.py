@@ -432,6 +432,7 @@ class TestSettings:
 @pytest.mark.parametrize("lora", [True, False])
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lora: bool) -> None:
     start = tiny.save(tmp_path / "start", "gemma2", "spm")
+    capsys.readouterr()
     command = ["cell2sen", "train", str(folder / "cells.h5ad"), str(tmp_path / "out"), "--cell-type", "cell_type"]
     command += ["--model", str(start), "--epochs", "1", "--set", "max_steps=2", "--set", "lengths={annotate: 20}"]
     monkeypatch.setattr(sys, "argv", command + ["--quiet", "--json"] + ["--lora"] * lora)

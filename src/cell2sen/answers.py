@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen import bootstrap, distances
-from cell2sen.baselines import CEILING, PREDICTION, Missing
+from cell2sen.arms import CEILING, PREDICTION, Missing
 from cell2sen.bootstrap import Score
 from cell2sen.matching import Cells
 from cell2sen.metrics import Metric, calibration_curve, confusion, f1_of_confusion, normalise_label

@@ -4,70 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen import bootstrap
+from cell2sen.arms import ARMS_OF, CEILING, PREDICTION, SENTENCES, Key, Missing, Profile, Quadruple, Task
 from cell2sen.distances import neighbours
 from cell2sen.matching import Cells, label
-from cell2sen.projection import Embedding
-
-Key = tuple[str, ...]
-Task = Literal["perturb", "generate"]
-
-PREDICTION, CEILING = "prediction", "ceiling"
-
-#: Arm → what it is, for tables, reports and the documentation.
-ARMS = {
-    PREDICTION: "the cells to be judged",
-    "no_change": "the control cells of the same context, unchanged",
-    "control_mean": "the mean of all control cells, for each cell",
-    "mean_of_perturbed": "the mean of the perturbed training cells, for each cell",
-    "mean_shift": "control cells of the same context plus the mean change in training",
-    "mean_of_all": "the mean of all real cells, for each cell",
-    "random_cells": "real cells drawn regardless of their label",
-    "nearest_training_cell": "the training cell nearest to each control cell (generated cells: any of the same label)",
-    "label_shuffle": "the prediction itself, its groups exchanged",
-    CEILING: "one half of the real cells against the other half",
-}
-_ARMS_OF: dict[str, tuple[str, ...]] = {
-    "perturb": (
-        PREDICTION,
-        "no_change",
-        "control_mean",
-        "mean_of_perturbed",
-        "mean_shift",
-        "nearest_training_cell",
-        "label_shuffle",
-        CEILING,
-    ),
-    "generate": (PREDICTION, "mean_of_all", "random_cells", "nearest_training_cell", "label_shuffle", CEILING),
-}
-
-#: Means that differ by less come from the rounding of float32, not from biology.
-_ROUNDING = 1e-6
-
-
-class Missing(Exception):
-    """An arm does not exist for a group; the text says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """A vector over genes (mean expression, or change from control) with its bootstrap samples."""
-
-    point: NDArray[np.float64]
-    samples: NDArray[np.float64]
-    """(resamples, genes), or (1, genes) where nothing was resampled."""
-
-    def __sub__(self, other: Profile) -> Profile:
-        return Profile(point=_rounded(self.point - other.point), samples=self.samples - other.samples)
-
-
-Quadruple = tuple[str, Profile | None, Profile | None, str]
-"""Arm, truth (the ceiling has its own), answer, and why there is none."""
+from cell2sen.projection import Embedding, SentenceFit
 
 
 @dataclass(kw_only=True)
@@ -90,13 +36,15 @@ class Arms:
     max_cells: int = 500
     min_cells: int = 10
     seed: int = 0
+    sentence_fit: SentenceFit | None = None
+    """How predictions that are sentences become expression; None for other predictions."""
     embedding: Embedding | None = None
     _means: dict[tuple[Any, ...], NDArray[np.float64]] = field(default_factory=dict)
     _profiles: dict[tuple[Any, ...], Profile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = [key for key in self.predicted_groups if key in self.real_groups]
-        self.names = _ARMS_OF[self.task]
+        self.names = tuple(arm for arm in ARMS_OF[self.task] if arm != SENTENCES or self.sentence_fit is not None)
         self._half = {key: self._halves(rows, "truth", key) for key, rows in self.real_groups.items()}
         self._control_half = {key: self._halves(rows, "control", key) for key, rows in self.controls.items()}
         self._shuffled = _derangement(self.keys, self.context, bootstrap.generator(self.seed, "shuffle"))
@@ -113,8 +61,8 @@ class Arms:
         truth = self._profile(self.real, self.real_groups[key], ("truth", key))
         for arm in self.names:
             try:
-                if arm == CEILING:
-                    yield arm, self._half_profile(key, 1), self._half_profile(key, 0), ""
+                if arm in (CEILING, SENTENCES):
+                    yield arm, self._half_profile(key, 1), self._half_profile(key, 0, arm == SENTENCES), ""
                 else:
                     yield arm, truth, self._expression(arm, key), ""
             except Missing as why:
@@ -129,9 +77,11 @@ class Arms:
         truth = self._profile(self.real, self.real_groups[key], ("truth", key)) - reference
         for arm in self.names:
             try:
-                if arm == CEILING:
-                    half = fold or 0
-                    yield arm, self._half_profile(key, 1 - half) - reference, self._half_profile(key, half) - source, ""
+                if arm in (CEILING, SENTENCES):
+                    half, read = fold or 0, arm == SENTENCES
+                    before = self._control_profiles(key, fold, read)[0]
+                    answer = self._half_profile(key, half, read) - before
+                    yield arm, self._half_profile(key, 1 - half) - reference, answer, ""
                 else:
                     yield arm, truth, self._change(arm, key, fold, source), ""
             except Missing as why:
@@ -212,22 +162,22 @@ class Arms:
         shift: NDArray[np.float64] = np.mean([mean - control for mean, control in self._donor_means(key)], axis=0)
         return shift
 
-    def _half_profile(self, key: Key, half: int) -> Profile:
+    def _half_profile(self, key: Key, half: int, as_sentences: bool = False) -> Profile:
         if min(map(len, self._half[key])) < 1:
             raise Missing("one real cell: it cannot be split")
-        return self._profile(self.real, self._half[key][half], ("half", key, half))
+        return self._profile(self.real, self._half[key][half], ("half", key, half), as_sentences=as_sentences)
 
-    def _control(self, key: Key) -> Profile:
+    def _control(self, key: Key, as_sentences: bool = False) -> Profile:
         context = self.context(key)
         if context not in self.controls:
             raise Missing(f"no control cells in {label(context) or 'the data'}")
-        return self._profile(self.real, self.controls[context], ("control", context))
+        return self._profile(self.real, self.controls[context], ("control", context), as_sentences=as_sentences)
 
-    def _control_profiles(self, key: Key, fold: int | None) -> tuple[Profile, Profile]:
+    def _control_profiles(self, key: Key, fold: int | None, as_sentences: bool = False) -> tuple[Profile, Profile]:
         """Of the half that predictions start from, and of the half that the true change is taken from."""
         context = self.context(key)
         if fold is None or context not in self.controls:
-            one = self._control(key)
+            one = self._control(key, as_sentences)
             return one, one
         halves = self._control_half[context]
         if min(map(len, halves)) < 1:
@@ -235,19 +185,31 @@ class Arms:
                 f"{len(self.controls[context])} control cell in {label(context) or 'all'}: it cannot be split into "
                 "halves"
             )
-        first, second = (self._profile(self.real, half, ("control", context, at)) for at, half in enumerate(halves))
+        first, second = (
+            self._profile(self.real, half, ("control", context, at), as_sentences=as_sentences)
+            for at, half in enumerate(halves)
+        )
         return (first, second) if fold == 0 else (second, first)
 
-    def _profile(self, side: Cells, rows: NDArray[Any], purpose: tuple[Any, ...], layer: str | None = None) -> Profile:
+    def _profile(
+        self,
+        side: Cells,
+        rows: NDArray[Any],
+        purpose: tuple[Any, ...],
+        layer: str | None = None,
+        as_sentences: bool = False,
+    ) -> Profile:
         """Mean of some cells; computed once a group."""
-        name = (*purpose, layer, len(rows), int(rows[0]))
+        name = (*purpose, layer, as_sentences, len(rows), int(rows[0]))
         if name not in self._profiles:
             block = side.rows(rows, layer)
-            drawn = bootstrap.weights(bootstrap.generator(self.seed, *purpose), self.resamples, len(rows)).astype(
-                np.float32
-            )
+            if as_sentences:
+                assert self.sentence_fit is not None
+                block = self.sentence_fit.apply(block)
+            drawn = bootstrap.weights(bootstrap.generator(self.seed, *purpose), self.resamples, len(rows))
             point = np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() / len(rows)
-            self._profiles[name] = Profile(point=point, samples=np.asarray((block.T @ drawn.T).T) / len(rows))
+            samples = np.asarray((block.T @ drawn.astype(np.float32).T).T) / len(rows)
+            self._profiles[name] = Profile(point=point, samples=samples)
         return self._profiles[name]
 
     def forget(self) -> None:
@@ -279,11 +241,13 @@ class Arms:
             n = min(n, len(source))
         return Samples(self, key, n, rows | {"no_change": source})
 
-    def coordinates(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
+    def coordinates(self, side: Cells, rows: NDArray[Any], as_sentences: bool = False) -> NDArray[np.float64]:
         """Cells in the embedding; Missing where this side does not have it."""
         if self.embedding is None:
             raise Missing("no embedding was asked for")
-        return self.embedding.cells(side, rows)
+        if as_sentences and self.embedding.genes is None:
+            raise Missing(f"obsm[{self.embedding.key!r}] holds no sentences")
+        return self.embedding.cells(side, rows, self.sentence_fit.apply if as_sentences and self.sentence_fit else None)
 
     def _nearest(self, key: Key, fold: int | None, most: int = 2000) -> tuple[Cells, NDArray[np.int64]]:
         """The training cell nearest to each control cell; for generated cells, training cells of the same label."""
@@ -399,6 +363,8 @@ class Samples:
         arms, key = self.arms, self.key
         if arm in ("truth", CEILING, PREDICTION):
             return self._draw(arms.predicted if arm == PREDICTION else arms.real, self._rows[arm], arm)
+        if arm == SENTENCES:
+            return self._draw(arms.real, self._rows[CEILING], CEILING, as_sentences=True)
         if arm == "label_shuffle":
             return self._draw(arms.predicted, self._exchanged(), arm)
         if arm == "random_cells":
@@ -439,14 +405,11 @@ class Samples:
         shift: NDArray[np.float64] = np.mean(shifts, axis=0)
         return shift
 
-    def _draw(self, side: Cells, rows: NDArray[Any], purpose: str) -> NDArray[np.float64]:
+    def _draw(self, side: Cells, rows: NDArray[Any], purpose: str, as_sentences: bool = False) -> NDArray[np.float64]:
         if len(rows) < self.n:
-            if purpose in (CEILING, PREDICTION, "truth"):
-                raise AssertionError(purpose)
             raise Missing(f"{len(rows)} cells, {self.n} are compared")
-        return self.arms.coordinates(
-            side, _some(rows, self.n, bootstrap.generator(self.arms.seed, "sample", purpose, self.key))
-        )
+        some = _some(rows, self.n, bootstrap.generator(self.arms.seed, "sample", purpose, self.key))
+        return self.arms.coordinates(side, some, as_sentences)
 
     def _centre(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
         some = _some(
@@ -457,10 +420,6 @@ class Samples:
 
     def _repeat(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
         return np.repeat(self._centre(side, side.by_name(rows))[None], self.n, axis=0)
-
-
-def _rounded(change: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(change) < _ROUNDING, 0.0, change)
 
 
 def _some(rows: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[np.int64]:

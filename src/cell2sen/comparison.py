@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from cell2sen import bootstrap, leaks, matching
 from cell2sen.answers import Answers
-from cell2sen.baselines import Arms, Key
+from cell2sen.arms import Key
+from cell2sen.baselines import Arms
 from cell2sen.leaks import Check
 from cell2sen.matching import Cells, align, groups, label, read
-from cell2sen.projection import Embedding
+from cell2sen.projection import Embedding, SentenceFit
+from cell2sen.rank import RankFit
 
 TASKS = ("perturb", "generate", "annotate")
 
@@ -148,8 +150,19 @@ def arms_of(task: Literal["perturb", "generate"], given: Sides, asked: Mapping[s
         max_cells=asked["max_cells"],
         min_cells=asked["min_cells"],
         seed=asked["seed"],
+        sentence_fit=_sentence_fit(given.predicted),
     )
     return arms, notes
+
+
+def _sentence_fit(predicted: Cells) -> SentenceFit | None:
+    """The rank fit of predictions of this package, and the length of their sentences."""
+    stored = predicted.provenance.get("fit")
+    if not stored or predicted.verb not in ("perturb", "generate"):
+        return None
+    some = predicted.rows(np.linspace(0, len(predicted) - 1, min(256, len(predicted))).astype(int))
+    values = {name: float(stored[name]) for name in ("slope", "intercept", "r_squared")}
+    return SentenceFit(fit=RankFit(**values), n_genes=max(1, int(np.median(np.diff(some.indptr)))))
 
 
 def _with_controls(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cell2sen import answers as labels_of_cells
 from cell2sen import baselines, bootstrap, comparison, leaks, populations
-from cell2sen.baselines import CEILING, PREDICTION
+from cell2sen.arms import ARMS, CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.bootstrap import Score
 from cell2sen.leaks import Check
 from cell2sen.matching import Case, ScaleName, label
@@ -236,7 +236,7 @@ def _populations(
     unit = _unit(arms)
     scores = _assemble(found.scores, chosen, list(arms.names), unit, asked["seed"])
     settings = comparison.settings(task, given, asked) | {
-        "arms": {name: baselines.ARMS[name] for name in arms.names},
+        "arms": {name: ARMS[name] for name in arms.names},
         "groups": [label(key) for key in arms.keys],
         "unit_of_group_intervals": "context" if unit == "context" else "perturbation" if task == "perturb" else "label",
         "controls": {label(context) or "all": len(rows) for context, rows in arms.controls.items()},
@@ -438,9 +438,7 @@ def _table(assembled: dict[str, Any], chosen: list[Metric], arms: Sequence[str])
         found = overall[one.name, PREDICTION]
         low, high = bootstrap.interval(found.value, found.by_cells, one.range)
         low_groups, high_groups = bootstrap.interval(found.value, found.by_units, one.range)
-        rivals = {
-            arm: value for arm, value in values.items() if arm not in (PREDICTION, CEILING) and math.isfinite(value)
-        }
+        rivals = {arm: value for arm, value in values.items() if arm not in NO_RIVALS and math.isfinite(value)}
         best = (max if one.higher_is_better else min)(rivals, key=lambda arm: rivals[arm]) if rivals else ""
         rows.append(
             {
@@ -458,10 +456,11 @@ def _table(assembled: dict[str, Any], chosen: list[Metric], arms: Sequence[str])
                 if math.isfinite(found.value)
                 else "missing",
                 "ceiling": values.get(CEILING, math.nan),
+                **({SENTENCES: values[SENTENCES]} if SENTENCES in values else {}),
                 "perfect": one.perfect,
                 "better": "higher" if one.higher_is_better else "lower",
                 "n_groups": len([group for group in found.groups if group]),
-                **{arm: values.get(arm, math.nan) for arm in arms if arm not in (PREDICTION, CEILING)},
+                **{arm: values.get(arm, math.nan) for arm in arms if arm not in NO_RIVALS},
                 "reason": found.reason,
             }
         )

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen.baselines import CEILING, PREDICTION
+from cell2sen.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.metrics import METRICS
 
-BLUE, ORANGE, GREEN, GREY, INK = "#0b5fa5", "#d97706", "#1a7f37", "#9aa4ae", "#1b1f24"
+BLUE, ORANGE, GREEN, LIGHT, GREY, INK = "#0b5fa5", "#d97706", "#1a7f37", "#8fd19e", "#9aa4ae", "#1b1f24"
 _MARKERS = "osD^vP"
 _KINDS = {"real": "#1a7f37", "control": "#9aa4ae", "predicted": "#0b5fa5"}
 
@@ -22,7 +22,7 @@ def scores(long: pd.DataFrame, table: pd.DataFrame) -> Any:
     """One row a metric: prediction with interval, baselines and ceiling, the better end on the right."""
     overall = long[long["group"] == "all"].set_index(["metric", "arm"])["value"]
     names = [name for name in table.index if math.isfinite(table.loc[name, "prediction"]) or _has_any(overall, name)]
-    arms = [arm for arm in dict.fromkeys(long["arm"]) if arm not in (PREDICTION, CEILING)]
+    arms = [arm for arm in dict.fromkeys(long["arm"]) if arm not in NO_RIVALS]
     figure = _figure(9.2, 0.36 * len(names) + 1.0)
     axis = figure.add_subplot()
     for at, name in enumerate(names):
@@ -35,6 +35,8 @@ def scores(long: pd.DataFrame, table: pd.DataFrame) -> Any:
     axis.set_xlabel("worse  ←        →  better", color=INK)
     axis.plot([], [], "o", color=BLUE, markersize=9, label="prediction")
     axis.plot([], [], "|", color=GREEN, markersize=14, markeredgewidth=3, label="ceiling")
+    if SENTENCES in set(long["arm"]):
+        axis.plot([], [], "|", color=LIGHT, markersize=14, markeredgewidth=3, label="ceiling of sentences")
     for mark, arm in zip(_marks(arms), arms, strict=True):
         axis.plot([], [], mark, color=GREY, markersize=6, label=arm.replace("_", " "))
     axis.plot([], [], "s", color=ORANGE, markersize=6, label="best baseline")
@@ -44,7 +46,7 @@ def scores(long: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 def _score_row(axis: Any, at: int, name: str, row: pd.Series[Any], overall: pd.Series[Any], arms: list[str]) -> None:
     sign = 1.0 if METRICS[name].higher_is_better else -1.0
-    values = {arm: float(overall.get((name, arm), math.nan)) for arm in (PREDICTION, *arms, CEILING)}
+    values = {arm: float(overall.get((name, arm), math.nan)) for arm in (PREDICTION, *arms, SENTENCES, CEILING)}
     seen = [value for value in (*values.values(), row["low"], row["high"]) if math.isfinite(value)]
     low, high = min(seen), max(seen)
     span = METRICS[name].range
@@ -59,6 +61,8 @@ def _score_row(axis: Any, at: int, name: str, row: pd.Series[Any], overall: pd.S
     axis.axhline(at, color="#e6eaee", linewidth=1, zorder=0)
     if math.isfinite(values[CEILING]):
         axis.plot(place(values[CEILING]), at, "|", color=GREEN, markersize=15, markeredgewidth=3, zorder=2)
+    if math.isfinite(values[SENTENCES]):
+        axis.plot(place(values[SENTENCES]), at, "|", color=LIGHT, markersize=15, markeredgewidth=3, zorder=2)
     for mark, arm in zip(_marks(arms), arms, strict=True):
         if math.isfinite(values[arm]):
             best = arm == row["best_baseline"]

@@ -180,8 +180,8 @@ def align(predicted: Cells, *others: Cells, case: Case = "auto") -> tuple[list[s
     Parameters
     ----------
     case
-        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: where the prediction's recipe writes
-        symbols in upper case.
+        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: where the prediction's recipe
+        writes symbols in upper case.
 
     Returns
     -------

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cell2sen import bootstrap, distances, profiles
-from cell2sen.baselines import PREDICTION, Arms, Key, Missing, Profile
+from cell2sen.arms import PREDICTION, Key, Missing, Profile
+from cell2sen.baselines import Arms
 from cell2sen.bootstrap import Score
 from cell2sen.matching import label
 from cell2sen.metrics import Metric, uniqueness, validity

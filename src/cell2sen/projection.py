@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.matching import Cells
+from cell2sen.rank import RankFit
 
 _CHUNK = 2048
 
@@ -66,11 +69,36 @@ class Embedding:
             return cls(key=key, projection=Projection.fit(block[:, genes].tocsr(), components), genes=genes)
         return cls(key=key, projection=Projection.fit(_obsm(real, key)[rows], components))
 
-    def cells(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Coordinates of some cells, float64 (cells, components)."""
+    def cells(self, side: Cells, rows: NDArray[Any], change: Callable[[Any], Any] | None = None) -> NDArray[np.float64]:
+        """Coordinates of some cells, float64 (cells, components); `change` is applied to their expression before."""
         if self.genes is not None:
-            return self.projection.apply(side.rows(rows)[:, self.genes])
+            block = side.rows(rows)
+            return self.projection.apply((change(block) if change else block)[:, self.genes])
         return self.projection.apply(_obsm(side, self.key)[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceFit:
+    """Expression → cell sentence → expression, as predictions went that are sentences."""
+
+    fit: RankFit
+    n_genes: int
+    """Genes of a sentence."""
+
+    def apply(self, block: Any) -> sp.csr_matrix:
+        """Each cell's first `n_genes` genes at the value of their rank, in ln(1 + CP10k), float32 CSR; others 0.
+
+        Ties are in the order of columns.
+        """
+        block = sp.csr_matrix(block)
+        n = np.diff(block.indptr)
+        row = np.repeat(np.arange(block.shape[0]), n)
+        order = np.lexsort((block.indices, -block.data, row))
+        position = np.arange(len(order)) - np.repeat(block.indptr[:-1], n)
+        kept = (position < self.n_genes) & (block.data[order] > 0)
+        values = self.fit.expression(position[kept]) * np.log(10.0)
+        cells = (values.astype(np.float32), (row[kept], block.indices[order][kept]))
+        return sp.csr_matrix(cells, shape=block.shape)
 
 
 def _obsm(side: Cells, key: str) -> NDArray[np.float64]:

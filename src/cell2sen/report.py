@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cell2sen import figures
-from cell2sen.baselines import CEILING, PREDICTION
+from cell2sen.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def methods(evaluation: Evaluation) -> str:
             "Baselines are " + _list(s["arms"]) + f"; those that learn do so from {s['baselines_learn_from']}.",
             f"The ceiling is {s['arms'][CEILING]}, which understates what is reachable, as each half has half of the "
             "cells.",
+            *([f"The ceiling of sentences is {s['arms'][SENTENCES]}."] if SENTENCES in s["arms"] else []),
         ]
     failed = [one.name for one in evaluation.checks if one.status == "failed"]
     passed = [one.name for one in evaluation.checks if one.status == "passed"]
@@ -192,7 +193,7 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         ("definitions", "Definitions"),
         ("settings", "Settings"),
     ]
-    arms = [PREDICTION, *[name for name in settings["arms"] if name not in (PREDICTION, CEILING)], CEILING]
+    arms = [PREDICTION, *[name for name in settings["arms"] if name != PREDICTION]]
     every, reasons = _every(evaluation, arms)
     return {
         "title": _TITLES[evaluation.task],
@@ -208,6 +209,7 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "figures": {name: drawn.get(name) for name in ("scores", "changes", "calibration", "map")},
         "map_text": map_text,
         "rows": [_row(name, row) for name, row in shown.iterrows()],
+        "with_sentences": SENTENCES in settings["arms"],
         "arms": [name.replace("_", " ") for name in arms],
         "every": every,
         "reasons": reasons,
@@ -307,6 +309,7 @@ def _row(name: Any, row: pd.Series[Any]) -> dict[str, Any]:
         "best_baseline_value": number(row["best_baseline_value"]),
         "ceiling": number(row["ceiling"]),
         "perfect": f"{row['perfect']:g} {'↑' if row['better'] == 'higher' else '↓'}",
+        "sentence_ceiling": number(row.get(SENTENCES, math.nan)),
         "verdict": verdict,
         "css": css,
         "reason": row["reason"],
@@ -377,7 +380,7 @@ def _part(title: str, column: str, scores: pd.DataFrame, names: list[str]) -> di
             rivals = {
                 arm: means[part, name, arm]
                 for arm in scores["arm"].unique()
-                if arm not in (PREDICTION, CEILING) and math.isfinite(means.get((part, name, arm), math.nan))
+                if arm not in NO_RIVALS and math.isfinite(means.get((part, name, arm), math.nan))
             }
             best = (max if one.higher_is_better else min)(rivals, key=lambda arm: rivals[arm]) if rivals else ""
             gain = (
@@ -431,7 +434,7 @@ def _span(name: str) -> str:
 
 
 def _list(arms: Mapping[str, str]) -> str:
-    names = [f"{name.replace('_', ' ')} ({text})" for name, text in arms.items() if name not in (PREDICTION, CEILING)]
+    names = [f"{name.replace('_', ' ')} ({text})" for name, text in arms.items() if name not in NO_RIVALS]
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
 
 

@@ -42,9 +42,10 @@ GENE_VECTOR_SCALE = 0.1
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and advice of transformers, and the warnings that trl and peft earn with its deprecated names."""
-    from transformers.utils import logging as hf_logging
+    """Without the bars and advice of transformers, and the warnings that trl and peft earn with deprecated names."""
+    from transformers.utils import logging
 
+    hf_logging: Any = logging  # typed in parts only
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
