@@ -248,9 +248,9 @@ def test_split_controls_share_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     profile = baselines.Arms._profile
 
-    def spy(self: Any, side: Any, rows: Any, purpose: Any, layer: Any = None) -> Any:
+    def spy(self: Any, side: Any, rows: Any, purpose: Any, *arguments: Any, **named: Any) -> Any:
         seen.append((purpose, set(rows)))
-        return profile(self, side, rows, purpose, layer)
+        return profile(self, side, rows, purpose, *arguments, **named)
 
     monkeypatch.setattr(baselines.Arms, "_profile", spy)
     run(perturbed(TWIN), controls="split", metrics=["pearson_delta"])
