@@ -172,7 +172,10 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
     for cell, text in zip(cells, found, strict=True):
         ids = ids_of(made, cell.text)
         guide = Guide(
-            made._trie(tuple(GENES), cell.text), [cell.ask or 0], made._guided_ends("CD4", Sampling()), vocabulary
+            made.generator.trie(tuple(GENES), cell.text),
+            [cell.ask or 0],
+            made.generator.ends("CD4", Sampling()),
+            vocabulary,
         )
         taken = [0]
         end = min(made.eos)
@@ -353,11 +356,11 @@ def force(made: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch)
     step = iter(ids)
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(hidden.shape[0], made._vocabulary)
+        logits = torch.zeros(hidden.shape[0], made.causal.vocabulary)
         logits[:, next(step)] = 9.0
         return logits
 
-    monkeypatch.setattr(made, "_head", head)
+    monkeypatch.setattr(made.causal, "head", head)
 
 
 @pytest.mark.parametrize("special", [False, True])
