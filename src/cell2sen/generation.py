@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
-from cell2sen.causal import Causal
-from cell2sen.decode import Free, Steer, noise, write
-from cell2sen.guide import GeneTrie, Guide
+from cell2sen.causal import Causal, Head
+from cell2sen.decode import Free, Steer, Work, noise, write
+from cell2sen.drafts import GeneDrafts, Memory
+from cell2sen.guide import Guide
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokenized, Tokens
+from cell2sen.trie import GeneTrie
 
 #: Lengths and a name for the progress bar → rows of each batch.
 Batches = Callable[[NDArray[np.int64], str], Iterator[list[int]]]
@@ -30,6 +32,13 @@ class Generator:
         Prompts → tokens.
     batches
         Lengths and a name for the progress bar → rows of each batch.
+
+    Attributes
+    ----------
+    drafts
+        Guess several genes ahead. Changes the speed, not the answers.
+    work
+        What the last call took.
     """
 
     def __init__(
@@ -43,14 +52,18 @@ class Generator:
     ) -> None:
         self.causal, self.tokens, self.eos = causal, tokens, frozenset(eos)
         self._tokenize, self._batches = tokenize, batches
+        self.drafts = True
+        self.work = Work()
         self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
 
     def free(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64], sampling: Sampling) -> list[str]:
         """Free text behind each prompt; `lengths` are their tokens."""
+        self.work = Work()
         texts = [""] * len(prompts)
-        for batch in self._batches(lengths + sampling.max_new_tokens, "generate"):
+        lengths = lengths + sampling.max_new_tokens
+        for batch in self._batches(lengths, "generate"):
             steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
-            self._write([prompts[row] for row in batch], steer, sampling)
+            self._write([prompts[row] for row in batch], steer, Head(self.causal), sampling, int(lengths[batch].max()))
             for place, row in enumerate(batch):
                 texts[row] = steer.text(place)
         return texts
@@ -64,19 +77,28 @@ class Generator:
         asks: Sequence[int],
     ) -> list[str]:
         """As many genes as asked behind each prompt, each once; `lengths` are the tokens of prompts and answers."""
+        self.work = Work()
         texts = [""] * len(prompts)
         by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
         for row, prompt in enumerate(prompts):
             trie = self.trie(genes, prompt.text)
             by_trie.setdefault(id(trie), (trie, []))[1].append(row)
         ends = self.ends(genes[0], sampling)
+        number = {gene: place for place, gene in enumerate(genes)}
         for trie, members in by_trie.values():
+            memory, head = Memory(trie), None
             for places in self._batches(lengths[members], "generate"):
                 batch = [members[place] for place in places]
-                guide = Guide(trie, [asks[row] for row in batch], ends, self.causal.vocabulary)
-                self._write([prompts[row] for row in batch], guide, sampling)
+                drafts = None
+                if self.drafts:
+                    own = [[number[gene] for gene in prompts[row].genes if gene in number] for row in batch]
+                    drafts = GeneDrafts(trie, own, memory)
+                guide = Guide(trie, [asks[row] for row in batch], ends, self.causal.vocabulary, drafts)
+                head = head or Head(self.causal, guide.columns)
+                self._write([prompts[row] for row in batch], guide, head, sampling, int(lengths[batch].max()))
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
+        self.work.genes = sum(asks)
         return texts
 
     def trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
@@ -102,22 +124,19 @@ class Generator:
                 ends.add(joined[len(bare)])
         return sorted(ends)
 
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling) -> None:
+    def _write(self, prompts: Sequence[Prompt], steer: Steer, head: Head, sampling: Sampling, room: int) -> None:
         """Let the model write behind the prompts; `steer` collects what it writes."""
-        ids_BL, real_BL = self.causal.pad(self._tokenize(prompts), "left")
-        cache = self.causal.cache()
-
-        def next_logits(ids: Any, real: Any, position: Any) -> Any:
-            return self.causal.head(self.causal.forward(ids, real, position, cache)[:, -1])
-
+        rows = [row.ids for row in self._tokenize(prompts)]
+        slots = self.causal.begin([row[:-1] for row in rows], room)
         write(
-            ids_BL,
-            real_BL,
+            rows,
             steer,
             [noise(sampling.seed, prompt.key) for prompt in prompts],
-            next_logits=next_logits,
-            keep=cache.batch_select_indices,
+            read=lambda ids, places: self.causal.read(ids, places, slots),
+            logits=head.logits,
+            keep=lambda kept: slots.take(torch.from_numpy(kept).to(self.causal.device)),
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
+            work=self.work,
         )

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from cell2sen import attention, scoring
 from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
-from cell2sen.decode import positions
 from cell2sen.generation import Generator
 from cell2sen.model import Model
 from cell2sen.pooling import chosen, pool
@@ -281,7 +280,11 @@ class TransformersBackend(Backend):
         ids_BL, real_BL, gene_BL = self._pad(self._tokenize(prompts), self.padding_side)
         if self.padding_side == "right":  # no mask needed: no real token looks to its right
             return {"input_ids": ids_BL}, real_BL, gene_BL
-        return {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": positions(real_BL)}, real_BL, gene_BL
+        return (
+            {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": (real_BL.cumsum(dim=1) - 1).clamp(min=0)},
+            real_BL,
+            gene_BL,
+        )
 
     @contextlib.contextmanager
     def _capture(
