@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -276,6 +276,7 @@ def perturb(
     ] = None,
     perturbation_column: Column = None,
     n_genes: NGenes = None,
+    readout: Annotated[Literal["auto", "expected", "sentence"], typer.Option(help="See cell2sen.tl.perturb.")] = "auto",
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -308,8 +309,8 @@ def perturb(
         raise ValueError("pass either --perturbation or --perturbation-column")
     with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
-            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
-            temperature=temperature, seed=seed, **options,
+            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, readout=readout,
+            guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         predicted.write_h5ad(temporary, compression="gzip")
     validity = float(predicted.obs["validity"].mean())

@@ -24,6 +24,8 @@ from tqdm import tqdm
 from cell2sen import attention, scoring
 from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
+from cell2sen.decode import noise
+from cell2sen.expectation import expected
 from cell2sen.generation import Generator
 from cell2sen.model import Model
 from cell2sen.pooling import chosen, pool
@@ -272,6 +274,26 @@ class TransformersBackend(Backend):
         ]
         fitted, lengths = self._fit(prompts, room)
         return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, batches=self._batches)
+
+    @torch.inference_mode()
+    def expect(
+        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+    ) -> NDArray[np.float32]:
+        asks = check_asks(prompts, genes)
+        result = np.zeros((len(prompts), len(genes)), dtype=np.float32)
+        if not prompts:
+            return result
+        before = {genes[0], *(prompt.text.split()[-1] for prompt in prompts)}
+        ids, *others = [self.tokens.continuations(word, genes) for word in sorted(before)]
+        if any(len(one) != 1 for one in ids) or len({one[0] for one in ids}) < len(ids) or any(o != ids for o in others):
+            raise Unsupported(f"{self.model.name} writes genes in several tokens, so what it expects can only be drawn")
+        gene_ids = np.array([one[0] for one in ids], dtype=np.int64)
+        fitted, lengths = self._fit(prompts, asks)
+        for batch in self._batches(lengths + np.array(asks), "expect"):
+            rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
+            noises = [noise(seed, prompts[row].key) for row in batch]
+            result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, noises)
+        return result
 
     # -- the parts of embed
 
