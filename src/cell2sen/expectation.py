@@ -56,7 +56,7 @@ def expected(
         share_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf).softmax(dim=1)
         total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * share_BG
         reached = share_BG.double().cumsum(dim=1)
-        drawn = torch.tensor([noises[row].random() for row in live], dtype=torch.float64, device=causal.device)
+        drawn = torch.tensor([noises[int(row)].random() for row in live], dtype=torch.float64, device=causal.device)
         gene = (reached <= drawn[:, None] * reached[:, -1:]).sum(dim=1)
         # Rounding must not carry a row to a gene that it cannot write.
         gene = torch.minimum(gene, (reached < reached[:, -1:]).sum(dim=1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -102,31 +102,33 @@ def respond(
     worth = fit.expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
     changes = []
     for start in range(0, len(rows), _CELLS):
-        both = []
-        for perturbation in (None, nothing):
-            prompts = [
-                session.task.prompt(
-                    genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]),
-                    ask=len(lists[row]), **({**(slots[row] or {})} if perturbation is None
-                                            else {**(slots[row] or {}), "perturbation": perturbation}),
-                )
-                for row in rows[start : start + _CELLS]
-            ]  # fmt: skip
-            both.append(session.backend.expect(prompts, symbols, worth, seed=seed))
-        change = both[0] - both[1]
+        some = rows[start : start + _CELLS]
+        given: tuple[dict[str, str], ...] = ({}, {"perturbation": nothing})
+        # The same draws for both: what is noise in one expectation is noise in the other.
+        treated, untreated = (
+            session.backend.expect(
+                [
+                    session.task.prompt(
+                        genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]),
+                        ask=len(lists[row]), **{**(slots[row] or {}), **instead},
+                    )
+                    for row in some
+                ],
+                symbols, worth, seed=seed,
+            )
+            for instead in given
+        )  # fmt: skip
+        change = treated - untreated
         change[np.abs(change) < LEAST] = 0
         changes.append(sp.csr_matrix(change))
     control = measured(data, symbols, session, options)[rows]
     predicted = sp.csr_matrix((control + sp.vstack(changes, format="csr")).maximum(0), dtype=np.float32)
     predicted.eliminate_zeros()
-    return Response(
-        rows=rows, control=control, predicted=predicted, sentences=_written(predicted, symbols, [len(lists[r]) for r in rows])
-    )  # fmt: skip
+    written = _written(predicted, symbols, [len(lists[row]) for row in rows])
+    return Response(rows=rows, control=control, predicted=predicted, sentences=written)
 
 
-def measured(
-    data: AnnData | str | Path, symbols: Sequence[str], session: Session, options: Options
-) -> sp.csr_matrix:
+def measured(data: AnnData | str | Path, symbols: Sequence[str], session: Session, options: Options) -> sp.csr_matrix:
     """The cells as ln(1 + CP10k) over these symbols, float32 CSR (cells, symbols)."""
     with open_source(data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
         mapped = gene_names.resolve(
@@ -141,7 +143,9 @@ def measured(
             block.data = np.nan_to_num(block.data)
             sums = scale.row_sums(block)
             one = sp.csr_matrix(mapped.apply(block)[:, columns], dtype=np.float32)
-            one.data = (scale.log10_cp10k(one.data, np.repeat(sums, np.diff(one.indptr))) * np.log(10)).astype(np.float32)
+            one.data = (scale.log10_cp10k(one.data, np.repeat(sums, np.diff(one.indptr))) * np.log(10)).astype(
+                np.float32
+            )
             blocks.append(one)
     return sp.vstack(blocks, format="csr")
 

@@ -181,7 +181,8 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
         gradient_accumulation_steps=config.gradient_accumulation, learning_rate=rate,
         weight_decay=config.weight_decay, lr_scheduler_type="cosine", warmup_steps=config.warmup,
         adam_beta2=0.98,
-        max_grad_norm=1.0, bf16=_has_bfloat16() if config.bf16 is None else config.bf16, gradient_checkpointing=config.gradient_checkpointing,
+        max_grad_norm=1.0, bf16=_has_bfloat16() if config.bf16 is None else config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_length=None,
         eval_strategy="steps" if evaluate else "no", eval_steps=config.eval_steps,
         save_steps=config.eval_steps,
@@ -196,7 +197,7 @@ def _has_bfloat16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -285,7 +285,11 @@ class TransformersBackend(Backend):
             return result
         before = {genes[0], *(prompt.text.split()[-1] for prompt in prompts)}
         ids, *others = [self.tokens.continuations(word, genes) for word in sorted(before)]
-        if any(len(one) != 1 for one in ids) or len({one[0] for one in ids}) < len(ids) or any(o != ids for o in others):
+        if (
+            any(len(one) != 1 for one in ids)
+            or len({one[0] for one in ids}) < len(ids)
+            or any(o != ids for o in others)
+        ):
             raise Unsupported(f"{self.model.name} writes genes in several tokens, so what it expects can only be drawn")
         gene_ids = np.array([one[0] for one in ids], dtype=np.int64)
         fitted, lengths = self._fit(prompts, asks)
