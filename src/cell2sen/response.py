@@ -147,7 +147,7 @@ def measured(data: AnnData | str | Path, symbols: Sequence[str], session: Sessio
                 np.float32
             )
             blocks.append(one)
-    return sp.vstack(blocks, format="csr")
+    return sp.csr_matrix(sp.vstack(blocks))
 
 
 def _written(matrix: sp.csr_matrix, symbols: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
