@@ -240,9 +240,8 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano.yaml")
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--only", nargs="*", default=["annotation", "embeddings", "response", "knockouts", "generation"]
-    )
+    jobs = (annotation, embeddings, response, knockouts, generation)
+    parser.add_argument("--only", nargs="*", default=[job.__name__ for job in jobs])
     arguments = parser.parse_args()
     config = read_config(arguments.recipe)
     backend = pipeline.load_model({"model": arguments.model, "progress": False})
