@@ -158,9 +158,14 @@ def neighbours(cells: ArrayLike, queries: ArrayLike, k: int) -> NDArray[np.int64
     k = min(k, len(x))
     found = np.empty((len(z), k), dtype=np.int64)
     for start in range(0, len(z), _CHUNK):
-        found[start : start + _CHUNK] = np.argsort(_euclidean(z[start : start + _CHUNK], x), axis=1, kind="stable")[
-            :, :k
-        ]
+        block = _euclidean(z[start : start + _CHUNK], x)
+        near = block <= np.partition(block, k - 1, axis=1)[:, [k - 1]]
+        # At least k columns of a row are near, more only with ties at the border.
+        n = near.sum(axis=1)
+        rows, columns = np.nonzero(near)
+        order = np.lexsort((columns, block[rows, columns], rows))
+        first = np.concatenate([[0], np.cumsum(n)[:-1]])
+        found[start : start + _CHUNK] = columns[order][first[:, None] + np.arange(k)]
     return found
 
 
