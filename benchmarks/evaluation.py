@@ -77,7 +77,7 @@ def main() -> None:
         return
     rows = []
     # One thread: seconds of a processor that is shared by others then say what the work costs.
-    environment = os.environ | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     for n in asked.cells:
         command = [sys.executable, __file__, f"--one={n}", f"--genes={asked.genes}", f"--density={asked.density}"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)

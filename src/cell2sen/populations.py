@@ -196,8 +196,8 @@ def _knn_score(
 def _reference(arms: Arms) -> tuple[NDArray[np.float64], NDArray[Any]] | None:
     """Real cells that the k-NN classifier knows: of each group and of each context's controls, one half at most.
 
-    The same number of each at most, so that no group is known better; with many groups fewer of each, as every predicted
-    cell is compared with all of them.
+    At most the same number of each, so that no group is known better; fewer where there are many groups, as every
+    predicted cell is compared with all of them.
     """
     parts, labels = [], []
     named = [(label(key), arms._half[key][1]) for key in arms.real_groups]

@@ -16,6 +16,7 @@ import pandas as pd
 from cell2sen import figures
 from cell2sen.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.metrics import METRICS
+from cell2sen.output import complete
 
 if TYPE_CHECKING:
     from cell2sen.evaluation import Evaluation
@@ -63,14 +64,14 @@ def write(evaluation: Evaluation, path: str | Path, *, layout: Literal["auto", "
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[plot]' jinja2") from error
+        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[eval]'") from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    path = Path(path)
-    path.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
-    return path
+    with complete(path) as temporary:
+        temporary.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
+    return Path(path)
 
 
 def methods(evaluation: Evaluation) -> str:
