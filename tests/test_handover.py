@@ -17,7 +17,13 @@ from cell2sen.evaluation import evaluate
 def cells(seed: int, drugs: tuple[str, ...]) -> ad.AnnData:
     rng = np.random.default_rng(seed)
     obs = [(drug, kind) for drug in drugs for kind in ("B", "T") for _ in range(30)]
-    gain = {"ctrl": 1.0, "a": np.where(np.arange(40) < 10, 3.0, 1.0), "b": np.where(np.arange(40) > 30, 3.0, 1.0)}
+    gain = {
+        "unseen": 1.0,
+        "unpredicted": 1.0,
+        "ctrl": 1.0,
+        "a": np.where(np.arange(40) < 10, 3.0, 1.0),
+        "b": np.where(np.arange(40) > 30, 3.0, 1.0),
+    }
     rows = np.array([rng.poisson(3 * gain[drug] * np.ones(40)) for drug, _ in obs], dtype=np.float32)
     table = pd.DataFrame(obs, columns=["drug", "kind"], index=[f"s{seed}c{number}" for number in range(len(obs))])
     return ad.AnnData(sp.csr_matrix(rows), obs=table, var=pd.DataFrame(index=[f"G{number}" for number in range(40)]))
@@ -36,6 +42,28 @@ def test_pairs_are_aligned_and_share_their_controls() -> None:
         control = (one.obs["perturbation"] == "control").to_numpy()
         np.testing.assert_array_equal(one.X[control].toarray(), other.X[control].toarray())
         np.testing.assert_allclose(np.expm1(other.X.toarray()).sum(axis=1), 1e4, rtol=1e-4)
+
+
+def test_pairs_equal_a_twin_made_with_tables() -> None:
+    predicted, real = cells(1, ("a", "b", "unseen")), cells(0, ("ctrl", "a", "b", "unpredicted"))
+
+    def table(adata: ad.AnnData, drug: str, kind: str) -> pd.DataFrame:
+        counts = adata.to_df().drop(columns="ONLYHERE", errors="ignore")
+        whole = adata.to_df().sum(axis=1)
+        some = (adata.obs["drug"] == drug) & (adata.obs["kind"] == kind)
+        return np.log1p(counts.div(whole, axis=0) * 1e4)[some].sort_index().sort_index(axis=1)
+
+    # A gene that the prediction does not have: it counts in the sums of the real cells, and is not compared.
+    genes = pd.DataFrame(index=[*real.var_names, "ONLYHERE"])
+    real = ad.AnnData(sp.hstack([real.X, sp.csr_matrix(np.full((real.n_obs, 1), 7.0))], "csr"), obs=real.obs, var=genes)
+    found = handover.pairs(predicted, real, **OPTIONS)
+    assert list(found) == ["B", "T"]
+    for kind, pair in found.items():
+        for made, side in zip(pair, (predicted, real), strict=True):
+            parts = {"control": table(real, "ctrl", kind)} | {drug: table(side, drug, kind) for drug in ("a", "b")}
+            assert made.obs["perturbation"].tolist() == [name for name, part in parts.items() for _ in part.index]
+            np.testing.assert_allclose(made.X.toarray(), np.concatenate(list(parts.values())), rtol=1e-5, atol=1e-6)
+            assert list(made.var_names) == sorted(predicted.var_names)
 
 
 def test_one_call_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
