@@ -8,11 +8,11 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cell2sen import __version__
+from cell2sen import __version__, cli_evaluate
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
@@ -276,6 +276,7 @@ def perturb(
     ] = None,
     perturbation_column: Column = None,
     n_genes: NGenes = None,
+    readout: Annotated[Literal["auto", "expected", "sentence"], typer.Option(help="See cell2sen.tl.perturb.")] = "auto",
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -308,8 +309,8 @@ def perturb(
         raise ValueError("pass either --perturbation or --perturbation-column")
     with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
-            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
-            temperature=temperature, seed=seed, **options,
+            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, readout=readout,
+            guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         predicted.write_h5ad(temporary, compression="gzip")
     validity = float(predicted.obs["validity"].mean())
@@ -395,41 +396,7 @@ def train(
     _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
 
 
-@app.command()
-def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of cell2sen or another tool.")],
-    real: Annotated[Path, typer.Argument(help="Real cells (.h5ad), for perturbations with their controls.")],
-    report: Annotated[Path | None, typer.Option(help="One HTML file with tables and figures.")] = None,
-    table: Annotated[Path | None, typer.Option(help="All scores as .csv or .json.")] = None,
-    perturbation: Annotated[
-        str, typer.Option(help="obs column of the real cells with the perturbation.")
-    ] = "perturbation",
-    control: Annotated[str, typer.Option(help="Its value in control cells.")] = "control",
-    context: Annotated[list[str] | None, typer.Option(help="obs column that a cell and its controls share.")] = None,
-    label: Annotated[str, typer.Option(help="obs column with the true label.")] = "cell_type",
-    train_cells: Annotated[Path | None, typer.Option("--train", help="Cells that the model was trained on.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of failing.")] = False,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Score predictions beside baselines and ceiling, with intervals and a leak check."""
-    from cell2sen import evaluation
-    from cell2sen.output import complete
-
-    for out, suffixes in ((report, (".html",)), (table, (".csv", ".json"))):
-        if out is not None:
-            _known_suffix(out, suffixes)
-    found = evaluation.evaluate(
-        predicted, real, perturbation=perturbation, control=control, context=context or (), label=label,
-        train=train_cells, leaks="report" if allow_leaks else "raise", seed=seed, progress=not quiet,
-    )  # fmt: skip
-    if table is not None:
-        with complete(table, predicted, real) as temporary:
-            (found.to_json if table.suffix == ".json" else found.to_csv)(temporary)
-    if report is not None:
-        found.report(report)
-    typer.echo(found.to_json() if as_json else str(found))
+app.command()(cli_evaluate.evaluate)
 
 
 @app.command()

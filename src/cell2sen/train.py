@@ -15,7 +15,7 @@ import numpy as np
 
 from cell2sen import gene_tokenizer, model_directory, tasks
 from cell2sen.calibration import calibrate
-from cell2sen.gene_vectors import gene_vectors
+from cell2sen.gene_vectors import gene_vectors, log_frequency
 from cell2sen.model import Model, resolve
 from cell2sen.pairs import Augmentation, Cells, exclude_held_out, pairs
 from cell2sen.task import Prompt, Task
@@ -36,7 +36,10 @@ DEFAULT_LENGTH = 200
 
 SETTINGS_FILE = "settings.json"
 
-#: Five times the spread of the random start (0.02), so that the first norm lets it through.
+#: Spread of the random start of token vectors, which are the output layer, too: first logits must be small.
+EMBEDDING_SCALE = 0.02
+
+#: Five times that, so that the first norm lets it through.
 GENE_VECTOR_SCALE = 0.1
 
 
@@ -178,7 +181,8 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
         gradient_accumulation_steps=config.gradient_accumulation, learning_rate=rate,
         weight_decay=config.weight_decay, lr_scheduler_type="cosine", warmup_steps=config.warmup,
         adam_beta2=0.98,
-        max_grad_norm=1.0, bf16=config.bf16, gradient_checkpointing=config.gradient_checkpointing,
+        max_grad_norm=1.0, bf16=_has_bfloat16() if config.bf16 is None else config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_length=None,
         eval_strategy="steps" if evaluate else "no", eval_steps=config.eval_steps,
         save_steps=config.eval_steps,
@@ -187,6 +191,14 @@ def _arguments(config: TrainConfig, folder: Path, network: Any, evaluate: bool) 
         logging_steps=10, report_to="none", seed=config.seed, data_seed=config.seed, dataloader_num_workers=0,
         disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _stopping(config: TrainConfig) -> list[Any]:
@@ -235,6 +247,7 @@ def _scratch(
     texts += [f" {name}" for one in cells.values() for name in sorted(set(one.organism))]
     texts += [f" {name}" for name in sorted({n for one in cells.values() if one.perturbation is not None
                                              for n in one.perturbation if n})]  # fmt: skip
+    texts += [f" {word}" for word in shape.words]
     texts += [f" {number}" for number in range(1000)]
     tokenizer = gene_tokenizer.build(genes, texts)
     network = GPTNeoXForCausalLM(
@@ -243,7 +256,7 @@ def _scratch(
             num_attention_heads=shape.heads, intermediate_size=shape.intermediate_size,
             max_position_embeddings=shape.context, tie_word_embeddings=True, bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attention_dropout=0.0,
-            hidden_dropout=0.0,
+            hidden_dropout=0.0, initializer_range=shape.initializer_range,
         )
     )  # fmt: skip
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
@@ -252,7 +265,14 @@ def _scratch(
         vectors = gene_vectors(_log_normalised(cells), genes, shape.gene_vectors, seed=config.seed)
         with torch.no_grad():
             weight: torch.Tensor = network.gpt_neox.embed_in.weight
+            weight.normal_(std=EMBEDDING_SCALE)
             weight[rows, : shape.gene_vectors] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
+            # The last dimension of the states begins as a constant, that of the genes as their log frequency.
+            frequency, spread = log_frequency(_log_normalised(cells), genes)
+            weight[:, -1] = 0.0
+            weight[rows, -1] = GENE_VECTOR_SCALE * torch.from_numpy(frequency)
+            network.gpt_neox.final_layer_norm.weight[-1] = 0.0
+            network.gpt_neox.final_layer_norm.bias[-1] = spread / GENE_VECTOR_SCALE
     return network, tokenizer, tokens
 
 

@@ -6,7 +6,6 @@ Axes in names: B batch, L length, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import math
 import sys
@@ -21,22 +20,20 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cell2sen import attention, scoring
-from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
+from cell2sen import attention, embedding, scoring
+from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
+from cell2sen.decode import noise
+from cell2sen.expectation import expected
 from cell2sen.generation import Generator
 from cell2sen.model import Model
-from cell2sen.pooling import chosen, pool
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens, pad
+from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
 
 _hf: Any = transformers  # typed in parts only
 
 #: Tokens in a batch where no batch size is given.
 TOKEN_BUDGET = {"cpu": 16_384, "cuda": 65_536}
-
-#: Names that architectures give to the norm behind their last layer.
-_FINAL_NORMS = ("norm", "final_layer_norm")
 
 
 def load(
@@ -209,33 +206,18 @@ class TransformersBackend(Backend):
             attention_for=attention_for,
             attention_layer=attention_layer,
         )
-        wanted, map_layer = set(attention_for), attention_layer % self.n_layers
         fitted, lengths = self._fit(prompts, [0] * len(prompts))
-        vectors = np.zeros((len(fitted), int(self.config.hidden_size)), dtype=np.float32)
-        maps: dict[int, NDArray[np.float32]] = {}
-        # Maps are made on the way where the embedding's layer lies above theirs, else in passes of their own.
-        on_the_way = layer == -1 or map_layer < layer
-        for batch in self._batches(lengths, "embed"):
-            inputs, real_BL, gene_BL = self._inputs([fitted[row] for row in batch])
-            chosen_BL = chosen(pooling, real_BL, gene_BL)
-            with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted if on_the_way else set()):
-                hidden_BLD = self._cut(layer)(**inputs, use_cache=False).last_hidden_state
-            vectors[batch] = pool(hidden_BLD, chosen_BL).cpu().numpy()
-        rest = [] if on_the_way else sorted(wanted)
-        for places in self._batches(lengths[rest], "attention"):
-            batch = [rest[place] for place in places]
-            inputs, _, gene_BL = self._inputs([fitted[row] for row in batch])
-            with self._capture(maps, map_layer, batch, fitted, gene_BL, wanted):
-                self._cut(map_layer + 1)(**inputs, use_cache=False)
-        return Embeddings(
-            vectors=vectors,
-            genes_used=np.array([len(prompt.genes) for prompt in fitted], dtype=np.int64),
-            attention=[
-                AttentionMap(genes=prompt.genes, array=maps[row]) if row in wanted else None
-                for row, prompt in enumerate(fitted)
-            ]
-            if wanted
-            else None,
+        return embedding.embed(
+            self.base,
+            fitted,
+            lengths,
+            pooling=pooling,
+            layer=layer,
+            attention_for=attention_for,
+            attention_layer=attention_layer % self.n_layers,
+            tokenize=self._tokenize,
+            batches=self._batches,
+            padding_side=self.padding_side,
         )
 
     @torch.inference_mode()
@@ -273,49 +255,26 @@ class TransformersBackend(Backend):
         fitted, lengths = self._fit(prompts, room)
         return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, batches=self._batches)
 
-    # -- the parts of embed
-
-    def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """What the base model reads, which tokens are real, and their genes."""
-        ids_BL, real_BL, gene_BL = self._pad(self._tokenize(prompts), self.padding_side)
-        if self.padding_side == "right":  # no mask needed: no real token looks to its right
-            return {"input_ids": ids_BL}, real_BL, gene_BL
-        return (
-            {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": (real_BL.cumsum(dim=1) - 1).clamp(min=0)},
-            real_BL,
-            gene_BL,
-        )
-
-    @contextlib.contextmanager
-    def _capture(
-        self,
-        maps: dict[int, NDArray[np.float32]],
-        layer: int,
-        batch: Sequence[int],
-        prompts: Sequence[Prompt],
-        gene_BL: torch.Tensor,
-        wanted: set[int],
-    ) -> Iterator[None]:
-        """Put the maps of the wanted rows of one batch into `maps`."""
-        places = {place: row for place, row in enumerate(batch) if row in wanted}
-        if not places:
-            yield
-            return
-        n_genes = {place: len(prompts[row].genes) for place, row in places.items()}
-        with attention.capture(layer, {place: gene_BL[place] for place in places}, n_genes) as found:
-            yield
-        maps.update({row: found[place].cpu().numpy() for place, row in places.items()})
-
-    def _cut(self, layer: int) -> Any:
-        """The base model without its head and without what lies above `layer`. A view: the model itself stays whole."""
-        if layer == -1:
-            return self.base
-        norm = next((name for name in _FINAL_NORMS if hasattr(self.base, name)), None)
-        if norm is None or not hasattr(self.base, "layers"):
-            raise Unsupported(f"{type(self.base).__name__} cannot be cut at a layer; layer=-1 works")
-        view = copy.copy(self.base)
-        view._modules = {**self.base._modules, "layers": self.base.layers[:layer], norm: torch.nn.Identity()}
-        return view
+    @torch.inference_mode()
+    def expect(
+        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+    ) -> NDArray[np.float32]:
+        asks = check_asks(prompts, genes)
+        result = np.zeros((len(prompts), len(genes)), dtype=np.float32)
+        if not prompts:
+            return result
+        before = {genes[0], *(prompt.text.split()[-1] for prompt in prompts)}
+        ids, *others = [self.tokens.continuations(word, genes) for word in sorted(before)]
+        single = all(len(one) == 1 for one in ids) and len({one[0] for one in ids}) == len(ids)
+        if not single or any(other != ids for other in others):
+            raise Unsupported(f"{self.model.name} writes genes in several tokens, so what it expects can only be drawn")
+        gene_ids = np.array([one[0] for one in ids], dtype=np.int64)
+        fitted, lengths = self._fit(prompts, asks)
+        for batch in self._batches(lengths + np.array(asks), "expect"):
+            rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
+            noises = [noise(seed, prompts[row].key) for row in batch]
+            result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, noises)
+        return result
 
     # -- the parts of all
 
@@ -348,11 +307,6 @@ class TransformersBackend(Backend):
             for batch in batches:
                 yield batch
                 bar.update(len(batch))
-
-    def _pad(self, rows: Sequence[Tokenized], side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids int64, real tokens bool and genes int64, each (B, L)."""
-        ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self.device) for array in pad(rows, side))
-        return ids_BL, real_BL, gene_BL
 
 
 def _ids(token: int | Sequence[int] | None) -> frozenset[int]:
