@@ -150,6 +150,7 @@ def write(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    record: Callable[[Sequence[int], torch.Tensor, torch.Tensor], None] | None = None,
 ) -> None:
     """The generation loop; what is written is collected by `steer`.
 
@@ -164,6 +165,9 @@ def write(
         (B, V). Remembers what it has seen.
     keep
         Makes `next_logits` forget all rows but these.
+    record
+        Called at each step with the rows, their new tokens (B,) and the log-probabilities of these among the tokens
+        that were allowed, at this temperature, float32 (B,).
     """
     position_BL, live = positions(real_BL), list(range(len(noises)))
     while True:
@@ -172,6 +176,9 @@ def write(
             logits_BV = logits_BV.masked_fill(~torch.from_numpy(mask_BV).to(logits_BV.device), -torch.inf)
         uniform_B = torch.tensor([noises[row].random() for row in live], dtype=torch.float64, device=logits_BV.device)
         ids_BL = draw(logits_BV, uniform_B, temperature=temperature, top_k=top_k, top_p=top_p)[:, None]
+        if record is not None:
+            log_share_BV = (logits_BV / (temperature or 1.0)).log_softmax(dim=1)
+            record(live, ids_BL[:, 0], log_share_BV.gather(1, ids_BL)[:, 0])
         for row, token in zip(live, ids_BL[:, 0].tolist(), strict=True):
             steer.advance(row, token)
         going = [place for place, row in enumerate(live) if not steer.done(row)]

@@ -201,10 +201,7 @@ def mean_of_samples(
 
     With `weight_B` each sample's mean is multiplied by its weight; the mean over samples stays one over their number.
     """
-    logits_NV = causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float()
-    cap = getattr(causal.config, "final_logit_softcapping", None)
-    if cap:
-        logits_NV = torch.tanh(logits_NV / cap) * cap
+    logits_NV = capped(causal, causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float())
     loss_N = torch.nn.functional.cross_entropy(logits_NV, next_BL[chosen_BL], reduction="none")
     counts_B = chosen_BL.sum(dim=1)
     rows_N = torch.arange(len(chosen_BL), device=chosen_BL.device).repeat_interleave(counts_B)
@@ -214,6 +211,12 @@ def mean_of_samples(
     if weight_B is not None:
         means_B = means_B * weight_B[present_B]
     return means_B.sum() / max(1, int(present_B.sum()))
+
+
+def capped(causal: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Logits behind the model's final soft-cap, if it has one."""
+    cap = getattr(causal.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 class Progress(TrainerCallback):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.pairs import Augmentation, Split, TrainingData
+from cell2sen.rewards import REWARDS
 
 #: Draws of each cell, where a file is learned from options alone.
 EPOCHS = 5
@@ -43,6 +44,66 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grpo:
+    """Reinforcement learning: several answers to each prompt, the better ones made more likely (GRPO).
+
+    Sentence tasks only (``perturb``, ``generate``). `batch_size` is then the number of answers in a backward pass.
+    """
+
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"kendall_tau": 1.0})
+    """Reward → weight in the sum; the functions of :mod:`cell2sen.rewards`."""
+
+    gene_sets: str | None = None
+    """GMT file, relative to the folder of the data."""
+
+    gene_set: tuple[str, ...] = ()
+    """Names of its sets that the rewards look at, together; all genes by default."""
+
+    genes: tuple[str, ...] = ()
+    """Genes that the rewards look at, besides those of `gene_set`."""
+
+    prompts: int = 8
+    """Prompts in a step."""
+
+    answers: int = 8
+    """Answers to each prompt, which are compared with each other."""
+
+    temperature: float = 1.0
+    iterations: int = 1
+    """Steps that are taken with the same answers."""
+
+    clip: float = 0.2
+    """The ratio of new and old probability beyond which a token is not pushed further."""
+
+    beta: float = 0.0
+    """Weight of the divergence from the model before this training; 0 needs no second model in memory."""
+
+    truth: str = "mean"
+    """``"mean"`` of the real cells of the same context and perturbation, or one random ``"cell"``."""
+
+    guided: bool = True
+    """Answers are genes of the data, each once. Otherwise they are free text."""
+
+    max_new_tokens: int = 1024
+    """Of answers that are not guided."""
+
+    held_out: int = 100
+    """Held-out questions at most, with one answer each, at a measurement."""
+
+    def __post_init__(self) -> None:
+        if self.truth not in ("mean", "cell"):
+            raise ValueError(f"grpo: truth must be 'mean' or 'cell', found {self.truth!r}")
+        if unknown := sorted(set(self.rewards) - set(REWARDS)) or not self.rewards:
+            raise ValueError(f"grpo: unknown rewards {unknown}; available: {list(REWARDS)}")
+        if self.answers < 2 or self.prompts < 1:
+            raise ValueError("grpo: answers are compared with each other: at least 2, to at least 1 prompt")
+        if bool(self.gene_set) != bool(self.gene_sets):
+            raise ValueError("grpo: gene_sets is a GMT file, gene_set the names of sets in it: say both or none")
+        if self.temperature <= 0:
+            raise ValueError(f"grpo: temperature must be above 0, found {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything about one training run; the YAML file of ``cell2sen train`` has these keys."""
 
@@ -56,6 +117,9 @@ class TrainConfig:
 
     quantize: str | None = None
     """``"4bit"``: hold the weights in four bits while adapters are trained (QLoRA). The result is not quantised."""
+
+    grpo: Grpo | None = None
+    """Learn from rewards of written sentences, instead of from pairs."""
 
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Genes per sentence for each task; prompts that are still too long for the context lose genes, answers never."""
@@ -124,6 +188,10 @@ class TrainConfig:
             raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
         if self.lora and self.from_scratch:
             raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
+        if self.grpo and self.from_scratch:
+            raise ValueError("grpo: improves a model that answers already: name it as model:")
+        if self.grpo and self.quantize:
+            raise ValueError("grpo: does not go with quantize:, whose weights do not compute what is saved")
         files = [one.file for one in self.data]
         if len(set(files)) < len(files):
             raise ValueError(f"each file can be named once under data:, found {files}")
@@ -223,7 +291,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
         An unknown key (lists those there are), no data, neither or both of `model` and `from_scratch`.
     """
     given = dict(values)
-    nested = {"from_scratch": Scratch, "lora": Lora, "augmentation": Augmentation}
+    nested = {"from_scratch": Scratch, "lora": Lora, "grpo": Grpo, "augmentation": Augmentation}
     for key, kind in nested.items():
         if given.get(key) is not None:
             given[key] = _build(kind, {} if given[key] is True else given[key], key)

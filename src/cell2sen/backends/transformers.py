@@ -380,7 +380,7 @@ class TransformersBackend(Backend):
                 ends.add(joined[len(bare)])
         return sorted(ends)
 
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling) -> None:
+    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling, record: Any = None) -> None:
         """Let the model write behind the prompts; `steer` collects what it writes."""
         ids_BL, real_BL, _ = self._pad(self._tokenize(prompts), "left")
         cache = self._cache()
@@ -394,6 +394,7 @@ class TransformersBackend(Backend):
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
+            record=record,
         )
 
     # -- the parts of score
