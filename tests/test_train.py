@@ -17,7 +17,7 @@ import training_cells
 import transformers
 from safetensors.torch import load_file
 
-from cell2sen import backend, model_directory, sft, tasks, train
+from cell2sen import backend, model_directory, networks, sft, tasks, train
 from cell2sen.backend import Sampling
 from cell2sen.cli import main
 from cell2sen.model import METADATA_FILE, Model, resolve
@@ -323,14 +323,14 @@ class TestFineTuning:
         ids = torch.tensor([[2, 300, 310, 320, 305, 299, 350, 301]])
         before = transformers.AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager")(ids).logits
         hand: list[torch.Tensor] = []
-        whole = train._whole
+        whole = networks.whole
 
         def spy(trainer: Any, *rest: Any) -> Any:
             with torch.no_grad():
                 hand.append(trainer.model.eval()(input_ids=ids).logits)
             return whole(trainer, *rest)
 
-        monkeypatch.setattr(train, "_whole", spy)
+        monkeypatch.setattr(networks, "whole", spy)
         settings = config(
             model=str(start),
             lora={"r": 8, "alpha": 16},

@@ -90,8 +90,8 @@ def complete(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes files that only their owner may read
+        for file in temporary.rglob("*"):  # safetensors writes files that only their owner may read
+            file.chmod(0o755 if file.is_dir() else 0o644)
         temporary.replace(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -144,8 +144,12 @@ def _card(metadata: Mapping[str, Any], config: TrainConfig, state: Any) -> str:
     rows = "\n".join(
         f"| {file} | {split['n_train']} | {split['n_held_out']} |" for file, split in metadata["split"].items()
     )
-    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-    measured = f"first {losses[0]:.3f}, lowest {min(losses):.3f}, last {losses[-1]:.3f}" if losses else "not measured"
+    key, what = "eval_loss", "Loss on held-out pairs (nats per token of the answer)"
+    if config.grpo:
+        key, what = "eval_reward", f"Reward on held-out cells ({_sum(config.grpo.rewards)})"
+    values = [entry[key] for entry in state.log_history if key in entry]
+    best = (max if config.grpo else min)(values, default=0.0)
+    measured = f"first {values[0]:.3f}, best {best:.3f}, last {values[-1]:.3f}" if values else "not measured"
     kind = "all weights" if config.lora is None else f"adapters of rank {config.lora.r}, merged into the weights"
     origin = metadata["started_from"]
     return f"""# Model card
@@ -164,8 +168,12 @@ Trained by `cell2sen train`; `{METADATA_FILE}` beside this card holds every sett
 * Perturbations: {", ".join(metadata["perturbations"]) or "none"}
 * Organisms: {", ".join(metadata["organisms"])}
 * Steps: {state.global_step}; seed {config.seed}
-* Loss on held-out pairs (nats per token of the answer): {measured}
+* {what}: {measured}
 
 It answers for cells like those that it was trained on, and for the labels and perturbations above; what it says about
 others is a guess. It is no medical device.
 """
+
+
+def _sum(weights: Mapping[str, float]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ GENE_VECTOR_SCALE = 0.1
 
 def common_genes(cells: Mapping[str, Cells], config: TrainConfig) -> tuple[str, ...]:
     """Genes that get a token: expressed in enough training cells."""
-    assert config.from_scratch is not None
-    least = config.from_scratch.min_cells
+    settings = config.from_scratch or config.gene_tokens
+    assert settings is not None
+    least = settings.min_cells
     counts: dict[str, int] = {}
     for one in cells.values():
         expressed = np.asarray((one.matrix[~one.test] > 0).sum(axis=0)).ravel()
@@ -53,7 +55,8 @@ def from_scratch(
     texts += [f" {name}" for name in sorted({n for one in cells.values() if one.perturbation is not None
                                              for n in one.perturbation if n})]  # fmt: skip
     texts += [f" {number}" for number in range(1000)]
-    tokenizer = gene_tokenizer.build(genes, texts)
+    whole = shape.tokenizer == "genes"
+    tokenizer = gene_tokenizer.build(genes, texts, shape.text_tokens, whole)
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=len(tokenizer), hidden_size=shape.hidden_size, num_hidden_layers=shape.layers,
@@ -64,12 +67,13 @@ def from_scratch(
         )
     )  # fmt: skip
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
-    if shape.gene_vectors:
+    if whole and shape.gene_vectors:
         rows = torch.tensor([ids[0] for ids in tokens.ids([" " + gene for gene in genes])])
-        vectors = gene_vectors(_log_normalised(cells), genes, shape.gene_vectors, seed=config.seed)
+        size = min(shape.gene_vectors, shape.hidden_size)
+        vectors = gene_vectors(_log_normalised(cells), genes, size, seed=config.seed)
         with torch.no_grad():
             weight: torch.Tensor = network.gpt_neox.embed_in.weight
-            weight[rows, : shape.gene_vectors] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
+            weight[rows, :size] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
     return network, tokenizer, tokens
 
 
@@ -96,8 +100,13 @@ def where(start: Model) -> dict[str, Any]:
     return options
 
 
-def load(config: TrainConfig, start: Model) -> tuple[Any, Any, Tokens]:
-    """Network, tokenizer and tokens of the model that is fine-tuned."""
+def load(
+    config: TrainConfig, start: Model, new_genes: Sequence[str] = (), *, exact: bool = False
+) -> tuple[Any, Any, Tokens]:
+    """Network, tokenizer and tokens of the model that is fine-tuned, with a token for each of `new_genes`.
+
+    With `exact` quantised weights are in full precision again.
+    """
     from transformers import AutoTokenizer
 
     tokens = load_tokens(start.path, **where(start))
@@ -107,10 +116,73 @@ def load(config: TrainConfig, start: Model) -> tuple[Any, Any, Tokens]:
     tokenizer = load_tokenizer.from_pretrained(start.path, **where(start))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return _network(config, start), tokenizer, tokens
+    network = _network(config, start, exact)
+    if new_genes:
+        tokenizer, tokens, pieces = _extended(tokenizer, tokens, new_genes)
+        add_rows(network, pieces)
+        network.new_tokens = sorted(pieces)
+    return network, tokenizer, tokens
 
 
-def _network(config: TrainConfig, start: Model, exact: bool = False) -> Any:
+def _extended(tokenizer: Any, tokens: Tokens, genes: Sequence[str]) -> tuple[Any, Tokens, dict[int, list[int]]]:
+    from transformers import PreTrainedTokenizerFast
+
+    made, pieces = gene_tokenizer.extend(tokens.tokenizer, genes)
+    words = [" " + gene for gene in genes]
+    before = np.mean(tokens.count(words))
+    after = np.mean([len(one) for one in made.encode_batch(words, add_special_tokens=False)])
+    logger.info("%d new tokens: a gene has %.2f tokens, before %.2f", len(pieces), after, before)
+    make: Any = PreTrainedTokenizerFast  # typed in parts only
+    extended = make(tokenizer_object=made, clean_up_tokenization_spaces=False, **tokenizer.special_tokens_map)
+    with tempfile.TemporaryDirectory() as folder:  # read as it will be read
+        extended.save_pretrained(folder)
+        return extended, load_tokens(folder, local_files_only=True), pieces
+
+
+def add_rows(network: Any, pieces: Mapping[int, Sequence[int]]) -> None:
+    """Vectors for new tokens, each the mean of those of its pieces: of the input, and of an output of its own."""
+    import torch
+
+    if pieces and max(pieces) >= network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
+    with torch.no_grad():
+        for weight in {id(one): one for one in _vectors(network).values()}.values():
+            for number, old in pieces.items():
+                weight[number] = weight[list(old)].float().mean(dim=0).to(weight.dtype)
+
+
+def _vectors(network: Any) -> dict[str, Any]:
+    """Name of the module → its weight, for the vectors of tokens; one where input and output share them."""
+    ends = [network.get_input_embeddings(), network.get_output_embeddings()]
+    if ends[0].weight is ends[1].weight:
+        ends = ends[:1]
+    return {name: module.weight for name, module in network.named_modules() if any(module is one for one in ends)}
+
+
+def first_stage(network: Any) -> Any:
+    """What peft is told where only the vectors of new tokens are trained."""
+    from peft import TrainableTokensConfig
+
+    return TrainableTokensConfig(
+        token_indices=network.new_tokens, target_modules=list(_vectors(network)), task_type="CAUSAL_LM"
+    )
+
+
+def rows_of(network: Any) -> dict[str, Any]:
+    """The vectors of new tokens, to be stored."""
+    return {name: weight[network.new_tokens].detach().clone().cpu() for name, weight in _vectors(network).items()}
+
+
+def set_rows(network: Any, rows: Mapping[str, Any]) -> None:
+    """Put stored vectors of new tokens in their place."""
+    import torch
+
+    with torch.no_grad():
+        for name, weight in _vectors(network).items():
+            weight[network.new_tokens] = rows[name].to(weight.device, weight.dtype)
+
+
+def _network(config: TrainConfig, start: Model, exact: bool) -> Any:
     import torch
     import transformers
 
@@ -133,33 +205,37 @@ def _network(config: TrainConfig, start: Model, exact: bool = False) -> Any:
         # training would go on with other weights than it began with.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return network
+    return network.dequantize() if exact else network
 
 
-def adapters(config: TrainConfig) -> Any:
-    """What peft is told about the adapters, if there are any."""
+def adapters(config: TrainConfig, network: Any) -> Any:
+    """What peft is told about the adapters, if there are any. Vectors of new tokens are trained with them."""
     if config.lora is None:
         return None
     from peft import LoraConfig
 
+    new = getattr(network, "new_tokens", None)
     return LoraConfig(
         r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        trainable_token_indices=dict.fromkeys(_vectors(network), new) if new else None, task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
-def whole(trainer: Any, config: TrainConfig, start: Model | None, folder: Path) -> Any:
-    """The trained network without adapters and quantisation."""
+def whole(
+    trainer: Any, config: TrainConfig, start: Model | None, folder: Path, new_genes: Sequence[str] = ()
+) -> Any:  # fmt: skip
+    """The trained network without adapters and quantisation; adapters that are to be kept are in ``folder/adapter``."""
     network = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is None:
         return network
+    assert start is not None
+    if not config.lora.merge or config.quantize:
+        network.save_pretrained(folder / "adapter")
     if config.quantize is None:
         return (network.float() if config.save_dtype == "float32" else network).merge_and_unload()
     from peft import PeftModel
 
     # Merged as they are, the weights would be rounded to 4 bits once more. So the adapters go onto the same rounded
     # weights in full precision: what is saved computes what was trained.
-    assert start is not None
-    network.save_pretrained(folder / "adapter")
-    whole = _network(config, start, exact=True).dequantize()
-    return PeftModel.from_pretrained(whole, folder / "adapter").merge_and_unload()
+    exact, _, _ = load(config, start, new_genes, exact=True)
+    return PeftModel.from_pretrained(exact, folder / "adapter").merge_and_unload()

@@ -20,7 +20,14 @@ SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """Architecture of a model trained from scratch: GPT-NeoX with one token per gene and tied embeddings."""
+    """A model trained from scratch: GPT-NeoX with tied embeddings."""
+
+    tokenizer: str = "genes"
+    """``"genes"``: one token per gene, and pieces for other text; ``"bpe"``: pieces for genes too, so that sentences
+    are longer and genes can be written that the training cells lack."""
+
+    text_tokens: int = 1500
+    """Tokens besides those of whole genes."""
 
     hidden_size: int = 256
     layers: int = 4
@@ -28,19 +35,46 @@ class Scratch:
     intermediate_size: int = 1024
     context: int = 1024
     min_cells: int = 10
-    """A gene gets a token if it is expressed in at least so many training cells."""
+    """A gene gets a token (or is learned as pieces) if it is expressed in at least so many training cells."""
 
     gene_vectors: int = 64
     """Dimensions of a gene's token that start from how genes vary together in the training cells; 0: random start."""
 
+    def __post_init__(self) -> None:
+        if self.tokenizer not in ("genes", "bpe"):
+            raise ValueError(f"from_scratch: tokenizer must be 'genes' or 'bpe', found {self.tokenizer!r}")
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"from_scratch: hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneTokens:
+    """Whole-gene tokens for a model that writes genes in pieces: sentences become several times shorter.
+
+    Each begins as the mean of the pieces that it replaces. First the new vectors are trained alone, then they are
+    trained with everything else (or with the adapters).
+    """
+
+    min_cells: int = 10
+    """A gene gets a token if it is expressed in at least so many training cells."""
+
+    first: float = 0.2
+    """Steps of the first stage, in which only the new vectors are trained; below 1 as a share of the steps after it."""
+
+    first_learning_rate: float = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Low-rank adapters on all linear layers, merged into the weights at the end."""
+    """Low-rank adapters on all linear layers."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    merge: bool = True
+    """Merge them into the weights at the end, and only that; otherwise keep them in a folder ``adapter`` as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +152,9 @@ class TrainConfig:
     quantize: str | None = None
     """``"4bit"``: hold the weights in four bits while adapters are trained (QLoRA). The result is not quantised."""
 
+    gene_tokens: GeneTokens | None = None
+    """Give the genes of the training cells tokens of their own."""
+
     grpo: Grpo | None = None
     """Learn from rewards of written sentences, instead of from pairs."""
 
@@ -188,6 +225,8 @@ class TrainConfig:
             raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
         if self.lora and self.from_scratch:
             raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
+        if self.gene_tokens and (self.from_scratch or self.grpo):
+            raise ValueError("gene_tokens: extends the tokenizer of a model: before grpo:, and without from_scratch:")
         if self.grpo and self.from_scratch:
             raise ValueError("grpo: improves a model that answers already: name it as model:")
         if self.grpo and self.quantize:
@@ -291,7 +330,8 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
         An unknown key (lists those there are), no data, neither or both of `model` and `from_scratch`.
     """
     given = dict(values)
-    nested = {"from_scratch": Scratch, "lora": Lora, "grpo": Grpo, "augmentation": Augmentation}
+    nested = {"from_scratch": Scratch, "lora": Lora, "grpo": Grpo, "gene_tokens": GeneTokens}
+    nested["augmentation"] = Augmentation
     for key, kind in nested.items():
         if given.get(key) is not None:
             given[key] = _build(kind, {} if given[key] is True else given[key], key)
