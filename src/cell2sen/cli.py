@@ -12,7 +12,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cell2sen import __version__
+from cell2sen import __version__, cli_train
+from cell2sen.cli_options import (
+    Aliases,
+    BatchSize,
+    Column,
+    Device,
+    Dtype,
+    File,
+    GeneTable,
+    Json,
+    Layer,
+    MaxGenes,
+    ModelName,
+    NGenes,
+    Online,
+    Organism,
+    Out,
+    Quantize,
+    Quiet,
+    Raw,
+    Revision,
+    Seed,
+    Symbols,
+    Temperature,
+    Templates,
+    Unguided,
+)
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
@@ -24,33 +50,6 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Language models on single cells: cells as sentences of genes.",
 )  # fmt: skip
-
-File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
-Out = Annotated[Path, typer.Argument(help="File to write.", show_default=False)]
-ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="Known name (see `cell2sen models`), directory or hub id.")
-]
-Layer = Annotated[str | None, typer.Option(help="Layer with the values to rank, instead of X.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Rank the values of adata.raw.")]
-Symbols = Annotated[str | None, typer.Option(help="var column with gene symbols.")]
-GeneTable = Annotated[str | None, typer.Option(help="Table from gene ids to symbols (CSV, TSV, Parquet).")]
-Aliases = Annotated[str | None, typer.Option(help="Table from old to approved symbols (CSV, TSV, Parquet).")]
-Organism = Annotated[str | None, typer.Option(help="Organism of all cells; read from the file by default.")]
-MaxGenes = Annotated[int | None, typer.Option(help="Genes of a sentence at most.", min=1)]
-Templates = Annotated[str | None, typer.Option(help="JSON file with other wording, or cell2sen, or cell2sentence.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a hub checkpoint.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-BatchSize = Annotated[int | None, typer.Option(help="Prompts in a batch; changes the speed only.", min=1)]
-Online = Annotated[bool, typer.Option("--online", help="Fetch a missing checkpoint from the hub.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Json = Annotated[bool, typer.Option("--json", help="A summary in JSON on stdout.")]
-Column = Annotated[str | None, typer.Option(help="obs column with one perturbation per cell.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
-Unguided = Annotated[bool, typer.Option("--unguided", help="Let the model write freely, and report what is no gene.")]
-NGenes = Annotated[int | None, typer.Option(help="Genes of a predicted sentence at most.", min=1)]
-Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.", min=0.0)]
 
 
 def main() -> None:
@@ -225,6 +224,7 @@ def annotate(
     labels: Annotated[str | None, typer.Option(help="Cell types to choose from, separated by semicolons.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="The same, one per line.")] = None,
     threshold: Annotated[float, typer.Option(help="Less probable labels become 'unknown'.", min=0.0, max=1.0)] = 0.0,
+    task: Annotated[str, typer.Option(help="identify asks for the perturbation instead.")] = "annotate",
     model: ModelName = "nano",
     layer: Layer = None,
     raw: Raw = False,
@@ -256,12 +256,13 @@ def annotate(
     if labels_file:
         chosen = [line.strip() for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     with complete(out, file) as temporary, backed(file) as adata:
-        tl.annotate(adata, chosen, threshold=threshold, **options)
-        column = adata.obs["cell2sen_cell_type"]
+        tl.annotate(adata, chosen, task=task, threshold=threshold, **options)
+        key = adata.uns["cell2sen"]["annotate"]["key"]
+        column = adata.obs[key]
         if out.suffix == ".csv":
-            adata.obs[["cell2sen_cell_type", "cell2sen_cell_type_score"]].to_csv(temporary, index_label="cell")
+            adata.obs[[key, f"{key}_score"]].to_csv(temporary, index_label="cell")
         else:
-            write_results(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
+            write_results(file, temporary, adata, obsm=f"{key}_probabilities")
     counts = {str(label): int(count) for label, count in column.value_counts().items() if count}
     _say(as_json, f"{len(column):,} cells → {out}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
          file=str(out), n_cells=len(column), counts=counts)  # fmt: skip
@@ -359,40 +360,7 @@ def generate(
          n_cells=drawn.n_obs, validity=validity)  # fmt: skip
 
 
-@app.command()
-def train(
-    source: Annotated[Path, typer.Argument(help="Training file (.yaml, see docs/training.md) or AnnData file.")],
-    out: Annotated[Path, typer.Argument(help="Directory to write the model to.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="What to fine-tune; nano for AnnData.")] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="May be repeated.")] = None,
-    cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None,
-    perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
-    control: Annotated[str | None, typer.Option(help="Its value in unperturbed cells.  [default: control]")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="obs column in which a cell and its control agree.")] = None,
-    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None,
-    hold_out: Annotated[list[str] | None, typer.Option(help="Group to hold out; may be repeated.")] = None,
-    test: Annotated[float | None, typer.Option(help="Share to hold out.  [default: 0.1]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Draws of each cell.  [default: 5]")] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of a training file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files in a training file.")] = None,
-    layer: Layer = None,
-    raw: Raw = False,
-    symbols: Symbols = None,
-    organism: Organism = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train or fine-tune a model on AnnData files."""
-    options = {"tasks": task, "use_raw": raw} | {key: value for key, value in locals().items() if key not in (
-        "source", "out", "task", "raw", "settings", "data_dir", "resume", "quiet", "as_json")}  # fmt: skip
-    from cell2sen import train as training
-
-    config = training.configure(source, options, settings or ())
-    base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
-    trained = training.train(config, out, base=base, resume=resume, progress=not quiet)
-    _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
+app.command()(cli_train.train)
 
 
 @app.command()

@@ -122,12 +122,14 @@ class Learner:
             gradient_accumulation_steps=config.gradient_accumulation, adam_beta2=0.98, max_length=None,
             metric_for_best_model="eval_loss", greater_is_better=False, bf16=config.bf16,
         )  # fmt: skip
-        return AnswerTrainer(
-            model=self.network, args=arguments, train_dataset=train_set,
-            eval_dataset=eval_set if len(eval_set) else None, processing_class=self.tokenizer, peft_config=adapters,
-            prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens,
-            callbacks=[Progress(self.progress), *_stopping(config)],
-        )  # fmt: skip
+        network = networks.with_adapters(self.network, adapters)
+        with networks.head_hidden(network):
+            return AnswerTrainer(
+                model=network, args=arguments, train_dataset=train_set,
+                eval_dataset=eval_set if len(eval_set) else None, processing_class=self.tokenizer,
+                prompt_loss=config.prompt_loss, loss_tokens=config.loss_tokens, packing=config.packing,
+                callbacks=[Progress(self.progress), *_stopping(config)],
+            )  # fmt: skip
 
     def reinforced(self) -> tuple[Any, list[str]]:
         """The trainer that learns from rewards, and some texts as it reads them."""
@@ -241,7 +243,8 @@ class Learner:
         assert grpo is not None
         listed = [*grpo.genes]
         for name in grpo.gene_set:
-            listed += gene_set(self.base / str(grpo.gene_sets), name)
+            file = self.base / str(grpo.gene_sets)
+            listed += gene_set(file if file.exists() else Path(str(grpo.gene_sets)), name)
         known = {symbol for one in self.cells.values() for symbol in one.symbols}
         found = tuple(dict.fromkeys(gene for gene in listed if gene in known))
         if listed:

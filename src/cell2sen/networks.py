@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,28 @@ def _vectors(network: Any) -> dict[str, Any]:
     if ends[0].weight is ends[1].weight:
         ends = ends[:1]
     return {name: module.weight for name, module in network.named_modules() if any(module is one for one in ends)}
+
+
+def with_adapters(network: Any, told: Any) -> Any:
+    """The network with what peft is told."""
+    if told is None:
+        return network
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        # Of input and output vectors that are one, which the adapter of tokens keeps one.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        return get_peft_model(network, told)
+
+
+@contextlib.contextmanager
+def head_hidden(network: Any) -> Iterator[None]:
+    """Keep trl from refusing adapters on the head, which its own loss would not see; :mod:`cell2sen.sft` sees them."""
+    network.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        del network.get_output_embeddings
 
 
 def first_stage(network: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cell2sen import model_directory, networks, tasks
+from cell2sen import model_directory, networks, scorecard, tasks
 from cell2sen.calibration import calibrate
 from cell2sen.learner import FIRST_STAGE_FILE, SETTINGS_FILE, Learner
 from cell2sen.model import Model, resolve
@@ -28,7 +28,7 @@ __all__ = ["REWARDS", "Grpo", "Lora", "Scratch", "TrainConfig", "configure", "fr
 logger = logging.getLogger(__name__)
 
 #: Genes per sentence, where neither the training file nor the model that is fine-tuned says another number.
-LENGTHS = {"annotate": 400, "generate": 200, "perturb": 200}
+LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200}
 DEFAULT_LENGTH = 200
 
 
@@ -44,6 +44,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
             warnings.filterwarnings("ignore", "You are using 'rollout_func', which is an experimental", UserWarning)
             yield
     finally:
@@ -88,7 +89,7 @@ def train(
     from transformers import set_seed
 
     out = Path(out)
-    folder = out.with_name(out.name + ".training")
+    folder = _folder(out)
     _check_folders(config, out, folder, resume)
     set_seed(config.seed)
     start = resolve(config.model) if config.model else None
@@ -130,17 +131,33 @@ def train(
             shutil.copytree(folder / "adapter", temporary / "adapter")
         model_directory.check_tokenizer(temporary, tokens, texts)
         calibrate(temporary, list(cells.values()), progress=progress)
+        measured = scorecard.scores(temporary, list(cells.values()), config.score_cells, seed=config.seed)
+        model_directory.write_card(temporary, config, trainer.state, measured, scorecard.as_markdown(measured))
     shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
+
+
+def can_resume(out: str | Path) -> bool:
+    """Whether an interrupted training has left a checkpoint."""
+    return _checkpoints(_folder(Path(out)))
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(out.name + ".training")
+
+
+def _checkpoints(folder: Path) -> bool:
+    """Whether there is something to go on from, when what was interrupted while it was written is gone."""
+    for checkpoint in folder.rglob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():  # written last
+            shutil.rmtree(checkpoint)
+    return any(folder.rglob("checkpoint-*")) or (folder / FIRST_STAGE_FILE).exists()
 
 
 def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -> None:
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
-    for checkpoint in folder.rglob("checkpoint-*"):
-        if not (checkpoint / "trainer_state.json").is_file():  # written last: it was interrupted
-            shutil.rmtree(checkpoint)
-    checkpoints = any(folder.rglob("checkpoint-*")) or (folder / FIRST_STAGE_FILE).exists()
+    checkpoints = _checkpoints(folder)
     if checkpoints and not resume:
         raise FileExistsError(f"{folder} holds an unfinished training: resume it, or remove it to begin anew")
     if resume and not checkpoints:

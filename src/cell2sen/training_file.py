@@ -14,6 +14,15 @@ from cell2sen.rewards import REWARDS
 #: Draws of each cell, where a file is learned from options alone.
 EPOCHS = 5
 
+#: Options that are about the model and its training, not about the data.
+GENERAL_OPTIONS = ("model", "epochs", "lora", "quantize", "packing", "gene_tokens")
+
+#: Options → the part of a training file that they are keys of.
+PARTS = {
+    "from_scratch": ("hidden_size", "layers", "heads", "tokenizer"),
+    "grpo": ("gene_sets", "gene_set"),
+}
+
 #: Option → key of :class:`cell2sen.pairs.Split`.
 SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
 
@@ -172,6 +181,10 @@ class TrainConfig:
     prompt_loss: float = 0.0
     """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
 
+    packing: bool = False
+    """Put samples one behind the other in rows of the model's whole context, each seeing itself only: less padding, the
+    same loss. `batch_size` stays the number of samples in a step."""
+
     loss_tokens: int | None = None
     """Tokens of each prompt and each answer on which the loss is taken in a step, drawn at random; all by default."""
 
@@ -212,6 +225,9 @@ class TrainConfig:
     save_dtype: str = "bfloat16"
     names: bool = True
     """Store the names of the cells on either side of the split with the model, not only their SHA-256."""
+
+    score_cells: int = 100
+    """Held-out cells of each file and task that are scored for the model card, at most; 0 for none."""
 
     card: str = ""
     """Free text for the model card."""
@@ -255,7 +271,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source
         Training file (``.yaml``), or the AnnData file to learn from.
     options
-        ``model``, ``epochs``, ``lora``; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
+        :data:`GENERAL_OPTIONS`, ``from_scratch`` and its sizes, ``reward`` (``NAME`` or ``NAME=WEIGHT``) and its gene
+        set; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
         :class:`cell2sen.pairs.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the columns
         allow is learned; controls are matched by cell type, if there is such a column and no other context.
     settings
@@ -269,17 +286,33 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source = Path(source)
     given = {key: value for key, value in options.items() if value == 0 or value}
     given = {key: value for key, value in given.items() if value is not False}
-    general: dict[str, Any] = {key: given.pop(key) for key in ("model", "epochs", "lora") if key in given}
+    general: dict[str, Any] = {key: given.pop(key) for key in GENERAL_OPTIONS if key in given}
+    rewards = [str(one).partition("=") for one in given.pop("reward", ())]
+    if rewards:
+        general["grpo"] = {"rewards": {name: _value(weight or 1, "float", "--reward") for name, _, weight in rewards}}
+    if given.pop("from_scratch", False):
+        general["from_scratch"] = {}
+    for part, keys in PARTS.items():
+        for key in [key for key in keys if key in given]:
+            if part not in general:
+                option = "--from-scratch" if part == "from_scratch" else "--reward"
+                raise ValueError(f"--{key.replace('_', '-')} goes with {option}")
+            general[part][key] = given.pop(key)
     if source.suffix in (".yaml", ".yml"):
         if given:
             raise ValueError(f"{sorted(given)} belong under data: of {source}, not beside it")
         values = _read(source)
         if "model" in general:
             values.pop("from_scratch", None)
+        if "from_scratch" in general:
+            values.pop("model", None)
+            general["from_scratch"] = {**(values.get("from_scratch") or {}), **general["from_scratch"]}
     else:
-        values = {"model": "nano", "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given)]}
+        start = {} if "from_scratch" in general else {"model": "nano"}
+        values = {**start, "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
         # A pass over the cells is a new draw of their sentences.
-        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], general.pop("epochs", EPOCHS))
+        draws = general.pop("epochs", 1 if "grpo" in general else EPOCHS)
+        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], draws)
     values |= general
     for setting in settings:
         key, found, text = setting.partition("=")
@@ -294,9 +327,11 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     return from_mapping(values)
 
 
-def _data(source: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _data(source: Path, given: dict[str, Any], rewarded: bool) -> dict[str, Any]:
     split = {key: given.pop(option) for option, key in SPLIT_OPTIONS.items() if option in given}
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
+    if rewarded:  # of sentences
+        columns = {"perturb": "perturbation"} if "perturbation" in given else {"generate": "cell_type"}
     tasks = given.pop("tasks", [task for task, column in columns.items() if column in given])
     if not tasks:
         raise ValueError(
