@@ -128,7 +128,7 @@ def start(folder: Path) -> Model:
     settings = train.from_mapping(
         {"from_scratch": SCRATCH, "data": [DATA | {"draws": {"perturb": 20}}], "lengths": {"perturb": 10},
          "max_steps": 80, "eval_steps": 80,
-         "batch_size": 16, "learning_rate": 3e-3, "bf16": False, "save_dtype": "float32"}
+         "batch_size": 16, "learning_rate": 3e-3, "bf16": False, "save_dtype": "float32", "score_cells": 0}
     )  # fmt: skip
     return train.train(settings, folder / "start", base=folder, progress=False)
 
@@ -136,7 +136,7 @@ def start(folder: Path) -> Model:
 def config(start: Model, reinforcement: dict[str, Any] | None = None, **changes: Any) -> train.TrainConfig:
     rewarded = {"gene_sets": "sets.gmt", "gene_set": "IFN", "prompts": 4, "answers": 4, "held_out": 12}
     values = {"model": start.path, "data": [DATA], "max_steps": 4, "eval_steps": 2, "batch_size": 16,
-              "save_dtype": "float32", "grpo": rewarded | (reinforcement or {})}  # fmt: skip
+              "save_dtype": "float32", "score_cells": 0, "grpo": rewarded | (reinforcement or {})}  # fmt: skip
     return train.from_mapping(values | changes)
 
 
