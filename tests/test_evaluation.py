@@ -496,7 +496,7 @@ def test_groups_of_one_cell_have_no_distances_and_say_so() -> None:
     assert "at least 10 of each are needed (min_cells=)" in row["reason"]
     assert "fewer than two real cells" in scores.loc[("pearson_delta", "prediction", "beta | B"), "reason"]
     assert "cannot be split" in scores.loc[("pearson", "ceiling", "beta | B"), "reason"]
-    assert any("beta | B (1)" in note for note in found.notes)
+    assert any("beta | B: 1" in note for note in found.notes)
     # The mean is over the groups that can be scored, and the table says how many.
     assert found.table.loc["e_distance", "n_groups"] == 5
     assert math.isfinite(found.table.loc["e_distance", "prediction"])

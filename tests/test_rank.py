@@ -206,3 +206,20 @@ def test_inverse_is_clipped_and_inverts():
     assert fit.position(99.0) == 0
     with pytest.raises(ValueError, match="falling line"):
         RankFit(slope=0.0, intercept=1.0, r_squared=0.0).position(1.0)
+
+
+@pytest.mark.parametrize("largest", [3, 255, 2**28 - 1, 2**28, 2**40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_counts_of_any_size(largest, dtype):
+    # Keys of 32 bits have 28 for the count of one of ten genes.
+    if dtype == np.float32 and largest == 2**28 - 1:
+        largest = 2**28 - 32
+    values = np.array([[largest, 1, 2, largest, 3, 0, 1, largest - 1, 2, 3]], dtype=dtype)
+    place = hash_order(SYMBOLS, 0)
+    [(genes, ordered)] = rank(values)
+    assert genes == slow_rank(values[0].astype(float), SYMBOLS, place)
+    assert ordered == sorted(values[values > 0].astype(float), reverse=True)
+
+
+def test_one_gene_only():
+    assert words(np.array([[2.0], [0.0]]), ["CD4"]) == [["CD4"], []]

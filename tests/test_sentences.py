@@ -487,3 +487,24 @@ def test_real_ensembl_ids(shared_data):
     found = from_anndata(shared_data / "mouse_brain_merfish_1000x1122.h5ad")
     assert set(found.organism) == {"Mus musculus"}
     assert not any(symbol.startswith("ENSMUSG") for symbol in found.symbols)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_neither_threads_nor_parts_change_a_sentence(adata, cores, monkeypatch):
+    many = anndata.concat([adata] * 9, index_unique="-")
+    many.obs_names = [f"cell {row}" for row in range(many.n_obs)]
+    wanted = from_anndata(many, Recipe(ties="random", max_genes=20))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    same_bits = from_anndata(many, Recipe(ties="random", max_genes=20))
+    assert same_bits.fit == wanted.fit
+    monkeypatch.setattr(sentences, "_PART_VALUES", 100)
+    for found in (same_bits, from_anndata(many, Recipe(ties="random", max_genes=20))):
+        same(found, wanted)
+
+
+def test_an_error_in_a_thread_is_the_error(adata, monkeypatch):
+    monkeypatch.setattr(sentences, "_PART_VALUES", 100)
+    many = anndata.concat([adata] * 50, index_unique="-")
+    many.X.data[many.X.indptr[600]] = -1
+    with pytest.raises(ValueError, match="must not be negative"):
+        from_anndata(many)

@@ -16,6 +16,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 from tokenizers.models import BPE, WordLevel
 
 from cell2sen import attention
+from cell2sen.gene_tokenizer import WORD
 from cell2sen.model import Model
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokens
@@ -101,9 +102,7 @@ def genes_tokenizer(genes: list[str] | None = None) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(
         WordLevel({unit: number for number, unit in enumerate(dict.fromkeys(units))}, unk_token="<unk>")
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(tokenizers.Regex(r" ?\S+?(?=[.:]?(\s|$))|[.:]"), "isolated")]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(tokenizers.Regex(WORD), "isolated")])
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(["<|endoftext|>", "<unk>"])
     return tokenizer

@@ -8,37 +8,11 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cell2sen import __version__, cli_train
-from cell2sen.cli_options import (
-    Aliases,
-    BatchSize,
-    Column,
-    Device,
-    Dtype,
-    File,
-    GeneTable,
-    Json,
-    Layer,
-    MaxGenes,
-    ModelName,
-    NGenes,
-    Online,
-    Organism,
-    Out,
-    Quantize,
-    Quiet,
-    Raw,
-    Revision,
-    Seed,
-    Symbols,
-    Temperature,
-    Templates,
-    Unguided,
-)
+from cell2sen import __version__, cli_evaluate, cli_train
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
@@ -50,6 +24,33 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Language models on single cells: cells as sentences of genes.",
 )  # fmt: skip
+
+File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
+Out = Annotated[Path, typer.Argument(help="File to write.", show_default=False)]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="Known name (see `cell2sen models`), directory or hub id.")
+]
+Layer = Annotated[str | None, typer.Option(help="Layer with the values to rank, instead of X.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Rank the values of adata.raw.")]
+Symbols = Annotated[str | None, typer.Option(help="var column with gene symbols.")]
+GeneTable = Annotated[str | None, typer.Option(help="Table from gene ids to symbols (CSV, TSV, Parquet).")]
+Aliases = Annotated[str | None, typer.Option(help="Table from old to approved symbols (CSV, TSV, Parquet).")]
+Organism = Annotated[str | None, typer.Option(help="Organism of all cells; read from the file by default.")]
+MaxGenes = Annotated[int | None, typer.Option(help="Genes of a sentence at most.", min=1)]
+Templates = Annotated[str | None, typer.Option(help="JSON file with other wording, or cell2sen, or cell2sentence.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub checkpoint.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BatchSize = Annotated[int | None, typer.Option(help="Prompts in a batch; changes the speed only.", min=1)]
+Online = Annotated[bool, typer.Option("--online", help="Fetch a missing checkpoint from the hub.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Json = Annotated[bool, typer.Option("--json", help="A summary in JSON on stdout.")]
+Column = Annotated[str | None, typer.Option(help="obs column with one perturbation per cell.")]
+Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+Unguided = Annotated[bool, typer.Option("--unguided", help="Let the model write freely, and report what is no gene.")]
+NGenes = Annotated[int | None, typer.Option(help="Genes of a predicted sentence at most.", min=1)]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.", min=0.0)]
 
 
 def main() -> None:
@@ -277,6 +278,7 @@ def perturb(
     ] = None,
     perturbation_column: Column = None,
     n_genes: NGenes = None,
+    readout: Annotated[Literal["auto", "expected", "sentence"], typer.Option(help="See cell2sen.tl.perturb.")] = "auto",
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -309,8 +311,8 @@ def perturb(
         raise ValueError("pass either --perturbation or --perturbation-column")
     with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
-            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
-            temperature=temperature, seed=seed, **options,
+            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, readout=readout,
+            guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         predicted.write_h5ad(temporary, compression="gzip")
     validity = float(predicted.obs["validity"].mean())
@@ -363,41 +365,7 @@ def generate(
 app.command()(cli_train.train)
 
 
-@app.command()
-def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of cell2sen or another tool.")],
-    real: Annotated[Path, typer.Argument(help="Real cells (.h5ad), for perturbations with their controls.")],
-    report: Annotated[Path | None, typer.Option(help="One HTML file with tables and figures.")] = None,
-    table: Annotated[Path | None, typer.Option(help="All scores as .csv or .json.")] = None,
-    perturbation: Annotated[
-        str, typer.Option(help="obs column of the real cells with the perturbation.")
-    ] = "perturbation",
-    control: Annotated[str, typer.Option(help="Its value in control cells.")] = "control",
-    context: Annotated[list[str] | None, typer.Option(help="obs column that a cell and its controls share.")] = None,
-    label: Annotated[str, typer.Option(help="obs column with the true label.")] = "cell_type",
-    train_cells: Annotated[Path | None, typer.Option("--train", help="Cells that the model was trained on.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of failing.")] = False,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Score predictions beside baselines and ceiling, with intervals and a leak check."""
-    from cell2sen import evaluation
-    from cell2sen.output import complete
-
-    for out, suffixes in ((report, (".html",)), (table, (".csv", ".json"))):
-        if out is not None:
-            _known_suffix(out, suffixes)
-    found = evaluation.evaluate(
-        predicted, real, perturbation=perturbation, control=control, context=context or (), label=label,
-        train=train_cells, leaks="report" if allow_leaks else "raise", seed=seed, progress=not quiet,
-    )  # fmt: skip
-    if table is not None:
-        with complete(table, predicted, real) as temporary:
-            (found.to_json if table.suffix == ".json" else found.to_csv)(temporary)
-    if report is not None:
-        found.report(report)
-    typer.echo(found.to_json() if as_json else str(found))
+app.command()(cli_evaluate.evaluate)
 
 
 @app.command()

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cell2sen.cli_options import Json, Layer, Organism, Quiet, Raw, Symbols
-
-#: Option → key of the part of a training file that it belongs to, see :func:`cell2sen.training_file.configure`.
+#: Options that are no settings of a training, see :func:`cell2sen.training_file.configure`.
 NOT_SETTINGS = ("source", "out", "settings", "data_dir", "resume", "quiet", "as_json")
 
 _Reward = Annotated[
@@ -49,13 +47,13 @@ def train(
     gene_set: Annotated[list[str] | None, typer.Option(help="Its name in that file; may be repeated.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of a training file.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the files in a training file.")] = None,
-    layer: Layer = None,
-    raw: Raw = False,
-    symbols: Symbols = None,
-    organism: Organism = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the values to rank, instead of X.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Rank the values of adata.raw.")] = False,
+    symbols: Annotated[str | None, typer.Option(help="var column with gene symbols.")] = None,
+    organism: Annotated[str | None, typer.Option(help="Organism of all cells; read from the file by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A summary in JSON on stdout.")] = False,
 ) -> None:
     """Train or fine-tune a model on AnnData files."""
     options: dict[str, Any] = {key: value for key, value in locals().items() if key not in NOT_SETTINGS}

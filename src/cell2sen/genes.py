@@ -190,9 +190,9 @@ def guess_organism(names: Iterable[Any]) -> str | None:
     if prefixes:
         prefix, n = Counter(prefixes).most_common(1)[0]
         return {"ENSG": "Homo sapiens", "ENSMUSG": "Mus musculus"}.get(prefix) if n >= _MOST * len(prefixes) else None
-    words = [text for text in texts if any(letter.isalpha() for letter in text)] or [""]
+    words = [text for text in texts if text[:1].isalpha() or any(map(str.isalpha, text))] or [""]
     upper = sum(word == word.upper() and word != "" for word in words)
-    capitalised = sum(word[:1].isupper() and any(letter.islower() for letter in word) for word in words)
+    capitalised = sum(word[:1].isupper() and not word.isupper() and any(map(str.islower, word)) for word in words)
     if max(upper, capitalised) < _MOST_CASED * len(words):
         return None
     return "Homo sapiens" if upper > capitalised else "Mus musculus"
@@ -415,7 +415,7 @@ def _symbol(text: str) -> str | None:
         return None
     match = _SYMBOL_ID.fullmatch(text) or _ID_SYMBOL.fullmatch(text)
     symbol = match["symbol"] if match else text
-    return None if _fault(symbol) else symbol
+    return None if match and _fault(symbol) else symbol
 
 
 def _bare(text: str) -> str:

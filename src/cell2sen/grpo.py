@@ -10,6 +10,7 @@ Axes in names: B batch, L length, D hidden size, N tokens of answers, K candidat
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from cell2sen import rewards, sft
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
-from cell2sen.decode import Steer, positions
-from cell2sen.guide import GeneTrie, Guide
+from cell2sen.causal import Head
+from cell2sen.decode import Steer
+from cell2sen.generation import Generator
+from cell2sen.guide import Guide, Plan
 from cell2sen.questions import Question
 from cell2sen.task import Prompt, parse_sentence
+from cell2sen.trie import GeneTrie
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,14 +49,17 @@ class Guidance:
     ask: int
     ends: tuple[int, ...]
 
-    def allowed(self, ids: Sequence[int], vocabulary: int) -> NDArray[np.bool_]:
-        """Tokens that were allowed in place of each token of an answer, bool (answer, vocabulary)."""
-        guide = Guide(self.trie, [self.ask], self.ends, vocabulary)
-        masks = np.zeros((len(ids), vocabulary), dtype=bool)
+    def allowed(self, ids: Sequence[int], vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Tokens that may be written at all, and those that were allowed in place of each token of an answer.
+
+        int64 (K,), ascending, and bool (answer, K).
+        """
+        guide, row = Guide(self.trie, [self.ask], self.ends, vocabulary), np.zeros(1, dtype=np.int64)
+        masks = np.zeros((len(ids), len(guide.columns)), dtype=bool)
         for place, token in enumerate(ids):
-            masks[place] = guide.mask([0])[0]
+            masks[place] = guide.mask(row)[0]
             guide.advance(0, int(token))
-        return masks
+        return guide.columns, masks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,42 +68,69 @@ class Rollout:
 
     prompt_ids: list[int]
     ids: list[int]
-    log_shares: list[float]
-    """Log-probability of each token of the answer among those that were allowed, nats."""
-
     text: str = ""
     guidance: Guidance | None = None
 
 
-class Sampler(TransformersBackend):
-    """A backend that tells the tokens and probabilities of what it writes."""
+class Noted:
+    """A steer that writes down the tokens of its rows, whatever way they came about."""
 
-    def roll(self, prompts: Sequence[Prompt], sampling: Sampling, genes: Sequence[str] | None) -> list[Rollout]:
-        """Answers like those of :meth:`generate`. The prompts' keys must differ."""
-        self._rolled: dict[str, Rollout] = {}
-        texts = self.generate(prompts, sampling, genes=genes)
-        return [
-            Rollout(**{**vars(self._rolled[prompt.key]), "text": text})
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+    def __init__(self, steer: Steer, n_rows: int) -> None:
+        self.steer, self.columns = steer, steer.columns
+        self.ids: list[list[int]] = [[] for _ in range(n_rows)]
 
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling, record: Any = None) -> None:
-        ids: list[list[int]] = [[] for _ in prompts]
-        shares: list[list[float]] = [[] for _ in prompts]
+    def done(self, row: int) -> bool:
+        """Whether a row is complete."""
+        return self.steer.done(row)
 
-        def note(rows: Sequence[int], tokens: torch.Tensor, log_shares: torch.Tensor) -> None:
-            for row, token, share in zip(rows, tokens.tolist(), log_shares.tolist(), strict=True):
-                ids[row].append(token)
-                shares[row].append(share)
+    def plan(self, rows: Sequence[int]) -> Plan:
+        """What the rows write next."""
+        return self.steer.plan(rows)
 
-        super()._write(prompts, steer, sampling, record or note)
+    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take what was decided."""
+        kept, new = self.steer.settle(plan, decided)
+        for row, tokens, n, token in zip(plan.rows.tolist(), plan.tokens, kept, new.tolist(), strict=True):
+            self.ids[row] += [*tokens[:n], *([token] if token >= 0 else [])]
+        return kept, new
+
+
+class NotingGenerator(Generator):
+    """A generator that keeps the tokens of what it wrote, by the prompt's key."""
+
+    rolled: dict[str, Rollout]
+
+    def _write(self, prompts: Sequence[Prompt], steer: Steer, head: Head, sampling: Sampling, room: int) -> None:
+        noted = Noted(steer, len(prompts))
+        super()._write(prompts, noted, head, sampling, room)
         for row, (prompt, tokenized) in enumerate(zip(prompts, self._tokenize(prompts), strict=True)):
             guidance = None
             if isinstance(steer, Guide):
-                guidance = Guidance(trie=steer.trie, ask=steer.asks[row], ends=tuple(steer.ends.tolist()))
-            self._rolled[prompt.key] = Rollout(
-                prompt_ids=tokenized.ids.tolist(), ids=ids[row], log_shares=shares[row], guidance=guidance
-            )
+                guidance = Guidance(trie=steer.trie, ask=int(steer.asks[row]), ends=self._ends_of(steer, sampling))
+            self.rolled[prompt.key] = Rollout(
+                prompt_ids=tokenized.ids.tolist(), ids=noted.ids[row], guidance=guidance
+            )  # fmt: skip
+
+    def _ends_of(self, guide: Guide, sampling: Sampling) -> tuple[int, ...]:
+        return tuple(self.ends(guide.trie.genes[0], sampling))
+
+
+class Sampler(TransformersBackend):
+    """A backend that tells the tokens of what it writes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.generator = NotingGenerator(
+            self.causal, self.tokens, eos=self.eos, tokenize=self._tokenize, batches=self._batches
+        )
+
+    def roll(self, prompts: Sequence[Prompt], sampling: Sampling, genes: Sequence[str] | None) -> list[Rollout]:
+        """Answers like those of :meth:`generate`. The prompts' keys must differ."""
+        assert isinstance(self.generator, NotingGenerator)
+        self.generator.rolled = {}
+        texts = self.generate(prompts, sampling, genes=genes)
+        found = self.generator.rolled
+        return [dataclasses.replace(found[prompt.key], text=text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 class GuidedTrainer(GRPOTrainer):
@@ -181,10 +215,23 @@ class GuidedTrainer(GRPOTrainer):
         return {
             "prompt_ids": [one.prompt_ids for one in done],
             "completion_ids": [one.ids for one in done],
-            "logprobs": [one.log_shares for one in done],
+            "logprobs": self._log_shares(done),
             "written": [list(one.genes) for one in parsed],
             "n_words": [one.n_words for one in parsed],
         }
+
+    @torch.no_grad()
+    def _log_shares(self, rolled: Sequence[Rollout]) -> list[list[float]]:
+        """Log-probability with which each token of the answers was drawn, nats."""
+        found: list[list[float]] = []
+        size = int(self.args.per_device_train_batch_size)
+        for first in range(0, len(rolled), size):
+            part = rolled[first : first + size]
+            ids, mask, keep = padded([one.prompt_ids for one in part], [one.ids for one in part])
+            device = self.accelerator.device
+            shares, _, _ = self._get_per_token_logps_and_entropies(self.model, ids.to(device), mask.to(device), keep)
+            found += [line[: len(one.ids)].tolist() for line, one in zip(shares, part, strict=True)]
+        return found
 
     def _by_file(self, texts: Sequence[str]) -> dict[str, list[int]]:
         rows: dict[str, list[int]] = {}
@@ -231,6 +278,19 @@ class GuidedTrainer(GRPOTrainer):
         """Checkpoints carry no card; the finished model has one of its own."""
 
 
+def padded(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Ids and mask, int64 (B, L), with prompts padded on the left and answers on the right, and the longest answer."""
+    before, keep = max(map(len, prompts)), max(map(len, answers))
+    ids_BL = torch.zeros((len(prompts), before + keep), dtype=torch.long)
+    mask_BL = torch.zeros_like(ids_BL)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        there = slice(before - len(prompt), before + len(answer))
+        ids_BL[row, there], mask_BL[row, there] = torch.tensor([*prompt, *answer]), 1
+    return ids_BL, mask_BL, keep
+
+
 def answer_log_shares(
     causal: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, keep: int, guidance: Mapping[bytes, Guidance] | None,
     temperature: float, autocast: Any,
@@ -248,7 +308,10 @@ def answer_log_shares(
     """
     with autocast():
         states = causal.base_model(
-            input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions(mask_BL), use_cache=False
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=(mask_BL.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=False,
         )
     real_BL = mask_BL[:, -keep:].bool()
     hidden_ND = states.last_hidden_state[:, -keep - 1 : -1][real_BL]
@@ -258,23 +321,27 @@ def answer_log_shares(
         vocabulary = int(causal.get_output_embeddings().out_features)
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(ids_BL[:, :-keep], mask_BL[:, :-keep], strict=True)]
         answers = [ids[real].tolist() for ids, real in zip(ids_BL[:, -keep:], real_BL, strict=True)]
-        of_row = [guidance[_key(prompt)] for prompt in prompts]
+        found = [guidance[_key(p)].allowed(answer, vocabulary) for p, answer in zip(prompts, answers, strict=True)]
         # The head is computed for the tokens of genes only: a large vocabulary is mostly others.
-        columns = sorted({token for one in {id(g): g for g in of_row}.values() for token in _tokens_of(one)})
-        masks = [g.allowed(answer, vocabulary)[:, columns] for g, answer in zip(of_row, answers, strict=True)]
-        candidates_K = torch.tensor(columns, device=ids_BL.device)
-        allowed_NK = torch.from_numpy(np.concatenate(masks)).to(ids_BL.device)
+        columns = functools.reduce(np.union1d, [tokens for tokens, _ in found])
+        allowed = np.zeros((len(wanted_N), len(columns)), dtype=bool)
+        first = 0
+        for tokens, mask in found:
+            allowed[first : first + len(mask), np.searchsorted(columns, tokens)] = mask
+            first += len(mask)
+        candidates_K = torch.from_numpy(columns).to(ids_BL.device)
+        allowed_NK = torch.from_numpy(allowed).to(ids_BL.device)
         wanted_N = torch.searchsorted(candidates_K, wanted_N)
     width = len(candidates_K) if candidates_K is not None else int(causal.get_output_embeddings().out_features)
     step = max(1, _LOGITS // width)
-    found = [
+    parts = [
         checkpoint(
             _log_shares, causal, hidden_ND[first : first + step], wanted_N[first : first + step], candidates_K,
             None if allowed_NK is None else allowed_NK[first : first + step], temperature, use_reentrant=False,
         )
         for first in range(0, len(wanted_N), step)
     ]  # fmt: skip
-    columns_N = [torch.cat(column) for column in zip(*found, strict=True)]
+    columns_N = [torch.cat(column) for column in zip(*parts, strict=True)]
     return tuple(  # type: ignore[return-value]
         torch.zeros(real_BL.shape, device=ids_BL.device).masked_scatter(real_BL, column) for column in columns_N
     )
@@ -299,10 +366,6 @@ def _log_shares(
     share_NK = log_share_NK.detach().exp()
     entropy_N = -(share_NK * log_share_NK.detach().masked_fill(share_NK == 0, 0.0)).sum(dim=1)
     return log_share_NK.gather(1, wanted_N[:, None])[:, 0], entropy_N
-
-
-def _tokens_of(guidance: Guidance) -> set[int]:
-    return {int(token) for token in guidance.trie.token if token >= 0} | set(guidance.ends)
 
 
 def _key(ids: Sequence[int]) -> bytes:

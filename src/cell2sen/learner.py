@@ -120,7 +120,7 @@ class Learner:
             **self._arguments(config, folder, bool(len(eval_set))), num_train_epochs=config.epochs,
             max_steps=config.max_steps, per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.gradient_accumulation, adam_beta2=0.98, max_length=None,
-            metric_for_best_model="eval_loss", greater_is_better=False, bf16=config.bf16,
+            metric_for_best_model="eval_loss", greater_is_better=False, bf16=_bfloat16(config),
         )  # fmt: skip
         network = networks.with_adapters(self.network, adapters)
         with networks.head_hidden(network):
@@ -133,7 +133,6 @@ class Learner:
 
     def reinforced(self) -> tuple[Any, list[str]]:
         """The trainer that learns from rewards, and some texts as it reads them."""
-        import torch
         from trl.trainer.grpo_config import GRPOConfig
 
         from cell2sen.grpo import GuidedTrainer, Progress
@@ -158,7 +157,7 @@ class Learner:
             eval_on_start=bool(eval_set) and not self.resume, num_generations=grpo.answers, num_generations_eval=1,
             num_iterations=grpo.iterations,
             temperature=grpo.temperature, beta=grpo.beta, epsilon=grpo.clip, shuffle_dataset=False,
-            disable_dropout=True, bf16=config.bf16 and torch.cuda.is_available(),
+            disable_dropout=True, bf16=_bfloat16(config),
             model_init_kwargs=networks.where(self.start) if grpo.beta else None,
         )  # fmt: skip
         trainer = GuidedTrainer(
@@ -262,6 +261,16 @@ class Learner:
         backend = pipeline.load_model({"model": self.start, "progress": False})  # type: ignore[typeddict-item]
         task = word(tasks.load("embed"), backend.model)
         return lambda lists: backend.embed([task.prompt(genes=genes) for genes in lists]).vectors
+
+
+def _bfloat16(config: TrainConfig) -> bool:
+    import torch
+
+    if config.bf16 is not None:
+        return config.bf16
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _stopping(config: TrainConfig) -> list[Any]:

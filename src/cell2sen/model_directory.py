@@ -63,6 +63,10 @@ def metadata_of(
         "labels": dict(sorted(counts["labels"].items())) or before.get("labels", {}),
         "spellings": {**before.get("spellings", {}), **spellings(config)},
         "perturbations": {**before.get("perturbations", {}), **dict(sorted(counts["perturbations"].items()))},
+        "no_perturbation": next(
+            (one.data.no_perturbation for one in cells.values() if one.data.no_perturbation),
+            before.get("no_perturbation"),
+        ),
         "organisms": sorted({*before.get("organisms", []), *(name for one in cells.values() for name in one.organism)}),
         "training": plain(config),
         "split": {file: _split(one) for file, one in cells.items()},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cell2sen import gene_tokenizer
-from cell2sen.gene_vectors import gene_vectors
+from cell2sen.gene_vectors import gene_vectors, log_frequency
 from cell2sen.model import Model
 from cell2sen.pairs import Cells
 from cell2sen.task import Task
@@ -22,7 +22,10 @@ from cell2sen.training_file import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-#: Five times the spread of the random start (0.02), so that the first norm lets it through.
+#: Spread of the random start of token vectors, which are the output layer, too: first logits must be small.
+EMBEDDING_SCALE = 0.02
+
+#: Five times that, so that the first norm lets it through.
 GENE_VECTOR_SCALE = 0.1
 
 
@@ -56,6 +59,7 @@ def from_scratch(
     texts += [f" {name}" for one in cells.values() for name in sorted(set(one.organism))]
     texts += [f" {name}" for name in sorted({n for one in cells.values() if one.perturbation is not None
                                              for n in one.perturbation if n})]  # fmt: skip
+    texts += [f" {word}" for word in shape.words]
     texts += [f" {number}" for number in range(1000)]
     whole = shape.tokenizer == "genes"
     tokenizer = gene_tokenizer.build(genes, texts, shape.text_tokens, whole)
@@ -65,17 +69,24 @@ def from_scratch(
             num_attention_heads=shape.heads, intermediate_size=shape.intermediate_size,
             max_position_embeddings=shape.context, tie_word_embeddings=True, bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attention_dropout=0.0,
-            hidden_dropout=0.0,
+            hidden_dropout=0.0, initializer_range=shape.initializer_range,
         )
     )  # fmt: skip
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
     if whole and shape.gene_vectors:
         rows = torch.tensor([ids[0] for ids in tokens.ids([" " + gene for gene in genes])])
-        size = min(shape.gene_vectors, shape.hidden_size)
+        size = min(shape.gene_vectors, shape.hidden_size - 1)
         vectors = gene_vectors(_log_normalised(cells), genes, size, seed=config.seed)
         with torch.no_grad():
             weight: torch.Tensor = network.gpt_neox.embed_in.weight
+            weight.normal_(std=EMBEDDING_SCALE)
             weight[rows, :size] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
+            # The last dimension of the states begins as a constant, that of the genes as their log frequency.
+            frequency, spread = log_frequency(_log_normalised(cells), genes)
+            weight[:, -1] = 0.0
+            weight[rows, -1] = GENE_VECTOR_SCALE * torch.from_numpy(frequency)
+            network.gpt_neox.final_layer_norm.weight[-1] = 0.0
+            network.gpt_neox.final_layer_norm.bias[-1] = spread / GENE_VECTOR_SCALE
     return network, tokenizer, tokens
 
 

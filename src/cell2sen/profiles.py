@@ -135,7 +135,7 @@ def spearman_delta(truth: ArrayLike, answer: ArrayLike) -> Any:
 
 def top(values: NDArray[Any], k: int) -> NDArray[np.bool_]:
     """Mask of the k highest positive values of each row, bool (…, genes); ties in the order of genes."""
-    values = np.asarray(values, float)
+    values = np.asarray(values)
     k = min(k, values.shape[-1])
     least = np.partition(values, values.shape[-1] - k, axis=-1)[..., [-k]]
     above, tied = values > least, values == least
@@ -196,7 +196,7 @@ def changed_overlap_50(truth: ArrayLike, answer: ArrayLike) -> Any:
 
     |A ∩ B| / 50, sizes by |Δ|. NaN where the answer changes no gene.
     """
-    x, y = np.abs(np.asarray(truth, float)), np.abs(np.asarray(answer, float))
+    x, y = np.abs(np.asarray(truth)), np.abs(np.asarray(answer))
     k = min(50, x.shape[-1])
     value = (top(x, k) & top(y, k)).sum(axis=-1) / k
     return _scalar(np.where(y.max(axis=-1) > 0, value, np.nan))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -76,19 +76,24 @@ def cell_generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(hashlib.blake2b(f"{seed}\0{name}".encode()).digest(), dtype=np.uint32))
 
 
+#: Sorted keys → places in the tie order, values.
+Decode = Callable[[NDArray[Any]], tuple[NDArray[np.uint32], NDArray[np.float64] | None]]
+
+
 class Ranker:
     """Ranks blocks of cells over one fixed set of symbols.
 
-    Each entry becomes one 64-bit key: the value as float32 in the upper half, upside down, and the gene's place in the
-    tie order in the lower half. No two keys of a cell are equal, so that sorting them is the ranking, whatever the sort
-    algorithm.
+    Each entry becomes one whole number: the value upside down in its upper bits, the gene's place in the tie order in
+    the lower ones. No two keys of a cell are equal, so that sorting them is the ranking, whatever the sort algorithm.
+    Counts and places fit into 32 bits together, which is less to sort than the 64 that other values need. The longest
+    values are not sorted apart, as the rank fit wants all positions.
     """
 
     def __init__(self, symbols: Sequence[str], recipe: Recipe) -> None:
         self.recipe = recipe
-        places = _tie_places(symbols, recipe)
-        self._place_of = places.astype(np.uint64)
-        self._gene_at = np.argsort(places).astype(np.int32)
+        self._place_of = _tie_places(symbols, recipe).astype(np.uint32)
+        self._gene_at = np.argsort(self._place_of).astype(np.int32)
+        self._bits = np.uint32(max(len(symbols) - 1, 1).bit_length())
 
     def rank(
         self, values: Any, names: Sequence[str] | None = None
@@ -125,28 +130,51 @@ class Ranker:
         if not keep.all():
             indptr = np.append(0, np.cumsum(keep, dtype=np.int64))[indptr]
             indices, data = indices[keep], data[keep]
+        keys, decode = self._keys(data, indices)
+        bounds = indptr.tolist()
+        for start, stop in pairwise(bounds):
+            keys[start:stop].sort()
+        places, ordered = decode(keys)
+        if ordered is None:  # rounding to float32 made ties at most, so the order is right but for these
+            ordered = np.empty(len(data), dtype=np.float64)
+            value_at = np.empty(len(self._gene_at), dtype=np.float64)
+            for start, stop in pairwise(bounds):
+                value_at[self._place_of[indices[start:stop]]] = data[start:stop]
+                row = value_at[places[start:stop]]
+                order = np.argsort(-row, kind="stable")
+                places[start:stop], ordered[start:stop] = places[start:stop][order], row[order]
+        if random:
+            assert names is not None
+            for name, (start, stop) in zip(names, pairwise(bounds), strict=False):
+                order = _shuffle_ties(ordered[start:stop], cell_generator(self.recipe.seed, name))
+                places[start:stop] = places[start:stop][order]
+        return indptr, self._gene_at[places], ordered
+
+    def _keys(self, data: NDArray[Any], indices: NDArray[Any]) -> tuple[NDArray[Any], Decode]:
+        """One key an entry, and what makes places, uint32, and values, float64, of sorted ones.
+
+        The values are None where they cannot be read off the keys.
+        """
+        place = self._place_of[indices]
+        bits, mask = self._bits, np.uint32((1 << int(self._bits)) - 1)
+        top = np.uint32((1 << (32 - int(bits))) - 1)
+        if len(data) and data.max() <= top and (data.dtype.kind in "biu" or not np.any(data % 1)):
+            small = np.subtract(top, data.astype(np.uint32))
+            return (small << bits) | place, lambda keys: (keys & mask, (top - (keys >> bits)).astype(np.float64))
         with np.errstate(over="ignore"):
             single = data.astype(np.float32)
         exact = np.array_equal(single, data)
         # The bits of positive float32 ascend with the value.
-        keys = ((_LOW - single.view(np.uint32)) << _HALF) | self._place_of[indices]
-        ordered = np.empty(len(keys), dtype=np.float64)
-        value_at = np.empty(len(self._gene_at), dtype=np.float64)
-        for cell, (start, stop) in enumerate(pairwise(indptr.tolist())):
-            row, values_of_row = keys[start:stop], ordered[start:stop]
-            value_at[row & _LOW] = data[start:stop]
-            row.sort()
-            values_of_row[:] = value_at[row & _LOW]
-            if not exact:  # rounding to float32 made ties at most, so the order is right but for these
-                order = np.argsort(-values_of_row, kind="stable")
-                row[:], values_of_row[:] = row[order], values_of_row[order]
-            if random:
-                assert names is not None
-                row[:] = row[_shuffle_ties(values_of_row, cell_generator(self.recipe.seed, names[cell]))]
-        return indptr, self._gene_at[keys & _LOW], ordered
+        upper = (_LOW - single.view(np.uint32)).astype(np.uint64) << _HALF
+
+        def decode(keys: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.float64] | None]:
+            values = (_LOW - (keys >> _HALF).astype(np.uint32)).view(np.float32) if exact else None
+            return keys.astype(np.uint32), None if values is None else values.astype(np.float64)
+
+        return upper | place, decode
 
 
-_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+_HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
 
 
 def _shuffle_ties(ordered: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -208,16 +236,15 @@ class RankFitter:
 
     def add(self, indptr: NDArray[np.int64], expression: NDArray[np.float64]) -> None:
         """Add ranked cells: `expression` in log10(1 + CP10k), float64 (nnz,), in rank order within each cell."""
-        lengths = np.diff(indptr)
-        position = np.arange(len(expression)) - np.repeat(indptr[:-1], lengths)
-        x, y = np.log10(1.0 + position), expression
-        self._all += [len(x), x.sum(), y.sum(), x @ x, x @ y, y @ y]
-        cells = len(lengths) if self._left is None else min(self._left, len(lengths))
-        use = x[: indptr[cells]] < 3
-        x, y = x[: indptr[cells]][use], y[: indptr[cells]][use]
-        self._line += [len(x), x.sum(), y.sum(), x @ x, x @ y]
+        cells = len(indptr) - 1 if self._left is None else min(self._left, len(indptr) - 1)
+        self.add_sums(rank_sums(indptr, expression, cells))
         if self._left is not None:
             self._left -= cells
+
+    def add_sums(self, sums: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+        """Add what :func:`rank_sums` made of some cells."""
+        self._line += sums[0]
+        self._all += sums[1]
 
     def fit(self) -> RankFit | None:
         """The line; ``None`` where there are fewer than two positions to fit."""
@@ -232,3 +259,27 @@ class RankFitter:
         total = yy - y * y / n
         r_squared = 1.0 - residual / total if total > 0 else 0.0
         return RankFit(slope=float(slope), intercept=float(intercept), r_squared=float(r_squared))
+
+
+def rank_sums(
+    indptr: NDArray[np.int64], expression: NDArray[np.float64], cells: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What :class:`RankFitter` keeps of ranked cells: n, Σx, Σy, Σxx, Σxy for the line; all of them and Σyy.
+
+    Parameters
+    ----------
+    cells
+        Only the first so many cells count for the line; all if None.
+    """
+    lengths = np.diff(indptr)
+    longest = int(lengths.max(initial=0))
+    table = np.log10(1.0 + np.arange(longest))
+    x = table[np.arange(len(expression)) - np.repeat(indptr[:-1], lengths)]
+    y = expression
+    whole = np.array([len(x), x.sum(), y.sum(), x @ x, x @ y, y @ y])
+    use = x[: indptr[len(lengths) if cells is None else cells]]
+    if longest <= 999 and len(use) == len(x):  # log10(1 + position) < 3 everywhere
+        return whole[:5].copy(), whole
+    y = y[: len(use)][use < 3]
+    x = use[use < 3]
+    return np.array([len(x), x.sum(), y.sum(), x @ x, x @ y]), whole

@@ -16,6 +16,7 @@ import pandas as pd
 from cell2sen import figures
 from cell2sen.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.metrics import METRICS
+from cell2sen.output import complete
 
 if TYPE_CHECKING:
     from cell2sen.evaluation import Evaluation
@@ -63,14 +64,14 @@ def write(evaluation: Evaluation, path: str | Path, *, layout: Literal["auto", "
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[plot]' jinja2") from error
+        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[eval]'") from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    path = Path(path)
-    path.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
-    return path
+    with complete(path) as temporary:
+        temporary.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
+    return Path(path)
 
 
 def methods(evaluation: Evaluation) -> str:
@@ -209,6 +210,7 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "figures": {name: drawn.get(name) for name in ("scores", "changes", "calibration", "map")},
         "map_text": map_text,
         "rows": [_row(name, row) for name, row in shown.iterrows()],
+        "with_units": bool(shown["low_groups"].notna().any()),
         "with_sentences": SENTENCES in settings["arms"],
         "arms": [name.replace("_", " ") for name in arms],
         "every": every,
@@ -306,7 +308,7 @@ def _row(name: Any, row: pd.Series[Any]) -> dict[str, Any]:
         "cells": _interval(row["low"], row["high"]),
         "groups": _interval(row["low_groups"], row["high_groups"]),
         "best_baseline": str(row["best_baseline"]).replace("_", " ") or "–",
-        "best_baseline_value": number(row["best_baseline_value"]),
+        "best_baseline_value": number(row["best_baseline_value"]) if row["best_baseline"] else "",
         "ceiling": number(row["ceiling"]),
         "perfect": f"{row['perfect']:g} {'↑' if row['better'] == 'higher' else '↓'}",
         "sentence_ceiling": number(row.get(SENTENCES, math.nan)),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from tqdm.auto import tqdm
 from cell2sen import genes as gene_names
 from cell2sen.matrix import Source, open_source
 from cell2sen.organism import organism_of_cells, scientific_name
-from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe
+from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, rank_sums
 from cell2sen.scale import Scale, recognise, refuse_unrankable
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
 
 _TEXT_ROWS = 4096
+
+#: Values that are ranked at a time: what 200 cells of 2,500 genes have fits into a core's cache.
+_PART_VALUES = 2**19
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -299,22 +305,32 @@ def from_anndata(
         lengths: list[NDArray[np.int64]] = []
         n_missing = 0
         bar = tqdm(total=source.n_obs, desc="cell sentences", unit=" cells", disable=not progress)
-        for start, block in source.blocks(block_rows):
+
+        def write(first: int, block: sp.csr_matrix) -> _Written:
             refuse_unrankable(block.data, source.hint)
             missing = np.isnan(block.data)
-            if missing.any():
-                n_missing += int(missing.sum())
+            n_missing = int(missing.sum())
+            if n_missing:
                 block.data = np.where(missing, 0, block.data)
             mapped = gene_map.apply(block)
             if not keep.all():
                 mapped = mapped[:, places]
-            indptr, ranked, values = ranker.rank(mapped, list(names[start : start + block.shape[0]]))
-            sums = np.repeat(scale.row_sums(block), np.diff(indptr))
-            fitter.add(indptr, scale.log10_cp10k(values, sums))
+            indptr, ranked, values = ranker.rank(mapped, list(names[first : first + block.shape[0]]))
+            sums = rank_sums(indptr, scale.log10_cp10k(values, np.repeat(scale.row_sums(block), np.diff(indptr))))
             cut_indptr, cut = _cut(indptr, ranked, recipe.max_genes)
-            chunks.append(cut)
-            lengths.append(np.diff(cut_indptr))
-            bar.update(block.shape[0])
+            return _Written(genes=cut, lengths=np.diff(cut_indptr), sums=sums, n_missing=n_missing)
+
+        parts = (
+            (start + first, block[first : first + _rows_of_a_part(block)])
+            for start, block in source.blocks(block_rows)
+            for first in range(0, block.shape[0], _rows_of_a_part(block))
+        )
+        for written in _in_parallel(write, parts):
+            n_missing += written.n_missing
+            fitter.add_sums(written.sums)
+            chunks.append(written.genes)
+            lengths.append(written.lengths)
+            bar.update(len(written.lengths))
         bar.close()
         n_genes = np.concatenate(lengths)
         account["n_missing_values"] = n_missing
@@ -337,6 +353,41 @@ def from_anndata(
             scale=scale,
             account=account,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Written:
+    """The sentences of some cells."""
+
+    genes: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    sums: tuple[NDArray[np.float64], NDArray[np.float64]]
+    n_missing: int
+
+
+def _rows_of_a_part(block: Any) -> int:
+    """How many rows are written at a time: a function of the data alone, as the sums of the rank fit depend on it."""
+    return max(1, _PART_VALUES * int(block.shape[0]) // max(int(block.nnz), 1))
+
+
+def _in_parallel(work: Callable[..., _Written], parts: Iterable[tuple[Any, ...]]) -> Iterator[_Written]:
+    """Results in the order of the parts, of which no more are held at a time than there are threads, and one.
+
+    NumPy lets other threads run while it sorts and computes.
+    """
+    workers = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Written]] = deque()
+        try:
+            for part in parts:
+                waiting.append(pool.submit(work, *part))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def clean_perturbations(values: Sequence[Any], n: int) -> tuple[str | None, ...]:

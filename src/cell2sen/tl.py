@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cell2sen import pipeline, tasks, wording
+from cell2sen import pipeline, response, tasks, wording
 from cell2sen.backend import Pooling, Sampling
 from cell2sen.organism import scientific_name
 from cell2sen.rank import RankFit
@@ -157,6 +157,7 @@ def perturb(
     *,
     perturbation_column: str | None = None,
     n_genes: int | None = None,
+    readout: Literal["auto", "expected", "sentence"] = "auto",
     guided: bool = True,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -177,18 +178,30 @@ def perturb(
         ``obs`` column with one perturbation per cell, instead of `perturbation`.
     n_genes
         Genes in the sentences of control and prediction at most; a prediction is as long as its control.
+    readout
+        What is predicted. ``"sentence"``: the expression of one written sentence, control and prediction through the
+        same rank fit, so that reconstruction errors common to both cancel. ``"expected"``: the measured expression of
+        the control, plus what the model expects of each gene with the perturbation less what it expects without it
+        (:mod:`cell2sen.response`); better by far where means are wanted, possible with models that write a gene as one
+        token and have learned what no perturbation is. ``"auto"``: expected where the model can, unless `guided`,
+        `temperature`, `top_k` or `top_p` ask for a way of writing.
     guided
         Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
     temperature, top_k, top_p, seed
-        Sampling; 0 is greedy. A cell's draw depends on the seed and its name alone.
+        Sampling of a written sentence; 0 is greedy. A cell's draw depends on the seed and its name alone.
 
     Returns
     -------
     A new AnnData of the cells that have a perturbation and genes. ``X``: predicted expression, ``layers["control"]``:
-    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k) through the same rank fit, so that
-    reconstruction errors common to both cancel. ``var``: the gene symbols that the model can write. ``obs``: the
-    control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``, ``sentence``
-    (predicted), ``validity`` (share of written words that are genes not named before), ``n_unknown``, ``n_repeated``.
+    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k). ``var``: the gene symbols that the model
+    can write. ``obs``: the control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``,
+    ``sentence`` (predicted: as written, or the highest genes of ``X``), ``validity`` (share of its words that are genes
+    not named before), ``n_unknown``, ``n_repeated``.
+
+    Raises
+    ------
+    Unsupported
+        ``readout="expected"`` of a model that cannot.
     """
     from anndata import AnnData
 
@@ -199,18 +212,31 @@ def perturb(
     session = start(adata, "perturb", options, perturbation_column=perturbation_column)
     slots = pipeline.perturbation_slots(session, perturbation)
     fit = _fit(session.sentences.fit, session.model.fit)
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
-    )
-    found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
     vocabulary = session.sentences.symbols
-    predicted = pipeline.expression([answer.genes for answer in found.answers], vocabulary, fit)
-    control = pipeline.expression(found.given, vocabulary, fit)
+    if readout not in ("auto", "expected", "sentence"):
+        raise ValueError(f"no readout {readout!r}; available: ['auto', 'expected', 'sentence']")
+    if readout == "auto":
+        plain = guided and temperature == 0 and top_k is None and top_p is None
+        readout = "expected" if plain and response.can_expect(session) else "sentence"
+    found: response.Response | pipeline.Predictions
+    if readout == "expected":
+        found = response.respond(session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed)
+        predicted, control = found.predicted, found.control
+        answers = [parse_sentence(" ".join(genes), frozenset(vocabulary)) for genes in found.sentences]
+    else:
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+            stop=(".\n", "\n"),
+        )  # fmt: skip
+        found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
+        answers = found.answers
+        predicted = pipeline.expression([answer.genes for answer in answers], vocabulary, fit)
+        control = pipeline.expression(found.given, vocabulary, fit)
     obs = adata.obs.iloc[found.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical([(slots[row] or {})["perturbation"] for row in found.rows])
-    _describe(obs, found.answers)
+    _describe(obs, answers)
     result = AnnData(
         X=predicted, obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
         layers={"control": control, "delta": (predicted - control).tocsr()},
@@ -218,8 +244,8 @@ def perturb(
     _record(
         result, "perturb",
         session.provenance(
-            unit="ln(1 + CP10k)", guided=guided, n_genes=n_genes or session.length or 0, temperature=temperature,
-            top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
+            unit="ln(1 + CP10k)", readout=readout, guided=guided, n_genes=n_genes or session.length or 0,
+            temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
         ),
     )  # fmt: skip
     return result

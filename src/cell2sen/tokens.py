@@ -1,4 +1,8 @@
-"""Prompts → token ids and the gene of each token; prompts cut to the context."""
+"""Prompts → token ids and the gene of each token; prompts cut to the context.
+
+Each gene is tokenised once and prompts are put together from ids (:mod:`cell2sen.assembly`), wherever that is proven to
+be the same as tokenising their text (:mod:`cell2sen.per_gene`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.assembly import Assembler
 from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ class Tokens:
         self.bos = bos
         self.eos = frozenset(eos)
         self.unk = unk
+        self._assembler = Assembler(tokenizer, bos)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without a beginning-of-text token."""
@@ -82,8 +88,12 @@ class Tokens:
 
     def lengths(self, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
         """Tokens of each prompt as a model reads it, int64 (n,)."""
-        encodings = self._encodings(prompt.text for prompt in prompts)
-        return np.array([len(self._opened(encoding.ids)) for encoding in encodings], dtype=np.int64)
+        lengths = list(self._assembler.lengths(prompts))
+        whole = (prompt.text for prompt, length in zip(prompts, lengths, strict=True) if length is None)
+        encodings = self._encodings(whole)
+        return np.array(
+            [len(self._opened(next(encodings).ids)) if length is None else length for length in lengths], dtype=np.int64
+        )
 
     def _encodings(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
         """What the tokenizer makes of each text, few at a time: it takes a hundred bytes a token."""
@@ -102,6 +112,16 @@ class Tokens:
         """
         if answers is None:
             answers = [""] * len(prompts)
+        assembled = list(self._assembler.rows(prompts, answers))
+        rest = [row for row, parts in enumerate(assembled) if parts is None]
+        whole = iter(self._encode_whole([prompts[row] for row in rest], [answers[row] for row in rest]))
+        return [
+            next(whole) if parts is None else Tokenized(ids=parts[0], genes=parts[1], answer=parts[2])
+            for parts in assembled
+        ]
+
+    def _encode_whole(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Tokenized]:
+        """:meth:`encode` from the texts as they are: what any faster way must equal."""
         texts = [prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)]
         rows = []
         for prompt, answer, text, encoding in zip(prompts, answers, texts, self._encodings(texts), strict=True):

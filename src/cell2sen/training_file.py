@@ -49,6 +49,13 @@ class Scratch:
     gene_vectors: int = 64
     """Dimensions of a gene's token that start from how genes vary together in the training cells; 0: random start."""
 
+    words: tuple[str, ...] = ()
+    """Words of later trainings, such as names of perturbations, that get a token of their own now."""
+
+    initializer_range: float = 0.02
+    """Standard deviation of the weights at the start. About ``hidden_size ** -0.5`` lets a small model learn several
+    times faster than the usual 0.02, which is made for wide ones."""
+
     def __post_init__(self) -> None:
         if self.tokenizer not in ("genes", "bpe"):
             raise ValueError(f"from_scratch: tokenizer must be 'genes' or 'bpe', found {self.tokenizer!r}")
@@ -216,8 +223,9 @@ class TrainConfig:
     """Stop early after so many measurements without improvement; implies `keep_best`."""
 
     seed: int = 0
-    bf16: bool = True
-    """Compute in bfloat16 (trained weights and optimiser stay float32, except for quantised models)."""
+    bf16: bool | None = None
+    """Compute in bfloat16 (trained weights and optimiser stay float32, except for quantised models). By default where
+    the GPU or the CPU has instructions for it; without them it is several times slower than float32."""
 
     gradient_checkpointing: bool = False
     """Compute activations twice to save memory, for large models."""

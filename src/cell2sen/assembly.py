@@ -1,0 +1,258 @@
+"""Prompts → token ids from pieces that are tokenised once: each gene, each instruction, each ending."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen import per_gene
+from cell2sen.task import Prompt
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_log = logging.getLogger(__name__)
+
+#: Stands before what is tokenised alone, so that a piece has the offsets that it has within a text.
+_ANCHOR = "A"
+
+#: Prompts assembled at a time; pieces kept before all are forgotten (a gene is one, an ending another).
+_PROMPTS, _PIECES = 256, 2**19
+
+#: Genes of the sentences that are tokenised as a whole to see whether the proof keeps its promise.
+_PROBE = 1000
+
+#: A single space between two other characters.
+_CUT = re.compile(r"(?<=\S) (?=\S)")
+
+#: Ids (length,), gene of each token (length,), where the answer begins.
+Row = tuple[NDArray[np.int64], NDArray[np.int64], int]
+
+
+class _Plan(NamedTuple):
+    """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
+
+    instruction: str
+    genes: tuple[str, ...]
+    """Without the last one where it has something joined to it."""
+
+    end: tuple[str, str]
+    """The last gene and what is joined to it; the latter may be empty."""
+
+    rest: str
+
+
+class Assembler:
+    """Tokenises prompts from pieces, where that is proven to be the same as tokenising their text.
+
+    Parameters
+    ----------
+    bos
+        Id that stands once before every text, None for none.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, bos: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._bos = bos
+        self._broken = False
+        self._forget()
+
+    def _forget(self) -> None:
+        # Number of each piece. Genes by their symbol, endings by gene and text, instructions and rests by their text.
+        self._genes: dict[str, int] = {}
+        self._instructions: dict[str, int] = {}
+        self._ends: dict[tuple[str, str], int] = {}
+        self._rests: dict[str, int] = {}
+        # All pieces one behind the other: ids, whether a token covers its gene, the last character that it covers
+        # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length.
+        self._ids, self._stops = (np.empty(0, dtype=np.int64) for _ in range(2))
+        self._covers = np.empty(0, dtype=bool)
+        self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
+
+    @cached_property
+    def _verdict(self) -> per_gene.Verdict:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        verdict = per_gene.prove(per_gene.describe(self._tokenizer), vocabulary)
+        if not verdict.by:
+            _warn(f"it is not proven that genes may be tokenised one by one, because of {verdict.why}")
+        return verdict
+
+    @property
+    def exact(self) -> bool:
+        """Whether pieces may be put together. Logs one warning where it is not proven."""
+        return bool(self._verdict.by) and not self._broken
+
+    def lengths(self, prompts: Sequence[Prompt]) -> Iterator[int | None]:
+        """Tokens of each prompt; None where its text must be tokenised."""
+        for first in range(0, len(prompts), _PROMPTS):
+            plans = [self._plan(prompt, "") for prompt in prompts[first : first + _PROMPTS]]
+            pieces, bounds = self._lay_out(plans)
+            lengths = iter(np.diff(np.append(0, np.cumsum(self._lengths[pieces]))[bounds]).tolist())
+            yield from (None if plan is None else next(lengths) for plan in plans)
+
+    def rows(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Iterator[Row | None]:
+        """Each prompt with its answer; None where the text must be tokenised."""
+        for first in range(0, len(prompts), _PROMPTS):
+            part = slice(first, first + _PROMPTS)
+            plans = [self._plan(prompt, answer) for prompt, answer in zip(prompts[part], answers[part], strict=True)]
+            pieces, bounds = self._lay_out(plans)
+            lengths = self._lengths[pieces]
+            ends = np.append(0, np.cumsum(lengths))
+            flat = np.repeat(self._starts[pieces] - ends[:-1], lengths)
+            flat += np.arange(len(flat))
+            ids = self._ids[flat]
+            # The first piece of a prompt is its instruction, the last one the rest, if there is one.
+            gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
+            made = [plan for plan in plans if plan is not None]
+            gene[bounds[1:][np.array([bool(plan.rest) for plan in made], dtype=bool)] - 1] = -1
+            genes = np.repeat(gene, lengths)
+            genes[~self._covers[flat]] = -1
+            places = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
+            for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
+                if plan is None:
+                    yield None
+                    continue
+                (_, start), (last, stop) = next(places)
+                begin = stop - start
+                if answer:
+                    begin -= self._of_answer(plan, pieces[:last], len(prompt.suffix))
+                yield ids[start:stop], genes[start:stop], begin
+
+    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int64], at: int) -> int:
+        """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
+        stops = []
+        if plan.end[1]:
+            stops.append(self._part(self._stops, pieces[-2 if plan.rest else -1]))
+        if plan.rest:
+            stops.append(self._part(self._stops, pieces[-1]) + len(plan.end[1]))
+        beyond = np.concatenate(stops) > at
+        return len(beyond) - int(np.argmax(beyond)) if beyond.any() else 0
+
+    def _part(self, array: NDArray[np.int64], piece: int) -> NDArray[np.int64]:
+        return array[self._starts[piece] : self._starts[piece] + self._lengths[piece]]
+
+    def _plan(self, prompt: Prompt, answer: str) -> _Plan | None:
+        """Where to cut; None if that cannot be done."""
+        before = prompt.prefix
+        if not prompt.genes or before[-1:] != " " or not self._may_end(before[:-1]):
+            return None
+        joined, rest = self._split(prompt.suffix + answer)
+        genes = prompt.genes[:-1] if joined else prompt.genes
+        return _Plan(before[:-1], genes, (prompt.genes[-1], joined), rest)
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """What follows the last gene, at the first place where it may be cut; there is nothing to cut in ``.``."""
+        if text[:1] == " " and text[1:2].strip():
+            return "", text
+        at = next((match.start() for match in _CUT.finditer(text) if self._may_end(text[: match.start()])), len(text))
+        return text[:at], text[at:]
+
+    def _may_end(self, text: str) -> bool:
+        return bool(text) and not text[-1].isspace() and text[-1] != self._verdict.mark
+
+    def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pieces of all prompts, int64 (pieces,), and where each prompt begins, (prompts + 1,).
+
+        Plans that cannot be carried out become None.
+        """
+        if len(self._lengths) > _PIECES:
+            self._forget()
+        pieces: list[int] = []
+        bounds = [0]
+        learned = False
+        for place, plan in enumerate(plans):
+            if plan is None:
+                continue
+            found = self._find(plan)
+            if found is None and not learned and self.exact:
+                self._learn([plan for plan in plans[place:] if plan is not None])
+                found, learned = self._find(plan), True
+            if found is None or not self.exact:
+                plans[place] = None
+            else:
+                pieces += found
+                bounds.append(len(pieces))
+        if self._broken:  # a probe has failed on the way
+            plans[:], pieces, bounds = [None] * len(plans), [], [0]
+        return np.array(pieces, dtype=np.int64), np.array(bounds)
+
+    def _find(self, plan: _Plan) -> list[int] | None:
+        """Its pieces; None if some are not known."""
+        try:
+            found = [self._instructions[plan.instruction], *map(self._genes.__getitem__, plan.genes)]
+            if plan.end[1]:
+                found.append(self._ends[plan.end])
+            if plan.rest:
+                found.append(self._rests[plan.rest])
+        except KeyError:
+            return None
+        return found
+
+    def _learn(self, plans: Sequence[_Plan]) -> None:
+        """Tokenise what is new in them and can be trusted."""
+        seen = dict.fromkeys(itertools.chain((plan.end[0] for plan in plans), *(plan.genes for plan in plans)))
+        new = (gene for gene in seen if gene not in self._genes)
+        genes = [gene for gene in new if per_gene.fits(gene, self._verdict, self._tokenizer)]
+        self._add(self._genes, genes, [f" {gene}" for gene in genes], list(map(len, genes)))
+        ends = [end for end in dict.fromkeys(plan.end for plan in plans) if end[1] and end not in self._ends]
+        ends = [end for end in ends if end[0] in self._genes]
+        self._add(self._ends, ends, [f" {gene}{text}" for gene, text in ends], [len(gene) for gene, _ in ends])
+        rests = [rest for rest in dict.fromkeys(plan.rest for plan in plans) if rest and rest not in self._rests]
+        self._add(self._rests, rests, rests, [0] * len(rests))
+        for text in dict.fromkeys(plan.instruction for plan in plans):
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            if ids and text not in self._instructions:  # without a token it does not say whether the text is opened
+                opened = ids if self._bos is None or ids[0] == self._bos else [self._bos, *ids]
+                self._append(self._instructions, [text], [(opened, [0] * len(opened), [False] * len(opened))])
+        if genes and not self._keeps_its_promise(genes):
+            self._broken = True
+            _warn("genes tokenised one by one are not what they are in a sentence")
+
+    def _add(self, numbers: dict[Any, int], keys: Sequence[Any], texts: Sequence[str], genes: Sequence[int]) -> None:
+        """New pieces, each with a space and a gene of so many characters (0: none) at its beginning."""
+        skip = len(self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids)
+        made = []
+        encodings = self._tokenizer.encode_batch([_ANCHOR + text for text in texts], add_special_tokens=False)
+        for length, encoding in zip(genes, encodings, strict=True):
+            offsets = np.array(encoding.offsets[skip:], dtype=np.int64).reshape(-1, 2) - len(_ANCHOR)
+            starts, stops = offsets.T
+            covers = (starts < stops) & (starts < length + 1) & (length > 0)
+            made.append((encoding.ids[skip:], stops - (length + 1 if length else 0), covers))
+        self._append(numbers, keys, made)
+
+    def _append(self, numbers: dict[Any, int], keys: Sequence[Any], made: Sequence[tuple[Any, Any, Any]]) -> None:
+        if not keys:
+            return
+        lengths = np.array([len(ids) for ids, _, _ in made], dtype=np.int64)
+        ids, stops, covers = (np.concatenate(column) for column in zip(*made, strict=True))
+        numbers.update(zip(keys, range(len(self._lengths), len(self._lengths) + len(keys)), strict=True))
+        self._starts = np.append(self._starts, len(self._ids) + np.cumsum(lengths) - lengths)
+        self._lengths = np.append(self._lengths, lengths)
+        self._ids = np.append(self._ids, ids.astype(np.int64))
+        self._stops = np.append(self._stops, stops.astype(np.int64))
+        self._covers = np.append(self._covers, covers.astype(bool))
+
+    def _keeps_its_promise(self, genes: Sequence[str]) -> bool:
+        """Whether sentences of these genes, as they come and shuffled, have the ids of their genes."""
+        shuffled = np.random.default_rng(0).permutation(len(genes)).tolist()
+        for order in (range(len(genes)), shuffled):
+            for first in range(0, len(genes), _PROBE):
+                part = [genes[gene] for gene in order[first : first + _PROBE]]
+                text = _ANCHOR + "".join(f" {gene}" for gene in part)
+                wanted = self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids
+                for gene in part:
+                    wanted += self._part(self._ids, self._genes[gene]).tolist()
+                if self._tokenizer.encode(text, add_special_tokens=False).ids != wanted:
+                    return False
+        return True
+
+
+def _warn(why: str) -> None:
+    _log.warning("whole sentences are tokenised, which is slower than gene by gene: %s", why)
