@@ -65,3 +65,44 @@ def log_frequency(
     logs = np.log(share + 1e-3)
     spread = float(logs.std()) or 1.0
     return ((logs - logs.mean()) / spread).astype(np.float32), spread
+
+
+def change_vectors(
+    groups: Iterable[tuple[NDArray[np.float64], int, NDArray[np.float64], int, Sequence[str]]],
+    genes: Sequence[str],
+    size: int,
+) -> NDArray[np.float32]:
+    """How perturbations change which genes are written, float32 (genes, size); the first column has unit mean square.
+
+    For each group the log frequency of a gene among its perturbed cells less that among its controls, shrunk towards 0
+    by its standard error (positive-part James-Stein); right singular vectors of these rows, each as long as its
+    singular value says. The first is what all groups have in common. Groups are training cells only.
+
+    Parameters
+    ----------
+    groups
+        ``(cells with the gene, cells, controls with the gene, controls, symbols)`` of each perturbation and context.
+    genes
+        Wanted genes; zero for genes that no group has.
+    size
+        Columns; zero beyond the number of groups.
+    """
+    place = {gene: number for number, gene in enumerate(genes)}
+    rows = []
+    for treated, n_treated, control, n_control, symbols in groups:
+        columns = np.array([place.get(symbol, -1) for symbol in symbols])
+        change = np.log((treated + 1) / (n_treated + 2)) - np.log((control + 1) / (n_control + 2))
+        error = 1 / (treated + 1) + 1 / (control + 1)
+        shrunk = change * np.maximum(1 - 3 * error / np.maximum(change**2, 1e-12), 0)
+        row = np.zeros(len(genes))
+        row[columns[columns >= 0]] = shrunk[columns >= 0]
+        rows.append(row)
+    result = np.zeros((len(genes), size), dtype=np.float32)
+    if not rows or not np.any(rows):
+        return result
+    left, lengths, right = np.linalg.svd(np.array(rows), full_matrices=False)
+    signs = np.where(left.sum(axis=0) < 0, -1.0, 1.0)  # up is what most groups do
+    n = min(size, int(np.sum(lengths > 1e-9 * lengths[0])))
+    scaled = (right[:n] * (signs[:n] * lengths[:n] / lengths[0])[:, None]).T
+    result[:, :n] = scaled / np.sqrt(np.mean(scaled[:, 0] ** 2))
+    return result

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cell2sen import gene_tokenizer
-from cell2sen.gene_vectors import gene_vectors, log_frequency
+from cell2sen.gene_vectors import change_vectors, gene_vectors, log_frequency
 from cell2sen.model import Model
 from cell2sen.pairs import Cells
 from cell2sen.task import Task
@@ -27,6 +27,10 @@ EMBEDDING_SCALE = 0.02
 
 #: Five times that, so that the first norm lets it through.
 GENE_VECTOR_SCALE = 0.1
+
+
+#: A gene that changes three times as much as the typical one gets a logit of about half per unit of the state.
+CHANGE_SCALE = 0.15
 
 
 def common_genes(cells: Mapping[str, Cells], config: TrainConfig) -> tuple[str, ...]:
@@ -88,6 +92,37 @@ def from_scratch(
             network.gpt_neox.final_layer_norm.weight[-1] = 0.0
             network.gpt_neox.final_layer_norm.bias[-1] = spread / GENE_VECTOR_SCALE
     return network, tokenizer, tokens
+
+
+def add_changes(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length: int, size: int, seed: int) -> None:
+    """Let gene tokens start from how perturbations change them, in the directions that they have used least.
+
+    Raises
+    ------
+    ValueError
+        No perturbed training cells with controls, or genes of several tokens.
+    """
+    import torch
+
+    genes = sorted({symbol for one in cells.values() if one.perturbation is not None for symbol in one.symbols})
+    ids = tokens.ids([" " + gene for gene in genes])
+    groups = [group for one in cells.values() for group in one.changes(length, seed)]
+    if not groups or any(len(one) != 1 for one in ids):
+        raise ValueError(
+            "change_vectors: needs perturbed training cells with controls of their context, and a model that writes a "
+            f"gene as one token; found {len(groups)} groups of cells, {sum(len(one) != 1 for one in ids)} genes of "
+            "several tokens"
+        )
+    vectors = torch.from_numpy(change_vectors(groups, genes, size))
+    rows = torch.tensor([one[0] for one in ids])
+    weight: torch.Tensor = network.get_input_embeddings().weight
+    with torch.no_grad():
+        used = weight[rows] - weight[rows].mean(dim=0)
+        _, directions = torch.linalg.eigh((used.T @ used).double())  # ascending
+        weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
+        head = network.get_output_embeddings()
+        if head is not None and head.weight is not weight:
+            head.weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
 
 
 def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tuple[Any, Sequence[str]]]:

@@ -23,6 +23,9 @@ from cell2sen.scale import recognise, refuse_unrankable
 from cell2sen.sentences import clean_perturbations
 from cell2sen.task import Prompt, Task
 
+#: Cells of a group whose change is looked at.
+LEAST_CELLS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -259,6 +262,37 @@ class Cells:
         indptr, genes, _ = self.ranker.rank(matrix, [f"{name}/{seed}/{draw}" for name in self.names])
         symbols = np.asarray(self.symbols, dtype=object)[genes]
         return [list(symbols[start:stop]) for start, stop in pairwise(indptr)]
+
+    def changes(
+        self, length: int, seed: int
+    ) -> Iterator[tuple[NDArray[np.float64], int, NDArray[np.float64], int, Sequence[str]]]:
+        """For each perturbation and context of the training cells, in how many sentences each gene stands.
+
+        ``(perturbed cells with the gene, perturbed cells, controls with the gene, controls, symbols)``, groups of at
+        least :data:`LEAST_CELLS` on either side.
+        """
+        if self.perturbation is None:
+            return
+        place = {symbol: number for number, symbol in enumerate(self.symbols)}
+        lists = [[place[gene] for gene in genes[:length]] for genes in self.sentences(0, Augmentation(), seed)]
+        written = sp.csr_matrix(
+            (
+                np.ones(sum(map(len, lists))), np.array([gene for genes in lists for gene in genes], dtype=np.int64),
+                np.cumsum([0, *map(len, lists)]),
+            ),
+            shape=(len(lists), len(place)),
+        )  # fmt: skip
+        context = [tuple(row) for row in _columns(self.obs, self.data.context).astype(str).to_numpy()]
+        groups: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        for cell in np.flatnonzero(~self.test):
+            if self.perturbation[cell] is not None:
+                groups.setdefault(context[cell], {}).setdefault(self.perturbation[cell], []).append(int(cell))
+        for sides in groups.values():
+            control = sides.pop(self.data.control, [])
+            for treated in sides.values():
+                if min(len(control), len(treated)) >= LEAST_CELLS:
+                    counts = [np.asarray(written[rows].sum(axis=0)).ravel() for rows in (treated, control)]
+                    yield counts[0], len(treated), counts[1], len(control), self.symbols
 
     def _labels(self) -> NDArray[Any] | None:
         if self.data.cell_type is None:

@@ -112,6 +112,8 @@ def train(
         listed = frozenset(genes) if genes else None
         known = tokens.known(one.symbols)
         one.keep_genes(known & np.array([listed is None or symbol in listed for symbol in one.symbols], dtype=bool))
+    if config.change_vectors:
+        networks.add_changes(network, tokens, cells, lengths["perturb"], config.change_vectors, config.seed)
     learner = Learner(
         config=config, start=start, cells=cells, worded=worded, lengths=lengths, network=network, tokenizer=tokenizer,
         tokens=tokens, folder=folder, base=Path(base), resume=resume, progress=progress,

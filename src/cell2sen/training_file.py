@@ -184,6 +184,11 @@ class TrainConfig:
     broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name → the labels that it covers. Not learned: whoever asks for it gets the sum of their probabilities."""
 
+    change_vectors: int = 0
+    """Dimensions of a gene's token that start from how perturbations change its frequency in the training pairs, for
+    models that write a gene as one token; 0: none. What a short training would take longest to find is there at once:
+    which genes change together. In which cells and by how much is learned."""
+
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
     """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
