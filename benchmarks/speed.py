@@ -30,10 +30,15 @@ TEMPLATE = (
 class Bench:
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.peers, self.runs, self.tiny, self.work = arguments.peers, arguments.runs, arguments.tiny, work
+        self.scale = arguments.scale
         self.sizes = speed_data.TINY if self.tiny else speed_data.SMALL
         self.n_genes = 300 if self.tiny else 20_000
         self.lines: list[dict] = []
         self.out = arguments.out
+
+    def scaled(self, n: int) -> int:
+        """How many cells or prompts."""
+        return max(1, int(n * self.scale))
 
     def measured(self, package: str, job: dict) -> dict | None:
         """What the worker says; None for a peer that is not there or fails, with what it said on stderr."""
@@ -120,7 +125,7 @@ class Bench:
     # -- the rows
 
     def sentences_ids(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         job = {
             "job": "sentences",
             "checkpoint": self.unused(),
@@ -131,7 +136,7 @@ class Bench:
         self.row("sentences as gene ids, all genes", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
 
     def sentences_text(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         job = {
             "job": "sentences",
             "checkpoint": self.unused(),
@@ -149,7 +154,7 @@ class Bench:
         )
 
     def sentences_top(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         top = 10 if self.tiny else 200
         job = {
             "job": "sentences",
@@ -161,7 +166,7 @@ class Bench:
         self.row(f"sentences as text, top {top}", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
 
     def prompts(self) -> None:
-        n, genes = (20, 30) if self.tiny else (500, 1000)
+        n, genes = (20, 30) if self.tiny else (self.scaled(500), 1000)
         job = {
             "job": "tokens",
             "checkpoint": self.checkpoint(),
@@ -171,7 +176,7 @@ class Bench:
         self.row("prompts to ids", job, ["tokenizers"], same_ids, prompts=n, genes=genes)
 
     def embedding(self) -> None:
-        n, genes = (3, 30) if self.tiny else (2, 450)
+        n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
         self._embed(f"embedding, about {genes} genes", self.sentences(n, genes), dtype="float32")
 
     def embedding_bf16(self) -> None:
@@ -181,7 +186,7 @@ class Bench:
         if not halves_are_fast():
             self.say({"row": name, "not_measured": "this CPU has no bfloat16 instructions"})
             return
-        n, genes = (3, 30) if self.tiny else (2, 450)
+        n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
         self._embed(name, self.sentences(n, genes), dtype="bfloat16")
 
     def embedding_long(self) -> None:
@@ -273,6 +278,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also append the lines to this file")
     parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="so many times the cells and prompts")
     parser.add_argument("--work", type=Path, help="folder for cells and checkpoint, kept; a temporary one by default")
     parser.add_argument("--tiny", action="store_true", help="minutes become seconds: to see that it runs")
     arguments = parser.parse_args()
