@@ -17,6 +17,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import scanpy as sc
+from scipy.stats import kendalltau
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, silhouette_score
@@ -111,61 +112,124 @@ def embeddings(config, base: Path, backend) -> dict:
     return result
 
 
+def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend) -> np.ndarray:
+    """Predicted mean change of control cells over all genes of the file, float64 (genes,); 0 for genes not known."""
+    predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False)
+    place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
+    change = np.zeros(adata.n_vars)
+    change[[place[gene] for gene in predicted.var_names]] = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()
+    return change
+
+
+def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict:
+    """Of a predicted mean change with the true one; top-200 overlap and tau of the mean expression after it."""
+    after, real = np.maximum(control + change, 0), control + true
+    best = {"predicted": set(np.argsort(-after)[:200]), "real": set(np.argsort(-real)[:200])}
+    shown = sorted(best["real"])
+    return {
+        "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4) if change.any() else 0.0,
+        "overlap_200": len(best["predicted"] & best["real"]) / 200,
+        "kendall_top_200": round(float(kendalltau(after[shown], real[shown]).statistic), 4),
+    }
+
+
 def response(config, base: Path, backend) -> dict:
-    """IFN-beta on held-out cells of types seen in training: correlation of the mean change, by cell type."""
+    """IFN-beta on held-out cells of types seen in training: agreement of the mean change, by cell type."""
     adata, test = split(config, "kang_ifnb", base)
     log = log_normalised(adata)
     stimulated = np.asarray(adata.obs["condition"] == "IFN-beta")
     types = adata.obs["cell_type"].astype(str).to_numpy()
     result: dict = {"data": "kang, held-out cells, IFN-beta", "by_type": {}}
+    mean = lambda rows: np.asarray(log[rows].X.mean(axis=0)).ravel()  # noqa: E731
+    train = ~test
     for kind in ("CD14+ Monocytes", "CD4 T cells", "B cells", "NK cells"):
-        control = adata[test & ~stimulated & (types == kind)].copy()
-        if control.n_obs < 5:
-            continue
-        predicted = c2s.tl.perturb(control, "IFN-beta", model=backend, progress=False)
-        mean = lambda rows: np.asarray(log[rows].X.mean(axis=0)).ravel()  # noqa: E731
-        true = mean(test & stimulated & (types == kind)) - mean(test & ~stimulated & (types == kind))
-        place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
-        order = [place[gene] for gene in predicted.var_names]
-        change = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()
-        train = ~test
-        shift = mean(train & stimulated & (types == kind)) - mean(train & ~stimulated & (types == kind))
-        others = np.mean(
-            [
-                mean(train & stimulated & (types == o)) - mean(train & ~stimulated & (types == o))
-                for o in set(types) - {kind}
-            ],
-            axis=0,
-        )
-        rows = np.flatnonzero(test & stimulated & (types == kind))
-        half = mean(rows[::2]) - mean(test & ~stimulated & (types == kind))
-        other_half = mean(rows[1::2]) - mean(test & ~stimulated & (types == kind))
+        own = types == kind
+        control = adata[test & ~stimulated & own].copy()
+        before, true = mean(test & ~stimulated & own), mean(test & stimulated & own) - mean(test & ~stimulated & own)
+        change = changes(adata, control, "IFN-beta", backend)
+        shift = mean(train & stimulated & own) - mean(train & ~stimulated & own)
+        rows = np.flatnonzero(test & stimulated & own)
+        half, other_half = mean(rows[::2]) - before, mean(rows[1::2]) - before
         result["by_type"][kind] = {
-            "n_control": int(control.n_obs),
-            "pearson_change": round(float(np.corrcoef(change, true[order])[0, 1]), 4),
-            "mean_shift_of_this_type": round(float(np.corrcoef(shift[order], true[order])[0, 1]), 4),
-            "mean_shift_of_other_types": round(float(np.corrcoef(others[order], true[order])[0, 1]), 4),
-            "no_change": 0.0,
-            "ceiling_half_against_half": round(float(np.corrcoef(half, other_half)[0, 1]), 4),
-            "rises_most": list(predicted.var_names[np.argsort(-change)[:6]]),
+            "n_control": int(control.n_obs), "n_treated": len(rows),
+            "model": agreement(before, true, change),
+            "mean_change_of_this_type_in_training": agreement(before, true, shift),
+            "no_change": agreement(before, true, np.zeros_like(true)),
+            "ceiling_half_against_half": agreement(before, other_half, half),
+            "rises_most": list(adata.var_names[np.argsort(-change)[:6]]),
+        }  # fmt: skip
+    return result
+
+
+def knockouts(config, base: Path, backend) -> dict:
+    """Knock-outs in the replicate that was left out: direction of change of interferon-gamma genes, and correlation."""
+    adata, test = split(config, "papalexi", base)
+    log = log_normalised(adata).X.toarray()
+    perturbation = adata.obs["perturbation"].astype(str).to_numpy()
+    sets = (line.split("\t") for line in (base / "hallmark_v7.0_human.gmt").read_text().splitlines())
+    targets = next(set(line[2:]) for line in sets if line[0] == "HALLMARK_INTERFERON_GAMMA_RESPONSE")
+    listed = np.array([gene in targets for gene in adata.var_names])
+    result: dict = {"data": "papalexi, replicate rep_3 held out", "by_knockout": {}}
+    control = adata[test & (perturbation == "control")].copy()
+    control = control[np.random.default_rng(0).permutation(control.n_obs)[:200]].copy()
+    for gene in ("STAT1", "IFNGR1", "IFNGR2", "JAK2"):
+        sides = {}
+        for name, side in (("held_out", test), ("training", ~test)):
+            with_it, without = side & (perturbation == gene), side & (perturbation == "control")
+            error = np.sqrt(log[with_it].var(axis=0) / with_it.sum() + log[without].var(axis=0) / without.sum())
+            sides[name] = log[with_it].mean(axis=0) - log[without].mean(axis=0), error
+        true, error = sides["held_out"]
+        clear = listed & (np.abs(true) > 3 * error)
+        change = changes(adata, control, f"{gene} knock-out", backend)
+        right = {
+            name: round(float((np.sign(one) == np.sign(true))[clear].mean()), 4)
+            for name, one in (("model", change), ("training", sides["training"][0]), ("down", -np.ones_like(true)))
         }
+        result["by_knockout"][gene] = {
+            "n_cells": int((test & (perturbation == gene)).sum()), "n_clear_targets": int(clear.sum()),
+            "right_direction": right["model"],
+            "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4),
+            "training_replicates": {
+                "right_direction": right["training"],
+                "pearson_change": round(float(np.corrcoef(sides["training"][0], true)[0, 1]), 4),
+            },
+            "always_down": right["down"],
+        }  # fmt: skip
     return result
 
 
 def generation(config, base: Path, backend) -> dict:
-    """k-NN labels of drawn cells, on training cells, beside that of real held-out cells."""
+    """Drawn cells beside copies of training cells: label of the nearest held-out cells, genes shared with them."""
     adata, test = split(config, "pbmc3k", base)
     names = next(one for one in config.data if one.file.startswith("pbmc3k")).labels
     truth = adata.obs["cell_type"].astype(str).map(names).to_numpy()
-    drawn = c2s.tl.generate(sorted(set(truth)), n=20, genes=adata, model=backend, progress=False)
+    each = 20
+    drawn = c2s.tl.generate(sorted(set(truth)), n=each, genes=adata, model=backend, temperature=1.0, progress=False)
     session = pipeline.start(adata, "generate", {"model": backend, "progress": False})
     lists = session.sentences.gene_lists(session.length)
     real = pipeline.expression(lists, session.sentences.symbols, session.sentences.fit).toarray()
-    neighbours = KNeighborsClassifier(10).fit(real[~test], truth[~test])
+    neighbours = KNeighborsClassifier(10).fit(real[test], truth[test])
+    generator = np.random.default_rng(0)
+    copied = np.concatenate(
+        [generator.choice(np.flatnonzero(~test & (truth == kind)), each) for kind in sorted(set(truth))]
+    )
+    label = drawn.obs["cell_type"].astype(str).to_numpy()
+
+    def overlap(sentences: list[set[str]], kinds: np.ndarray) -> float:
+        """Mean share of the genes of a cell that a held-out cell of its type has, too, over 20 such cells."""
+        shares = []
+        for genes, kind in zip(sentences, kinds, strict=True):
+            others = generator.choice(np.flatnonzero(test & (truth == kind)), 20)
+            shares += [len(genes & set(lists[other])) / min(len(genes), len(lists[other])) for other in others]
+        return round(float(np.mean(shares)), 4)
+
     return {
-        "data": "pbmc3k: 20 drawn cells of each type, nearest training cells, sentences of the same length",
-        "knn_accuracy": round(float(np.mean(neighbours.predict(drawn.X.toarray()) == drawn.obs["cell_type"])), 4),
-        "real_held_out_cells": round(float(np.mean(neighbours.predict(real[test]) == truth[test])), 4),
+        "data": f"pbmc3k: {each} drawn cells of each type beside held-out cells, sentences of the same length",
+        "knn_accuracy": round(float(np.mean(neighbours.predict(drawn.X.toarray()) == label)), 4),
+        "knn_accuracy_of_training_cells": round(float(np.mean(neighbours.predict(real[copied]) == truth[copied])), 4),
+        "chance": round(1 / len(set(truth)), 4),
+        "gene_overlap": overlap([set(one.split()) for one in drawn.obs["sentence"]], label),
+        "gene_overlap_of_training_cells": overlap([set(lists[row]) for row in copied], truth[copied]),
         "validity": round(float(drawn.obs["validity"].mean()), 4),
     }
 
@@ -176,12 +240,13 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano.yaml")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", nargs="*", default=["annotation", "embeddings", "response", "generation"])
+    jobs = (annotation, embeddings, response, knockouts, generation)
+    parser.add_argument("--only", nargs="*", default=[job.__name__ for job in jobs])
     arguments = parser.parse_args()
     config = read_config(arguments.recipe)
     backend = pipeline.load_model({"model": arguments.model, "progress": False})
     result = {"benchmark": "embedded_model", "weights": backend.model.provenance()["weights_sha256"]}
-    for job in (annotation, embeddings, response, generation):
+    for job in jobs:
         if job.__name__ in arguments.only:
             started = time.perf_counter()
             result[job.__name__] = job(config, arguments.data_dir, backend)

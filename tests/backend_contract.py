@@ -49,8 +49,12 @@ def attend(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
     return [each.array for each in found or [] if each is not None]
 
 
+def expect(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
+    return list(backend.expect(rows, GENES, np.linspace(3.0, 1.0, 8), seed=5))
+
+
 VERBS = {"embed": embed, "generate": generate, "draw": draw, "guide": guide, "draw_guided": draw_guided}
-VERBS |= {"score": score, "attend": attend}
+VERBS |= {"score": score, "attend": attend, "expect": expect}
 
 
 def assert_same(found: Sequence[object], wanted: Sequence[object]) -> None:
@@ -79,6 +83,11 @@ class BackendContract:
             with pytest.raises(Unsupported):
                 VERBS[request.param](make(), CELLS[:1])
             pytest.skip(f"no {request.param} here, and it says so")
+        if request.param == "expect":  # what a backend can expect depends on its tokenizer
+            try:
+                expect(make(), CELLS[:1])
+            except Unsupported:
+                pytest.skip("nothing can be expected here, and it says so")
         return VERBS[request.param]
 
     # -- a row is a function of itself
@@ -105,6 +114,14 @@ class BackendContract:
 
     def test_nothing_in_nothing_out(self, make: Make, verb: Callable) -> None:
         assert list(verb(make(), [])) == []
+
+    def test_expected_worth_is_shared_out(self, make: Make, verb: Callable) -> None:
+        if verb is not expect:
+            pytest.skip("of expect")
+        asks = [cell.ask or 0 for cell in CELLS]
+        for row, ask in zip(expect(make(), CELLS), asks, strict=True):
+            assert (row >= 0).all()
+            assert row.sum() == pytest.approx(np.linspace(3.0, 1.0, 8)[:ask].sum(), rel=1e-5)
 
     # -- embed
 
@@ -298,14 +315,16 @@ class BackendContract:
         [text] = backend.generate([long], Sampling(), genes=GENES)
         assert len(set(text.split())) == 50
 
-    def test_what_does_not_fit_without_genes(self, make: Make) -> None:
+    def test_what_does_not_fit_without_genes(self, make: Make, verb: Callable) -> None:
         backend = make()
         wordy = replace(CELLS[0], before="word " * 5000)
-        for verb in VERBS.values():
-            with pytest.raises(
-                ValueError, match=rf"'cell0' has \d+ tokens without any genes.*context of {backend.context}"
-            ):
-                verb(backend, [wordy])
+        with pytest.raises(
+            ValueError, match=rf"'cell0' has \d+ tokens without any genes.*context of {backend.context}"
+        ):
+            verb(backend, [wordy])
+
+    def test_answers_that_do_not_fit(self, make: Make) -> None:
+        backend = make()
         with pytest.raises(ValueError, match="for its answer"):
             backend.generate(CELLS, Sampling(max_new_tokens=backend.context))
         with pytest.raises(ValueError, match="for its answer"):

@@ -172,7 +172,10 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
     for cell, text in zip(cells, found, strict=True):
         ids = ids_of(made, cell.text)
         guide = Guide(
-            made._trie(tuple(GENES), cell.text), [cell.ask or 0], made._guided_ends("CD4", Sampling()), vocabulary
+            made.generator.trie(tuple(GENES), cell.text),
+            [cell.ask or 0],
+            made.generator.ends("CD4", Sampling()),
+            vocabulary,
         )
         taken = [0]
         end = min(made.eos)
@@ -226,9 +229,11 @@ def test_no_logits_for_embeddings_and_few_for_scores(pair: tuple[str, str], monk
     assert all(shape in {(n, vocabulary) for n in range(1, 6)} for shape in shapes)
     shapes.clear()
     made.score(CELLS, ANSWERS)
-    wanted = sum(
-        len(row) - row.answer for answer in ANSWERS for row in made.tokens.encode(CELLS, [answer] * len(CELLS))
-    )
+    # One place for each different beginning of an answer.
+    wanted = 0
+    for cell in CELLS:
+        texts = made.tokens.encode([cell] * len(ANSWERS), ANSWERS)
+        wanted += len({tuple(text.ids[:at]) for text in texts for at in range(text.answer, len(text))})
     assert sum(shape[0] for shape in shapes) == wanted
     assert all(len(shape) == 2 for shape in shapes)
 
@@ -353,11 +358,11 @@ def force(made: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch)
     step = iter(ids)
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(hidden.shape[0], made._vocabulary)
+        logits = torch.zeros(hidden.shape[0], made.causal.vocabulary)
         logits[:, next(step)] = 9.0
         return logits
 
-    monkeypatch.setattr(made, "_head", head)
+    monkeypatch.setattr(made.causal, "head", head)
 
 
 @pytest.mark.parametrize("special", [False, True])

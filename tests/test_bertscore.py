@@ -107,3 +107,11 @@ def test_biobert_is_the_default_of_its_score(monkeypatch: pytest.MonkeyPatch, en
     with pytest.raises(OSError, match="no network"):
         bertscore.biobert_score(["w1"], ["w1"])
     assert asked == ["dmis-lab/biobert-v1.1"]
+
+
+def test_biobert_score_is_the_score_of_that_encoder(encoder: Path) -> None:
+    """With a local directory, as where BioBERT was stored beforehand."""
+    truth, answer = ["w1 w2 w3", "w4"], ["w1 w5", "w4 w6 w7"]
+    loaded = bertscore.load_encoder(str(encoder))
+    expected = np.mean([f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)])
+    assert bertscore.biobert_score(truth, answer, str(encoder)) == pytest.approx(expected, abs=1e-5)

@@ -23,7 +23,7 @@ from cells import GENES, LABELS, cells, checkpoint
 
 from cell2sen import cli, tl
 
-COMMANDS = ["check", "sentences", "embed", "annotate", "perturb", "generate", "train", "models", "demo"]
+COMMANDS = ["check", "sentences", "embed", "annotate", "perturb", "generate", "train", "evaluate", "models", "demo"]
 CHOICE = ";".join(LABELS)
 
 

@@ -44,6 +44,7 @@ PUBLIC = {
     "Task": "cell2sen.task",
     "Unsupported": "cell2sen.backend",
     "__version__": None,
+    "cell_eval": "cell2sen.handover",
     "check": "cell2sen.checks",
     "evaluate": "cell2sen.evaluation",
     "pl": None,

@@ -295,3 +295,29 @@ def test_genes_that_the_model_cannot_write_are_left_out(folder: Path) -> None:
     np.testing.assert_array_equal(cells.totals, totals)
     with pytest.raises(ValueError, match=r"can write none of the \d+ genes of cells.h5ad"):
         cells.keep_genes(np.zeros(len(cells.symbols), dtype=bool))
+
+
+def test_part_of_a_file_is_split_as_the_whole_file_is(folder: Path) -> None:
+    split = Split(by="cell", test=0.3)
+    whole = cells_of(folder, split=split, **PERTURBED)
+    part = cells_of(folder, split=split, where={"condition": "control"}, **PERTURBED)
+    assert 0 < len(part.names) < len(whole.names)
+    held_out = {name for name, test in zip(whole.names, whole.test, strict=True) if test}
+    assert {name for name, test in zip(part.names, part.test, strict=True) if test} == held_out & set(part.names)
+
+
+def test_controls_are_paired_with_other_controls_where_no_perturbation_has_a_name(folder: Path) -> None:
+    options: dict[str, Any] = {"tasks": ("perturb",), "split": Split(test=0), **PERTURBED}
+    cells, named = (cells_of(folder, **options, **more) for more in ({}, {"no_perturbation": "nothing"}))
+    sentences = {row: s[:15] for row, s in enumerate(named.sentences(0, Augmentation(), 0))}
+    rows = rows_of(named)
+    found = [(rows[prompt.key], prompt) for _, prompt, _ in drawn(named)]
+    controls = [(row, prompt) for row, prompt in found if named.is_control(row)]
+    assert len(found) - len(controls) == len(drawn(cells)) > 0
+    assert len(controls) > 20
+    for row, prompt in controls:
+        assert "after nothing:" in prompt.text
+        source = [other for other, s in sentences.items() if tuple(s) == prompt.genes]
+        assert row not in source
+        assert all(named.is_control(other) for other in source)
+    assert not any("nothing" in prompt.text for row, prompt in found if not named.is_control(row))

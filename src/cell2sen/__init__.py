@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.checks import check
     from cell2sen.evaluation import evaluate
+    from cell2sen.handover import cell_eval
     from cell2sen.helical import Cell2Sen, Cell2SenConfig
     from cell2sen.model import Model
     from cell2sen.rank import RankFit, Recipe
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
+    "cell_eval",
     "check",
     "evaluate",
     "pl",
@@ -46,6 +48,7 @@ _HOME = {
     "Sentences": "sentences",
     "Task": "task",
     "Unsupported": "backend",
+    "cell_eval": "handover",
     "check": "checks",
     "evaluate": "evaluation",
 }

@@ -66,6 +66,46 @@ def capture(
         _capture.reset(token)
 
 
+class Sight:
+    """Which keys each query sees, where the order of the keys does not say it.
+
+    Rows of different length share a cache, or branches of a tree are read side by side.
+
+    Parameters
+    ----------
+    visible
+        bool (B or 1, Q, T); every query must see at least one key.
+    query_position, key_position
+        Places in the text, int64 (B or 1, Q) and (B or 1, T), for sliding windows.
+    """
+
+    def __init__(self, visible: torch.Tensor, query_position: torch.Tensor, key_position: torch.Tensor) -> None:
+        self._visible, self._query, self._key = visible, query_position, key_position
+        self._masks: dict[int | None, torch.Tensor] = {}
+
+    def mask(self, window: int | None) -> torch.Tensor:
+        """The mask for a window, bool (B or 1, 1, Q, T), made once for all layers."""
+        if window not in self._masks:
+            visible = self._visible
+            if window is not None:
+                visible = visible & (self._query[:, :, None] - self._key[:, None, :] < window)
+            self._masks[window] = visible[:, None]
+        return self._masks[window]
+
+
+_sight: ContextVar[Sight | None] = ContextVar("cell2sen_attention_sight", default=None)
+
+
+@contextlib.contextmanager
+def seeing(sight: Sight | None) -> Iterator[None]:
+    """Make queries see what `sight` says in the forward passes inside the ``with`` block; None: what lies before."""
+    token = _sight.set(sight)
+    try:
+        yield
+    finally:
+        _sight.reset(token)
+
+
 def register() -> str:
     """Make transformers know :func:`attend`; returns :data:`NAME`. Calling it again does nothing new."""
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -134,6 +174,9 @@ def attend(
         A mask that is not (B, T).
     """
     n_queries, n_keys = query.shape[2], key.shape[2]
+    if (sight := _sight.get()) is not None:
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        return _attend_seen(query, key, value, sight.mask(sliding_window), scaling, softcap), None
     if attention_mask is not None and tuple(attention_mask.shape) != (key.shape[0], n_keys):
         raise ValueError(
             f"the attention mask must be (batch, keys) = {(key.shape[0], n_keys)}, found {tuple(attention_mask.shape)}"
@@ -194,6 +237,31 @@ def attend(
         else:
             output_BQHD[:, first:last] = block.transpose(1, 2)
     return torch.cat(blocks, dim=1) if blocks else output_BQHD, None
+
+
+def _attend_seen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    visible: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """(B, Q, H, D), where the queries see what `visible`, bool (B or 1, 1, Q, T), says."""
+    block_bytes = BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
+    step = max(1, block_bytes // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
+    blocks = []
+    for first in range(0, query.shape[2], step):
+        queries, seen = query[:, :, first : first + step], visible[:, :, first : first + step]
+        if softcap is None:
+            block = functional.scaled_dot_product_attention(
+                queries, key, value, attn_mask=seen, scale=scaling, enable_gqa=_grouped(query, key)
+            )
+        else:
+            block = _mix(_weights(queries, key, seen, scaling, softcap).to(value.dtype), value)
+        blocks.append(block)
+    output_BHQD = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+    return output_BHQD.transpose(1, 2).contiguous()
 
 
 def _grouped(query: torch.Tensor, key: torch.Tensor) -> bool:

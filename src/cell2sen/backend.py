@@ -123,6 +123,16 @@ class Backend(abc.ABC):
         An answer's text begins where the prompt ends (with its space, if it has one).
         """
 
+    def expect(
+        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+    ) -> NDArray[np.float32]:
+        """Expected worth of each of `genes` in a guided answer drawn at temperature 1, float32 (n, genes).
+
+        A gene is worth ``worth[place]`` where it stands, places from 0, and nothing in an answer without it. An answer
+        has ``prompt.ask`` genes, each at most once. What is drawn on the way depends on `seed` and the prompt's key.
+        """
+        raise Unsupported(f"{type(self).__name__} does not say how likely its answers are")
+
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Which symbols the model can write, bool (n,). All of them, unless the tokenizer says otherwise."""
         return np.ones(len(symbols), dtype=bool)

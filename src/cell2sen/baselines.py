@@ -15,6 +15,8 @@ from cell2sen.distances import neighbours
 from cell2sen.matching import Cells, label
 from cell2sen.projection import Embedding, SentenceFit
 
+_BLOCK = 4096
+
 
 @dataclass(kw_only=True)
 class Arms:
@@ -202,14 +204,17 @@ class Arms:
         """Mean of some cells; computed once a group."""
         name = (*purpose, layer, as_sentences, len(rows), int(rows[0]))
         if name not in self._profiles:
-            block = side.rows(rows, layer)
-            if as_sentences:
-                assert self.sentence_fit is not None
-                block = self.sentence_fit.apply(block)
             drawn = bootstrap.weights(bootstrap.generator(self.seed, *purpose), self.resamples, len(rows))
-            point = np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() / len(rows)
-            samples = np.asarray((block.T @ drawn.astype(np.float32).T).T) / len(rows)
-            self._profiles[name] = Profile(point=point, samples=samples)
+            point = np.zeros(len(side.columns))
+            samples = np.zeros((self.resamples, len(side.columns)))
+            for start in range(0, len(rows), _BLOCK):
+                block = side.rows(rows[start : start + _BLOCK], layer)
+                if as_sentences:
+                    assert self.sentence_fit is not None
+                    block = self.sentence_fit.apply(block)
+                point += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+                samples += (block.T @ drawn[:, start : start + _BLOCK].astype(np.float32).T).T
+            self._profiles[name] = Profile(point=point / len(rows), samples=samples / len(rows))
         return self._profiles[name]
 
     def forget(self) -> None:

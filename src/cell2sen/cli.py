@@ -8,11 +8,11 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cell2sen import __version__
+from cell2sen import __version__, cli_evaluate, cli_train
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
@@ -225,6 +225,7 @@ def annotate(
     labels: Annotated[str | None, typer.Option(help="Cell types to choose from, separated by semicolons.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="The same, one per line.")] = None,
     threshold: Annotated[float, typer.Option(help="Less probable labels become 'unknown'.", min=0.0, max=1.0)] = 0.0,
+    task: Annotated[str, typer.Option(help="identify asks for the perturbation instead.")] = "annotate",
     model: ModelName = "nano",
     layer: Layer = None,
     raw: Raw = False,
@@ -256,12 +257,13 @@ def annotate(
     if labels_file:
         chosen = [line.strip() for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     with complete(out, file) as temporary, backed(file) as adata:
-        tl.annotate(adata, chosen, threshold=threshold, **options)
-        column = adata.obs["cell2sen_cell_type"]
+        tl.annotate(adata, chosen, task=task, threshold=threshold, **options)
+        key = adata.uns["cell2sen"]["annotate"]["key"]
+        column = adata.obs[key]
         if out.suffix == ".csv":
-            adata.obs[["cell2sen_cell_type", "cell2sen_cell_type_score"]].to_csv(temporary, index_label="cell")
+            adata.obs[[key, f"{key}_score"]].to_csv(temporary, index_label="cell")
         else:
-            write_results(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
+            write_results(file, temporary, adata, obsm=f"{key}_probabilities")
     counts = {str(label): int(count) for label, count in column.value_counts().items() if count}
     _say(as_json, f"{len(column):,} cells → {out}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
          file=str(out), n_cells=len(column), counts=counts)  # fmt: skip
@@ -276,6 +278,7 @@ def perturb(
     ] = None,
     perturbation_column: Column = None,
     n_genes: NGenes = None,
+    readout: Annotated[Literal["auto", "expected", "sentence"], typer.Option(help="See cell2sen.tl.perturb.")] = "auto",
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -308,8 +311,8 @@ def perturb(
         raise ValueError("pass either --perturbation or --perturbation-column")
     with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
-            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, guided=not unguided,
-            temperature=temperature, seed=seed, **options,
+            adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, readout=readout,
+            guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         predicted.write_h5ad(temporary, compression="gzip")
     validity = float(predicted.obs["validity"].mean())
@@ -359,77 +362,10 @@ def generate(
          n_cells=drawn.n_obs, validity=validity)  # fmt: skip
 
 
-@app.command()
-def train(
-    source: Annotated[Path, typer.Argument(help="Training file (.yaml, see docs/training.md) or AnnData file.")],
-    out: Annotated[Path, typer.Argument(help="Directory to write the model to.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="What to fine-tune; nano for AnnData.")] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="May be repeated.")] = None,
-    cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None,
-    perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
-    control: Annotated[str | None, typer.Option(help="Its value in unperturbed cells.  [default: control]")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="obs column in which a cell and its control agree.")] = None,
-    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None,
-    hold_out: Annotated[list[str] | None, typer.Option(help="Group to hold out; may be repeated.")] = None,
-    test: Annotated[float | None, typer.Option(help="Share to hold out.  [default: 0.1]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Draws of each cell.  [default: 5]")] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of a training file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files in a training file.")] = None,
-    layer: Layer = None,
-    raw: Raw = False,
-    symbols: Symbols = None,
-    organism: Organism = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train or fine-tune a model on AnnData files."""
-    options = {"tasks": task, "use_raw": raw} | {key: value for key, value in locals().items() if key not in (
-        "source", "out", "task", "raw", "settings", "data_dir", "resume", "quiet", "as_json")}  # fmt: skip
-    from cell2sen import train as training
-
-    config = training.configure(source, options, settings or ())
-    base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
-    trained = training.train(config, out, base=base, resume=resume, progress=not quiet)
-    _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
+app.command()(cli_train.train)
 
 
-@app.command()
-def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of cell2sen or another tool.")],
-    real: Annotated[Path, typer.Argument(help="Real cells (.h5ad), for perturbations with their controls.")],
-    report: Annotated[Path | None, typer.Option(help="One HTML file with tables and figures.")] = None,
-    table: Annotated[Path | None, typer.Option(help="All scores as .csv or .json.")] = None,
-    perturbation: Annotated[
-        str, typer.Option(help="obs column of the real cells with the perturbation.")
-    ] = "perturbation",
-    control: Annotated[str, typer.Option(help="Its value in control cells.")] = "control",
-    context: Annotated[list[str] | None, typer.Option(help="obs column that a cell and its controls share.")] = None,
-    label: Annotated[str, typer.Option(help="obs column with the true label.")] = "cell_type",
-    train_cells: Annotated[Path | None, typer.Option("--train", help="Cells that the model was trained on.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of failing.")] = False,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Score predictions beside baselines and ceiling, with intervals and a leak check."""
-    from cell2sen import evaluation
-    from cell2sen.output import complete
-
-    for out, suffixes in ((report, (".html",)), (table, (".csv", ".json"))):
-        if out is not None:
-            _known_suffix(out, suffixes)
-    found = evaluation.evaluate(
-        predicted, real, perturbation=perturbation, control=control, context=context or (), label=label,
-        train=train_cells, leaks="report" if allow_leaks else "raise", seed=seed, progress=not quiet,
-    )  # fmt: skip
-    if table is not None:
-        with complete(table, predicted, real) as temporary:
-            (found.to_json if table.suffix == ".json" else found.to_csv)(temporary)
-    if report is not None:
-        found.report(report)
-    typer.echo(found.to_json() if as_json else str(found))
+app.command()(cli_evaluate.evaluate)
 
 
 @app.command()

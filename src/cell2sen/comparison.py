@@ -19,6 +19,7 @@ from cell2sen.arms import Key
 from cell2sen.baselines import Arms
 from cell2sen.leaks import Check
 from cell2sen.matching import Cells, align, groups, label, read
+from cell2sen.metrics import normalise_label
 from cell2sen.projection import Embedding, SentenceFit
 from cell2sen.rank import RankFit
 
@@ -116,25 +117,20 @@ def arms_of(task: Literal["perturb", "generate"], given: Sides, asked: Mapping[s
     shared = [key for key in predicted_groups if key in real_groups]
     matching.refuse_empty(shared, predicted_groups, real_groups, "perturbation" if task == "perturb" else "label")
     if lost := [label(key) for key in real_groups if key not in predicted_groups]:
-        notes.append(f"{len(lost)} of {len(real_groups)} real groups were not predicted and are not scored: {lost[:6]}")
-    if lost := [label(key) for key in predicted_groups if key not in real_groups]:
         notes.append(
-            f"{len(lost)} of {len(predicted_groups)} predicted groups have no real cells and are not scored: {lost[:6]}"
+            f"not scored, as they were not predicted: {len(lost)} of {len(real_groups)} real groups ({_some(lost)})"
         )
+    if lost := [label(key) for key in predicted_groups if key not in real_groups]:
+        n = f"{len(lost)} of {len(predicted_groups)} predicted groups"
+        notes.append(f"not scored, as there are no such real cells: {n} ({_some(lost)})")
     share = given.account.get("share_of_true_change")
     if share is not None and share < 0.9:
-        notes.append(
-            f"the compared genes hold {share:.0%} of the squared true change; the rest is in genes that the "
-            "prediction does not have"
-        )
-    few = [
-        f"{label(key)} ({len(real_groups[key])})" for key in shared if len(real_groups[key]) < 2 * asked["min_cells"]
-    ]
+        rest = "the rest is in genes that the prediction does not have"
+        notes.append(f"the compared genes hold {share:.0%} of the squared true change; {rest}")
+    few = [f"{label(key)}: {len(real_groups[key])}" for key in shared if len(real_groups[key]) < 2 * asked["min_cells"]]
     if few:
-        notes.append(
-            f"{len(few)} groups have fewer than {2 * asked['min_cells']} real cells and no distances between sets of "
-            f"cells: {few[:6]}"
-        )
+        why = f"fewer than {2 * asked['min_cells']} real cells, two halves of min_cells"
+        notes.append(f"without distances between sets of cells, for {why}: {_some(few)}")
     arms = Arms(
         task=task,
         predicted=given.predicted,
@@ -153,6 +149,10 @@ def arms_of(task: Literal["perturb", "generate"], given: Sides, asked: Mapping[s
         sentence_fit=_sentence_fit(given.predicted),
     )
     return arms, notes
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _sentence_fit(predicted: Cells) -> SentenceFit | None:
@@ -322,9 +322,18 @@ def answers_of(given: Sides, asked: Mapping[str, Any]) -> tuple[Answers, list[st
         pairs = pairs[labelled]
     if not len(pairs):
         raise ValueError(f"no cell has a true label in obs[{named[0]!r}]")
-    answer = np.array([one if one is not None else "" for one in answer[pairs[:, 0]]], dtype=object)
+    rename = dict(asked["rename"] or {})
+    answer = np.array([rename.get(one, one) if one is not None else "" for one in answer[pairs[:, 0]]], dtype=object)
     if (answer == "").any():
         notes.append(f"{int((answer == '').sum())} cells have no predicted label; they count as wrong")
+    named_by = sorted({str(one) for one in answer if one})
+    real_labels = sorted({str(one) for one in truth[pairs[:, 1]]})
+    known = {normalise_label(one, rename) for one in real_labels}
+    if strange := [one for one in named_by if normalise_label(one, rename) not in known]:
+        notes.append(
+            f"{len(strange)} of {len(named_by)} predicted labels ({_some(strange)}) are none of the real cells' labels "
+            f"({_some(real_labels, 12)}); they count as wrong. rename= tells that two names mean one type"
+        )
     confidence, why = _confidence(predicted, str(own), pairs[:, 0])
     units = real.column(columns(asked["context"])[0])[pairs[:, 1]] if columns(asked["context"]) else None
     if given.train is not None:
@@ -339,7 +348,7 @@ def answers_of(given: Sides, asked: Mapping[str, Any]) -> tuple[Answers, list[st
         units=units,
         train=given.train,
         train_labels=given.train.column(named[0]) if given.train else None,
-        synonyms=dict(asked["rename"] or {}),
+        synonyms=rename,
         encoder=asked["encoder"],
         resamples=asked["resamples"],
         seed=asked["seed"],

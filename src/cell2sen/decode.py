@@ -1,32 +1,47 @@
-"""Batched generation: prompts computed once, then a token a step; each row draws from its own random numbers.
+"""Batched generation: several tokens of each row in a pass; each row draws from its own random numbers.
 
-Axes in names: B rows still being written, L length, V vocabulary.
+A token is a function of its row's logits and, where it is drawn, of one random number that belongs to its place. So a
+guess is right or wrong whatever it was guessed from, and guesses change the number of passes and nothing else.
+
+Several tokens in a pass and one by one are the same sums in another order: logits agree to within rounding (about 1e-6
+of their size in float32, 1e-2 in bfloat16). Two tokens whose logits lie closer than that may change places.
+
+Axes in names: B rows still being written, Q tokens of each in this pass, N decisions, C tokens that may be written, D
+hidden size.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cell2sen.guide import Plan
+
 
 class Steer(Protocol):
     """What :func:`write` asks about its rows: a :class:`cell2sen.guide.Guide` or a :class:`Free`."""
+
+    @property
+    def columns(self) -> NDArray[np.int64] | None:
+        """Tokens that may be written at all, int64 (C,); None: the whole vocabulary."""
+        ...
 
     def done(self, row: int) -> bool:
         """Whether a row is complete."""
         ...
 
-    def mask(self, rows: Sequence[int]) -> NDArray[np.bool_] | None:
-        """Tokens that may come next, bool (rows, V); None: any."""
+    def plan(self, rows: Sequence[int]) -> Plan:
+        """What the rows write next, see :class:`cell2sen.guide.Plan`."""
         ...
 
-    def advance(self, row: int, token: int) -> None:
-        """Take the next token of a row."""
+    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take what was decided; see :meth:`cell2sen.guide.Guide.settle`."""
         ...
 
 
@@ -59,6 +74,7 @@ class Free:
         self._written: list[list[int]] = [[] for _ in range(n_rows)]
         self._done = [False] * n_rows
         self._read, self._eos, self._limit, self._stop = read, eos, limit, stop
+        self.columns = None
         # A stop string of n bytes lies within n tokens, and the first ones may be parts of a character.
         self._tail = max((len(string.encode()) for string in stop), default=0) + 4
 
@@ -66,9 +82,23 @@ class Free:
         """Whether a row is complete."""
         return self._done[row]
 
-    def mask(self, rows: Sequence[int]) -> None:
-        """Any token may come next."""
-        return None
+    def plan(self, rows: Sequence[int]) -> Plan:
+        """One decision for each row."""
+        n = len(rows)
+        return Plan(
+            rows=np.array(rows, dtype=np.int64),
+            tokens=[[] for _ in rows],
+            row=np.arange(n),
+            at=np.zeros(n, dtype=np.int64),
+            guess=np.full(n, -1),
+            mask=None,
+        )
+
+    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take the decided tokens."""
+        for row, token in zip(plan.rows.tolist(), decided.tolist(), strict=True):
+            self.advance(row, token)
+        return np.zeros(len(decided), dtype=np.int64), decided
 
     def advance(self, row: int, token: int) -> None:
         """Take the next token of a row."""
@@ -134,53 +164,93 @@ def draw(
     return (place if tokens is None else tokens.gather(1, place))[:, 0]
 
 
-def positions(real_BL: torch.Tensor) -> torch.Tensor:
-    """Place of each token among the real ones, int64 (B, L); 0 in the padding on the left."""
-    return (real_BL.cumsum(dim=1) - 1).clamp(min=0)
+@dataclass
+class Work:
+    """What generation took."""
+
+    passes: int = 0
+    """Forward passes of a row, those that read its prompt left out, summed over rows."""
+
+    batch_passes: int = 0
+    """Forward passes of whole batches."""
+
+    read: int = 0
+    """Tokens that were read behind the prompts, guesses included."""
+
+    tokens: int = 0
+    """Tokens that were written."""
+
+    genes: int = 0
+    """Genes that were written, where answers are guided."""
 
 
 def write(
-    ids_BL: torch.Tensor,
-    real_BL: torch.Tensor,
+    rows: Sequence[NDArray[np.int64]],
     steer: Steer,
     noises: Sequence[np.random.Generator],
     *,
-    next_logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    keep: Callable[[torch.Tensor], None],
+    read: Callable[[NDArray[np.int64], NDArray[np.int64]], torch.Tensor],
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    keep: Callable[[NDArray[np.int64]], None],
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    work: Work | None = None,
 ) -> None:
     """The generation loop; what is written is collected by `steer`.
 
     Parameters
     ----------
-    ids_BL, real_BL
-        Prompts, padded on the left.
+    rows
+        Token ids of the prompts, int64. All but each one's last are read already.
     noises
         For each row, see :func:`noise`.
-    next_logits
-        From new ids, the mask of all ids so far and the positions of the new ones: logits of the next token, float32
-        (B, V). Remembers what it has seen.
+    read
+        Hidden states (B, Q, D) of ids and their places, each int64 (B, Q). Ids behind a row's own are padding. What was
+        read at a place is forgotten when another token is read there.
+    logits
+        Of hidden states (N, D) the logits of the next token, float32 (N, C).
     keep
-        Makes `next_logits` forget all rows but these.
+        Makes `read` forget all rows but these.
+    work
+        Is added to.
     """
-    position_BL, live = positions(real_BL), list(range(len(noises)))
-    while True:
-        logits_BV = next_logits(ids_BL, real_BL, position_BL)
-        if (mask_BV := steer.mask(live)) is not None:
-            logits_BV = logits_BV.masked_fill(~torch.from_numpy(mask_BV).to(logits_BV.device), -torch.inf)
-        uniform_B = torch.tensor([noises[row].random() for row in live], dtype=torch.float64, device=logits_BV.device)
-        ids_BL = draw(logits_BV, uniform_B, temperature=temperature, top_k=top_k, top_p=top_p)[:, None]
-        for row, token in zip(live, ids_BL[:, 0].tolist(), strict=True):
-            steer.advance(row, token)
+    work = Work() if work is None else work
+    live = list(range(len(rows)))
+    length = np.array([len(row) - 1 for row in rows], dtype=np.int64)
+    pending = [row[-1:].tolist() for row in rows]
+    written = np.zeros(len(rows), dtype=np.int64)
+    uniform = [generator.random(0) for generator in noises]
+    while live:
+        plan = steer.plan(live)
+        lines = [pending[row] + plan.tokens[place] for place, row in enumerate(live)]
+        ids_BQ = np.zeros((len(live), max(map(len, lines))), dtype=np.int64)
+        for line, tokens in zip(ids_BQ, lines, strict=True):
+            line[: len(tokens)] = tokens
+        hidden_BQD = read(ids_BQ, length[live][:, None] + np.arange(ids_BQ.shape[1]))
+        before = np.array([len(pending[row]) for row in live]) - 1
+        chosen = torch.from_numpy(plan.row * ids_BQ.shape[1] + before[plan.row] + plan.at).to(hidden_BQD.device)
+        logits_NC = logits(hidden_BQD.flatten(0, 1)[chosen])
+        if plan.mask is not None:
+            logits_NC = logits_NC.masked_fill(~torch.from_numpy(plan.mask).to(logits_NC.device), -torch.inf)
+        uniform_N = torch.zeros(len(plan.row), dtype=torch.float64)
+        if temperature > 0:
+            places = written[live][plan.row] + plan.at
+            for n, (row, place) in enumerate(zip(plan.rows[plan.row].tolist(), places.tolist(), strict=True)):
+                if place >= len(uniform[row]):
+                    uniform[row] = np.append(uniform[row], noises[row].random(place + 256 - len(uniform[row])))
+                uniform_N[n] = uniform[row][place]
+        drawn = draw(logits_NC, uniform_N.to(logits_NC.device), temperature=temperature, top_k=top_k, top_p=top_p)
+        decided = drawn.cpu().numpy()
+        kept, new = steer.settle(plan, decided if steer.columns is None else steer.columns[decided])
+        work.passes, work.batch_passes = work.passes + len(live), work.batch_passes + 1
+        work.read += sum(map(len, lines))
+        for place, row in enumerate(live):
+            length[row] += len(pending[row]) + kept[place]
+            pending[row] = [int(new[place])] if new[place] >= 0 else []
+            written[row] += kept[place] + len(pending[row])
         going = [place for place, row in enumerate(live) if not steer.done(row)]
-        if not going:
-            return
-        position_BL = position_BL[:, -1:] + 1
-        real_BL = torch.nn.functional.pad(real_BL, (0, 1), value=True)
-        if len(going) < len(live):
-            live = [live[place] for place in going]
-            kept = torch.tensor(going, device=ids_BL.device)
-            keep(kept)
-            ids_BL, real_BL, position_BL = ids_BL[kept], real_BL[kept], position_BL[kept]
+        if going and len(going) < len(live):
+            keep(np.array(going))
+        live = [live[place] for place in going]
+    work.tokens += int(written.sum())

@@ -20,6 +20,7 @@ from cell2sen.bootstrap import Score
 from cell2sen.leaks import Check
 from cell2sen.matching import Case, ScaleName, label
 from cell2sen.metrics import METRICS, Metric, get
+from cell2sen.output import complete
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,12 +80,14 @@ class Evaluation:
         }
         text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            with complete(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
         return text
 
     def to_csv(self, path: str | Path) -> None:
         """Write :attr:`scores`, one row per metric, arm and group."""
-        self.scores.to_csv(path, index=False)
+        with complete(path) as temporary:
+            self.scores.to_csv(temporary, index=False)
 
     def report(self, path: str | Path, *, layout: Literal["auto", "umap", "pca"] = "auto") -> Path:
         """Write one self-contained HTML page; see :func:`cell2sen.report.write`."""
@@ -239,7 +242,11 @@ def _populations(
         "arms": {name: ARMS[name] for name in arms.names},
         "groups": [label(key) for key in arms.keys],
         "unit_of_group_intervals": "context" if unit == "context" else "perturbation" if task == "perturb" else "label",
-        "controls": {label(context) or "all": len(rows) for context, rows in arms.controls.items()},
+        "controls": {
+            label(context) or "all": len(rows)
+            for context, rows in arms.controls.items()
+            if context in {arms.context(key) for key in arms.keys}
+        },
         "controls_used": asked["controls"] if task == "perturb" else "all real cells",
         "baselines_learn_from": "train" if arms.train is not None else "the other groups of the real cells",
         "embedding": comparison.describe_embedding(arms),

@@ -1,99 +1,64 @@
-"""Which tokens may come next: the gene trie, each gene once.
+"""Which tokens may come next: genes of the trie, each once.
 
 Genes are written one after another, each a run of tokens. One gene's tokens may be the beginning of another's (CD4,
 CD44), so a gene ends only where the next token does not continue it: where it begins another gene or ends the answer.
 Where a token could do both it continues.
+
+Axes in names: R rows that are asked about, N decisions, C columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LATER, _FIRST = 0, 1
+from cell2sen.trie import FIRST, LATER, GeneTrie
 
 
-class GeneTrie:
-    """The token ids of all genes, as arrays over the nodes of a tree. Frozen; shared by all rows of all batches.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What rows write next if all guesses come true, and the decisions that show whether they do.
 
-    Parameters
-    ----------
-    genes
-        Each once.
-    later
-        Token ids of each gene as it stands behind another gene.
-    first
-        Token ids of each gene as it stands behind the prompt; None if these are the same.
-
-    Raises
-    ------
-    ValueError
-        A gene has no tokens, or two genes have the same.
+    A row's plan ends with a decision that nothing was guessed for, or with the row's end.
     """
 
-    def __init__(
-        self, genes: Sequence[str], later: Sequence[Sequence[int]], first: Sequence[Sequence[int]] | None = None
-    ) -> None:
-        self.genes = tuple(genes)
-        tables = [later] if first is None or list(map(list, first)) == list(map(list, later)) else [later, first]
-        # As built: children of each node by token, and the gene that ends there. Node 0 is the root of `later`, node 1
-        # that of `first`, so that a node's children can be told apart from both.
-        children: list[dict[int, int]] = [{}, {}]
-        ends: list[int] = [-1, -1]
-        for root, table in enumerate(tables):
-            for gene, ids in enumerate(table):
-                node = root
-                for token in ids:
-                    if token not in children[node]:
-                        children[node][int(token)] = len(children)
-                        children.append({})
-                        ends.append(-1)
-                    node = children[node][int(token)]
-                if node == root:
-                    raise ValueError(f"gene {self.genes[gene]!r} has no tokens")
-                if ends[node] >= 0:
-                    pair = self.genes[ends[node]], self.genes[gene]
-                    raise ValueError(f"genes {pair[0]!r} and {pair[1]!r} have the same tokens; give each gene once")
-                ends[node] = gene
-        self.children = children
-        self.gene = np.array(ends, dtype=np.int64)
-        """Gene that ends at each node, -1 for none, int64 (nodes,)."""
-        self.first_root = len(tables) - 1
-        self.parent = np.full(len(children), -1, dtype=np.int64)
-        self.token = np.full(len(children), -1, dtype=np.int64)
-        for node, below in enumerate(children):
-            for token, child in below.items():
-                self.parent[child], self.token[child] = node, token
-        self.tokens = [np.array(list(below), dtype=np.int64) for below in children]
-        """Tokens that lead on from each node."""
-        self.nodes = [np.array(list(below.values()), dtype=np.int64) for below in children]
-        """Where they lead to."""
-        self.size = np.zeros(len(children), dtype=np.int32)
-        """Genes that end at or below each node, int32 (nodes,)."""
-        for node in range(len(children) - 1, -1, -1):  # children are always younger than their parents
-            self.size[node] += self.gene[node] >= 0
-            if self.parent[node] >= 0:
-                self.size[self.parent[node]] += self.size[node]
-        self.node_of = np.full(len(self.genes), -1, dtype=np.int64)
-        """Where each gene ends in the tree of `later`."""
-        in_later = self._below_root() == _LATER
-        self.node_of[self.gene[in_later & (self.gene >= 0)]] = np.flatnonzero(in_later & (self.gene >= 0))
+    rows: NDArray[np.int64]
+    """Rows that go on, int64 (R,)."""
 
-    def path(self, gene: int) -> list[int]:
-        """Nodes of a gene in the tree of `later`, its last one first, the root left out."""
-        nodes, node = [], int(self.node_of[gene])
-        while node > _FIRST:
-            nodes.append(node)
-            node = int(self.parent[node])
-        return nodes
+    tokens: list[list[int]]
+    """For each of them, tokens that are forced or guessed, in order."""
 
-    def _below_root(self) -> NDArray[np.int64]:
-        root = np.arange(len(self.children), dtype=np.int64)
-        for node in range(2, len(root)):
-            root[node] = root[self.parent[node]]
-        return root
+    row: NDArray[np.int64]
+    """For each decision, its row's place in `rows`, int64 (N,). A row's decisions stand in order."""
+
+    at: NDArray[np.int64]
+    """How many of the row's planned tokens come before the decision, int64 (N,)."""
+
+    guess: NDArray[np.int64]
+    """The planned token that was guessed here, -1 for none, int64 (N,)."""
+
+    mask: NDArray[np.bool_] | None
+    """Tokens that may be decided for, bool (N, C); None: any."""
+
+
+class Drafts(Protocol):
+    """What a :class:`Guide` asks for guesses: a :class:`cell2sen.drafts.GeneDrafts`."""
+
+    def start(self, guide: Guide, rows: NDArray[np.int64]) -> None:
+        """A new plan for these rows begins."""
+        ...
+
+    def guess(self, guide: Guide, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The next token of rows of the plan, named by their place in it, -1 where there is no guess; int64 (n,)."""
+        ...
+
+    def learn(self, guide: Guide, plan: Plan, right: NDArray[np.bool_], seen: NDArray[np.bool_]) -> None:
+        """Which guesses came true, of those that were reached; the rows have gone on."""
+        ...
 
 
 class Guide:
@@ -109,6 +74,9 @@ class Guide:
         Tokens that may end an answer: end of text, full stop.
     vocabulary
         Tokens that the model knows.
+    drafts
+        Where guesses come from; None: only what is forced is written without a decision. Guesses are the tokens that
+        the model would decide for or they are dropped, so they change the speed and nothing else.
 
     Raises
     ------
@@ -116,47 +84,56 @@ class Guide:
         A row asks for more genes than there are, or for none.
     """
 
-    def __init__(self, trie: GeneTrie, asks: Sequence[int], ends: Sequence[int], vocabulary: int) -> None:
+    def __init__(
+        self,
+        trie: GeneTrie,
+        asks: Sequence[int],
+        ends: Sequence[int],
+        vocabulary: int,
+        drafts: Drafts | None = None,
+    ) -> None:
         for ask in asks:
             if not 1 <= ask <= len(trie.genes):
                 raise ValueError(f"cannot write {ask} genes, each once, from a list of {len(trie.genes)}")
-        self.trie = trie
-        self.asks = list(asks)
-        self.ends = np.array(sorted({end for end in ends if 0 <= end < vocabulary}), dtype=np.int64)
-        self.written: list[list[int]] = [[] for _ in asks]
-        """Numbers of the genes that each row has written."""
-        self._used: list[set[int]] = [set() for _ in asks]
-        self._node = [trie.first_root] * len(asks)
-        self._unused = np.tile(trie.size, (len(asks), 1))
+        self.trie, self.drafts = trie, drafts
+        self.asks = np.array(asks, dtype=np.int64)
+        end_tokens = np.array(sorted({end for end in ends if 0 <= end < vocabulary}), dtype=np.int64)
+        self.columns: NDArray[np.int64] = np.union1d(trie.edge_token, end_tokens)
+        """Tokens that may be written at all, int64 (C,), ascending."""
+        self._column = np.zeros(vocabulary, dtype=np.int64)
+        self._column[self.columns] = np.arange(len(self.columns))
+        self._end_columns = self._column[end_tokens]
+        self._first_columns = self._column[self._tokens_from(trie.first_root)]
+        n_rows = len(self.asks)
+        self.order = np.full((n_rows, int(self.asks.max(initial=0))), -1, dtype=np.int64)
+        """Numbers of the genes that each row has written, in order, -1 behind them; int64 (rows, most)."""
+        self.n_written = np.zeros(n_rows, dtype=np.int64)
+        self.used = np.zeros((n_rows, len(trie.genes)), dtype=bool)
+        """Which genes each row has written."""
+        self.node = np.full(n_rows, trie.first_root, dtype=np.int64)
+        """Where each row stands."""
+        self._unused = np.tile(trie.size, (n_rows, 1))
         # Which tokens may begin a later gene: the one large set, changed by at most one token a gene.
-        self._starts = np.zeros((len(asks), vocabulary), dtype=bool)
-        self._starts[:, trie.tokens[_LATER]] = True
+        self._starts = np.zeros((n_rows, len(self.columns)), dtype=bool)
+        self._starts[:, self._column[self._tokens_from(LATER)]] = True
+        # What was done for a plan, to be undone: rows and where they stood, rows and the genes that they closed.
+        self._steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._closed: list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = []
+
+    # -- one row, one token
+
+    @property
+    def written(self) -> list[list[int]]:
+        """Numbers of the genes that each row has written."""
+        return [line[:count].tolist() for line, count in zip(self.order, self.n_written, strict=True)]
 
     def done(self, row: int) -> bool:
         """Whether a row has written all its genes."""
-        return len(self.written[row]) == self.asks[row]
-
-    def mask(self, rows: Sequence[int]) -> NDArray[np.bool_]:
-        """Tokens that may come next, bool (rows, vocabulary). For rows that are not done."""
-        allowed = np.zeros((len(rows), self._starts.shape[1]), dtype=bool)
-        for line, row in zip(allowed, rows, strict=True):
-            node = self._node[row]
-            if node == _LATER:
-                line[:] = self._starts[row]
-                continue
-            if (gene := self._closable(row)) is not None:
-                line[:] = self._starts[row]
-                first = self.trie.path(gene)[-1]
-                if self._unused[row, first] == 1:  # only this gene itself begins so
-                    line[self.trie.token[first]] = False
-                if len(self.written[row]) + 1 == self.asks[row]:
-                    line[self.ends] = True
-            line[self.trie.tokens[node][self._open(row, node)]] = True
-        return allowed
+        return bool(self.n_written[row] == self.asks[row])
 
     def allowed(self, row: int) -> list[int]:
-        """The same as a list of token ids, for transformers' ``prefix_allowed_tokens_fn``."""
-        tokens: list[int] = np.flatnonzero(self.mask([row])[0]).tolist()
+        """Tokens that may come next, for transformers' ``prefix_allowed_tokens_fn``. For rows that are not done."""
+        tokens: list[int] = self.columns[self.mask(np.array([row]))[0]].tolist()
         return tokens
 
     def advance(self, row: int, token: int) -> None:
@@ -167,39 +144,172 @@ class Guide:
         ValueError
             The token was not allowed.
         """
-        node = self._node[row]
-        child = self._child(row, node, token)
-        if child is None and (gene := self._closable(row)) is not None:
-            self._close(row, gene)
-            if self.done(row):
-                return
-            child = self._child(row, _LATER, token)
-        if child is None or self.done(row):
-            raise ValueError(f"token {token} is not allowed here")
-        self._node[row] = child
-        gene = self._closable(row)
-        if gene is not None and not self._open(row, child).any():
-            self._close(row, gene)
+        self._steps, self._closed = [], []
+        self._advance(np.array([row]), np.array([token]))
 
-    def _child(self, row: int, node: int, token: int) -> int | None:
-        child = self.trie.children[node].get(token)
-        return child if child is not None and self._unused[row, child] else None
+    # -- many rows, several tokens
 
-    def _open(self, row: int, node: int) -> NDArray[np.bool_]:
-        """Which ways on from a node lead to an unused gene."""
-        is_open: NDArray[np.bool_] = self._unused[row, self.trie.nodes[node]] > 0
-        return is_open
+    def plan(self, rows: Sequence[int]) -> Plan:
+        """What the rows, which are not done, write next. They go there; :meth:`settle` takes back what was not so."""
+        at_R = np.array(rows, dtype=np.int64)
+        if self.drafts is not None:
+            self.drafts.start(self, at_R)
+        self._steps, self._closed = [], []
+        tokens: list[list[int]] = [[] for _ in rows]
+        decided, masks, guesses = [], [], []
+        going = np.arange(len(at_R))
+        step = 0
+        while len(going):
+            token = self._forced(at_R[going])
+            free = np.flatnonzero(token < 0)
+            if len(free):
+                decided.append((going[free], np.full(len(free), step)))
+                masks.append(self.mask(at_R[going[free]]))
+                if self.drafts is not None:
+                    token[free] = self.drafts.guess(self, going[free])
+                guesses.append(token[free])
+            going, token = going[token >= 0], token[token >= 0]
+            if len(going):
+                self._advance(at_R[going], token)
+                for place, one in zip(going.tolist(), token.tolist(), strict=True):
+                    tokens[place].append(one)
+                going = going[self.n_written[at_R[going]] < self.asks[at_R[going]]]
+            step += 1
+        nothing = np.zeros(0, dtype=np.int64)
+        return Plan(
+            rows=at_R,
+            tokens=tokens,
+            row=np.concatenate([nothing, *(row for row, _ in decided)]),
+            at=np.concatenate([nothing, *(at for _, at in decided)]),
+            guess=np.concatenate([nothing, *guesses]),
+            mask=np.concatenate([np.zeros((0, len(self.columns)), dtype=bool), *masks]),
+        )
 
-    def _closable(self, row: int) -> int | None:
-        """The unused gene that could end here."""
-        gene = int(self.trie.gene[self._node[row]])
-        return gene if gene >= 0 and gene not in self._used[row] else None
+    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take what was decided, tokens int64 (N,).
 
-    def _close(self, row: int, gene: int) -> None:
-        self.written[row].append(gene)
-        self._used[row].add(gene)
-        path = self.trie.path(gene)
-        self._unused[row, path] -= 1
-        if self._unused[row, path[-1]] == 0:
-            self._starts[row, self.trie.token[path[-1]]] = False
-        self._node[row] = _LATER
+        Returns
+        -------
+        For each row of the plan, how many of its planned tokens hold, and the token that was decided for behind them,
+        -1 if the row is done with those; each int64 (R,).
+        """
+        wrong = np.flatnonzero(plan.guess != decided)[::-1]
+        first = np.full(len(plan.rows), -1, dtype=np.int64)
+        first[plan.row[wrong]] = wrong  # of several, the last assignment counts: the row's first wrong guess
+        kept = np.array([len(line) for line in plan.tokens], dtype=np.int64)
+        new = np.full(len(plan.rows), -1, dtype=np.int64)
+        back = np.flatnonzero(first >= 0)
+        kept[back], new[back] = plan.at[first[back]], decided[first[back]]
+        self._undo(plan.rows, kept)
+        self._steps, self._closed = [], []
+        if len(back):
+            self._advance(plan.rows[back], new[back])
+        if self.drafts is not None:
+            right = plan.guess == decided
+            seen = (plan.guess >= 0) & (plan.at <= kept[plan.row])
+            self.drafts.learn(self, plan, right, seen)
+        return kept, new
+
+    def mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tokens that may come next, bool (R, C). For rows that are not done."""
+        node, gene = self.node[rows], self.closable(rows)
+        later = (node == LATER) | (gene >= 0)
+        if node[0] == LATER and (node == LATER).all():
+            return self._starts[rows]
+        allowed = np.zeros((len(rows), len(self.columns)), dtype=bool)
+        allowed[later] = self._starts[rows[later]]
+        if self.trie.first_root == FIRST:
+            allowed[np.ix_(node == FIRST, self._first_columns)] = True
+        if len(ending := np.flatnonzero(gene >= 0)):
+            opens = self.trie.path[gene[ending], 0]
+            alone = self._unused[rows[ending], opens] == 1  # only this gene itself begins so
+            allowed[ending[alone], self._column[self.trie.token[opens[alone]]]] = False
+            last = ending[self.n_written[rows[ending]] + 1 == self.asks[rows[ending]]]
+            allowed[np.ix_(last, self._end_columns)] = True
+        inside = np.flatnonzero(node > FIRST)
+        place, edge = self._open(rows[inside], node[inside])
+        allowed[inside[place], self._column[self.trie.edge_token[edge]]] = True
+        return allowed
+
+    def closable(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The unused gene that could end where each row stands, -1 for none, int64 (R,)."""
+        gene = self.trie.gene[self.node[rows]]
+        return np.where((gene >= 0) & ~self.used[rows, gene], gene, -1)
+
+    # -- parts
+
+    def _tokens_from(self, node: int) -> NDArray[np.int64]:
+        return self.trie.edge_token[self.trie.edges_from[node] : self.trie.edges_from[node + 1]]
+
+    def _open(self, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Edges that lead on to an unused gene: the place of each one's row in `rows`, and its number."""
+        place, edge = self.trie.edges(nodes)
+        is_open = self._unused[rows[place], self.trie.edge_child[edge]] > 0
+        return place[is_open], edge[is_open]
+
+    def _forced(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The only token that may come next, -1 where there are several, int64 (R,). Within genes only."""
+        token = np.full(len(rows), -1, dtype=np.int64)
+        bound = np.flatnonzero((self.node[rows] > FIRST) & (self.closable(rows) < 0))
+        place, edge = self._open(rows[bound], self.node[rows[bound]])
+        single = np.bincount(place, minlength=len(bound))[place] == 1
+        token[bound[place[single]]] = self.trie.edge_token[edge[single]]
+        return token
+
+    def _child(self, rows: NDArray[np.int64], nodes: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a token leads to, -1 for nowhere or to used genes only."""
+        child = self.trie.child(nodes, tokens)
+        return np.where((child >= 0) & (self._unused[rows, child] > 0), child, -1)
+
+    def _advance(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
+        """Take the next token of each row; no row twice."""
+        node = self.node[rows]
+        self._steps.append((rows, node))
+        self._closed.append([])
+        child = self._child(rows, node, tokens)
+        child[self.n_written[rows] == self.asks[rows]] = -1
+        stuck = np.flatnonzero(child < 0)
+        if len(stuck):
+            gene = self.closable(rows[stuck])
+            if len(wrong := stuck[(gene < 0) | (self.n_written[rows[stuck]] == self.asks[rows[stuck]])]):
+                raise ValueError(f"token {tokens[wrong[0]]} is not allowed here")
+            self._close(rows[stuck], gene)
+            stuck = stuck[self.n_written[rows[stuck]] < self.asks[rows[stuck]]]
+            child[stuck] = self._child(rows[stuck], np.full(len(stuck), LATER), tokens[stuck])
+            if len(wrong := stuck[child[stuck] < 0]):
+                raise ValueError(f"token {tokens[wrong[0]]} is not allowed here")
+        on = child >= 0
+        rows, child = rows[on], child[on]
+        self.node[rows] = child
+        gene = self.closable(rows)
+        if len(ending := np.flatnonzero(gene >= 0)):
+            place, _ = self._open(rows[ending], child[ending])
+            ending = np.delete(ending, np.unique(place))
+            self._close(rows[ending], gene[ending])
+
+    def _close(self, rows: NDArray[np.int64], genes: NDArray[np.int64]) -> None:
+        self._closed[-1].append((rows, genes))
+        self.order[rows, self.n_written[rows]] = genes
+        self.n_written[rows] += 1
+        self._mark(rows, genes, used=True)
+        self.node[rows] = LATER
+
+    def _mark(self, rows: NDArray[np.int64], genes: NDArray[np.int64], *, used: bool) -> None:
+        self.used[rows, genes] = used
+        path = self.trie.path[genes]
+        self._unused[rows[:, None], path] += -1 if used else 1
+        self._starts[rows, self._column[self.trie.token[path[:, 0]]]] = self._unused[rows, path[:, 0]] > 0
+
+    def _undo(self, rows: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+        """Take back the last steps of `rows`, so that each keeps so many of those of the last plan."""
+        keeps = np.zeros(len(self.asks), dtype=np.int64)
+        keeps[rows] = kept
+        for step in range(len(self._steps) - 1, int(kept.min(initial=0)) - 1, -1):
+            for closed, genes in reversed(self._closed[step]):
+                back = keeps[closed] <= step
+                self.n_written[closed[back]] -= 1
+                self.order[closed[back], self.n_written[closed[back]]] = -1
+                self._mark(closed[back], genes[back], used=False)
+            moved, node = self._steps[step]
+            back = keeps[moved] <= step
+            self.node[moved[back]] = node[back]

@@ -45,8 +45,7 @@ class LeakError(ValueError):
         super().__init__(
             "leak check failed. "
             + "; ".join(failed)
-            + ". Repair the comparison, or pass leaks='report' to see scores that are "
-            "marked as leaked"
+            + ". Repair the comparison, or pass leaks='report' (--allow-leaks) to see scores that are marked as leaked"
         )
 
 

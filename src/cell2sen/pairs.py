@@ -59,7 +59,7 @@ class Split:
         """
         generator = np.random.default_rng(self.seed)
         some = np.zeros(len(obs), dtype=bool)
-        some[generator.permutation(len(obs))[: round(self.test * len(obs))]] = True
+        some[generator.permutation(len(obs))[len(obs) - round(self.test * len(obs)) :]] = True
         if self.by == "cell":
             return some
         groups = _column(obs, self.by).astype(str)
@@ -96,6 +96,10 @@ class TrainingData:
     perturbations: Mapping[str, str] = field(default_factory=dict)
     """Perturbation in the file → its name in prompts; under ``"*"`` that of all others, ``{}`` standing for the value
     (``"{} knock-out"``)."""
+
+    no_perturbation: str | None = None
+    """What prompts call no perturbation. With it controls are paired with other controls of their context, too, so that
+    a model can tell the change that it predicts from the cell that it predicts (``tl.perturb(readout="expected")``)."""
 
     context: tuple[str, ...] = ()
     """obs columns in which a perturbed cell and its control must agree (cell type, donor, batch)."""
@@ -161,18 +165,26 @@ class Cells:
             matrix = sp.vstack(blocks, format="csr")
             obs = source.obs
             organism = organism_of_cells(obs, source.uns, data.organism, list(source.var.index))
-        wanted = np.ones(len(obs), dtype=bool)
-        for column, value in data.where.items():
-            wanted &= np.asarray(_column(obs, column).astype(str) == str(value))
-        if not wanted.any():
-            raise ValueError(f"no cell of {data.file} has the values {dict(data.where)} (where:)")
-        self.obs = obs[wanted]
-        self.matrix = matrix[wanted]
-        self.totals = np.concatenate(totals)[wanted]
-        self.organism = np.array(organism, dtype=object)[wanted]
+        self.obs, self.matrix, self.totals = obs, matrix, np.concatenate(totals)
+        self.organism = np.array(organism, dtype=object)
         self.label = self._labels()
         self.perturbation = self._perturbations()
+        # Of all cells of the file, so that trainings on different cells of it hold out the same ones.
         self.test = data.split.held_out(self.obs, self._control_of_split())
+        self._keep_cells()
+
+    def _keep_cells(self) -> None:
+        wanted = np.ones(len(self.obs), dtype=bool)
+        for column, value in self.data.where.items():
+            wanted &= np.asarray(_column(self.obs, column).astype(str) == str(value))
+        if not wanted.any():
+            raise ValueError(f"no cell of {self.data.file} has the values {dict(self.data.where)} (where:)")
+        if wanted.all():
+            return
+        self.obs, self.matrix, self.totals = self.obs[wanted], self.matrix[wanted], self.totals[wanted]
+        self.organism, self.test = self.organism[wanted], self.test[wanted]
+        self.label = None if self.label is None else self.label[wanted]
+        self.perturbation = None if self.perturbation is None else self.perturbation[wanted]
 
     @property
     def n_draws(self) -> int:
@@ -338,11 +350,13 @@ def pairs(
         answers = cells.values(str(task.target)) if task.answer == "label" else None
         slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
         if task.answer == "sentence" and from_genes:
-            sources = _control_pairs(cells, everyone, side, generator)
+            sources = control_pairs(cells, everyone, side, generator)
         else:
             sources = ((cell, cell) for cell in map(int, side))
         for source, cell in sources:
             values = {slot: column[cell] for slot, column in slots.items()}
+            if from_genes and "perturbation" in values and cells.is_control(cell):
+                values["perturbation"] = cells.data.no_perturbation
             answer = answers[cell] if answers is not None else None
             if None in values.values() or (answers is not None and answer is None):
                 continue
@@ -360,19 +374,35 @@ def pairs(
             yield name, prompt, task.complete(variant=variant, **filled)
 
 
-def _control_pairs(
+def contexts(cells: Cells) -> list[tuple[str, ...]]:
+    """For each cell what it must share with its control."""
+    return [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
+
+
+def control_pairs(
     cells: Cells, everyone: NDArray[np.int64], chosen: NDArray[np.int64], generator: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Each chosen perturbed cell with a random control of the same context, both from the same side of the split."""
+    """Each chosen perturbed cell with a random control of the same context, both from the same side of the split.
+
+    Where no perturbation has a name, each chosen control with another control of its context, too.
+    """
     assert cells.perturbation is not None
-    context = [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
+    context = contexts(cells)
     controls: dict[tuple[str, ...], list[int]] = {}
     for cell in everyone:
         if cells.is_control(cell):
             controls.setdefault(context[cell], []).append(cell)
     for cell in chosen:
-        if cells.perturbation[cell] is not None and not cells.is_control(cell) and context[cell] in controls:
-            yield int(generator.choice(controls[context[cell]])), int(cell)
+        if cells.perturbation[cell] is None or context[cell] not in controls:
+            continue
+        candidates = controls[context[cell]]
+        if not cells.is_control(cell):
+            yield int(generator.choice(candidates)), int(cell)
+        elif cells.data.no_perturbation and len(candidates) > 1:
+            source = int(generator.choice(candidates))
+            while source == cell:
+                source = int(generator.choice(candidates))
+            yield source, int(cell)
 
 
 def _column(obs: pd.DataFrame, column: str) -> pd.Series[Any]:

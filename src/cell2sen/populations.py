@@ -20,6 +20,7 @@ from cell2sen.matching import label
 from cell2sen.metrics import Metric, uniqueness, validity
 
 _KNN = "knn_accuracy_"
+_MOST_KNOWN, _FEWEST_KNOWN = 10_000, 25
 
 #: The metric for which the controls are always split.
 DISJOINT = "pearson_delta_disjoint"
@@ -193,13 +194,18 @@ def _knn_score(
 
 
 def _reference(arms: Arms) -> tuple[NDArray[np.float64], NDArray[Any]] | None:
-    """Real cells that the k-NN classifier knows: one half of each group, and of the controls of each context."""
+    """Real cells that the k-NN classifier knows: of each group and of each context's controls, one half at most.
+
+    At most the same number of each, so that no group is known better; fewer where there are many groups, as every
+    predicted cell is compared with all of them.
+    """
     parts, labels = [], []
     named = [(label(key), arms._half[key][1]) for key in arms.real_groups]
     if arms.task == "perturb":
         named += [(f"control | {label(context)}", halves[1]) for context, halves in arms._control_half.items()]
+    most = min(arms.max_cells, max(_FEWEST_KNOWN, _MOST_KNOWN // max(1, len(named))))
     for name, rows in named:
-        some = bootstrap.generator(arms.seed, "reference", name).permutation(rows)[: arms.max_cells]
+        some = bootstrap.generator(arms.seed, "reference", name).permutation(rows)[:most]
         if len(some):
             parts.append(arms.coordinates(arms.real, some))
             labels += [name] * len(some)

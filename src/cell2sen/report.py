@@ -16,6 +16,7 @@ import pandas as pd
 from cell2sen import figures
 from cell2sen.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
 from cell2sen.metrics import METRICS
+from cell2sen.output import complete
 
 if TYPE_CHECKING:
     from cell2sen.evaluation import Evaluation
@@ -63,14 +64,14 @@ def write(evaluation: Evaluation, path: str | Path, *, layout: Literal["auto", "
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[plot]' jinja2") from error
+        raise ImportError("reports need matplotlib and jinja2: pip install 'cell2sen[eval]'") from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    path = Path(path)
-    path.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
-    return path
+    with complete(path) as temporary:
+        temporary.write_text(template.render(**_content(evaluation, layout)), encoding="utf-8")
+    return Path(path)
 
 
 def methods(evaluation: Evaluation) -> str:
@@ -153,6 +154,8 @@ def methods(evaluation: Evaluation) -> str:
     passed = [one.name for one in evaluation.checks if one.status == "passed"]
     if passed:
         parts.append("Leak checks passed: " + "; ".join(passed) + ".")
+    if open_ := [one.name for one in evaluation.checks if one.status in ("warning", "not checked")]:
+        parts.append("Not established by the leak check: " + "; ".join(open_) + ".")
     if failed:
         parts.append("LEAK CHECKS FAILED: no longer true is " + "; ".join(failed) + ".")
     model = s["model"]
@@ -201,6 +204,10 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "sections": sections,
         "failed": [one for one in evaluation.checks if one.status == "failed"],
         "warnings": warnings,
+        "unchecked": [one for one in evaluation.checks if one.status == "not checked"],
+        "is_labels": evaluation.task == "annotate",
+        "with_controls": evaluation.task == "perturb",
+        "ceiling": settings["arms"][CEILING],
         "cards": cards,
         "verdict": _verdict(judged, len(shown), evaluation),
         "notes": evaluation.notes,
@@ -209,6 +216,7 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "figures": {name: drawn.get(name) for name in ("scores", "changes", "calibration", "map")},
         "map_text": map_text,
         "rows": [_row(name, row) for name, row in shown.iterrows()],
+        "with_units": bool(shown["low_groups"].notna().any()),
         "with_sentences": SENTENCES in settings["arms"],
         "arms": [name.replace("_", " ") for name in arms],
         "every": every,
@@ -280,7 +288,7 @@ def _verdict(judged: Mapping[str, int], n: int, evaluation: Evaluation) -> str:
         if judged.get(name)
     ]
     if judged.get("missing", 0) + judged.get("unknown", 0):
-        parts.append(f"{judged.get('missing', 0) + judged.get('unknown', 0)} could not be judged")
+        parts.append(f"{judged.get('missing', 0) + judged.get('unknown', 0)} are missing or have no baseline")
     return "; ".join(parts) + "."
 
 
@@ -299,14 +307,16 @@ def _row(name: Any, row: pd.Series[Any]) -> dict[str, Any]:
     css = {"better": "better", "worse": "worse", "missing": "missing", "unknown": "missing"}.get(
         str(row["verdict"]), ""
     )
-    verdict = {"unknown": "not judged"}.get(str(row["verdict"]), str(row["verdict"]))
+    verdict = str(row["verdict"])
+    if verdict == "unknown":
+        verdict = "not judged" if row["best_baseline"] else "no baseline"
     return {
         "metric": name,
         "prediction": number(row["prediction"]),
         "cells": _interval(row["low"], row["high"]),
         "groups": _interval(row["low_groups"], row["high_groups"]),
         "best_baseline": str(row["best_baseline"]).replace("_", " ") or "–",
-        "best_baseline_value": number(row["best_baseline_value"]),
+        "best_baseline_value": number(row["best_baseline_value"]) if row["best_baseline"] else "",
         "ceiling": number(row["ceiling"]),
         "perfect": f"{row['perfect']:g} {'↑' if row['better'] == 'higher' else '↓'}",
         "sentence_ceiling": number(row.get(SENTENCES, math.nan)),

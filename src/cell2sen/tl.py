@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cell2sen import pipeline, tasks, wording
+from cell2sen import pipeline, response, tasks, wording
 from cell2sen.backend import Pooling, Sampling
 from cell2sen.organism import scientific_name
 from cell2sen.rank import RankFit
 from cell2sen.sentences import Sentences
 from cell2sen.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
-from cell2sen.task import parse_sentence
+from cell2sen.task import Task, parse_sentence
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,8 +100,9 @@ def annotate(
     adata: AnnData,
     labels: Sequence[str] | None = None,
     *,
+    task: str | Task = "annotate",
     threshold: float = 0.0,
-    key_added: str = "cell2sen_cell_type",
+    key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
 ) -> AnnData | None:
@@ -111,8 +112,12 @@ def annotate(
     ----------
     labels
         The cell types to choose from. By default those that the model was trained on; never free text.
+    task
+        What is asked; ``"identify"`` asks for the perturbation of the cell, and `labels` are perturbations then.
     threshold
         Cells whose best label is less probable are ``"unknown"``; 0.5 leaves out what is more likely wrong than right.
+    key_added
+        Where the results go; by default ``"cell2sen_cell_type"``, or what else the task asks for.
 
     Returns
     -------
@@ -126,7 +131,8 @@ def annotate(
     if labels is not None:
         labels = pipeline.check_labels(labels)
     _refuse_backed_view(adata, copy=copy)
-    session = start(adata, "annotate", options)
+    session = start(adata, task, options)
+    key_added = key_added or f"cell2sen_{session.task.target}"
     choices = pipeline.choose(session, labels)
     picked, scores = choices.pick(threshold, UNKNOWN)
     adata = _copy(adata) if copy else adata
@@ -151,6 +157,7 @@ def perturb(
     *,
     perturbation_column: str | None = None,
     n_genes: int | None = None,
+    readout: Literal["auto", "expected", "sentence"] = "auto",
     guided: bool = True,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -171,18 +178,30 @@ def perturb(
         ``obs`` column with one perturbation per cell, instead of `perturbation`.
     n_genes
         Genes in the sentences of control and prediction at most; a prediction is as long as its control.
+    readout
+        What is predicted. ``"sentence"``: the expression of one written sentence, control and prediction through the
+        same rank fit, so that reconstruction errors common to both cancel. ``"expected"``: the measured expression of
+        the control, plus what the model expects of each gene with the perturbation less what it expects without it
+        (:mod:`cell2sen.response`); better by far where means are wanted, possible with models that write a gene as one
+        token and have learned what no perturbation is. ``"auto"``: expected where the model can, unless `guided`,
+        `temperature`, `top_k` or `top_p` ask for a way of writing.
     guided
         Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
     temperature, top_k, top_p, seed
-        Sampling; 0 is greedy. A cell's draw depends on the seed and its name alone.
+        Sampling of a written sentence; 0 is greedy. A cell's draw depends on the seed and its name alone.
 
     Returns
     -------
     A new AnnData of the cells that have a perturbation and genes. ``X``: predicted expression, ``layers["control"]``:
-    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k) through the same rank fit, so that
-    reconstruction errors common to both cancel. ``var``: the gene symbols that the model can write. ``obs``: the
-    control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``, ``sentence``
-    (predicted), ``validity`` (share of written words that are genes not named before), ``n_unknown``, ``n_repeated``.
+    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k). ``var``: the gene symbols that the model
+    can write. ``obs``: the control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``,
+    ``sentence`` (predicted: as written, or the highest genes of ``X``), ``validity`` (share of its words that are genes
+    not named before), ``n_unknown``, ``n_repeated``.
+
+    Raises
+    ------
+    Unsupported
+        ``readout="expected"`` of a model that cannot.
     """
     from anndata import AnnData
 
@@ -193,18 +212,31 @@ def perturb(
     session = start(adata, "perturb", options, perturbation_column=perturbation_column)
     slots = pipeline.perturbation_slots(session, perturbation)
     fit = _fit(session.sentences.fit, session.model.fit)
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
-    )
-    found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
     vocabulary = session.sentences.symbols
-    predicted = pipeline.expression([answer.genes for answer in found.answers], vocabulary, fit)
-    control = pipeline.expression(found.given, vocabulary, fit)
+    if readout not in ("auto", "expected", "sentence"):
+        raise ValueError(f"no readout {readout!r}; available: ['auto', 'expected', 'sentence']")
+    if readout == "auto":
+        plain = guided and temperature == 0 and top_k is None and top_p is None
+        readout = "expected" if plain and response.can_expect(session) else "sentence"
+    found: response.Response | pipeline.Predictions
+    if readout == "expected":
+        found = response.respond(session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed)
+        predicted, control = found.predicted, found.control
+        answers = [parse_sentence(" ".join(genes), frozenset(vocabulary)) for genes in found.sentences]
+    else:
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+            stop=(".\n", "\n"),
+        )  # fmt: skip
+        found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
+        answers = found.answers
+        predicted = pipeline.expression([answer.genes for answer in answers], vocabulary, fit)
+        control = pipeline.expression(found.given, vocabulary, fit)
     obs = adata.obs.iloc[found.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical([(slots[row] or {})["perturbation"] for row in found.rows])
-    _describe(obs, found.answers)
+    _describe(obs, answers)
     result = AnnData(
         X=predicted, obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
         layers={"control": control, "delta": (predicted - control).tocsr()},
@@ -212,8 +244,8 @@ def perturb(
     _record(
         result, "perturb",
         session.provenance(
-            unit="ln(1 + CP10k)", guided=guided, n_genes=n_genes or session.length or 0, temperature=temperature,
-            top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
+            unit="ln(1 + CP10k)", readout=readout, guided=guided, n_genes=n_genes or session.length or 0,
+            temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
         ),
     )  # fmt: skip
     return result

@@ -16,6 +16,9 @@ from cell2sen.model import Model
 from cell2sen.task import Prompt
 from cell2sen.tokens import fit
 
+#: Answers whose mean is taken for an expectation.
+_ANSWERS = 8
+
 _WORDS = ("T", "B", "NK", "cell", "monocyte", "dendritic", "naive", "CD4", "CD8", "memory")
 
 
@@ -118,6 +121,17 @@ class FakeBackend(Backend):
                 each = [_random(prompt.text, *words[: place + 1]).exponential() for place in range(len(words))]
                 scores[row, column] = -sum(each)
         return scores
+
+    def expect(
+        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+    ) -> NDArray[np.float32]:
+        result, asks = np.zeros((len(prompts), len(genes)), dtype=np.float32), check_asks(prompts, genes)
+        fitted, _ = fit(prompts, context=self.context, room=asks, count=_lengths)
+        for row, (prompt, ask) in enumerate(zip(fitted, asks, strict=True)):
+            random = _random(prompt.text, seed, prompt.key)
+            for _ in range(_ANSWERS):
+                result[row, random.permutation(len(genes))[:ask]] += worth[:ask] / _ANSWERS
+        return result
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Words, and only those on the model's list if it has one."""

@@ -6,7 +6,6 @@ Axes in names: B batch, L length, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import logging
 import math
@@ -22,25 +21,21 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cell2sen import attention, batches, embedding
-from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, check_asks, check_embed
-from cell2sen.decode import Free, Steer, noise, positions, write
-from cell2sen.guide import GeneTrie, Guide
+from cell2sen import attention, batches, embedding, scoring
+from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
+from cell2sen.causal import Causal
+from cell2sen.decode import noise
+from cell2sen.expectation import expected
+from cell2sen.generation import Generator
 from cell2sen.model import Model
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens, pad, shared
+from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
 
 _log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only
 
 #: Tokens in a batch where no batch size is given.
 TOKEN_BUDGET = {"cpu": 16_384, "cuda": 65_536}
-
-#: Architectures whose head is known to be the output embedding, and a soft-cap where the config has one.
-_PLAIN_HEADS = ("gemma2", "gpt_neox")
-
-#: Logits in float64 held at a time when scoring: 128 MiB.
-_LOGITS = 2**24
 
 
 def load(
@@ -196,10 +191,8 @@ class TransformersBackend(Backend):
         self.softcap: float | None = getattr(self.config, "attn_logit_softcapping", None)
         self.n_layers = int(self.config.num_hidden_layers)
         self.eos = tokens.eos | _ids(network.generation_config.eos_token_id) | _ids(self.config.eos_token_id)
-        self._vocabulary = int(network.get_output_embeddings().out_features)
-        self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
-        if self.config.model_type not in _PLAIN_HEADS:
-            self._check_head()
+        self.causal = Causal(network)
+        self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, batches=self._batches)
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Symbols that the tokenizer writes and reads back unchanged and, if the model has a fixed list, are on it."""
@@ -249,22 +242,27 @@ class TransformersBackend(Backend):
         self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
     ) -> list[str]:
         sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.model.stop))))
-        if genes is not None:
-            return self._generate_genes(prompts, sampling, tuple(dict.fromkeys(genes)))
-        fitted, lengths = self._fit(prompts, [sampling.max_new_tokens] * len(prompts))
-        texts = [""] * len(fitted)
-        for batch in self._batches(lengths + sampling.max_new_tokens, "generate"):
-            steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
-            self._write([fitted[row] for row in batch], steer, sampling)
-            for place, row in enumerate(batch):
-                texts[row] = steer.text(place)
-        return texts
+        if genes is None:
+            fitted, lengths = self._fit(prompts, [sampling.max_new_tokens] * len(prompts))
+            return self.generator.free(fitted, lengths, sampling)
+        listed = tuple(dict.fromkeys(genes))
+        asks = check_asks(prompts, listed)
+        if not prompts:
+            return []
+        if unknown := [gene for gene, known in zip(listed, self.known_genes(listed), strict=True) if not known]:
+            raise ValueError(
+                f"the model cannot write {len(unknown)} of {len(listed)} genes, such as {unknown[:5]}; see known_genes"
+            )
+        # The mean, not the worst case, which would cut half of a long prompt for names that are hardly ever written.
+        each = float(np.mean([len(ids) for ids in self.tokens.continuations(listed[0], listed)]))
+        room = np.array([math.ceil(ask * each) for ask in asks])
+        fitted, lengths = self._fit(prompts, room)
+        return self.generator.guided(fitted, lengths + room, sampling, listed, asks)
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
-        scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
         if not prompts or not answers:
-            return scores
+            return np.zeros((len(prompts), len(answers)), dtype=np.float64)
         # The same cut for all answers of a cell, or they could not be compared. Behind a prompt an answer may take a
         # token more or less than alone, so it is measured there.
         room = [
@@ -272,113 +270,28 @@ class TransformersBackend(Backend):
             for bare in (prompt.shorten(0) for prompt in prompts)
         ]
         fitted, lengths = self._fit(prompts, room)
-        for batch in self._batches(lengths + room, "score"):
-            cells = [self.tokens.encode([fitted[row]] * len(answers), answers) for row in batch]
-            # What all texts of a cell share is computed once, and each answer is read behind it.
-            begun = [texts[0][: shared(texts)] for texts in cells]
-            if empty := [prompts[row].key for row, begin in zip(batch, begun, strict=True) if not len(begin)]:
-                raise ValueError(f"the prompts of {empty} have no token before the answer")
-            ids_BL, real_BL, _ = self._pad(begun, "left")
-            cache = self._cache()
-            last_BD = self._forward(ids_BL, real_BL, positions(real_BL), cache)[:, -1]
-            for column in range(len(answers)):
-                rest = [texts[column][len(begin) :] for texts, begin in zip(cells, begun, strict=True)]
-                scores[batch, column] = self._read(rest, last_BD, real_BL, cache)
-        return scores
+        return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, batches=self._batches)
 
-    # -- the parts of generate
-
-    def _generate_genes(self, prompts: Sequence[Prompt], sampling: Sampling, genes: tuple[str, ...]) -> list[str]:
+    @torch.inference_mode()
+    def expect(
+        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+    ) -> NDArray[np.float32]:
         asks = check_asks(prompts, genes)
+        result = np.zeros((len(prompts), len(genes)), dtype=np.float32)
         if not prompts:
-            return []
-        if unknown := [gene for gene, known in zip(genes, self.known_genes(genes), strict=True) if not known]:
-            raise ValueError(
-                f"the model cannot write {len(unknown)} of {len(genes)} genes, such as {unknown[:5]}; see known_genes"
-            )
-        # The mean, not the worst case, which would cut half of a long prompt for names that are hardly ever written.
-        each = float(np.mean([len(ids) for ids in self.tokens.continuations(genes[0], genes)]))
-        room = np.array([math.ceil(ask * each) for ask in asks])
-        fitted, lengths = self._fit(prompts, room)
-        texts = [""] * len(fitted)
-        by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
-        for row, prompt in enumerate(fitted):
-            trie = self._trie(genes, prompt.text)
-            by_trie.setdefault(id(trie), (trie, []))[1].append(row)
-        ends = self._guided_ends(genes[0], sampling)
-        for trie, members in by_trie.values():
-            for places in self._batches((lengths + room)[members], "generate"):
-                batch = [members[place] for place in places]
-                guide = Guide(trie, [asks[row] for row in batch], ends, self._vocabulary)
-                self._write([fitted[row] for row in batch], guide, sampling)
-                for place, row in enumerate(batch):
-                    texts[row] = " ".join(genes[gene] for gene in guide.written[place])
-        return texts
-
-    def _trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
-        """The genes as they stand behind one another, and the first one as it stands behind the prompt's last word."""
-        if text != text.rstrip():
-            raise ValueError(f"a prompt for a guided answer must not end in whitespace; found {text[-20:]!r}")
-        last = text.split()[-1] if text else ""
-        if (genes, last) not in self._tries:
-            later, first = (self.tokens.continuations(before, genes) for before in (genes[0], last))
-            same = (trie for (listed, _), trie in self._tries.items() if listed == genes and trie.first_root == 0)
-            trie = next(same, None) if first == later else None
-            self._tries[genes, last] = trie or GeneTrie(genes, later, first)
-            if len(self._tries) > 16:
-                del self._tries[next(iter(self._tries))]
-        return self._tries[genes, last]
-
-    def _guided_ends(self, gene: str, sampling: Sampling) -> list[int]:
-        """Tokens that show that the last gene is complete: end of text, the full stop of a sentence, stop strings."""
-        ends = {*self.eos}
-        for string in (".", *sampling.stop):
-            [bare], [joined] = self.tokens.ids([gene]), self.tokens.ids([gene + string])
-            if joined[: len(bare)] == bare and len(joined) > len(bare):
-                ends.add(joined[len(bare)])
-        return sorted(ends)
-
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, sampling: Sampling) -> None:
-        """Let the model write behind the prompts; `steer` collects what it writes."""
-        ids_BL, real_BL, _ = self._pad(self._tokenize(prompts), "left")
-        cache = self._cache()
-        write(
-            ids_BL,
-            real_BL,
-            steer,
-            [noise(sampling.seed, prompt.key) for prompt in prompts],
-            next_logits=lambda ids, real, position: self._head(self._forward(ids, real, position, cache)[:, -1]),
-            keep=cache.batch_select_indices,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-        )
-
-    # -- the parts of score
-
-    def _read(
-        self, rows: Sequence[Tokenized], last_BD: torch.Tensor, real_BL: torch.Tensor, cache: Any
-    ) -> NDArray[np.float64]:
-        """Log-probability of each row's answer, float64 (B,), where `rows` go on behind the cached texts."""
-        hidden_BLD = last_BD[:, None]
-        if (length := max(map(len, rows))) > 1:
-            ids_BL, _, _ = self._pad([row[:-1] for row in rows], "right")
-            position_BL = real_BL.sum(dim=1, keepdim=True) + torch.arange(length - 1, device=self.device)
-            mask_BL = torch.nn.functional.pad(real_BL, (0, length - 1), value=True)
-            # The cache grows by new tensors, so a shallow copy of its layers leaves the original as it was.
-            behind = copy.copy(cache)
-            behind.layers = [copy.copy(layer) for layer in cache.layers]
-            hidden_BLD = torch.cat([hidden_BLD, self._forward(ids_BL, mask_BL, position_BL, behind)], dim=1)
-        wanted = [(line, at, int(row.ids[at])) for line, row in enumerate(rows) for at in range(row.answer, len(row))]
-        scores = np.zeros(len(rows), dtype=np.float64)
-        step = max(1, _LOGITS // self._vocabulary)
-        for first in range(0, len(wanted), step):
-            line, at, token = (
-                torch.tensor(column, device=self.device) for column in zip(*wanted[first : first + step], strict=True)
-            )
-            log_share = self._head(hidden_BLD[line, at]).double().log_softmax(dim=1)
-            np.add.at(scores, line.cpu().numpy(), log_share.gather(1, token[:, None])[:, 0].cpu().numpy())
-        return scores
+            return result
+        before = {genes[0], *(prompt.text.split()[-1] for prompt in prompts)}
+        ids, *others = [self.tokens.continuations(word, genes) for word in sorted(before)]
+        single = all(len(one) == 1 for one in ids) and len({one[0] for one in ids}) == len(ids)
+        if not single or any(other != ids for other in others):
+            raise Unsupported(f"{self.model.name} writes genes in several tokens, so what it expects can only be drawn")
+        gene_ids = np.array([one[0] for one in ids], dtype=np.int64)
+        fitted, lengths = self._fit(prompts, asks)
+        for batch in self._batches(lengths + np.array(asks), "expect"):
+            rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
+            noises = [noise(seed, prompts[row].key) for row in batch]
+            result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, noises)
+        return result
 
     # -- the parts of all
 
@@ -421,41 +334,6 @@ class TransformersBackend(Backend):
             for batch in groups:
                 yield batch
                 bar.update(len(batch))
-
-    def _pad(self, rows: Sequence[Tokenized], side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids int64, real tokens bool and genes int64, each (B, L)."""
-        ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self.device) for array in pad(rows, side))
-        return ids_BL, real_BL, gene_BL
-
-    def _cache(self) -> Any:
-        return _hf.DynamicCache(config=self.config)
-
-    def _forward(
-        self, ids_BL: torch.Tensor, real_BL: torch.Tensor, position_BL: torch.Tensor, cache: Any
-    ) -> torch.Tensor:
-        """Hidden states behind the final norm; `cache` grows by these tokens."""
-        output = self.base(
-            input_ids=ids_BL, attention_mask=real_BL, position_ids=position_BL, past_key_values=cache, use_cache=True
-        )
-        hidden_BLD: torch.Tensor = output.last_hidden_state
-        return hidden_BLD
-
-    def _head(self, hidden_BD: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token, float32 (B, V), with the model's final soft-cap."""
-        logits_BV: torch.Tensor = self.network.get_output_embeddings()(hidden_BD)
-        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
-            logits_BV = cap * torch.tanh(logits_BV / cap)
-        return logits_BV.float()
-
-    @torch.inference_mode()
-    def _check_head(self) -> None:
-        ids_BL = torch.tensor([[0, 1]], device=self.device)
-        whole_BV = self.network(input_ids=ids_BL, use_cache=False).logits[:, -1].float()
-        parts_BV = self._head(self.base(input_ids=ids_BL, use_cache=False).last_hidden_state[:, -1])
-        if not torch.allclose(whole_BV, parts_BV, rtol=1e-2, atol=1e-3):
-            raise ValueError(
-                f"the head of {self.config.model_type!r} is not known; known: {list(_PLAIN_HEADS)} and plain ones"
-            )
 
 
 def _ids(token: int | Sequence[int] | None) -> frozenset[int]:

@@ -1,0 +1,162 @@
+"""IFN-beta in a cell type that was never seen under IFN-beta, one type after the other left out of the training.
+
+    python benchmarks/left_out.py --data-dir FOLDER --base DIR [--types "B cells" ...] [--seeds 0 1 2] [--out FILE]
+
+`--base` is what recipes/nano-base.yaml made; it has seen no treated cell. Each left-out type is a training of its own
+from there, on the treated and untreated cells of all other types and the untreated ones of its own. Scored on mean
+ln(1 + CP10k) over all genes of the file, beside the simple prediction "control mean + mean change of the other types",
+the control unchanged, and the ceiling (one half of the treated cells against the other). Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scanpy as sc
+from scipy.stats import kendalltau
+
+import cell2sen as c2s
+from cell2sen.pairs import Split
+from cell2sen.train import read_config, train
+
+warnings.filterwarnings("ignore")
+HERE = Path(__file__).parent.parent
+TYPES = ("CD14+ Monocytes", "CD4 T cells", "B cells", "NK cells")
+#: Types with fewer cells on a side are no help to the simple prediction either.
+LEAST = 10
+
+
+def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: float) -> Path:
+    """The model that has not seen this type under IFN-beta."""
+    recipe = read_config(HERE / "recipes" / "nano.yaml")
+    [kang] = [one for one in recipe.data if one.file.startswith("kang_ifnb")]
+    split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
+    data = dataclasses.replace(kang, tasks=("perturb",), draws={"perturb": draws}, split=split)
+    config = dataclasses.replace(recipe, data=(data,), model=str(base), seed=seed, labels={}, broader={})
+    train(config, out, base=data_dir, progress=sys.stderr.isatty())
+    return out
+
+
+def predicted_change(control: ad.AnnData, genes: list[str], model: Path, seed: int) -> np.ndarray:
+    """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model does not know."""
+    predicted = c2s.tl.perturb(control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False)
+    place = {gene.upper(): number for number, gene in enumerate(genes)}
+    change = np.zeros((predicted.n_obs, len(genes)), dtype=np.float32)
+    change[:, [place[gene] for gene in predicted.var_names]] = predicted.layers["delta"].toarray()
+    return change
+
+
+def scores(control: np.ndarray, treated: np.ndarray, change: np.ndarray) -> dict[str, float]:
+    """Of a mean change against the true one."""
+    truth = treated - control
+    moved, highest = (truth != 0) | (change != 0), sorted(top(treated))
+    return {
+        "pearson_change": float(np.corrcoef(change, truth)[0, 1]) if change.any() else 0.0,
+        "kendall_change": float(kendalltau(change[moved], truth[moved]).statistic) if change.any() else 0.0,
+        "overlap_200": len(top(np.maximum(control + change, 0)) & top(treated)) / 200,
+        "kendall_top_200": float(kendalltau((control + change)[highest], treated[highest]).statistic),
+    }  # fmt: skip
+
+
+def top(values: np.ndarray, k: int = 200) -> set[int]:
+    return set(np.argsort(-values, kind="stable")[:k].tolist())
+
+
+def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[int, Path]]) -> dict:
+    types = adata.obs["cell_type"].astype(str).to_numpy()
+    treated = np.asarray(adata.obs["condition"] == "IFN-beta")
+    own, own_control = log[treated & (types == kind)], log[~treated & (types == kind)]
+    shifts = [
+        log[treated & (types == other)].mean(axis=0) - log[~treated & (types == other)].mean(axis=0)
+        for other in sorted(set(types) - {kind})
+        if min((treated & (types == other)).sum(), (~treated & (types == other)).sum()) >= LEAST
+    ]
+    shift = np.mean(shifts, axis=0)
+    control = adata[~treated & (types == kind)].copy()
+    changes = [predicted_change(control, list(adata.var_names), path, seed) for seed, path in models]
+    c, t = own_control.mean(axis=0), own.mean(axis=0)
+    order = np.random.default_rng(0).permutation(len(own))
+    halves = [own[order[part::2]].mean(axis=0) for part in (0, 1)]
+    result = {
+        "n_treated": len(own), "n_control": len(own_control),
+        "model": [scores(c, t, change.mean(axis=0)) for change in changes],
+        "mean_change_of_other_types": scores(c, t, shift),
+        "no_change": scores(c, t, np.zeros_like(c)),
+        "ceiling_half_against_half": scores(c, halves[0], halves[1] - c),
+        "rises_most": [adata.var_names[gene] for gene in np.argsort(-changes[0].mean(axis=0))[:8]],
+    }  # fmt: skip
+    result["interval"] = interval(own, own_control, changes[0], shift)
+    return result
+
+
+def interval(own: np.ndarray, own_control: np.ndarray, change: np.ndarray, shift: np.ndarray, draws: int = 200) -> dict:
+    """95 % bootstrap over treated and untreated cells: the first seed's scores, and their difference from the shift."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(draws):
+        treated = own[generator.integers(0, len(own), len(own))].mean(axis=0)
+        picked = generator.integers(0, len(own_control), len(own_control))
+        control = own_control[picked].mean(axis=0)
+        model, simple = (
+            np.array([found["pearson_change"], found["overlap_200"]])
+            for found in (scores(control, treated, each) for each in (change[picked].mean(axis=0), shift))
+        )
+        rows.append([*model, *(model - simple)])
+    low, high = np.quantile(np.array(rows), [0.025, 0.975], axis=0).round(3)
+    names = ("pearson_change", "overlap_200", "pearson_change_less_shift", "overlap_200_less_shift")
+    return {name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
+
+
+def rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--types", nargs="+", default=list(TYPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--draws", type=float, default=2.0, help="how often each cell is drawn")
+    parser.add_argument("--keep", type=Path, help="folder for the trained models; those that it has are used again")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    adata = ad.read_h5ad(asked.data_dir / "kang_ifnb_2000x9015.h5ad")
+    normalised = adata.copy()
+    sc.pp.normalize_total(normalised, target_sum=1e4)
+    sc.pp.log1p(normalised)
+    log = normalised.X.toarray()
+    result: dict = {"benchmark": "left_out", "perturbation": "IFN-beta", "seeds": asked.seeds, "types": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.keep or Path(temporary)
+        for kind in asked.types:
+            models, started = [], time.perf_counter()
+            for seed in asked.seeds:
+                path = folder / f"{kind.replace(' ', '_')}-{seed}"
+                if not path.exists():
+                    trained(asked.base, asked.data_dir, kind, seed, path, asked.draws)
+                models.append((seed, path))
+            result["types"][kind] = rounded(measure(adata, log, kind, models))
+            result["types"][kind]["seconds"] = round(time.perf_counter() - started, 1)
+            sys.stderr.write(f"{kind}: {json.dumps(result['types'][kind], indent=1)}\n")
+    line = json.dumps(result)
+    print(line)
+    if asked.out:
+        asked.out.write_text(line + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
