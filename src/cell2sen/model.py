@@ -29,7 +29,7 @@ class Model:
 
     revision: str | None = None
     dtype: Dtype = "auto"
-    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (a matrix product took 32 times as long
+    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (a matrix product took tens of times as long
     there) and for the embedded model, which is small. Provenance says which it was."""
 
     quantize: Quantize | None = None
