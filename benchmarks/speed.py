@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,15 @@ TEMPLATE = (
 class Bench:
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.peers, self.runs, self.tiny, self.work = arguments.peers, arguments.runs, arguments.tiny, work
+        self.scale = arguments.scale
         self.sizes = speed_data.TINY if self.tiny else speed_data.SMALL
         self.n_genes = 300 if self.tiny else 20_000
         self.lines: list[dict] = []
         self.out = arguments.out
+
+    def scaled(self, n: int) -> int:
+        """How many cells or prompts."""
+        return max(1, int(n * self.scale))
 
     def measured(self, package: str, job: dict) -> dict | None:
         """What the worker says; None for a peer that is not there or fails, with what it said on stderr."""
@@ -93,6 +99,10 @@ class Bench:
     def checkpoint(self) -> str:
         return str(speed_data.checkpoint(self.work / "checkpoint", self.sizes, speed_data.symbols(self.n_genes)))
 
+    def unused(self) -> str:
+        """Helical loads its model to write sentences: a tiny one, so that neither time nor memory is the model's."""
+        return str(speed_data.checkpoint(self.work / "unused", speed_data.TINY, speed_data.symbols(300)))
+
     def sentences(self, n: int, genes: int) -> list[str]:
         """Sentences of about so many genes, every one of another length."""
         random = np.random.default_rng(1)
@@ -116,13 +126,25 @@ class Bench:
     # -- the rows
 
     def sentences_ids(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
-        job = {"job": "sentences", "form": "ids", "cells": self.cells(n, per_cell), "max_genes": None}
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
+        job = {
+            "job": "sentences",
+            "checkpoint": self.unused(),
+            "form": "ids",
+            "cells": self.cells(n, per_cell),
+            "max_genes": None,
+        }
         self.row("sentences as gene ids, all genes", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
 
     def sentences_text(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
-        job = {"job": "sentences", "form": "text", "cells": self.cells(n, per_cell), "max_genes": None}
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
+        job = {
+            "job": "sentences",
+            "checkpoint": self.unused(),
+            "form": "text",
+            "cells": self.cells(n, per_cell),
+            "max_genes": None,
+        }
         self.row(
             "sentences as text, all genes",
             job,
@@ -133,13 +155,19 @@ class Bench:
         )
 
     def sentences_top(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         top = 10 if self.tiny else 200
-        job = {"job": "sentences", "form": "text", "cells": self.cells(n, per_cell), "max_genes": top}
+        job = {
+            "job": "sentences",
+            "checkpoint": self.unused(),
+            "form": "text",
+            "cells": self.cells(n, per_cell),
+            "max_genes": top,
+        }
         self.row(f"sentences as text, top {top}", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
 
     def prompts(self) -> None:
-        n, genes = (20, 30) if self.tiny else (500, 1000)
+        n, genes = (20, 30) if self.tiny else (self.scaled(500), 1000)
         job = {
             "job": "tokens",
             "checkpoint": self.checkpoint(),
@@ -149,7 +177,7 @@ class Bench:
         self.row("prompts to ids", job, ["tokenizers"], same_ids, prompts=n, genes=genes)
 
     def embedding(self) -> None:
-        n, genes = (3, 30) if self.tiny else (2, 450)
+        n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
         self._embed(f"embedding, about {genes} genes", self.sentences(n, genes), dtype="float32")
 
     def embedding_bf16(self) -> None:
@@ -157,9 +185,10 @@ class Bench:
 
         name = "embedding in bfloat16"
         if not halves_are_fast():
-            self.say({"row": name, "not_measured": "this CPU has no bfloat16 instructions"})
+            why = "this CPU has no bfloat16 instructions"
+            self.say({"row": name, "not_measured": why, "product_of_512_cpu_seconds": products()})
             return
-        n, genes = (3, 30) if self.tiny else (2, 450)
+        n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
         self._embed(name, self.sentences(n, genes), dtype="bfloat16")
 
     def embedding_long(self) -> None:
@@ -180,6 +209,7 @@ class Bench:
         for n in (50, 100) if self.tiny else (1000, 10_000, 100_000):
             job = {
                 "job": "sentences",
+                "checkpoint": self.unused(),
                 "form": "text",
                 "cells": self.cells(n, 20 if self.tiny else 500, 300 if self.tiny else 5000),
                 "max_genes": None,
@@ -229,6 +259,21 @@ def vectors_apart(ours: dict, theirs: dict) -> dict:
     }
 
 
+def products() -> dict:
+    """CPU seconds of a product of two 512 × 512 matrices, the best of five."""
+    import torch
+
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, times = torch.ones(512, 512, dtype=dtype), []
+        for _ in range(5):
+            started = time.process_time()
+            matrix @ matrix
+            times.append(time.process_time() - started)
+        found[str(dtype).removeprefix("torch.")] = round(min(times), 5)
+    return found
+
+
 def machine() -> dict:
     import torch
     import transformers
@@ -250,6 +295,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also append the lines to this file")
     parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="so many times the cells and prompts")
     parser.add_argument("--work", type=Path, help="folder for cells and checkpoint, kept; a temporary one by default")
     parser.add_argument("--tiny", action="store_true", help="minutes become seconds: to see that it runs")
     arguments = parser.parse_args()

@@ -75,7 +75,9 @@ def cell2sen_tokens(job, measure):
 
     tokens = load_tokens(job["checkpoint"], local_files_only=True)
     before, after = job["template"].split("{cell_sentence}")
-    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    symbols: dict[str, str] = {}  # one string a gene, as sentences have them
+    sentences = [tuple(symbols.setdefault(word, word) for word in text.split()) for text in job["sentences"]]
+    prompts = [Prompt(before=before, genes=genes, after=after) for genes in sentences]
     ids = measure(lambda: tokens.encode(prompts))
     return {"tokens": int(sum(map(len, ids))), "ids": [row.ids.tolist() for row in ids[:20]]}
 

@@ -74,6 +74,7 @@ class Assembler:
         # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length.
         self._ids, self._stops = (np.empty(0, dtype=np.int64) for _ in range(2))
         self._covers = np.empty(0, dtype=bool)
+        self._all_cover = True
         self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
 
     @cached_property
@@ -111,15 +112,21 @@ class Assembler:
             # The first piece of a prompt is its instruction, the last one the rest, if there is one.
             gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
             made = [plan for plan in plans if plan is not None]
-            gene[bounds[1:][np.array([bool(plan.rest) for plan in made], dtype=bool)] - 1] = -1
+            has_rest = np.array([bool(plan.rest) for plan in made], dtype=bool)
+            has_end = np.array([bool(plan.end[1]) for plan in made], dtype=bool)
+            gene[bounds[1:][has_rest] - 1] = -1
             genes = np.repeat(gene, lengths)
-            genes[~self._covers[flat]] = -1
-            places = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
+            # Endings have tokens of no gene; a gene seldom has.
+            mixed = np.full(len(pieces), not self._all_cover)
+            mixed[(bounds[1:] - 1 - has_rest)[has_end]] = True
+            places = np.flatnonzero(np.repeat(mixed, lengths))
+            genes[places[~self._covers[flat[places]]]] = -1
+            spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
             for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
                 if plan is None:
                     yield None
                     continue
-                (_, start), (last, stop) = next(places)
+                (_, start), (last, stop) = next(spans)
                 begin = stop - start
                 if answer:
                     begin -= self._of_answer(plan, pieces[:last], len(prompt.suffix))
@@ -238,6 +245,8 @@ class Assembler:
         self._ids = np.append(self._ids, ids.astype(np.int64))
         self._stops = np.append(self._stops, stops.astype(np.int64))
         self._covers = np.append(self._covers, covers.astype(bool))
+        if numbers is self._genes:
+            self._all_cover = self._all_cover and bool(covers.all())
 
     def _keeps_its_promise(self, genes: Sequence[str]) -> bool:
         """Whether sentences of these genes, as they come and shuffled, have the ids of their genes."""

@@ -260,6 +260,10 @@ def _cost(report: _Report, sentences: Sentences, model: Model) -> None:
     report.add("warning" if over else "ok", "tokens", text)
     in_layers, embeddings = _parameters(config)
     quantized = {"4bit": 0.28, "8bit": 0.52}.get(model.quantize or "", 1.0)  # embeddings never are
+    if model.dtype == "auto" and model.resolved_dtype == "bfloat16":
+        from cell2sen.backends.transformers import for_device
+
+        model = for_device(model, "cpu")
     size = BYTES[model.resolved_dtype]
     hidden = float(config.get("hidden_size", 0))
     batch = BATCH_TOKENS * (12 * hidden + 8 * float(config.get("intermediate_size", 4 * hidden))) * size

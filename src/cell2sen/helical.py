@@ -79,7 +79,7 @@ class Cell2SenConfig:
     """Accepted for compatibility: ``fit_parameters`` are always there, they cost nothing."""
 
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
-    """``"auto"``: bfloat16; float32 for the embedded model."""
+    """``"auto"``: bfloat16; float32 for the embedded model and on a CPU without bfloat16 instructions."""
 
     model_size: str = EMBEDDED
     """``"nano"`` (the embedded model), ``"160M"``, ``"410M"``, ``"1B"``, ``"2B"``, ``"27B"``; or any model name,

@@ -29,8 +29,8 @@ class Model:
 
     revision: str | None = None
     dtype: Dtype = "auto"
-    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (a matrix product took 32 times as long
-    there) and for the embedded model, which is small. Provenance says which it was."""
+    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (where matrix products take
+    tens of times as long) and for the embedded model, which is small. Provenance says which it was."""
 
     quantize: Quantize | None = None
     recipe: Recipe = field(default_factory=Recipe)

@@ -78,9 +78,7 @@ def load(
         where["revision"] = model.revision
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and model.dtype == "auto" and model.resolved_dtype == "bfloat16" and not halves_are_fast():
-        _log.info("this CPU has no bfloat16 instructions: computing in float32; dtype='bfloat16' forces them")
-        model = replace(model, dtype="float32")
+    model = for_device(model, device)
     options: dict[str, Any] = {"dtype": getattr(torch, model.resolved_dtype), "use_safetensors": True}
     if model.quantize is not None:
         options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
@@ -104,6 +102,14 @@ def load(
     return TransformersBackend(
         model, network, tokens, batch_size=batch_size, progress=progress, padding_side=padding_side
     )
+
+
+def for_device(model: Model, device: str) -> Model:
+    """The model with the dtype that it is computed in on this device, unless the user has named one."""
+    if device != "cpu" or model.dtype != "auto" or model.resolved_dtype != "bfloat16" or halves_are_fast():
+        return model
+    _log.info("this CPU has no bfloat16 instructions: computing in float32; dtype='bfloat16' forces them")
+    return replace(model, dtype="float32")
 
 
 def halves_are_fast() -> bool:
