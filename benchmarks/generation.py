@@ -3,7 +3,7 @@
     python benchmarks/generation.py --data-dir FOLDER [--model DIR] [--cells 16] [--genes 200] [--out FILE.json]
 
 Without ``--model`` a small model with about four tokens a gene is trained first (`bytes_model.py`). The peer is what
-Helical 2.2.0 does for a perturbation: prompts padded on the left, ``model.generate(do_sample=False)`` with transformers'
+Helical 2.2.0 does for a perturbation: prompts padded on the left, ``model.generate(do_sample=False)``, transformers'
 own attention, until the answer could hold as many genes, or ends. Both get the same prompts and write as many genes;
 of the peer's words only those count that are genes of the data, each once. Prints one JSON line.
 """
@@ -129,11 +129,13 @@ def main() -> None:
         "benchmark": "generation",
         "machine": {"device": arguments.device, "threads": torch.get_num_threads()},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "model": {"parameters": sum(each.numel() for each in backend.network.parameters()), "tokens_per_gene": round(each, 2)},
+        "model": {"parameters": backend.network.num_parameters(), "tokens_per_gene": round(each, 2)},
         "cells": controls.n_obs, "genes": arguments.genes, "batch_size": arguments.batch_size, "runs": arguments.runs,
         "genes_per_second": {
-            "guided_greedy": round(statistics.median(ours), 1), "peer_unguided_greedy": round(statistics.median(theirs), 1),
-            "ratio": round(statistics.median(a / max(b, 1e-9) for a, b in zip(ours, theirs, strict=True)), 2), "bar": 5.0,
+            "guided_greedy": round(statistics.median(ours), 1),
+            "peer_unguided_greedy": round(statistics.median(theirs), 1),
+            "ratio": round(statistics.median(a / max(b, 1e-9) for a, b in zip(ours, theirs, strict=True)), 2),
+            "bar": 5.0,
             "peer_words_per_second_valid_or_not": round(
                 statistics.median(theirs) * words / max(1, sum(len(one.genes) for one in parsed)), 1
             ),
