@@ -166,7 +166,7 @@ def test_guided_rows_one_token_at_a_time_and_with_guesses(options: dict[str, flo
     assert [len(genes) for genes in found[0]] == asks
     assert works[0].tokens == works[1].tokens == works[2].tokens
     assert works[0].passes < works[0].tokens, "forced tokens take no pass of their own"
-    assert works[0].read == works[0].tokens + len([1 for row in range(5)]) - 5
+    assert works[0].tokens <= works[0].read <= works[0].tokens + 5, "nothing but what is written is read"
 
 
 def test_samples_have_the_distribution_of_the_model() -> None:
