@@ -1,6 +1,6 @@
 """Time and memory of an evaluation against the number of cells: each size in a process of its own.
 
-    python benchmarks/evaluation.py [--cells 12500 25000 50000 100000] [--genes 5000] [--density 0.1]
+    python benchmarks/evaluation.py [--cells 12500 25000 50000 100000] [--genes 5000] [--density 0.1] [--resamples 100]
 
 Made-up cells of 2 cell types under a control and 5 perturbations; the prediction is as large as the real cells. Prints
 one line a size, then one JSON line with the exponent of time against cells (1 is linear, less where a part is fixed),
@@ -44,7 +44,7 @@ def cells(n: int, genes: int, density: float, seed: int) -> ad.AnnData:
     return ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=[f"GENE{gene}" for gene in range(genes)]))
 
 
-def measure(n: int, genes: int, density: float) -> dict[str, Any]:
+def measure(n: int, genes: int, density: float, resamples: int) -> dict[str, Any]:
     """One size, in this process."""
     from cell2sen.evaluation import evaluate
 
@@ -52,7 +52,7 @@ def measure(n: int, genes: int, density: float) -> dict[str, Any]:
     predicted = predicted[predicted.obs["drug"] != "control"].copy()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time(), time.perf_counter()
-    options: dict[str, Any] = {"scale": "log1p", "real_scale": "log1p", "leaks": "report"}
+    options: dict[str, Any] = {"scale": "log1p", "real_scale": "log1p", "leaks": "report", "resamples": resamples}
     found = evaluate(predicted, real, task="perturb", perturbation="drug", context="type", **options)
     assert len(found.settings["groups"]) == 10
     return {
@@ -70,20 +70,23 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     parser.add_argument("--genes", type=int, default=5_000)
     parser.add_argument("--density", type=float, default=0.1)
+    parser.add_argument("--resamples", type=int, default=100, help="bootstrap samples of cells")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(measure(asked.one, asked.genes, asked.density)))
+        print(json.dumps(measure(asked.one, asked.genes, asked.density, asked.resamples)))
         return
     rows = []
     # One thread: seconds of a processor that is shared by others then say what the work costs.
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     for n in asked.cells:
-        command = [sys.executable, __file__, f"--one={n}", f"--genes={asked.genes}", f"--density={asked.density}"]
+        shape = [f"--genes={asked.genes}", f"--density={asked.density}", f"--resamples={asked.resamples}"]
+        command = [sys.executable, __file__, f"--one={n}", *shape]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
-    found: dict[str, Any] = {"benchmark": "evaluation", "genes": asked.genes, "density": asked.density, "rows": rows}
+    found: dict[str, Any] = {"benchmark": "evaluation", "genes": asked.genes, "density": asked.density}
+    found |= {"resamples": asked.resamples, "rows": rows}
     if len(rows) > 1:
         n, cpu, peak = (np.array([row[name] for row in rows], dtype=float) for name in ("cells", "cpu_s", "peak_gb"))
         per_cell, fixed = np.polyfit(n, cpu, 1)

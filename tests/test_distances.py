@@ -148,6 +148,18 @@ def test_knn_ties_go_to_the_nearest() -> None:
     assert math.isnan(distances.knn_accuracy(known, ["b", "a", "a", "b"], [[0.2]], ["b"], 5))
 
 
+def test_neighbours_equal_sorted_distances_with_ties_and_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a grid most distances tie, and far from the origin products lose the digits that differences keep."""
+    monkeypatch.setattr(distances, "_ENTRIES", 700)  # several blocks
+    rng = np.random.default_rng(8)
+    for offset in (0.0, 1e6):
+        known = rng.integers(0, 4, (90, 3)) + offset
+        queries = rng.integers(0, 4, (40, 3)) + offset
+        for k in (1, 7, 90, 200):
+            expected = np.argsort(cdist(queries, known), axis=1, kind="stable")[:, :k]
+            np.testing.assert_array_equal(distances.neighbours(known, queries, k), expected)
+
+
 def test_foscttm_equals_counting() -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(30, 4))

@@ -217,3 +217,57 @@ def test_draw_takes_as_many_as_there_are_and_no_others() -> None:
     assert not seen[~chosen].any()
     assert (seen[0, :4] > 70).all()
     assert sft.draw_tokens(chosen, None) is chosen
+
+
+class TestPacking:
+    def test_rows_hold_every_sample_once_and_no_more_than_the_longest(self) -> None:
+        generator = np.random.default_rng(0)
+        for _ in range(20):
+            lengths = generator.integers(1, 60, 30).tolist()
+            packed = sft.rows_of(lengths)
+            assert sorted(sample for row in packed for sample in row) == list(range(30))
+            assert all(sum(lengths[sample] for sample in row) <= max(lengths) for row in packed)
+            assert len(packed) < 30
+
+    @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+    @pytest.mark.parametrize("side", ["right", "left"])
+    def test_loss_and_gradients_equal_those_of_padded_rows(
+        self, architecture: str, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network = tiny.network(architecture, tiny.tokens("bytes").tokenizer.get_vocab_size())
+        made = sft.samples(
+            [(task, p.shorten(3 * number), " T.") for number, (task, p, _) in enumerate(rows(8))] + rows(2),
+            tiny.tokens("bytes"), 512,
+        )  # fmt: skip
+        widths: list[torch.Size] = []
+        forward = type(network.base_model).forward
+
+        def spy(module: Any, *args: Any, **options: Any) -> Any:
+            widths.append(options["input_ids"].shape)
+            return forward(module, *args, **options)
+
+        monkeypatch.setattr(type(network.base_model), "forward", spy)
+        losses, gradients = [], []
+        for packing in (False, True):
+            trainer = trainer_of(tmp_path / str(packing), network, made, prompt_loss=0.3, packing=packing)
+            network.train()
+            network.zero_grad()
+            losses.append(trainer.compute_loss(network, batch(made, side)))
+            losses[-1].backward()
+            gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
+        assert widths[1].numel() < 0.7 * widths[0].numel(), "fewer tokens are computed"
+
+    def test_packed_training_equals_padded_training(self, tmp_path: Path) -> None:
+        made = sft.samples(rows(12), tiny.tokens("bytes"), 512)
+        found = []
+        for packing in (False, True):
+            network = tiny.network("gpt_neox", tiny.tokens("bytes").tokenizer.get_vocab_size())
+            trainer = trainer_of(tmp_path / str(packing), network, made, 4, max_steps=3, packing=packing)
+            trainer._get_train_sampler = lambda *_: sft.GroupedOrder(made["length"], 4, 0)
+            trainer.train()
+            found.append(list(network.parameters()))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

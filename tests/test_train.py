@@ -17,7 +17,7 @@ import training_cells
 import transformers
 from safetensors.torch import load_file
 
-from cell2sen import backend, model_directory, sft, tasks, train
+from cell2sen import backend, model_directory, networks, sft, tasks, train
 from cell2sen.backend import Sampling
 from cell2sen.cli import main
 from cell2sen.model import METADATA_FILE, Model, resolve
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: dict[str, Any] | None = None, **changes: Any) -> train.TrainConfig:
     values: dict[str, Any] = {
         "data": [DATA | (data or {})], "lengths": LENGTHS, "batch_size": 8, "max_steps": 6, "eval_steps": 2,
-        "save_dtype": "float32", "bf16": False,
+        "save_dtype": "float32", "bf16": False, "score_cells": 0,
     }  # fmt: skip
     if "model" not in changes:
         values["from_scratch"] = SCRATCH
@@ -323,14 +323,14 @@ class TestFineTuning:
         ids = torch.tensor([[2, 300, 310, 320, 305, 299, 350, 301]])
         before = transformers.AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager")(ids).logits
         hand: list[torch.Tensor] = []
-        whole = train._whole
+        whole = networks.whole
 
         def spy(trainer: Any, *rest: Any) -> Any:
             with torch.no_grad():
                 hand.append(trainer.model.eval()(input_ids=ids).logits)
             return whole(trainer, *rest)
 
-        monkeypatch.setattr(train, "_whole", spy)
+        monkeypatch.setattr(networks, "whole", spy)
         settings = config(
             model=str(start),
             lora={"r": 8, "alpha": 16},
@@ -451,3 +451,63 @@ def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "it/s" not in output.err
     said = resolve(tmp_path / "out").metadata["training"]
     assert (said["max_steps"], said["lora"] is None) == (2, not lora)
+
+
+class TestTrainingOptions:
+    def test_from_scratch(self, tmp_path: Path) -> None:
+        made = train.configure(
+            "a.h5ad", {"cell_type": "type", "from_scratch": True, "hidden_size": 64, "heads": 2, "layers": None,
+                       "tokenizer": "bpe"}
+        )  # fmt: skip
+        assert made.model is None
+        assert (made.from_scratch.hidden_size, made.from_scratch.layers, made.from_scratch.tokenizer) == (64, 4, "bpe")
+        file = tmp_path / "a.yaml"
+        file.write_text("model: nano\nfrom_scratch: {layers: 7}\ndata: [{file: a.h5ad}]\n", encoding="utf-8")
+        made = train.configure(file, {"from_scratch": True, "heads": 8})
+        assert (made.model, made.from_scratch.layers, made.from_scratch.heads) == (None, 7, 8)
+        with pytest.raises(ValueError, match="--hidden-size goes with --from-scratch"):
+            train.configure("a.h5ad", {"cell_type": "type", "hidden_size": 64})
+
+    def test_rewards(self) -> None:
+        options = {"cell_type": "type", "perturbation": "drug", "reward": ["kendall_tau", "change=0.5"]}
+        made = train.configure("a.h5ad", options | {"gene_sets": "h.gmt", "gene_set": ["A", "B"]})
+        assert made.grpo.rewards == {"kendall_tau": 1.0, "change": 0.5}
+        assert (made.grpo.gene_sets, made.grpo.gene_set) == ("h.gmt", ("A", "B"))
+        [data] = made.data
+        assert (data.tasks, data.draws, data.context) == (("perturb",), {"perturb": 1}, ("type",))
+        [data] = train.configure("a.h5ad", {"cell_type": "type", "reward": ["overlap"]}).data
+        assert data.tasks == ("generate",)
+        with pytest.raises(ValueError, match="--gene-set goes with --reward"):
+            train.configure("a.h5ad", {"cell_type": "type", "gene_set": ["A"]})
+        with pytest.raises(ValueError, match="--reward must be a number, found 'much'"):
+            train.configure("a.h5ad", {"cell_type": "type", "reward": ["overlap=much"]})
+
+    def test_others(self) -> None:
+        options = {"lora": True, "quantize": "4bit", "packing": True, "gene_tokens": True, "model": "x"}
+        made = train.configure("a.h5ad", {"cell_type": "type"} | options)
+        assert (made.quantize, made.packing, made.lora.merge, made.gene_tokens.first) == ("4bit", True, True, 0.2)
+
+
+def test_perturbations_are_named_from_cells(folder: Path, tmp_path: Path) -> None:
+    import anndata
+
+    import cell2sen as c2s
+
+    settings = config(
+        {"tasks": ["identify"], "cell_type": None, "context": [], "draws": {"identify": 40}}, max_steps=150,
+        eval_steps=150, learning_rate=3e-3, batch_size=16, prompt_loss=0.3, lengths={"identify": 20},
+    )  # fmt: skip
+    model = run(folder, tmp_path / "out", settings)
+    assert set(model.metadata["perturbations"]) == {"control", "IFN-beta", "IL-2"}
+    assert model.metadata["labels"] == {}
+    adata = anndata.read_h5ad(training_cells.write(tmp_path / "new.h5ad", seed=1))
+    c2s.tl.annotate(adata, task="identify", model=model, progress=False)
+    found = adata.obs["cell2sen_perturbation"].astype(str)
+    assert np.mean(found == adata.obs["condition"].astype(str)) > 0.7  # chance: a third
+
+
+def test_labels_stay_where_none_are_learned(folder: Path, tmp_path: Path, trained: Model) -> None:
+    tuned = run(folder, tmp_path / "out", config({"tasks": ["perturb"]}, model=trained.path, max_steps=1, eval_steps=1))
+    assert tuned.metadata["labels"] == trained.metadata["labels"]
+    whole = run(folder, tmp_path / "other", config(packing=True, max_steps=2))
+    assert np.isfinite(evaluations(Path(whole.path))).all()

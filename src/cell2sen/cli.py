@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cell2sen import __version__, cli_evaluate
+from cell2sen import __version__, cli_evaluate, cli_train
 
 if TYPE_CHECKING:
     from cell2sen.session import Options
@@ -225,6 +225,7 @@ def annotate(
     labels: Annotated[str | None, typer.Option(help="Cell types to choose from, separated by semicolons.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="The same, one per line.")] = None,
     threshold: Annotated[float, typer.Option(help="Less probable labels become 'unknown'.", min=0.0, max=1.0)] = 0.0,
+    task: Annotated[str, typer.Option(help="identify asks for the perturbation instead.")] = "annotate",
     model: ModelName = "nano",
     layer: Layer = None,
     raw: Raw = False,
@@ -256,12 +257,13 @@ def annotate(
     if labels_file:
         chosen = [line.strip() for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     with complete(out, file) as temporary, backed(file) as adata:
-        tl.annotate(adata, chosen, threshold=threshold, **options)
-        column = adata.obs["cell2sen_cell_type"]
+        tl.annotate(adata, chosen, task=task, threshold=threshold, **options)
+        key = adata.uns["cell2sen"]["annotate"]["key"]
+        column = adata.obs[key]
         if out.suffix == ".csv":
-            adata.obs[["cell2sen_cell_type", "cell2sen_cell_type_score"]].to_csv(temporary, index_label="cell")
+            adata.obs[[key, f"{key}_score"]].to_csv(temporary, index_label="cell")
         else:
-            write_results(file, temporary, adata, obsm="cell2sen_cell_type_probabilities")
+            write_results(file, temporary, adata, obsm=f"{key}_probabilities")
     counts = {str(label): int(count) for label, count in column.value_counts().items() if count}
     _say(as_json, f"{len(column):,} cells → {out}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
          file=str(out), n_cells=len(column), counts=counts)  # fmt: skip
@@ -360,40 +362,7 @@ def generate(
          n_cells=drawn.n_obs, validity=validity)  # fmt: skip
 
 
-@app.command()
-def train(
-    source: Annotated[Path, typer.Argument(help="Training file (.yaml, see docs/training.md) or AnnData file.")],
-    out: Annotated[Path, typer.Argument(help="Directory to write the model to.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="What to fine-tune; nano for AnnData.")] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="May be repeated.")] = None,
-    cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None,
-    perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
-    control: Annotated[str | None, typer.Option(help="Its value in unperturbed cells.  [default: control]")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="obs column in which a cell and its control agree.")] = None,
-    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None,
-    hold_out: Annotated[list[str] | None, typer.Option(help="Group to hold out; may be repeated.")] = None,
-    test: Annotated[float | None, typer.Option(help="Share to hold out.  [default: 0.1]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Draws of each cell.  [default: 5]")] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of a training file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files in a training file.")] = None,
-    layer: Layer = None,
-    raw: Raw = False,
-    symbols: Symbols = None,
-    organism: Organism = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train or fine-tune a model on AnnData files."""
-    options = {"tasks": task, "use_raw": raw} | {key: value for key, value in locals().items() if key not in (
-        "source", "out", "task", "raw", "settings", "data_dir", "resume", "quiet", "as_json")}  # fmt: skip
-    from cell2sen import train as training
-
-    config = training.configure(source, options, settings or ())
-    base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
-    trained = training.train(config, out, base=base, resume=resume, progress=not quiet)
-    _say(as_json, f"trained → {out}; use it with --model {out}", file=str(out), name=trained.name)
+app.command()(cli_train.train)
 
 
 app.command()(cli_evaluate.evaluate)

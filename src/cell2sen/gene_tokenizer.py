@@ -1,10 +1,14 @@
-"""A tokenizer with one token per gene and byte-level pieces for all other text."""
+"""Tokenizers with a token for each gene: new ones, and published ones that are extended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 END = "<eos>"
 PAD = "<pad>"
@@ -13,12 +17,28 @@ PAD = "<pad>"
 #: of a sentence is the same token as any other, while dots within a symbol (RP11-206L10.9) belong to it.
 WORD = r" ?[^\s]+?(?=[.,:;]?(?:\s|$))| ?[.,:;]|\s"
 
+#: How GPT-2's byte-level tokenizers cut a text (``use_regex`` of tokenizers' ByteLevel).
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500) -> Any:
+#: What SentencePiece writes for a space.
+MARK = "▁"
+
+
+def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, whole_genes: bool = True) -> Any:
     """Tokenizer for a model trained from scratch.
 
     Byte-level BPE is learned on `texts` (templates, labels), then every gene gets a token of its own: a word that is in
     the vocabulary as a whole is never split. Everything that is not a known gene is still written exactly, in pieces.
+
+    Parameters
+    ----------
+    genes
+        Symbols.
+    text_tokens
+        Size of the vocabulary without the genes.
+    whole_genes
+        False: genes are written in pieces too, which are learned on their symbols together with the texts. Such a
+        model can write genes that it never saw.
 
     Returns
     -------
@@ -42,7 +62,7 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500) -
 
     learner = dressed(models.BPE())
     learner.train_from_iterator(
-        texts,
+        texts if whole_genes else [*texts, *(" " + gene for gene in genes)],
         trainers.BpeTrainer(
             vocab_size=text_tokens, min_frequency=1, show_progress=False, special_tokens=[PAD, END],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -50,12 +70,142 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500) -
     )  # fmt: skip
     learned = json.loads(learner.to_str())["model"]
     vocabulary = dict(learned["vocab"])
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for gene in genes:
-        (piece,) = byte_level.pre_tokenize_str(" " + gene)
-        vocabulary.setdefault(piece[0], len(vocabulary))
+    for gene in genes if whole_genes else ():
+        vocabulary.setdefault(_bytes(" " + gene), len(vocabulary))
     merges = [tuple(merge) for merge in learned["merges"]]
     tokenizer = dressed(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.add_special_tokens([PAD, END])
     make: Any = PreTrainedTokenizerFast  # typed in parts only
     return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
+
+
+def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int]]]:
+    """A BPE tokenizer that writes genes as one token each, and every text without genes as before.
+
+    A gene is a word: it stands between a space and the next space, the end, or a closing . , : or ; before these. Such
+    words are cut out before anything else (by a regular expression in the form of a prefix tree, which stays fast for
+    tens of thousands of genes) and are in the vocabulary as a whole.
+
+    Parameters
+    ----------
+    original
+        ``tokenizers.Tokenizer``: byte-level (GPT-2, GPT-NeoX, Llama 3 …) or of SentencePiece's kind (Gemma). It is not
+        changed.
+    genes
+        Symbols. Those that are one token already keep it.
+
+    Returns
+    -------
+    The tokenizer, and for the id of each new token the ids of the pieces that it replaces.
+
+    Raises
+    ------
+    ValueError
+        A tokenizer of another kind, or one in which a gene cannot be one token.
+    """
+    from tokenizers import Tokenizer
+
+    spec = json.loads(original.to_str())
+    model = spec["model"]
+    if model["type"] != "BPE":
+        raise ValueError(f"gene tokens can be added to BPE tokenizers, found {model['type']}")
+    byte_level = '"ByteLevel"' in json.dumps(spec["pre_tokenizer"])
+    pieces = dict(zip(genes, _ids(original, [" " + gene for gene in genes]), strict=True))
+    missing = [gene for gene in dict.fromkeys(genes) if len(pieces[gene]) > 1]
+    vocabulary: dict[str, int] = model["vocab"]
+    for added in spec["added_tokens"]:  # with an id of their own, or they would get the first free ones
+        vocabulary.setdefault(added["content"], added["id"])
+    surface = {gene: _bytes(" " + gene) if byte_level else MARK + gene for gene in missing}
+    new = [gene for gene in missing if surface[gene] not in vocabulary]
+    first = max(vocabulary.values()) + 1
+    vocabulary.update({surface[gene]: first + place for place, gene in enumerate(new)})
+    if not model.get("ignore_merges"):
+        _warn_of_split_words(original, model["vocab"], first)
+    model["ignore_merges"] = True
+    if missing:
+        spec["pre_tokenizer"] = _cut_out(spec, missing, byte_level)
+    made = Tokenizer.from_str(json.dumps(spec))
+    for gene, ids in zip(new, _ids(made, [" " + gene for gene in new]), strict=True):
+        if ids != [vocabulary[surface[gene]]]:
+            raise ValueError(f"the tokenizer cannot write the gene {gene!r} as one token")
+    return made, {vocabulary[surface[gene]]: pieces[gene] for gene in new}
+
+
+def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) -> Any:
+    """The pre-tokenizer with genes as words that nothing else cuts."""
+    before = spec["pre_tokenizer"]
+    if not byte_level:
+        if MARK not in json.dumps(spec["normalizer"], ensure_ascii=False) or (before or {}).get("type") == "Metaspace":
+            raise ValueError(
+                "gene tokens can be added to byte-level tokenizers and to those that write spaces as ▁ in their "
+                f"normaliser; this one has normaliser {spec['normalizer']} and pre-tokenizer {before}"
+            )
+        # What the model sees is the whole text between genes, as before.
+        return _split(pattern(genes, MARK, rf"{MARK}|\s|$"))
+    parts = before["pretokenizers"] if before["type"] == "Sequence" else [before]
+    kinds = [part["type"] for part in parts]
+    if kinds == ["ByteLevel"] and before.get("use_regex", True) and not parts[0]["add_prefix_space"]:
+        rule = GPT2
+    elif kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True) and "Regex" in parts[0]["pattern"]:
+        rule = parts[0]["pattern"]["Regex"]
+    else:
+        raise ValueError(f"gene tokens cannot be added to a tokenizer that cuts words by {kinds} with these options")
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    words = pattern(genes, " ", r"\s|$")
+    return {"type": "Sequence", "pretokenizers": [_split(f"{words}|{rule}"), whole]}
+
+
+def _split(rule: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
+
+
+def pattern(genes: Iterable[str], space: str, end: str) -> str:
+    """A regular expression for any of the genes as a word, as a prefix tree, so that trying it takes a few steps.
+
+    Parameters
+    ----------
+    space
+        What stands before a word.
+    end
+        What may follow it, or the closing . , : or ; behind it.
+    """
+    tree: dict[str, Any] = {}
+    for gene in genes:
+        node = tree
+        for character in gene:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return rf"{re.escape(space)}{_branch(tree)}(?=[.,:;]?(?:{end}))"
+
+
+def _branch(node: Mapping[str, Any]) -> str:
+    ways = [re.escape(character) + _branch(node[character]) for character in sorted(node) if character]
+    if not ways:
+        return ""
+    ends_here = "" in node
+    inside = ways[0] if len(ways) == 1 and not ends_here else f"(?:{'|'.join(ways)})"
+    return inside + "?" * ends_here
+
+
+def _warn_of_split_words(original: Any, vocabulary: Mapping[str, int], first: int) -> None:
+    """Words of the old vocabulary that its merges do not reach are one token from now on: say how many."""
+    changed = []
+    special = {added.content for added in original.get_added_tokens_decoder().values()}
+    for word, number in vocabulary.items():
+        ordinary = number < first and word not in special and not re.fullmatch("<0x..>", word)
+        if ordinary and len(original.model.tokenize(word)) != 1:
+            changed.append(word)
+    if changed:
+        logger.warning("%d words become one token that were split before, such as %s", len(changed), changed[:5])
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def _bytes(text: str) -> str:
+    """A text as byte-level vocabularies write it."""
+    from tokenizers import pre_tokenizers
+
+    (piece,) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return str(piece[0])

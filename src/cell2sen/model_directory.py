@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,20 @@ def metadata_of(
         rows = np.flatnonzero(~one.test)[:1024]
         indptr, _, values = one.ranker.rank(one.matrix[rows], [one.names[row] for row in rows])
         fitter.add(indptr, one.scale.log10_cp10k(values, np.repeat(one.totals[rows], np.diff(indptr))))
-        for store, column in (("labels", one.label), ("perturbations", one.perturbation)):
+        answered = {worded[task].target for task in one.data.tasks}
+        learned = {slot for task in one.data.tasks for slot in (*worded[task].slots, worded[task].target)}
+        for store, slot, column in (
+            ("labels", "cell_type", one.label), ("perturbations", "perturbation", one.perturbation)
+        ):  # fmt: skip
+            if slot not in learned:
+                continue
             for value in column[~one.test] if column is not None else ():
-                if value is not None and (store == "labels" or value != one.data.control):
+                if value is not None and (slot in answered or store == "labels" or value != one.data.control):
                     counts[store][str(value)] = counts[store].get(str(value), 0) + 1
     fit = fitter.fit()
     recipe = start.recipe if start else Recipe(max_genes=config.lengths.get("annotate"), case="upper")
+    if recipe.max_genes is not None:  # a limit that is shorter than what is learned now would cut it at inference
+        recipe = dataclasses.replace(recipe, max_genes=max(recipe.max_genes, *lengths.values()))
     metadata: dict[str, Any] = {
         "recipe": dataclasses.asdict(recipe),
         "lengths": {**before.get("lengths", {}), **lengths},
@@ -94,8 +102,8 @@ def complete(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes files that only their owner may read
+        for file in temporary.rglob("*"):  # safetensors writes files that only their owner may read
+            file.chmod(0o755 if file.is_dir() else 0o644)
         temporary.replace(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -124,7 +132,16 @@ def write(
             dump(name, {file: list(names) for file, names in chosen.items()})
     metadata["weights_sha256"] = hash_of_weights(folder)
     dump(METADATA_FILE, metadata)
-    (folder / "README.md").write_text(_card(metadata, config, state), encoding="utf-8")
+
+
+def write_card(
+    folder: Path, config: TrainConfig, state: Any, measured: Sequence[Mapping[str, Any]], table: str
+) -> None:  # fmt: skip
+    """Write the model card, and into the metadata what was measured for it."""
+    file = folder / METADATA_FILE
+    metadata = json.loads(file.read_text(encoding="utf-8")) | {"scores": list(measured)}
+    file.write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "README.md").write_text(_card(metadata, config, state, table), encoding="utf-8")
 
 
 def hash_of_weights(folder: Path) -> str:
@@ -137,41 +154,75 @@ def hash_of_weights(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_tokenizer(folder: Path, tokens: Tokens, train_set: Any) -> None:
-    """The tokenizer that was written must read the training samples as they were trained."""
+def check_tokenizer(folder: Path, tokens: Tokens, texts: Sequence[str]) -> None:
+    """The tokenizer that was written must read texts as they were trained."""
     written = load_tokens(str(folder), local_files_only=True)
-    few = train_set.select(range(min(8, len(train_set))))
-    texts = [f"{prompt}{completion}" for prompt, completion in zip(few["prompt"], few["completion"], strict=True)]
     if written.ids(texts) != tokens.ids(texts) or (written.bos, written.eos) != (tokens.bos, tokens.eos):
         raise RuntimeError("the tokenizer that was saved reads text otherwise than the one that was trained with")
 
 
-def _card(metadata: Mapping[str, Any], config: TrainConfig, state: Any) -> str:
+def _card(metadata: Mapping[str, Any], config: TrainConfig, state: Any, table: str) -> str:
     rows = "\n".join(
         f"| {file} | {split['n_train']} | {split['n_held_out']} |" for file, split in metadata["split"].items()
     )
-    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-    measured = f"first {losses[0]:.3f}, lowest {min(losses):.3f}, last {losses[-1]:.3f}" if losses else "not measured"
+    key, what = "eval_loss", "Loss on held-out pairs (nats per token of the answer)"
+    if config.grpo:
+        key, what = "eval_reward", f"Reward on held-out cells ({_sum(config.grpo.rewards)})"
+    values = [entry[key] for entry in state.log_history if key in entry]
+    best = (max if config.grpo else min)(values, default=0.0)
+    measured = f"first {values[0]:.3f}, best {best:.3f}, last {values[-1]:.3f}" if values else "not measured"
     kind = "all weights" if config.lora is None else f"adapters of rank {config.lora.r}, merged into the weights"
     origin = metadata["started_from"]
+    if config.from_scratch:
+        shape = config.from_scratch
+        kind = f"{shape.layers} layers, hidden size {shape.hidden_size}, {shape.heads} heads"
+    if config.gene_tokens:
+        kind += ", and new tokens for genes"
+    how = "reinforcement learning (GRPO)" if config.grpo else "pairs of prompt and answer"
+    rate = "default" if config.learning_rate is None else f"{config.learning_rate:g}"
+    calibration = metadata.get("calibration", {}).get("annotate")
+    calibrated = (
+        f"probabilities of labels calibrated on {calibration['n_cells']} held-out cells, temperature "
+        f"{calibration['temperature']:.2f}" if calibration else "probabilities of labels are not calibrated"
+    )  # fmt: skip
     return f"""# Model card
 
 {config.card}
 
 Trained by `cell2sen train`; `{METADATA_FILE}` beside this card holds every setting.
 
+## Data
+
 | file | cells trained on | cells held out |
 | --- | --- | --- |
 {rows}
 
-* Started from: {origin["name"] if origin else "nothing, trained from scratch"}; {kind} were trained
-* Tasks: {", ".join(sorted({name for data in config.data for name in data.tasks}))}
 * Labels: {", ".join(metadata["labels"]) or "none"}
 * Perturbations: {", ".join(metadata["perturbations"]) or "none"}
 * Organisms: {", ".join(metadata["organisms"])}
-* Steps: {state.global_step}; seed {config.seed}
-* Loss on held-out pairs (nats per token of the answer): {measured}
+
+## Settings
+
+* Started from: {origin["name"] if origin else "nothing, trained from scratch"}; trained: {kind}
+* Learned from {how}; tasks: {", ".join(sorted({name for data in config.data for name in data.tasks}))}
+* Genes of a sentence: {", ".join(f"{name} {n}" for name, n in sorted(metadata["lengths"].items()))}
+* Steps: {state.global_step}; batch size {config.batch_size}; learning rate {rate}; seed {config.seed}
+
+## Measured on held-out cells
+
+{table}
+
+Baselines and ceiling are those of `cell2sen evaluate`; they learn from the cells trained on.
+
+* {what}: {measured}
+* {calibrated[0].upper()}{calibrated[1:]}
+
+## Limits
 
 It answers for cells like those that it was trained on, and for the labels and perturbations above; what it says about
 others is a guess. It is no medical device.
 """
+
+
+def _sum(weights: Mapping[str, float]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())

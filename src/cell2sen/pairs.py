@@ -350,7 +350,7 @@ def pairs(
         answers = cells.values(str(task.target)) if task.answer == "label" else None
         slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
         if task.answer == "sentence" and from_genes:
-            sources = _control_pairs(cells, everyone, side, generator)
+            sources = control_pairs(cells, everyone, side, generator)
         else:
             sources = ((cell, cell) for cell in map(int, side))
         for source, cell in sources:
@@ -374,7 +374,12 @@ def pairs(
             yield name, prompt, task.complete(variant=variant, **filled)
 
 
-def _control_pairs(
+def contexts(cells: Cells) -> list[tuple[str, ...]]:
+    """For each cell what it must share with its control."""
+    return [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
+
+
+def control_pairs(
     cells: Cells, everyone: NDArray[np.int64], chosen: NDArray[np.int64], generator: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
     """Each chosen perturbed cell with a random control of the same context, both from the same side of the split.
@@ -382,7 +387,7 @@ def _control_pairs(
     Where no perturbation has a name, each chosen control with another control of its context, too.
     """
     assert cells.perturbation is not None
-    context = [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
+    context = contexts(cells)
     controls: dict[tuple[str, ...], list[int]] = {}
     for cell in everyone:
         if cells.is_control(cell):

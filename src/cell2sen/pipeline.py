@@ -189,11 +189,12 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     ValueError
         No labels, or the same label twice.
     """
-    labels = check_labels(known_labels(session.model) if labels is None else labels)
+    kind = "perturbations" if session.task.target == "perturbation" else "labels"
+    labels = check_labels(known_labels(session.model, kind) if labels is None else labels)
     metadata = session.model.metadata
-    trained, spellings = tuple(metadata.get("labels") or ()), metadata.get("spellings") or {}
+    trained, spellings = tuple(metadata.get(kind) or ()), metadata.get("spellings") or {}
     meant = members(labels, trained, spellings)
-    warn_unknown("labels", [name for names in meant for name in names], session.model, "labels")
+    warn_unknown(kind, [name for names in meant for name in names], session.model, kind)
     scored = list(dict.fromkeys(name for names in meant for name in names))
     sentences, task = session.sentences, session.task
     assert task.target is not None
@@ -239,18 +240,18 @@ def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
     return names
 
 
-def known_labels(model: Model) -> tuple[str, ...]:
-    """Labels the model was trained on, those of at least 10 cells.
+def known_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
+    """Labels (or perturbations) the model was trained on, those of at least 10 cells.
 
     Raises
     ------
     ValueError
         The model does not say; labels have to be given.
     """
-    counts: Mapping[str, int] = model.metadata.get("labels") or {}
+    counts: Mapping[str, int] = model.metadata.get(kind) or {}
     found = tuple(label for label, count in counts.items() if count >= LEAST_CELLS)
     if not found:
-        raise ValueError(f"{model.name} brings no list of labels: pass the cell types to choose from as labels=[...]")
+        raise ValueError(f"{model.name} brings no list of {kind}: pass the names to choose from as labels=[...]")
     return found
 
 

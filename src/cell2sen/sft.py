@@ -93,12 +93,15 @@ class GroupedOrder(torch.utils.data.Sampler[int]):
     ----------
     lengths
         Tokens of each sample.
+    together
+        Batches whose samples are sorted by length together.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, together: int = _SORTED_TOGETHER) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
+        self.together = together
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -111,7 +114,7 @@ class GroupedOrder(torch.utils.data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
-        chunk = _SORTED_TOGETHER * self.batch_size
+        chunk = self.together * self.batch_size
         batches: list[NDArray[np.int64]] = []
         for start in range(0, len(order), chunk):
             group = order[start : start + chunk]
@@ -123,21 +126,67 @@ class GroupedOrder(torch.utils.data.Sampler[int]):
         return iter(np.concatenate(batches).tolist() if batches else [])
 
 
+def rows_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Which samples share a row, in rows that are as long as the longest sample: first fit, the longest first."""
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for sample in order:
+        place = next((place for place, left in enumerate(room) if left >= lengths[sample]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(max(lengths))
+        rows[place].append(sample)
+        room[place] -= lengths[sample]
+    return rows
+
+
+def packed_hidden(base: Any, ids_BL: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
+    """Hidden states of padded samples, (B, L, D), computed one behind the other in as few rows as possible.
+
+    Positions begin anew with each sample, where :mod:`cell2sen.attention` ends the view of the ones before: what comes
+    out is what each sample alone gives. Padding gives zeros.
+    """
+    lengths = real_BL.sum(dim=1).tolist()
+    rows = rows_of(lengths)
+    # Where each token of the packed rows comes from, as a place in the flattened batch; -1 for none.
+    source = torch.full((len(rows), max(lengths)), -1, dtype=torch.long)
+    position = torch.zeros_like(source)
+    places = torch.arange(real_BL.numel()).reshape(real_BL.shape)
+    for line, samples_of_row in enumerate(rows):
+        at = 0
+        for sample in samples_of_row:
+            there = slice(at, at + lengths[sample])
+            source[line, there] = places[sample][real_BL[sample].cpu()]
+            position[line, there] = torch.arange(lengths[sample])
+            at += lengths[sample]
+    source, position = source.to(ids_BL.device), position.to(ids_BL.device)
+    packed_ids = ids_BL.flatten()[source.clamp(min=0)]
+    hidden = base(input_ids=packed_ids, position_ids=position, use_cache=False).last_hidden_state
+    filled = source >= 0
+    flat = hidden.new_zeros((real_BL.numel(), hidden.shape[-1]))
+    found: torch.Tensor = flat.index_copy(0, source[filled], hidden[filled]).reshape(*real_BL.shape, -1)
+    return found
+
+
 class AnswerTrainer(SFTTrainer):
     """Mean over samples of (mean loss of the answer's tokens + `prompt_loss` × mean loss of the prompt's tokens).
 
     trl averages over tokens, so that a label of three tokens counts nothing beside a cell sentence of two hundred.
     Hidden states are computed once and the LM head runs only where a loss is taken; `loss_tokens` limits that to so
     many tokens of each prompt and each answer, drawn at random at every visit (an unbiased estimate of the mean,
-    several times cheaper for a large vocabulary).
+    several times cheaper for a large vocabulary). With `packing` samples share rows, see :func:`packed_hidden`.
     """
 
-    def __init__(self, *args: Any, prompt_loss: float = 0.0, loss_tokens: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, prompt_loss: float = 0.0, loss_tokens: int | None = None, packing: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if self.accelerator.num_processes > 1:
             raise NotImplementedError("training runs in one process; start it without torchrun or accelerate launch")
         self.prompt_loss = prompt_loss
         self.loss_tokens = loss_tokens
+        self.packing = packing
         # The loss is a mean already: the trainer has to divide it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
 
@@ -158,8 +207,11 @@ class AnswerTrainer(SFTTrainer):
         weight_B = torch.where(length_B <= LABEL_TOKENS, length_B, 1)
         # transformers switches to bfloat16 in the model's own forward, which is not what is called here.
         with self.accelerator.autocast():
-            states = causal.base_model(input_ids=ids_BL, attention_mask=mask, use_cache=False)
-            hidden_BLD = states.last_hidden_state[:, :-1]
+            if self.packing:
+                hidden_BLD = packed_hidden(causal.base_model, ids_BL, mask_BL.bool())[:, :-1]
+            else:
+                states = causal.base_model(input_ids=ids_BL, attention_mask=mask, use_cache=False)
+                hidden_BLD = states.last_hidden_state[:, :-1]
             loss = mean_of_samples(causal, hidden_BLD, next_BL, draw_tokens(answer_BL, limit), weight_B)
             if self.prompt_loss and model.training:
                 chosen_BL = draw_tokens(real_BL & ~answer_BL, limit)
@@ -179,7 +231,9 @@ class AnswerTrainer(SFTTrainer):
         # Of the whole data set: the one that is passed lacks the columns that the model does not read.
         dataset: Any = self.train_dataset
         batch_size = int(self.args.per_device_train_batch_size)
-        return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0))
+        # Packed, samples of any length go together, and need not be sorted.
+        together = 1 if self.packing else _SORTED_TOGETHER
+        return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0), together)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints carry no card; the finished model has one of its own."""
@@ -201,10 +255,7 @@ def mean_of_samples(
 
     With `weight_B` each sample's mean is multiplied by its weight; the mean over samples stays one over their number.
     """
-    logits_NV = causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float()
-    cap = getattr(causal.config, "final_logit_softcapping", None)
-    if cap:
-        logits_NV = torch.tanh(logits_NV / cap) * cap
+    logits_NV = capped(causal, causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float())
     loss_N = torch.nn.functional.cross_entropy(logits_NV, next_BL[chosen_BL], reduction="none")
     counts_B = chosen_BL.sum(dim=1)
     rows_N = torch.arange(len(chosen_BL), device=chosen_BL.device).repeat_interleave(counts_B)
@@ -214,6 +265,12 @@ def mean_of_samples(
     if weight_B is not None:
         means_B = means_B * weight_B[present_B]
     return means_B.sum() / max(1, int(present_B.sum()))
+
+
+def capped(causal: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Logits behind the model's final soft-cap, if it has one."""
+    cap = getattr(causal.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 class Progress(TrainerCallback):

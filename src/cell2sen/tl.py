@@ -16,7 +16,7 @@ from cell2sen.organism import scientific_name
 from cell2sen.rank import RankFit
 from cell2sen.sentences import Sentences
 from cell2sen.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
-from cell2sen.task import parse_sentence
+from cell2sen.task import Task, parse_sentence
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,8 +100,9 @@ def annotate(
     adata: AnnData,
     labels: Sequence[str] | None = None,
     *,
+    task: str | Task = "annotate",
     threshold: float = 0.0,
-    key_added: str = "cell2sen_cell_type",
+    key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
 ) -> AnnData | None:
@@ -111,8 +112,12 @@ def annotate(
     ----------
     labels
         The cell types to choose from. By default those that the model was trained on; never free text.
+    task
+        What is asked; ``"identify"`` asks for the perturbation of the cell, and `labels` are perturbations then.
     threshold
         Cells whose best label is less probable are ``"unknown"``; 0.5 leaves out what is more likely wrong than right.
+    key_added
+        Where the results go; by default ``"cell2sen_cell_type"``, or what else the task asks for.
 
     Returns
     -------
@@ -126,7 +131,8 @@ def annotate(
     if labels is not None:
         labels = pipeline.check_labels(labels)
     _refuse_backed_view(adata, copy=copy)
-    session = start(adata, "annotate", options)
+    session = start(adata, task, options)
+    key_added = key_added or f"cell2sen_{session.task.target}"
     choices = pipeline.choose(session, labels)
     picked, scores = choices.pick(threshold, UNKNOWN)
     adata = _copy(adata) if copy else adata

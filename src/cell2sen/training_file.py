@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.pairs import Augmentation, Split, TrainingData
+from cell2sen.rewards import REWARDS
 
 #: Draws of each cell, where a file is learned from options alone.
 EPOCHS = 5
+
+#: Options that are about the model and its training, not about the data.
+GENERAL_OPTIONS = ("model", "epochs", "lora", "quantize", "packing", "gene_tokens")
+
+#: Options → the part of a training file that they are keys of.
+PARTS = {
+    "from_scratch": ("hidden_size", "layers", "heads", "tokenizer"),
+    "grpo": ("gene_sets", "gene_set"),
+}
 
 #: Option → key of :class:`cell2sen.pairs.Split`.
 SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
@@ -19,7 +29,14 @@ SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """Architecture of a model trained from scratch: GPT-NeoX with one token per gene and tied embeddings."""
+    """A model trained from scratch: GPT-NeoX with tied embeddings."""
+
+    tokenizer: str = "genes"
+    """``"genes"``: one token per gene, and pieces for other text; ``"bpe"``: pieces for genes too, so that sentences
+    are longer and genes can be written that the training cells lack."""
+
+    text_tokens: int = 1500
+    """Tokens besides those of whole genes."""
 
     hidden_size: int = 256
     layers: int = 4
@@ -27,7 +44,7 @@ class Scratch:
     intermediate_size: int = 1024
     context: int = 1024
     min_cells: int = 10
-    """A gene gets a token if it is expressed in at least so many training cells."""
+    """A gene gets a token (or is learned as pieces) if it is expressed in at least so many training cells."""
 
     gene_vectors: int = 64
     """Dimensions of a gene's token that start from how genes vary together in the training cells; 0: random start."""
@@ -39,14 +56,101 @@ class Scratch:
     """Standard deviation of the weights at the start. About ``hidden_size ** -0.5`` lets a small model learn several
     times faster than the usual 0.02, which is made for wide ones."""
 
+    def __post_init__(self) -> None:
+        if self.tokenizer not in ("genes", "bpe"):
+            raise ValueError(f"from_scratch: tokenizer must be 'genes' or 'bpe', found {self.tokenizer!r}")
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"from_scratch: hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneTokens:
+    """Whole-gene tokens for a model that writes genes in pieces: sentences become several times shorter.
+
+    Each begins as the mean of the pieces that it replaces. First the new vectors are trained alone, then they are
+    trained with everything else (or with the adapters).
+    """
+
+    min_cells: int = 10
+    """A gene gets a token if it is expressed in at least so many training cells."""
+
+    first: float = 0.2
+    """Steps of the first stage, in which only the new vectors are trained; below 1 as a share of the steps after it."""
+
+    first_learning_rate: float = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Low-rank adapters on all linear layers, merged into the weights at the end."""
+    """Low-rank adapters on all linear layers."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    merge: bool = True
+    """Merge them into the weights at the end, and only that; otherwise keep them in a folder ``adapter`` as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grpo:
+    """Reinforcement learning: several answers to each prompt, the better ones made more likely (GRPO).
+
+    Sentence tasks only (``perturb``, ``generate``). `batch_size` is then the number of answers in a backward pass.
+    """
+
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"kendall_tau": 1.0})
+    """Reward → weight in the sum; the functions of :mod:`cell2sen.rewards`."""
+
+    gene_sets: str | None = None
+    """GMT file, relative to the folder of the data."""
+
+    gene_set: tuple[str, ...] = ()
+    """Names of its sets that the rewards look at, together; all genes by default."""
+
+    genes: tuple[str, ...] = ()
+    """Genes that the rewards look at, besides those of `gene_set`."""
+
+    prompts: int = 8
+    """Prompts in a step."""
+
+    answers: int = 8
+    """Answers to each prompt, which are compared with each other."""
+
+    temperature: float = 1.0
+    iterations: int = 1
+    """Steps that are taken with the same answers."""
+
+    clip: float = 0.2
+    """The ratio of new and old probability beyond which a token is not pushed further."""
+
+    beta: float = 0.0
+    """Weight of the divergence from the model before this training; 0 needs no second model in memory."""
+
+    truth: str = "mean"
+    """``"mean"`` of the real cells of the same context and perturbation, or one random ``"cell"``."""
+
+    guided: bool = True
+    """Answers are genes of the data, each once. Otherwise they are free text."""
+
+    max_new_tokens: int = 1024
+    """Of answers that are not guided."""
+
+    held_out: int = 100
+    """Held-out questions at most, with one answer each, at a measurement."""
+
+    def __post_init__(self) -> None:
+        if self.truth not in ("mean", "cell"):
+            raise ValueError(f"grpo: truth must be 'mean' or 'cell', found {self.truth!r}")
+        if unknown := sorted(set(self.rewards) - set(REWARDS)) or not self.rewards:
+            raise ValueError(f"grpo: unknown rewards {unknown}; available: {list(REWARDS)}")
+        if self.answers < 2 or self.prompts < 1:
+            raise ValueError("grpo: answers are compared with each other: at least 2, to at least 1 prompt")
+        if bool(self.gene_set) != bool(self.gene_sets):
+            raise ValueError("grpo: gene_sets is a GMT file, gene_set the names of sets in it: say both or none")
+        if self.temperature <= 0:
+            raise ValueError(f"grpo: temperature must be above 0, found {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +168,12 @@ class TrainConfig:
     quantize: str | None = None
     """``"4bit"``: hold the weights in four bits while adapters are trained (QLoRA). The result is not quantised."""
 
+    gene_tokens: GeneTokens | None = None
+    """Give the genes of the training cells tokens of their own."""
+
+    grpo: Grpo | None = None
+    """Learn from rewards of written sentences, instead of from pairs."""
+
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Genes per sentence for each task; prompts that are still too long for the context lose genes, answers never."""
 
@@ -77,6 +187,10 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
     """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
+
+    packing: bool = False
+    """Put samples one behind the other in rows of the model's whole context, each seeing itself only: less padding, the
+    same loss. `batch_size` stays the number of samples in a step."""
 
     loss_tokens: int | None = None
     """Tokens of each prompt and each answer on which the loss is taken in a step, drawn at random; all by default."""
@@ -120,6 +234,9 @@ class TrainConfig:
     names: bool = True
     """Store the names of the cells on either side of the split with the model, not only their SHA-256."""
 
+    score_cells: int = 100
+    """Held-out cells of each file and task that are scored for the model card, at most; 0 for none."""
+
     card: str = ""
     """Free text for the model card."""
 
@@ -132,6 +249,12 @@ class TrainConfig:
             raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
         if self.lora and self.from_scratch:
             raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
+        if self.gene_tokens and (self.from_scratch or self.grpo):
+            raise ValueError("gene_tokens: extends the tokenizer of a model: before grpo:, and without from_scratch:")
+        if self.grpo and self.from_scratch:
+            raise ValueError("grpo: improves a model that answers already: name it as model:")
+        if self.grpo and self.quantize:
+            raise ValueError("grpo: does not go with quantize:, whose weights do not compute what is saved")
         files = [one.file for one in self.data]
         if len(set(files)) < len(files):
             raise ValueError(f"each file can be named once under data:, found {files}")
@@ -156,7 +279,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source
         Training file (``.yaml``), or the AnnData file to learn from.
     options
-        ``model``, ``epochs``, ``lora``; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
+        :data:`GENERAL_OPTIONS`, ``from_scratch`` and its sizes, ``reward`` (``NAME`` or ``NAME=WEIGHT``) and its gene
+        set; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
         :class:`cell2sen.pairs.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the columns
         allow is learned; controls are matched by cell type, if there is such a column and no other context.
     settings
@@ -170,17 +294,33 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source = Path(source)
     given = {key: value for key, value in options.items() if value == 0 or value}
     given = {key: value for key, value in given.items() if value is not False}
-    general: dict[str, Any] = {key: given.pop(key) for key in ("model", "epochs", "lora") if key in given}
+    general: dict[str, Any] = {key: given.pop(key) for key in GENERAL_OPTIONS if key in given}
+    rewards = [str(one).partition("=") for one in given.pop("reward", ())]
+    if rewards:
+        general["grpo"] = {"rewards": {name: _value(weight or 1, "float", "--reward") for name, _, weight in rewards}}
+    if given.pop("from_scratch", False):
+        general["from_scratch"] = {}
+    for part, keys in PARTS.items():
+        for key in [key for key in keys if key in given]:
+            if part not in general:
+                option = "--from-scratch" if part == "from_scratch" else "--reward"
+                raise ValueError(f"--{key.replace('_', '-')} goes with {option}")
+            general[part][key] = given.pop(key)
     if source.suffix in (".yaml", ".yml"):
         if given:
             raise ValueError(f"{sorted(given)} belong under data: of {source}, not beside it")
         values = _read(source)
         if "model" in general:
             values.pop("from_scratch", None)
+        if "from_scratch" in general:
+            values.pop("model", None)
+            general["from_scratch"] = {**(values.get("from_scratch") or {}), **general["from_scratch"]}
     else:
-        values = {"model": "nano", "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given)]}
+        start = {} if "from_scratch" in general else {"model": "nano"}
+        values = {**start, "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
         # A pass over the cells is a new draw of their sentences.
-        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], general.pop("epochs", EPOCHS))
+        draws = general.pop("epochs", 1 if "grpo" in general else EPOCHS)
+        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], draws)
     values |= general
     for setting in settings:
         key, found, text = setting.partition("=")
@@ -195,9 +335,11 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     return from_mapping(values)
 
 
-def _data(source: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _data(source: Path, given: dict[str, Any], rewarded: bool) -> dict[str, Any]:
     split = {key: given.pop(option) for option, key in SPLIT_OPTIONS.items() if option in given}
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
+    if rewarded:  # of sentences
+        columns = {"perturb": "perturbation"} if "perturbation" in given else {"generate": "cell_type"}
     tasks = given.pop("tasks", [task for task, column in columns.items() if column in given])
     if not tasks:
         raise ValueError(
@@ -231,7 +373,8 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
         An unknown key (lists those there are), no data, neither or both of `model` and `from_scratch`.
     """
     given = dict(values)
-    nested = {"from_scratch": Scratch, "lora": Lora, "augmentation": Augmentation}
+    nested = {"from_scratch": Scratch, "lora": Lora, "grpo": Grpo, "gene_tokens": GeneTokens}
+    nested["augmentation"] = Augmentation
     for key, kind in nested.items():
         if given.get(key) is not None:
             given[key] = _build(kind, {} if given[key] is True else given[key], key)

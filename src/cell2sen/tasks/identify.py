@@ -1,0 +1,20 @@
+"""identify: cell sentence → perturbation that the cell was exposed to; that of an unperturbed cell is the control's."""
+
+from cell2sen.task import Task, Template
+
+TASK = Task(
+    name="identify",
+    answer="label",
+    target="perturbation",
+    templates=(
+        Template(
+            prompt=(
+                "Below are the {n_genes} most expressed genes of one {organism} cell, strongest first. "
+                "Say what was done to this cell.\n"
+                "Cell sentence: {genes}.\n"
+                "The perturbation of this cell is:"
+            ),
+            answer=" {perturbation}.",
+        ),
+    ),
+)
