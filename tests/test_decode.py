@@ -9,7 +9,10 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from cell2sen.decode import Free, draw, noise, positions, write
+from cell2sen.decode import Free, Work, draw, noise, write
+from cell2sen.drafts import GeneDrafts, Memory
+from cell2sen.guide import Guide
+from cell2sen.trie import GeneTrie
 
 LOGITS = 2 * torch.randn((1, 50), generator=torch.Generator().manual_seed(0))
 
@@ -58,11 +61,6 @@ def test_noise_depends_on_seed_and_key_alone() -> None:
     np.testing.assert_allclose(first, [0.69306511, 0.16227860, 0.30915647], atol=1e-8)
 
 
-def test_positions() -> None:
-    real = torch.tensor([[False, False, True, True], [True, True, True, False]])
-    assert positions(real).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
-
-
 def read(ids: Sequence[int], special: bool) -> str:
     return "".join("<end>" * special if each == 26 else chr(ord("a") + each) for each in ids)
 
@@ -86,26 +84,114 @@ def test_free_answers_end(text: str, stop: tuple[str, ...], wanted: str) -> None
             break
         rows.advance(0, token)
     assert rows.done(0)
-    assert rows.mask([0]) is None
+    assert rows.columns is None
     assert rows.text(0) == wanted.replace("{", "")
 
 
+class Counter:
+    """A model that counts up from the last id; it reads and forgets as a real one does."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[list[list[int]], list[list[int]]]] = []
+        self.kept: list[list[int]] = []
+
+    def read(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+        self.passes.append((ids.tolist(), places.tolist()))
+        return torch.from_numpy(ids)[:, :, None].float()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(hidden[:, 0].long() + 1, 30).float()
+
+    def keep(self, rows: np.ndarray) -> None:
+        self.kept.append(rows.tolist())
+
+
 def test_the_loop_drops_rows_that_are_done() -> None:
-    # A model that counts up from the last id; rows end at 20, which they reach at different times.
-    seen: list[tuple[list[list[int]], list[list[int]]]] = []
-
-    def next_logits(ids: torch.Tensor, real: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        seen.append((ids.tolist(), position.tolist()))
-        assert real.shape[0] == ids.shape[0]
-        assert real.sum(1).tolist() == [each[-1] + 1 for each in position.tolist()]
-        return torch.nn.functional.one_hot(ids[:, -1] + 1, 30).float()
-
-    kept: list[list[int]] = []
+    # Rows end at 20, which they reach at different times.
+    model, work = Counter(), Work()
     rows = Free(3, lambda ids, special: " ".join(map(str, ids)), eos=[20], limit=9)
-    ids, real = torch.tensor([[0, 17], [5, 15], [0, 18]]), torch.tensor([[False, True], [True, True], [False, True]])
+    prompts = [np.array(ids) for ids in ([17], [5, 15], [18])]
     noises = [noise(0, str(row)) for row in range(3)]
-    write(ids, real, rows, noises, next_logits=next_logits, keep=lambda each: kept.append(each.tolist()))
+    write(prompts, rows, noises, read=model.read, logits=model.logits, keep=model.keep, work=work)
     assert [rows.text(row) for row in range(3)] == ["18 19", "16 17 18 19", "19"]
-    assert kept == [[0, 1], [1]]
-    assert [len(each) for each, _ in seen] == [3, 3, 2, 1, 1]
-    assert seen[1] == ([[18], [16], [19]], [[1], [2], [1]])
+    assert model.kept == [[0, 1], [1]]
+    assert [len(ids) for ids, _ in model.passes] == [3, 3, 2, 1, 1]
+    assert model.passes[1] == ([[18], [16], [19]], [[1], [2], [1]])
+    assert work == Work(passes=10, batch_passes=5, read=10, tokens=10)
+
+
+# Ten genes of two or three tokens with common beginnings; a "model" whose logits depend on all that it has read.
+GENES = [[1, 2], [1, 2, 3], [1, 3], [4, 1], [4, 2, 1], [4, 2, 2], [5], [6, 6], [6, 5, 4], [6, 5, 5]]
+
+
+class Remembering:
+    """Logits are a fixed random function of all tokens so far."""
+
+    def __init__(self, prompts: Sequence[np.ndarray]) -> None:
+        self.texts = [prompt[:-1].tolist() for prompt in prompts]
+
+    def read(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+        hidden = torch.zeros((*ids.shape, 8))
+        for row, (line, where) in enumerate(zip(ids.tolist(), places.tolist(), strict=True)):
+            for column, (token, place) in enumerate(zip(line, where, strict=True)):
+                assert place <= len(self.texts[row]), "no place is left out"
+                self.texts[row][place:] = [token]
+                seed = int.from_bytes(bytes(self.texts[row]), "little")
+                hidden[row, column] = torch.from_numpy(np.random.default_rng(seed).normal(size=8))
+        return hidden
+
+    def keep(self, rows: np.ndarray) -> None:
+        self.texts = [self.texts[row] for row in rows]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 3, "top_p": 0.9}])
+def test_guided_rows_one_token_at_a_time_and_with_guesses(options: dict[str, float]) -> None:
+    asks = [10, 3, 7, 1, 10]
+    prompts = [np.array([9] * (1 + row % 3)) for row in range(5)]
+    trie = GeneTrie([str(gene) for gene in range(10)], GENES)
+    found, works = [], []
+    # Guesses from nothing, from prompts that are right for a while, and from what was written before: right throughout.
+    memory = Memory(trie)
+    for hints in (None, [[], [0], [3, 2, 1], [9, 8], list(range(10))], [[]] * 5):
+        drafts = None if hints is None else GeneDrafts(trie, hints, memory)
+        guide, model, work = Guide(trie, asks, [0], 8, drafts), Remembering(prompts), Work()
+        noises = [noise(3, str(row)) for row in range(5)]
+        write(
+            prompts, guide, noises, read=model.read, keep=model.keep, work=work,
+            logits=lambda hidden, guide=guide: hidden[:, torch.from_numpy(guide.columns)], **options,  # type: ignore[arg-type]
+        )  # fmt: skip
+        found.append(guide.written)
+        works.append(work)
+    assert found[0] == found[1] == found[2]
+    assert [len(genes) for genes in found[0]] == asks
+    assert works[0].tokens == works[1].tokens == works[2].tokens
+    assert works[0].passes < works[0].tokens, "forced tokens take no pass of their own"
+    assert works[0].tokens <= works[0].read <= works[0].tokens + 5, "nothing but what is written is read"
+
+
+def test_samples_have_the_distribution_of_the_model() -> None:
+    # Two genes out of three, one token each: 6 answers, whose probabilities are products of renormalised shares.
+    trie = GeneTrie(["a", "b", "c"], [[1], [2], [3]])
+    share = np.array([0.5, 0.3, 0.2])
+    logits = torch.from_numpy(np.log(share)).float()
+    n = 6000
+    counts: dict[tuple[int, ...], int] = {}
+    memory = Memory(trie)
+    for start in range(0, n, 500):
+        drafts = GeneDrafts(trie, [[row % 3, 1] for row in range(500)], memory)
+        guide = Guide(trie, [2] * 500, [], 4, drafts)
+        prompts = [np.array([0])] * 500
+        noises = [noise(0, str(start + row)) for row in range(500)]
+        write(
+            prompts, guide, noises, temperature=1.0, keep=lambda rows: None,
+            read=lambda ids, places: torch.zeros((*ids.shape, 1)),
+            logits=lambda hidden: logits.expand(len(hidden), -1),
+        )  # fmt: skip
+        for genes in guide.written:
+            counts[tuple(genes)] = counts.get(tuple(genes), 0) + 1
+    chi = 0.0
+    for one in range(3):
+        for other in {0, 1, 2} - {one}:
+            wanted = n * share[one] * share[other] / (1 - share[one])
+            chi += (counts[one, other] - wanted) ** 2 / wanted
+    assert chi < 20.5, "chi-square with 5 degrees of freedom: 20.5 is exceeded once in a thousand"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cell2sen.guide import GeneTrie, Guide
+from cell2sen.guide import Guide, Plan
+from cell2sen.trie import GeneTrie
 
 VOCABULARY, END = 8, 7
 
@@ -89,13 +90,13 @@ def test_equals_its_twin_token_by_token(
     guide = Guide(GeneTrie([str(gene) for gene in range(len(later))], later, first), asks, ends, VOCABULARY)
     twins = [Twin(first, later, ask, ends) for ask in asks]
     while live := [row for row, twin in enumerate(twins) if not twin.done()]:
-        mask = guide.mask(live)
+        mask = guide.mask(np.array(live))
         assert mask.dtype == bool
-        assert mask.shape == (len(live), VOCABULARY)
+        assert mask.shape == (len(live), len(guide.columns))
         for line, row in zip(mask, live, strict=True):
-            assert set(np.flatnonzero(line)) == twins[row].allowed() == set(guide.allowed(row))
+            assert set(guide.columns[line]) == twins[row].allowed() == set(guide.allowed(row))
             assert line.any()
-            token = int(random.choice(np.flatnonzero(line)))
+            token = int(random.choice(guide.columns[line]))
             guide.advance(row, token)
             twins[row].advance(token)
             assert guide.written[row] == twins[row].written
@@ -177,14 +178,97 @@ def test_ends_beyond_the_vocabulary_are_no_tokens() -> None:
     assert row.allowed(0) == [0, 1, 2, END]
 
 
+class Guesses:
+    """Guesses at random among what is allowed, as often as `share` says."""
+
+    def __init__(self, random: np.random.Generator, share: float) -> None:
+        self.random, self.share = random, share
+        self.seen: list[tuple[bool, bool]] = []
+
+    def start(self, guide: Guide, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def guess(self, guide: Guide, places: np.ndarray) -> np.ndarray:
+        tokens = [int(self.random.choice(guide.allowed(int(row)))) for row in self.rows[places]]
+        return np.where(self.random.random(len(places)) < self.share, tokens, -1)
+
+    def learn(self, guide: Guide, plan: Plan, right: np.ndarray, seen: np.ndarray) -> None:
+        self.seen += list(zip(right.tolist(), seen.tolist(), strict=True))
+
+
+def decide(row: int, written: list[int], part: list[int], allowed: set[int]) -> int:
+    """Something like a model: any function of the row and what stands in it."""
+    return sorted(allowed)[hash((row, *written, -1, *part)) % len(allowed)]
+
+
+@given(case=cases(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=150, deadline=None)
+def test_guesses_change_nothing(
+    case: tuple[list[list[int]], list[list[int]], list[int], list[int]], seed: int, share: float
+) -> None:
+    first, later, asks, ends = case
+    guesses = Guesses(np.random.default_rng(seed), share)
+    trie = GeneTrie([str(gene) for gene in range(len(later))], later, first)
+    guide = Guide(trie, asks, ends, VOCABULARY, guesses)
+    twins = [Twin(first, later, ask, ends) for ask in asks]
+    while live := [row for row in range(len(asks)) if not guide.done(row)]:
+        plan = guide.plan(live)
+        assert plan.rows.tolist() == live
+        # Each decision as the slow twin would have it, and the twin goes where the plan goes.
+        decided = np.zeros(len(plan.row), dtype=np.int64)
+        wanted: list[tuple[int, int]] = []
+        for place, row in enumerate(live):
+            twin, kept, new = twins[row], 0, -1
+            here = {int(plan.at[n]): n for n in np.flatnonzero(plan.row == place)}
+            for at, token in enumerate([*plan.tokens[place], -1]):
+                if twin.done():
+                    break
+                if at not in here:
+                    assert twin.allowed() == {token}, "what is not decided is forced"
+                    right = token
+                else:
+                    n = here[at]
+                    assert plan.mask is not None
+                    assert set(guide.columns[plan.mask[n]]) == twin.allowed()
+                    assert plan.guess[n] == token
+                    right = decided[n] = decide(row, twin.written, twin.part, twin.allowed())
+                twin.advance(right)
+                if right != token:
+                    new = right
+                    break
+                kept += 1
+            wanted.append((kept, new))
+        kept_R, new_R = guide.settle(plan, decided)
+        assert list(zip(kept_R.tolist(), new_R.tolist(), strict=True)) == wanted
+        for row, twin in enumerate(twins):
+            assert guide.written[row] == twin.written
+            assert guide.done(row) == twin.done()
+            if not twin.done():
+                assert set(guide.allowed(row)) == twin.allowed()
+
+
+def test_what_is_learned_of_guesses() -> None:
+    guesses = Guesses(np.random.default_rng(0), 1.0)
+    row = Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), [3], [END], VOCABULARY, guesses)
+    plan = row.plan([0])
+    assert plan.mask is not None
+    wrong = next(n for n in range(1, len(plan.row)) if plan.mask[n].sum() > 1)
+    decided = plan.guess.copy()
+    decided[wrong] = next(token for token in row.columns[plan.mask[wrong]] if token != plan.guess[wrong])
+    row.settle(plan, decided)
+    assert guesses.seen[: wrong + 1] == [(True, True)] * wrong + [(False, True)]
+    assert not any(seen for _, seen in guesses.seen[wrong + 1 :]), "what comes behind a wrong guess says nothing"
+
+
 def test_a_step_of_many_rows_and_genes_is_cheap() -> None:
     n_genes, n_rows = 17_000, 32
     trie = GeneTrie([str(gene) for gene in range(n_genes)], [[gene] for gene in range(n_genes)])
     rows = Guide(trie, [200] * n_rows, [], n_genes)
     start = time.process_time()
     for step in range(20):
-        assert rows.mask(range(n_rows)).sum() == n_rows * (n_genes - step)
-        for row in range(n_rows):
-            rows.advance(row, 31 * row + step)
+        plan = rows.plan(range(n_rows))
+        assert plan.mask is not None
+        assert plan.mask.sum() == n_rows * (n_genes - step)
+        rows.settle(plan, 31 * np.arange(n_rows) + step)
     # Lists of allowed ids take 20 steps x 32 rows x 17,000 ids: 20 times as long.
     assert time.process_time() - start < 1.0

@@ -51,13 +51,14 @@ class Memory:
         """The gene at or below each node that was written most often."""
         # Where a gene is one token, no gene ever goes on.
         self._paths = trie.nodes[: trie.first_root + 1] if trie.nodes.shape[2] > 1 else trie.nodes[:0]
-        self._hits, self._tries = np.full(_KINDS, 2.0), np.full(_KINDS, 3.0)
+        self._hits, self._tries = np.zeros(_KINDS), np.zeros(_KINDS)
         self._passes = 0
 
     def rates(self) -> NDArray[np.float64]:
         """Probability of each kind of guess, lately. Now and then all are tried, or none could ever be learned."""
         self._passes += 1
-        lately: NDArray[np.float64] = self._hits / self._tries
+        # Two of three where nothing is known, and again where it was long ago.
+        lately: NDArray[np.float64] = (self._hits + 2) / (self._tries + 3)
         return lately if self._passes % 16 else np.maximum(lately, LEAST)
 
     def remember(self, genes: Sequence[int]) -> None:
