@@ -291,7 +291,9 @@ class Cells:
             control = sides.pop(self.data.control, [])
             for treated in sides.values():
                 if min(len(control), len(treated)) >= LEAST_CELLS:
-                    counts = [np.asarray(written[rows].sum(axis=0)).ravel() for rows in (treated, control)]
+                    counts = [
+                        np.asarray(written[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (treated, control)
+                    ]
                     yield counts[0], len(treated), counts[1], len(control), self.symbols
 
     def _labels(self) -> NDArray[Any] | None:
