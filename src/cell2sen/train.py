@@ -112,6 +112,9 @@ def train(
         listed = frozenset(genes) if genes else None
         known = tokens.known(one.symbols)
         one.keep_genes(known & np.array([listed is None or symbol in listed for symbol in one.symbols], dtype=bool))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = config.dropout
     if config.change_vectors:
         networks.add_changes(network, tokens, cells, lengths["perturb"], config.change_vectors, config.seed)
     learner = Learner(
