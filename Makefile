@@ -1,19 +1,22 @@
-# make demo | test | lint | clean. On a fresh machine: Python 3.11 or newer and make are enough.
+# make demo | test | lint | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
 # Options: PYTHON=python3.12, VENV=.venv, PIP_FLAGS="...", PYTEST_FLAGS="...".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n 2
+PEERS ?= .venv-peers
+BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
 	@echo "make test   create $(VENV) and run all tests"
 	@echo "make lint   style, types and layers"
+	@echo "make bench  speed and memory beside the peers, which get an environment of their own"
 	@echo "make clean  remove $(VENV) and everything that was built"
 
 demo: $(VENV)/.demo
@@ -28,8 +31,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.dev $(PEERS)/.peers
+	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Stamps: an environment is made again when what it is made from has changed, and only then.
 $(VENV)/.created:
@@ -45,3 +51,11 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# The packages that speed is compared with, without what they pin: they run with the versions that this project runs with.
+$(PEERS)/.peers: constraints.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt \
+		torch transformers anndata scanpy datasets accelerate plotnine requests-cache
+	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps helical==2.2.0 cell2sentence==1.2.0
+	@touch $@

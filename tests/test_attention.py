@@ -76,8 +76,10 @@ def test_equals_the_formula(
     queries: int, softcap: float | None, window: int | None, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = PADDED[padding]
-    for groups, block in itertools.product((1, 3), (attention.BLOCK_BYTES, 4 * BATCH * KV_HEADS * 3 * LENGTH * 2)):
-        monkeypatch.setattr(attention, "BLOCK_BYTES", block)
+    for groups, block in itertools.product(
+        (1, 3), (attention.BLOCK_BYTES["cpu"], 4 * BATCH * KV_HEADS * 3 * LENGTH * 2)
+    ):
+        monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", block)
         query, key, value = states(queries, groups)
         with torch.no_grad():
             found, none = attention.attend(
@@ -121,7 +123,7 @@ def test_scores_held_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         return original(self, *arguments, **named)
 
     monkeypatch.setattr(torch.Tensor, "softmax", watched)
-    monkeypatch.setattr(attention, "BLOCK_BYTES", 100_000)
+    monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 100_000)
     query, key, value = (torch.randn(2, 2, 500, DEPTH) for _ in range(3))
     attention.attend(Layer(), query, key, value, None, softcap=3.0)
     assert len(sizes) > 20
@@ -169,7 +171,7 @@ def test_padding_mask() -> None:
 def test_maps_equal_sums_and_means_of_weights(
     softcap: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK_BYTES", 4 * BATCH * 6 * LENGTH * 2)
+    monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 4 * BATCH * 6 * LENGTH * 2)
     query, key, value = states(LENGTH, 3)
     genes = {
         0: torch.tensor([-1, 0, 0, 0, 1, -1, 2, 2, 3, 3, 3, -1, -1]),

@@ -19,9 +19,9 @@ import transformers
 from backend_contract import ANSWERS, DRAWN, BackendContract, Make
 from tiny import GENES, WINDOW, prompts
 
-from cell2sen import attention, backend
+from cell2sen import attention, backend, batches
 from cell2sen.backend import Sampling, Unsupported
-from cell2sen.backends.transformers import TransformersBackend
+from cell2sen.backends.transformers import TransformersBackend, halves_are_fast
 from cell2sen.guide import Guide
 from cell2sen.model import Model, resolve
 from cell2sen.task import Prompt
@@ -102,7 +102,7 @@ def test_embeddings_equal_hidden_states(
 
 
 def test_attention_maps_equal_eager(made: TransformersBackend, eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "BLOCK_BYTES", 40_000)  # a few queries at a time
+    monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 40_000)  # a few queries at a time
     for layer in range(2):
         found = made.embed(CELLS, attention_for=[1, 4], attention_layer=layer).attention
         for row in (1, 4):
@@ -454,9 +454,27 @@ def test_metadata_beside_the_weights(tmp_path: Path) -> None:
     assert made.known_genes(["CD4", "CD44"]).tolist() == [True, False]
 
 
-def test_bfloat16_is_the_default_and_close(tmp_path: Path) -> None:
+def test_bfloat16_only_where_the_cpu_has_it_or_the_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny.save(tmp_path, "gemma2", "spm")
-    made: Any = backend.load(resolve(folder), progress=False, batch_size=3)
+    for fast, asked, computed in (
+        (False, None, "float32"), (True, None, "bfloat16"),
+        (False, "bfloat16", "bfloat16"), (True, "float32", "float32"),
+    ):  # fmt: skip
+        monkeypatch.setattr("cell2sen.backends.transformers.halves_are_fast", lambda fast=fast: fast)
+        made: Any = backend.load(resolve(folder, dtype=asked), progress=False, device="cpu")
+        assert next(made.network.parameters()).dtype == getattr(torch, computed)
+        assert made.model.provenance()["dtype"] == computed
+    monkeypatch.undo()
+    for capabilities, fast in (({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert halves_are_fast() is fast
+
+
+def test_bfloat16_is_close(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "gemma2", "spm")
+    made: Any = backend.load(resolve(folder, dtype="bfloat16"), progress=False, batch_size=3)
     assert next(made.network.parameters()).dtype == torch.bfloat16
     exact = tiny.backend("gemma2", "spm")
     for layer in (-1, 1):
@@ -587,7 +605,7 @@ def test_batch_sizes(made: TransformersBackend, monkeypatch: pytest.MonkeyPatch)
     assert [shape[1] for shape in shapes] == sorted((shape[1] for shape in shapes), reverse=True)
     shapes.clear()
     made.batch_size = None
-    monkeypatch.setattr("cell2sen.backends.transformers.TOKEN_BUDGET", {"cpu": 250})
+    monkeypatch.setattr(batches, "MOST_TOKENS", {"cpu": 250})
     made.embed(CELLS)
     assert all(rows * length <= 250 or rows == 1 for rows, length in shapes)
     assert sum(rows for rows, _ in shapes) == 5
@@ -596,6 +614,35 @@ def test_batch_sizes(made: TransformersBackend, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         made.embed(CELLS)
     made.batch_size = None
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    made: TransformersBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = made.embed(CELLS, attention_for=[1])
+    rows: list[int] = []
+    original = type(made.base.layers[0]).forward
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        rows.append(len(hidden))
+        if len(hidden) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        found = made.embed(CELLS, attention_for=[1])
+    np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
+    assert found.attention
+    assert wanted.attention
+    assert found.attention[1]
+    assert wanted.attention[1]
+    np.testing.assert_allclose(found.attention[1].array, wanted.attention[1].array, rtol=1e-5, atol=1e-5)
+    assert rows[0] == 5
+    assert max(rows[1:]) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts at a time; going on with 2"
+    ]
 
 
 def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str]) -> None:

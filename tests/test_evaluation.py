@@ -562,7 +562,11 @@ def test_labels_of_other_tools(labelled: ad.AnnData) -> None:
     del predicted.uns["cell2sen"]
     predicted.obs["celltypist"] = np.where(labelled.obs["cell_type"] == "B cells", "B lymphocyte", "T lymphocyte")
     options = {"predicted_label": "celltypist", "resamples": 5}
-    assert evaluate(predicted, labelled, **options).table.loc["normalised_accuracy", "prediction"] == 0
+    unknown = evaluate(predicted, labelled, **options)
+    assert unknown.table.loc["normalised_accuracy", "prediction"] == 0
+    assert any(
+        "2 of 2 predicted labels (B lymphocyte, T lymphocyte) are none of the real" in one for one in unknown.notes
+    )
     names = {"B lymphocyte": "B cells", "T lymphocyte": "T cells"}
     found = evaluate(predicted, labelled, rename=names, **options).table
     assert found.loc["normalised_accuracy", "prediction"] == 1

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -318,3 +320,14 @@ def test_every_metric_equals_its_oracle_and_is_perfect_for_a_perfect_answer(name
         assert best <= 0
     else:
         assert best == pytest.approx(one.perfect, abs=1e-6)
+
+
+def test_documentation_has_each_metric_with_its_range_and_perfect_value() -> None:
+    def number(value: float) -> str:
+        return "∞" if value == math.inf else f"{value:g}".replace("-", "−")
+
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (\S+) to (\S+) \| (\d) \|$", page, re.M)
+    assert {name: (low, high, perfect) for name, low, high, perfect in rows} == {
+        name: (number(one.range[0]), number(one.range[1]), number(one.perfect)) for name, one in METRICS.items()
+    }

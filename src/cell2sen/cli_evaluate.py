@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,9 @@ def evaluate(
     cell_eval: Annotated[
         Path | None, typer.Option(help="The scores of Arc's cell-eval, which must be installed, as .csv.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="perturb, annotate or generate; seen by itself mostly.")] = None,
+    task: Annotated[
+        Literal["perturb", "generate", "annotate"] | None, typer.Option(help="Seen by itself mostly.")
+    ] = None,
     perturbation: Annotated[
         str, typer.Option(help="obs column of the real cells with the perturbation.")
     ] = "perturbation",

@@ -19,6 +19,7 @@ from cell2sen.arms import Key
 from cell2sen.baselines import Arms
 from cell2sen.leaks import Check
 from cell2sen.matching import Cells, align, groups, label, read
+from cell2sen.metrics import normalise_label
 from cell2sen.projection import Embedding, SentenceFit
 from cell2sen.rank import RankFit
 
@@ -325,6 +326,14 @@ def answers_of(given: Sides, asked: Mapping[str, Any]) -> tuple[Answers, list[st
     answer = np.array([rename.get(one, one) if one is not None else "" for one in answer[pairs[:, 0]]], dtype=object)
     if (answer == "").any():
         notes.append(f"{int((answer == '').sum())} cells have no predicted label; they count as wrong")
+    named_by = sorted({str(one) for one in answer if one})
+    real_labels = sorted({str(one) for one in truth[pairs[:, 1]]})
+    known = {normalise_label(one, rename) for one in real_labels}
+    if strange := [one for one in named_by if normalise_label(one, rename) not in known]:
+        notes.append(
+            f"{len(strange)} of {len(named_by)} predicted labels ({_some(strange)}) are none of the real cells' labels "
+            f"({_some(real_labels, 12)}); they count as wrong. rename= tells that two names mean one type"
+        )
     confidence, why = _confidence(predicted, str(own), pairs[:, 0])
     units = real.column(columns(asked["context"])[0])[pairs[:, 1]] if columns(asked["context"]) else None
     if given.train is not None:

@@ -28,8 +28,10 @@ MOST = 24
 #: A gene of the prompt that was guessed so often in vain is left out from then on.
 PATIENCE = 2
 
-#: Kinds of guesses: the next gene from the prompt, from other rows, from both alike; how a gene goes on that has begun.
-_PROMPT, _OTHERS, _BOTH, _WITHIN = range(4)
+# Kinds of guesses, each with a probability of its own. Of a next gene: from the prompt; from other rows, by the share
+# of them that went on so, in quarters; from both alike. Of how a gene that has begun goes on: as after the same gene
+# in other rows, as the prompt has it, as most often. And the other tokens of a gene that was guessed.
+_PROMPT, _OTHERS, _BOTH, _AFTER, _WITHIN, _OFTEN, _REST, _KINDS = 0, 1, 5, 6, 7, 8, 9, 10
 
 
 class Memory:
@@ -42,14 +44,14 @@ class Memory:
     """
 
     def __init__(self, trie: GeneTrie) -> None:
-        self.next = np.full(len(trie.genes) + 1, -1, dtype=np.int64)
-        """Gene that last followed each gene; the last entry: that last began an answer; -1: none."""
+        self.next: dict[int, dict[int, int]] = {}
+        """For each gene, how often which gene followed it; -1 is the beginning of an answer."""
         self.count = np.zeros(len(trie.genes), dtype=np.int64)
         self.likely = np.full(trie.n_nodes + 1, -1, dtype=np.int64)
         """The gene at or below each node that was written most often."""
         # Where a gene is one token, no gene ever goes on.
         self._paths = trie.nodes[: trie.first_root + 1] if trie.nodes.shape[2] > 1 else trie.nodes[:0]
-        self._hits, self._tries = np.full(4, 2.0), np.full(4, 3.0)
+        self._hits, self._tries = np.full(_KINDS, 2.0), np.full(_KINDS, 3.0)
         self._passes = 0
 
     def rates(self) -> NDArray[np.float64]:
@@ -61,7 +63,8 @@ class Memory:
     def remember(self, genes: Sequence[int]) -> None:
         """Genes that were written one behind the other; -1 is the beginning of an answer."""
         for before, gene in itertools.pairwise(genes):
-            self.next[before] = gene
+            followed = self.next.setdefault(before, {})
+            followed[gene] = followed.get(gene, 0) + 1
             self.count[gene] += 1
             for path in self._paths[:, gene].tolist():
                 for node in path:
@@ -71,8 +74,8 @@ class Memory:
     def count_guesses(self, kinds: NDArray[np.int64], right: NDArray[np.bool_]) -> None:
         """Take note of guesses and whether they came true."""
         old = 0.5 ** (len(kinds) / 256)
-        self._hits = self._hits * old + np.bincount(kinds[right], minlength=4)
-        self._tries = self._tries * old + np.bincount(kinds, minlength=4)
+        self._hits = self._hits * old + np.bincount(kinds[right], minlength=_KINDS)
+        self._tries = self._tries * old + np.bincount(kinds, minlength=_KINDS)
 
 
 class GeneDrafts:
@@ -113,12 +116,12 @@ class GeneDrafts:
         trie, rows = self.trie, self._rows[places]
         node, target = guide.node[rows], self._target[places]
         depth, tree = trie.depth[node], trie.in_first[node].astype(np.int64)
-        kind = np.full(len(places), _WITHIN)
+        kind = np.full(len(places), _REST)
         leads = (target >= 0) & (depth > 0) & (depth < trie.length[tree, target])
         leads &= trie.nodes[tree, target, depth - 1] == node
         for i in np.flatnonzero(~leads).tolist():
             target[i], kind[i] = self._new(guide, int(rows[i]), int(node[i]), int(target[i]))
-        starts = kind != _WITHIN
+        starts = kind <= _BOTH
         depth[starts] = 0
         tree[starts & (node != trie.first_root)] = 0
         chance = self._chance[places] * self._rates[kind]
@@ -146,29 +149,51 @@ class GeneDrafts:
 
     def _new(self, guide: Guide, row: int, node: int, finished: int) -> tuple[int, int]:
         """A gene to guess and its kind; the gene is -1 if there is none."""
-        trie, used = self.trie, guide.used[row]
+        trie, used, prompts = self.trie, guide.used[row], self._prompts[row]
+        n = int(guide.n_written[row])
+        last = int(guide.order[row, n - 1]) if n else -1
         here = -1
         if depth := int(trie.depth[node]):
             here = int(trie.gene[node])
             here = -1 if here >= 0 and used[here] else here
             if here < 0 or here != finished:
                 below = trie.nodes[int(trie.in_first[node]), :, depth - 1]
-                found = next((gene for gene in self._prompts[row] if below[gene] == node and not used[gene]), -1)
-                if found < 0 and (likely := int(self.memory.likely[node])) >= 0 and not used[likely]:
-                    found = likely
+                found, kind = self._follower(last, used, -1, below, node)[0], _AFTER
+                if found < 0:
+                    prompt = next((gene for gene in prompts if below[gene] == node and not used[gene]), -1)
+                    often = int(self.memory.likely[node])
+                    often = -1 if often >= 0 and used[often] else often
+                    if prompt < 0 or (often >= 0 and self._rates[_OFTEN] > self._rates[_WITHIN]):
+                        found, kind = often, _OFTEN
+                    else:
+                        found, kind = prompt, _WITHIN
                 if found != here or found < 0:
-                    return found, _WITHIN
-            if guide.n_written[row] + 1 == guide.asks[row]:
-                return -1, _WITHIN
-        n = int(guide.n_written[row])
-        last = here if here >= 0 else int(guide.order[row, n - 1]) if n else -1
+                    return found, kind
+            if n + 1 == guide.asks[row]:
+                return -1, _REST
+            last = here
         vain = self._vain[row]
-        prompt = next((g for g in self._prompts[row] if g != here and not used[g] and vain.get(g, 0) < PATIENCE), -1)
-        other = int(self.memory.next[last])
-        if other < 0 or other == here or used[other]:
+        prompt = next((g for g in prompts if g != here and not used[g] and vain.get(g, 0) < PATIENCE), -1)
+        other, share = self._follower(last, used, here)
+        if other < 0:
             return prompt, _PROMPT
         if other == prompt:
             return other, _BOTH
-        if prompt < 0 or self._rates[_OTHERS] >= self._rates[_PROMPT]:
-            return other, _OTHERS
+        kind = _OTHERS + min(int(4 * share), 3)
+        if prompt < 0 or self._rates[kind] >= self._rates[_PROMPT]:
+            return other, kind
         return prompt, _PROMPT
+
+    def _follower(
+        self, last: int, used: NDArray[np.bool_], besides: int, below: NDArray[np.int64] | None = None, node: int = -1
+    ) -> tuple[int, float]:
+        """The unused gene that most often followed `last`, -1 for none, and its share of all that did.
+
+        With `below`, only genes that pass through `node`.
+        """
+        found, most, total = -1, 0, 0
+        for gene, count in self.memory.next.get(last, {}).items():
+            total += count
+            if count > most and gene != besides and not used[gene] and (below is None or below[gene] == node):
+                found, most = gene, count
+        return found, most / max(total, 1)

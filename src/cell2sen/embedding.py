@@ -34,7 +34,7 @@ def embed(
     attention_for: Sequence[int],
     attention_layer: int,
     tokenize: Callable[[Sequence[Prompt]], list[Tokenized]],
-    batches: Callable[[NDArray[np.int64], str], Iterator[list[int]]],
+    run: Callable[[Callable[[list[int]], None], NDArray[np.int64], str], None],
     padding_side: Literal["left", "right"] = "right",
 ) -> Embeddings:
     """What :meth:`cell2sen.backend.Backend.embed` says, of prompts that fit into the context.
@@ -49,8 +49,9 @@ def embed(
         0-based.
     tokenize
         Prompts → tokens.
-    batches
-        Lengths and a name for the progress bar → rows of each batch.
+    run
+        Calls its first argument with the rows of each batch (:func:`cell2sen.batches.run`), given the lengths of all
+        rows and a name for the progress bar.
     padding_side
         Of the batches. Changes nothing in the results.
     """
@@ -60,18 +61,24 @@ def embed(
     maps: dict[int, NDArray[np.float32]] = {}
     # Maps are made on the way where the embedding's layer lies above theirs, else in passes of their own.
     on_the_way = layer == -1 or attention_layer < layer
-    for batch in batches(lengths, "embed"):
+
+    def vectors_of(batch: list[int]) -> None:
         named, real_BL, gene_BL = inputs.of([prompts[row] for row in batch])
         chosen_BL = chosen(pooling, real_BL, gene_BL)
         with _capture(maps, attention_layer, batch, prompts, gene_BL, wanted if on_the_way else set()):
             hidden_BLD = cut(base, layer)(**named, use_cache=False).last_hidden_state
         vectors[batch] = pool(hidden_BLD, chosen_BL).cpu().numpy()
+
+    run(vectors_of, lengths, "embed")
     rest = [] if on_the_way else sorted(wanted)
-    for places in batches(lengths[rest], "attention"):
+
+    def maps_of(places: list[int]) -> None:
         batch = [rest[place] for place in places]
         named, _, gene_BL = inputs.of([prompts[row] for row in batch])
         with _capture(maps, attention_layer, batch, prompts, gene_BL, wanted):
             cut(base, attention_layer + 1)(**named, use_cache=False)
+
+    run(maps_of, lengths[rest], "attention")
     return Embeddings(
         vectors=vectors,
         genes_used=np.array([len(prompt.genes) for prompt in prompts], dtype=np.int64),

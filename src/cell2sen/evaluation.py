@@ -242,7 +242,11 @@ def _populations(
         "arms": {name: ARMS[name] for name in arms.names},
         "groups": [label(key) for key in arms.keys],
         "unit_of_group_intervals": "context" if unit == "context" else "perturbation" if task == "perturb" else "label",
-        "controls": {label(context) or "all": len(rows) for context, rows in arms.controls.items()},
+        "controls": {
+            label(context) or "all": len(rows)
+            for context, rows in arms.controls.items()
+            if context in {arms.context(key) for key in arms.keys}
+        },
         "controls_used": asked["controls"] if task == "perturb" else "all real cells",
         "baselines_learn_from": "train" if arms.train is not None else "the other groups of the real cells",
         "embedding": comparison.describe_embedding(arms),

@@ -160,10 +160,12 @@ def calibration(curve: Mapping[str, list[float]] | None, confusion: Mapping[str,
 
 def cell_map(cells: Mapping[str, NDArray[Any]], layout: str, key: str) -> tuple[Any, str]:
     """Two panels: kinds of cells, and groups; and what the axes are."""
+    kinds = cells["kind"]
     flat, text = _flatten(cells["coordinates"], layout, key)
+    wanted = "not on the controls" if "control" in kinds else "each group on its own"
+    text += f" Left: kinds of cells. Right: groups. Predicted cells should lie on the real ones, {wanted}."
     figure = _figure(10.5, 4.6)
     axis = figure.add_subplot(1, 2, 1)
-    kinds = cells["kind"]
     size = 5 if len(flat) > 1500 else 12
     order = np.random.default_rng(0).permutation(len(flat))
     colours = np.array([_KINDS[kind] for kind in kinds])
@@ -202,14 +204,13 @@ def _flatten(coordinates: NDArray[Any], layout: str, key: str) -> tuple[NDArray[
                 ) from None
         else:
             reducer = umap.UMAP(n_neighbors=min(15, len(coordinates) - 1), random_state=0, n_jobs=1)
-    where = "Left: kinds of cells. Right: groups. Predicted cells should lie on the real ones, not on the controls."
     if reducer is not None:
         flat = np.asarray(reducer.fit_transform(coordinates), dtype=np.float64)
         return (
             flat,
-            f"UMAP (seed 0) of the {source} that distances were computed on; distances in it mean little. {where}",
+            f"UMAP (seed 0) of the {source} that distances were computed on; distances in it mean little.",
         )
-    return coordinates[:, :2].astype(np.float64), f"The first two {source} that distances were computed on. {where}"
+    return coordinates[:, :2].astype(np.float64), f"The first two {source} that distances were computed on."
 
 
 def _spread(true: NDArray[Any], predicted: NDArray[Any], ends: tuple[float, float], most: int = 8) -> list[int]:

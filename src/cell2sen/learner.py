@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cell2sen import networks, tasks
+from cell2sen.backends.transformers import halves_are_fast
 from cell2sen.model import Model
 from cell2sen.pairs import Augmentation, Cells, pairs
 from cell2sen.questions import Question, questions
@@ -268,9 +269,7 @@ def _bfloat16(config: TrainConfig) -> bool:
 
     if config.bf16 is not None:
         return config.bf16
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else halves_are_fast()
 
 
 def _stopping(config: TrainConfig) -> list[Any]:

@@ -29,7 +29,8 @@ class Model:
 
     revision: str | None = None
     dtype: Dtype = "auto"
-    """``"auto"`` is bfloat16, on CPU too; float32 for the embedded model, which is small."""
+    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (a matrix product took 32 times as long
+    there) and for the embedded model, which is small. Provenance says which it was."""
 
     quantize: Quantize | None = None
     recipe: Recipe = field(default_factory=Recipe)

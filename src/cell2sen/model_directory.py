@@ -51,6 +51,8 @@ def metadata_of(
                     counts[store][str(value)] = counts[store].get(str(value), 0) + 1
     fit = fitter.fit()
     recipe = start.recipe if start else Recipe(max_genes=config.lengths.get("annotate"), case="upper")
+    if recipe.max_genes is not None:  # a limit that is shorter than what is learned now would cut it at inference
+        recipe = dataclasses.replace(recipe, max_genes=max(recipe.max_genes, *lengths.values()))
     metadata: dict[str, Any] = {
         "recipe": dataclasses.asdict(recipe),
         "lengths": {**before.get("lengths", {}), **lengths},

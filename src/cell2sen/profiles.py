@@ -14,7 +14,7 @@ from cell2sen.metrics import metric
 
 @metric(perfect=1.0, range=(0.0, 1.0), level="profile", name="gene_overlap_100")
 def gene_overlap(truth: Any, answer: Any, k: int = 100, denominator: Literal["k", "union"] = "k") -> Any:
-    """Share of the top k genes that both have, divided by k.
+    """Genes that both have among their k highest, divided by k; k is 100 in tables and reports.
 
     |A ∩ B| / k, or |A ∩ B| / |A ∪ B| (Jaccard) with ``denominator="union"``; A and B are the first k genes. Published
     gene overlaps (Rizvi et al. 2025) do not name their denominator, so both are reported. Over k, a sentence shorter
@@ -37,7 +37,7 @@ def gene_overlap(truth: Any, answer: Any, k: int = 100, denominator: Literal["k"
 
 @metric(perfect=1.0, range=(0.0, 1.0), level="profile", name="gene_overlap_100_jaccard")
 def _gene_jaccard(truth: Any, answer: Any) -> Any:
-    """Share of the top 100 genes that both have, divided by the number that at least one has (Jaccard)."""
+    """Genes that both have among their 100 highest, divided by those that at least one has there (Jaccard)."""
     return gene_overlap(truth, answer, denominator="union")
 
 
@@ -213,7 +213,7 @@ def rmse_delta(truth: ArrayLike, answer: ArrayLike) -> Any:
 
 @metric(perfect=1.0, range=(0.0, 1.0), level="change", undefined="the context has only one predicted perturbation")
 def discrimination(truth: ArrayLike, answer: ArrayLike, others: ArrayLike) -> Any:
-    """How near a predicted change is to its own truth, among the true changes of all groups; 0.5 by chance.
+    """How near a predicted change is to its own truth, among all true changes of the context; 0.5 by chance.
 
     1 − r / H: r of the H other true changes are nearer (L1) than the own one, ties half. Sees swapped perturbations.
     The discrimination score of cell-eval (Arc Virtual Cell Challenge 2025) divides by H + 1 and breaks ties by order.

@@ -154,6 +154,8 @@ def methods(evaluation: Evaluation) -> str:
     passed = [one.name for one in evaluation.checks if one.status == "passed"]
     if passed:
         parts.append("Leak checks passed: " + "; ".join(passed) + ".")
+    if open_ := [one.name for one in evaluation.checks if one.status in ("warning", "not checked")]:
+        parts.append("Not established by the leak check: " + "; ".join(open_) + ".")
     if failed:
         parts.append("LEAK CHECKS FAILED: no longer true is " + "; ".join(failed) + ".")
     model = s["model"]
@@ -202,6 +204,10 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "sections": sections,
         "failed": [one for one in evaluation.checks if one.status == "failed"],
         "warnings": warnings,
+        "unchecked": [one for one in evaluation.checks if one.status == "not checked"],
+        "is_labels": evaluation.task == "annotate",
+        "with_controls": evaluation.task == "perturb",
+        "ceiling": settings["arms"][CEILING],
         "cards": cards,
         "verdict": _verdict(judged, len(shown), evaluation),
         "notes": evaluation.notes,
@@ -282,7 +288,7 @@ def _verdict(judged: Mapping[str, int], n: int, evaluation: Evaluation) -> str:
         if judged.get(name)
     ]
     if judged.get("missing", 0) + judged.get("unknown", 0):
-        parts.append(f"{judged.get('missing', 0) + judged.get('unknown', 0)} could not be judged")
+        parts.append(f"{judged.get('missing', 0) + judged.get('unknown', 0)} are missing or have no baseline")
     return "; ".join(parts) + "."
 
 
@@ -301,7 +307,9 @@ def _row(name: Any, row: pd.Series[Any]) -> dict[str, Any]:
     css = {"better": "better", "worse": "worse", "missing": "missing", "unknown": "missing"}.get(
         str(row["verdict"]), ""
     )
-    verdict = {"unknown": "not judged"}.get(str(row["verdict"]), str(row["verdict"]))
+    verdict = str(row["verdict"])
+    if verdict == "unknown":
+        verdict = "not judged" if row["best_baseline"] else "no baseline"
     return {
         "metric": name,
         "prediction": number(row["prediction"]),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cell2sen import attention, embedding, scoring
+from cell2sen import attention, batches, embedding, scoring
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
 from cell2sen.decode import noise
@@ -30,6 +31,7 @@ from cell2sen.model import Model
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
 
+_log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only
 
 #: Tokens in a batch where no batch size is given.
@@ -52,7 +54,7 @@ def load(
     device
         ``"auto"`` is the GPU if there is one.
     batch_size
-        Prompts in a batch; None: as many as fill a fixed number of tokens.
+        Prompts in a batch; None: as many as memory allows, up to a number of tokens beyond which it is no faster.
     progress
         Show a progress bar on stderr for long work.
     offline
@@ -76,6 +78,9 @@ def load(
         where["revision"] = model.revision
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and model.dtype == "auto" and model.resolved_dtype == "bfloat16" and not halves_are_fast():
+        _log.info("this CPU has no bfloat16 instructions: computing in float32; dtype='bfloat16' forces them")
+        model = replace(model, dtype="float32")
     options: dict[str, Any] = {"dtype": getattr(torch, model.resolved_dtype), "use_safetensors": True}
     if model.quantize is not None:
         options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
@@ -99,6 +104,12 @@ def load(
     return TransformersBackend(
         model, network, tokens, batch_size=batch_size, progress=progress, padding_side=padding_side
     )
+
+
+def halves_are_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; others convert each number, which takes longer than float32."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 
 
 def _check_files(model: Model) -> None:
@@ -216,7 +227,7 @@ class TransformersBackend(Backend):
             attention_for=attention_for,
             attention_layer=attention_layer % self.n_layers,
             tokenize=self._tokenize,
-            batches=self._batches,
+            run=self._run,
             padding_side=self.padding_side,
         )
 
@@ -289,22 +300,32 @@ class TransformersBackend(Backend):
             raise ValueError(f"prompts without any text: {empty}")
         return rows
 
-    def _batches(self, lengths: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-        """Rows of similar length, the longest first: what does not fit into memory fails at once."""
-        order = np.argsort(-lengths, kind="stable").tolist()
+    def _batch_rows(self) -> int | None:
         # LLM.int8() finds its outlier columns over a whole batch: rows would depend on their neighbours.
         size = 1 if self.model.quantize == "8bit" else self.batch_size
         if size is not None and size < 1:
             raise ValueError(f"batch_size must be at least 1 or None, found {size}")
-        batches, budget = [], TOKEN_BUDGET.get(self.device.type, TOKEN_BUDGET["cpu"])
+        return size
+
+    def _run(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
+        """Do all rows batch by batch, in as much memory as there is."""
+        size = self._batch_rows()
+        budget = batches.token_budget(self.config, self.device, self.base.get_input_embeddings().weight.element_size())
+        batches.run(work, lengths, budget=budget, size=size, progress=self.progress, name=name)
+
+    def _batches(self, lengths: NDArray[np.int64], what: str) -> Iterator[list[int]]:
+        """Rows of similar length, the longest first: what does not fit into memory fails at once."""
+        order = np.argsort(-lengths, kind="stable").tolist()
+        size = self._batch_rows()
+        groups, budget = [], TOKEN_BUDGET.get(self.device.type, TOKEN_BUDGET["cpu"])
         while order:
             n_rows = size if size is not None else max(1, budget // max(1, int(lengths[order[0]])))
-            batches.append(order[:n_rows])
+            groups.append(order[:n_rows])
             order = order[n_rows:]
         with tqdm(
-            total=len(lengths), desc=what, unit="cell", file=sys.stderr, disable=not self.progress or len(batches) <= 3
+            total=len(lengths), desc=what, unit="cell", file=sys.stderr, disable=not self.progress or len(groups) <= 3
         ) as bar:
-            for batch in batches:
+            for batch in groups:
                 yield batch
                 bar.update(len(batch))
 

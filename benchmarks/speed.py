@@ -1,0 +1,266 @@
+"""Speed and memory beside the peers: same weights, same tokenizer, same cells, same machine, one run.
+
+    python benchmarks/speed.py --peers .venv-peers/bin/python [--out FILE.jsonl] [--only ROW …] [--tiny]
+
+Each package runs in a process of its own, one behind the other; each job runs once to warm up, then `--runs` times.
+Prints one JSON line a row: medians, the ratio, peak memory, and how far the results are apart. `make bench` installs
+the peers and calls this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import speed_data
+
+HERE = Path(__file__).parent
+TEMPLATE = (
+    "Below are the genes of one Homo sapiens cell, strongest first.\nCell sentence: {cell_sentence}.\nThe cell type is:"
+)
+
+
+class Bench:
+    def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
+        self.peers, self.runs, self.tiny, self.work = arguments.peers, arguments.runs, arguments.tiny, work
+        self.sizes = speed_data.TINY if self.tiny else speed_data.SMALL
+        self.n_genes = 300 if self.tiny else 20_000
+        self.lines: list[dict] = []
+        self.out = arguments.out
+
+    def measured(self, package: str, job: dict) -> dict | None:
+        """What the worker says; None for a peer that is not there or fails, with what it said on stderr."""
+        ours = package in ("cell2sen", "tokenizers")
+        if not ours and self.peers is None:
+            return None
+        file = self.work / "job.json"
+        file.write_text(json.dumps(job | {"runs": self.runs}))
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+        if not ours:
+            environment.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            [sys.executable if ours else str(self.peers), str(HERE / "speed_worker.py"), package, str(file)],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            if ours:
+                raise RuntimeError(done.stderr)
+            sys.stderr.write(f"{package} failed:\n{done.stderr[-2000:]}\n")
+            return {"package": package, "failed": done.stderr.strip().splitlines()[-1]}
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def row(self, name: str, job: dict, peers: list[str], compare, **about) -> None:
+        """Measure, compare, print."""
+        ours = self.measured("cell2sen", job)
+        line = {"row": name, **about, "runs": self.runs, "cell2sen": brief(ours)}
+        for peer in peers:
+            found = self.measured(peer, job)
+            if found is None:
+                continue
+            if "failed" in found:
+                line[peer] = found
+                continue
+            line[peer] = brief(found) | compare(ours["result"], found["result"])
+            line[peer] |= {
+                "ratio": round(found["seconds"] / ours["seconds"], 2),
+                "ratio_cpu_seconds": round(found["cpu_seconds"] / ours["cpu_seconds"], 2),
+                "ratio_memory": round(found["peak_mb"] / ours["peak_mb"], 2),
+            }
+        self.say(line)
+
+    def say(self, line: dict) -> None:
+        text = json.dumps(line)
+        print(text, flush=True)
+        if self.out:
+            with self.out.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    # -- what is measured on
+
+    def cells(self, n: int, per_cell: int, n_genes: int | None = None) -> str:
+        path = self.work / f"cells-{n}-{per_cell}-{n_genes}.h5ad"
+        if not path.is_file():
+            speed_data.cells(n, n_genes or self.n_genes, per_cell).write_h5ad(path)
+        return str(path)
+
+    def checkpoint(self) -> str:
+        return str(speed_data.checkpoint(self.work / "checkpoint", self.sizes, speed_data.symbols(self.n_genes)))
+
+    def sentences(self, n: int, genes: int) -> list[str]:
+        """Sentences of about so many genes, every one of another length."""
+        random = np.random.default_rng(1)
+        names = np.array(speed_data.symbols(self.n_genes))
+        lengths = random.integers(int(genes * 0.9), int(genes * 1.1) + 1, n)
+        return [" ".join(random.permutation(names)[:length]) for length in lengths]
+
+    def sentences_of_tokens(self, n: int, tokens: int) -> list[str]:
+        """Sentences whose prompts have just below so many tokens."""
+        from cell2sen.tokens import load_tokens
+
+        made = load_tokens(self.checkpoint(), local_files_only=True)
+        texts = self.sentences(n, tokens // 2)
+        for row, text in enumerate(texts):
+            words = text.split()
+            while len(made.ids([TEMPLATE.replace("{cell_sentence}", " ".join(words))])[0]) >= tokens:
+                words = words[: int(len(words) * 0.98)]
+            texts[row] = " ".join(words)
+        return texts
+
+    # -- the rows
+
+    def sentences_ids(self) -> None:
+        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        job = {"job": "sentences", "form": "ids", "cells": self.cells(n, per_cell), "max_genes": None}
+        self.row("sentences as gene ids, all genes", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
+
+    def sentences_text(self) -> None:
+        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        job = {"job": "sentences", "form": "text", "cells": self.cells(n, per_cell), "max_genes": None}
+        self.row(
+            "sentences as text, all genes",
+            job,
+            ["helical", "cell2sentence"],
+            same_genes,
+            cells=n,
+            genes_per_cell=per_cell,
+        )
+
+    def sentences_top(self) -> None:
+        n, per_cell = (60, 40) if self.tiny else (2000, 2500)
+        top = 10 if self.tiny else 200
+        job = {"job": "sentences", "form": "text", "cells": self.cells(n, per_cell), "max_genes": top}
+        self.row(f"sentences as text, top {top}", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
+
+    def prompts(self) -> None:
+        n, genes = (20, 30) if self.tiny else (500, 1000)
+        job = {
+            "job": "tokens",
+            "checkpoint": self.checkpoint(),
+            "template": TEMPLATE,
+            "sentences": self.sentences(n, genes),
+        }
+        self.row("prompts to ids", job, ["tokenizers"], same_ids, prompts=n, genes=genes)
+
+    def embedding(self) -> None:
+        n, genes = (3, 30) if self.tiny else (2, 450)
+        self._embed(f"embedding, about {genes} genes", self.sentences(n, genes), dtype="float32")
+
+    def embedding_bf16(self) -> None:
+        from cell2sen.backends.transformers import halves_are_fast
+
+        name = "embedding in bfloat16"
+        if not halves_are_fast():
+            self.say({"row": name, "not_measured": "this CPU has no bfloat16 instructions"})
+            return
+        n, genes = (3, 30) if self.tiny else (2, 450)
+        self._embed(name, self.sentences(n, genes), dtype="bfloat16")
+
+    def embedding_long(self) -> None:
+        tokens = 200 if self.tiny else 4096
+        self._embed(f"embedding, {tokens} tokens", self.sentences_of_tokens(1, tokens), dtype="float32")
+
+    def _embed(self, name: str, sentences: list[str], dtype: str) -> None:
+        job = {
+            "job": "embed",
+            "checkpoint": self.checkpoint(),
+            "template": TEMPLATE,
+            "sentences": sentences,
+            "dtype": dtype,
+        }
+        self.row(name, job, ["helical"], vectors_apart, cells=len(sentences), dtype=dtype)
+
+    def growth(self) -> None:
+        for n in (50, 100) if self.tiny else (1000, 10_000, 100_000):
+            job = {
+                "job": "sentences",
+                "form": "text",
+                "cells": self.cells(n, 20 if self.tiny else 500, 300 if self.tiny else 5000),
+                "max_genes": None,
+            }
+            self.row(f"sentences of {n} cells", job, [], None, cells=n, genes_per_cell=500)
+        for genes in (10, 20) if self.tiny else (200, 1000, 2000, 4000):
+            job = {"job": "embed", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32"}
+            self.row(
+                f"embedding of {genes} genes", job | {"sentences": self.sentences(1, genes)}, [], None, genes=genes
+            )
+
+
+ROWS = [
+    "sentences_ids",
+    "sentences_text",
+    "sentences_top",
+    "prompts",
+    "embedding",
+    "embedding_bf16",
+    "embedding_long",
+    "growth",
+]
+
+
+def brief(found: dict | None) -> dict:
+    assert found is not None
+    kept = {name: round(found[name], 5) for name in ("seconds", "cpu_seconds")} | {"peak_mb": found["peak_mb"]}
+    return kept | {"tokens": found["result"]["tokens"]} if "tokens" in found["result"] else kept
+
+
+def same_genes(ours: dict, theirs: dict) -> dict:
+    """All must have the same genes; the order of ties is each package's own."""
+    return {"same_number_of_genes": ours["genes"] == theirs["genes"]}
+
+
+def same_ids(ours: dict, theirs: dict) -> dict:
+    return {"ids_equal": ours["ids"] == theirs["ids"] and ours["tokens"] == theirs["tokens"]}
+
+
+def vectors_apart(ours: dict, theirs: dict) -> dict:
+    one, other = np.array(ours["vectors"]), np.array(theirs["vectors"])
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return {
+        "largest_difference": float(np.abs(one - other).max()),
+        "largest_value": float(np.abs(other).max()),
+        "least_cosine": float(cosine.min()),
+    }
+
+
+def machine() -> dict:
+    import torch
+    import transformers
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "row": "machine", "cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
+        "torch": torch.__version__, "transformers": transformers.__version__, "load_average": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--peers", type=Path, help="Python of the peers' environment; without it this package runs alone"
+    )
+    parser.add_argument("--out", type=Path, help="also append the lines to this file")
+    parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--work", type=Path, help="folder for cells and checkpoint, kept; a temporary one by default")
+    parser.add_argument("--tiny", action="store_true", help="minutes become seconds: to see that it runs")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        bench = Bench(arguments, work)
+        bench.say(machine())
+        for name in arguments.only:
+            getattr(bench, name)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""One job of one package in a process of its own: seconds of each run, peak memory, and the result.
+
+    python speed_worker.py PACKAGE JOB.json
+
+Runs in two environments, that of this project and that of the peers, and needs nothing of the other one. Peers are
+used through their public classes. What they need to run today is done here, outside of their code, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+
+warnings.filterwarnings("ignore")
+
+
+class Measured:
+    """Seconds on the clock and of all cores, of each run."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs, self.wall, self.cpu = runs, [], []
+
+    def __call__(self, work):
+        for _ in range(self.runs + 1):
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = work()
+            self.wall.append(time.perf_counter() - wall)
+            self.cpu.append(time.process_time() - cpu)
+        self.wall, self.cpu = self.wall[1:], self.cpu[1:]  # the first run warms up
+        return result
+
+    def line(self) -> dict:
+        # VmHWM, not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status")
+        lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
+        peak = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if peak is None else peak
+        return {
+            "seconds": statistics.median(self.wall), "cpu_seconds": statistics.median(self.cpu),
+            "runs": [round(second, 4) for second in self.wall], "peak_mb": round(peak / 1024),
+        }  # fmt: skip
+
+
+# -- this project
+
+
+def cell2sen_sentences(job, measure):
+    from cell2sen.rank import Recipe
+    from cell2sen.sentences import from_anndata
+
+    adata, recipe = ad.read_h5ad(job["cells"]), Recipe(max_genes=job["max_genes"])
+    if job["form"] == "ids":
+        made = measure(lambda: from_anndata(adata, recipe))
+    else:
+
+        def work():
+            made = from_anndata(adata, recipe)
+            return made, made.texts()
+
+        made, _ = measure(work)
+    return {"genes": int(made.n_genes.sum()), "first": made.gene_lists(20)[0]}
+
+
+def cell2sen_tokens(job, measure):
+    from cell2sen.task import Prompt
+    from cell2sen.tokens import load_tokens
+
+    tokens = load_tokens(job["checkpoint"], local_files_only=True)
+    before, after = job["template"].split("{cell_sentence}")
+    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    ids = measure(lambda: tokens.encode(prompts))
+    return {"tokens": int(sum(map(len, ids))), "ids": [row.ids.tolist() for row in ids[:20]]}
+
+
+def tokenizers_tokens(job, measure):
+    """The Rust tokenizer on whole texts, all cores, ids only."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(job["checkpoint"] + "/tokenizer.json")
+    texts = [job["template"].replace("{cell_sentence}", text) for text in job["sentences"]]
+    found = measure(lambda: tokenizer.encode_batch_fast(texts))
+    return {"tokens": int(sum(map(len, found))), "ids": [each.ids for each in found[:20]]}
+
+
+def cell2sen_embed(job, measure):
+    from cell2sen import backend
+    from cell2sen.model import resolve
+    from cell2sen.task import Prompt
+
+    made = backend.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    before, after = job["template"].split("{cell_sentence}")
+    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    vectors = measure(lambda: made.embed(prompts).vectors)
+    return {"tokens": int(made.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
+
+
+# -- Helical
+
+
+def helical_class(job, **options):
+    from helical.models.c2s import Cell2Sen, Cell2SenConfig
+    from helical.models.c2s import model as module
+
+    # Shim 1: it asks for SDPA, which transformers refuses for Gemma-2 since 5.21; eager has the soft-cap.
+    load = module.AutoModelForCausalLM.from_pretrained
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(path, **named):
+            return load(path, **named | {"attn_implementation": "eager"})
+
+    module.AutoModelForCausalLM = Loader
+    settings = Cell2SenConfig(device="cpu", **options)
+    # Shim 2: it knows the ids of two checkpoints only; this one is a directory.
+    settings.config["hf_model_path"] = job["checkpoint"]
+    made = Cell2Sen(configurer=settings)
+    if job.get("dtype") == "bfloat16":  # Shim 3: on a CPU it computes in float32 whatever it is asked for
+        made.model.bfloat16()
+    return made
+
+
+def helical_sentences(job, measure):
+    made = helical_class(job, max_genes=job["max_genes"])
+    adata = ad.read_h5ad(job["cells"])
+    dataset = measure(lambda: made.process_data(adata))
+    texts = dataset["cell_sentence"][:]
+    return {"genes": sum(len(text.split()) for text in texts), "first": texts[0].split()[:20]}
+
+
+def helical_embed(job, measure):
+    from datasets import Dataset
+
+    made = helical_class(job, batch_size=16, embedding_prompt_template=job["template"])
+    n = len(job["sentences"])
+    dataset = Dataset.from_dict({"cell_sentence": job["sentences"], "organism": ["human"] * n})
+    return {"vectors": measure(lambda: made.get_embeddings(dataset)).tolist()}
+
+
+# -- cell2sentence
+
+
+def cell2sentence_sentences(job, measure):
+    from cell2sentence import CSData
+
+    adata = ad.read_h5ad(job["cells"])
+    dataset, _ = measure(lambda: CSData.adata_to_arrow(adata))
+    texts = dataset["cell_sentence"][:]
+    return {"genes": sum(len(text.split()) for text in texts), "first": texts[0].split()[:20]}
+
+
+def main() -> None:
+    package, file = sys.argv[1:]
+    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    logging.disable(logging.INFO)
+    if job.get("threads"):
+        import torch
+
+        torch.set_num_threads(job["threads"])
+    measure = Measured(job["runs"])
+    shown = sys.stdout
+    sys.stdout = sys.stderr  # some print
+    result = globals()[f"{package}_{job['job']}"](job, measure)
+    print(
+        json.dumps({"package": package, **measure.line(), "result": result}),
+        file=shown,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmarks run, at a tiny size and without peers, and what they compare is equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def lines(script: str, *options: str) -> list[dict]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), "--tiny", "--runs", "1", *options],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_speed() -> None:
+    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding")
+    assert [line["row"] for line in found] == [
+        "machine", "sentences as text, top 10", "prompts to ids", "embedding, about 30 genes",
+    ]  # fmt: skip
+    assert found[2]["tokenizers"]["ids_equal"] is True
+    for line in found[1:]:
+        assert line["cell2sen"]["seconds"] > 0
+        assert line["cell2sen"]["peak_mb"] > 10
+
+
+def test_gpu_script_on_cpu() -> None:
+    quantised = ["large"] if _has("bitsandbytes") else []
+    found = {line["row"]: line for line in lines("gpu.py", "--only", "matrix", "parity", "embedding", *quantised)}
+    assert found["attention against eager"]["largest_difference"] < 1e-4
+    for length in (64, 128):
+        line = found[f"embedding, {length} tokens"]
+        assert line["helical_way"]["least_cosine"] > 0.99999
+        assert line["cell2sen"]["share_of_ceiling"] > 0
+    if quantised:
+        assert found["27B, 4bit"]["finite"]
+
+
+def test_gpu_script_says_that_there_is_no_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "there is no GPU" in done.stderr
+
+
+def _has(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
