@@ -133,7 +133,7 @@ class Sampler(TransformersBackend):
         return [dataclasses.replace(found[prompt.key], text=text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
-class GuidedTrainer(GRPOTrainer):
+class GuidedTrainer(sft.Restoring, GRPOTrainer):
     """GRPO whose answers are drawn by a :class:`Sampler`.
 
     Parameters
