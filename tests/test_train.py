@@ -169,6 +169,7 @@ def test_existing_directories_are_refused_before_any_work(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError, match="out exists already"):
         run(tmp_path / "nowhere", tmp_path / "out", config())
     (tmp_path / "new.training" / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / "new.training" / "checkpoint-2" / "trainer_state.json").touch()
     with pytest.raises(FileExistsError, match="holds an unfinished training: resume it, or remove it"):
         run(tmp_path / "nowhere", tmp_path / "new", config())
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in .* to resume from"):

@@ -133,12 +133,12 @@ class Sampler(TransformersBackend):
         return [dataclasses.replace(found[prompt.key], text=text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
-class GuidedTrainer(GRPOTrainer):
+class GuidedTrainer(sft.Restoring, GRPOTrainer):
     """GRPO whose answers are drawn by a :class:`Sampler`.
 
     Parameters
     ----------
-    tokens, model_card
+    tokens, described
         Tokenizer and :class:`cell2sen.model.Model` of the network that is trained.
     train_questions, eval_questions
         What is asked. Both must be of the files in `vocabularies`.
@@ -160,8 +160,9 @@ class GuidedTrainer(GRPOTrainer):
         genes: Sequence[str], guided: bool, max_new_tokens: int, embed: rewards.Embed | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self._described, self._tokens, self._guided, self._max_new_tokens = described, tokens, guided, max_new_tokens
-        self._prompts = {one.prompt.text: one.prompt for one in (*train_questions, *eval_questions)}
+        self._asked = {one.prompt.text: one for one in (*train_questions, *eval_questions)}
         self._vocabularies = {file: tuple(listed) for file, listed in vocabularies.items()}
+        self._known = {file: frozenset(listed) for file, listed in vocabularies.items()}
         self._guidance: dict[bytes, Guidance] = {}
         self._genes, self._embed = tuple(genes), embed
         args.reward_weights = [float(weight) for weight in weights.values()]
@@ -191,27 +192,27 @@ class GuidedTrainer(GRPOTrainer):
         training = bool(self.model.training)  # type: ignore[union-attr]
         step = f"step {self.state.global_step}" if training else "evaluation"
         sampling = Sampling(temperature=self.temperature, seed=self.args.seed, max_new_tokens=self._max_new_tokens)
-        found: list[Rollout | None] = [None] * len(texts)
+        asked = [self._asked[text] for text in texts]
         # A draw depends on step, cell and place alone, so that a resumed training draws what it would have drawn.
         prompts = [
-            Prompt(**{**vars(self._prompts[text]), "key": f"{self._prompts[text].key}/{step}/{row}"})
-            for row, text in enumerate(texts)
+            dataclasses.replace(one.prompt, key=f"{one.prompt.key}/{step}/{row}") for row, one in enumerate(asked)
         ]
+        found: dict[int, Rollout] = {}
         self._sampler.network.eval()
         try:
             with self.accelerator.autocast():
-                for file, rows in self._by_file(texts).items():
+                for file in dict.fromkeys(one.file for one in asked):
+                    rows = [row for row, one in enumerate(asked) if one.file == file]
                     genes = self._vocabularies[file] if self._guided else None
                     rolled = self._sampler.roll([prompts[row] for row in rows], sampling, genes)
-                    for row, one in zip(rows, rolled, strict=True):
-                        found[row] = one
+                    found.update(zip(rows, rolled, strict=True))
         finally:
             self._sampler.network.train(training)
-        done = [one for one in found if one is not None]
+        done = [found[row] for row in range(len(asked))]
         for one in done:
             if one.guidance is not None:
                 self._guidance[_key(one.prompt_ids)] = one.guidance
-        parsed = [parse_sentence(one.text, self._known(text)) for one, text in zip(done, texts, strict=True)]
+        parsed = [parse_sentence(one.text, self._known[q.file]) for one, q in zip(done, asked, strict=True)]
         return {
             "prompt_ids": [one.prompt_ids for one in done],
             "completion_ids": [one.ids for one in done],
@@ -232,24 +233,6 @@ class GuidedTrainer(GRPOTrainer):
             shares, _, _ = self._get_per_token_logps_and_entropies(self.model, ids.to(device), mask.to(device), keep)
             found += [line[: len(one.ids)].tolist() for line, one in zip(shares, part, strict=True)]
         return found
-
-    def _by_file(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        rows: dict[str, list[int]] = {}
-        for row, text in enumerate(texts):
-            rows.setdefault(self._file_of[text], []).append(row)
-        return rows
-
-    @functools.cached_property
-    def _file_of(self) -> dict[str, str]:
-        sets: list[Any] = [one for one in (self.train_dataset, self.eval_dataset) if one is not None]
-        return {text: file for one in sets for text, file in zip(one["prompt"], one["file"], strict=True)}
-
-    def _known(self, text: str) -> frozenset[str]:
-        return self._sets[self._file_of[text]]
-
-    @functools.cached_property
-    def _sets(self) -> dict[str, frozenset[str]]:
-        return {file: frozenset(genes) for file, genes in self._vocabularies.items()}
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
@@ -382,7 +365,6 @@ def _dataset(asked: Sequence[Question]) -> Dataset:
     return Dataset.from_dict(
         {
             "prompt": [one.prompt.text for one in asked],
-            "file": [one.file for one in asked],
             "truth": [list(one.truth) for one in asked],
             "control": [list(one.control) for one in asked],
         }

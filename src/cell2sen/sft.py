@@ -169,7 +169,32 @@ def packed_hidden(base: Any, ids_BL: torch.Tensor, real_BL: torch.Tensor) -> tor
     return found
 
 
-class AnswerTrainer(SFTTrainer):
+class Restoring:
+    """A trainer that reads checkpoints under the names with which they were written.
+
+    Some architectures are written with other names than their modules have (GPT-NeoX: ``embed_out`` for its head), and
+    transformers' trainer passes over names that it does not find: the head would stay as it was.
+    """
+
+    model: Any
+    state: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        self._read_whole(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()  # type: ignore[misc]
+        self._read_whole(self.state.best_model_checkpoint)
+
+    def _read_whole(self, folder: str) -> None:
+        if hasattr(self.model, "peft_config"):  # adapters are written as they are called
+            return
+        written = type(self.model).from_pretrained(folder, dtype=self.model.dtype, local_files_only=True)
+        self.model.load_state_dict(written.state_dict())
+
+
+class AnswerTrainer(Restoring, SFTTrainer):
     """Mean over samples of (mean loss of the answer's tokens + `prompt_loss` × mean loss of the prompt's tokens).
 
     trl averages over tokens, so that a label of three tokens counts nothing beside a cell sentence of two hundred.
