@@ -189,7 +189,7 @@ class GuidedTrainer(sft.Restoring, GRPOTrainer):
 
     def _roll(self, texts: list[str], _: Any) -> dict[str, list[Any]]:
         """What trl asks for: prompts (each as often as it wants answers) → token ids and their log-probabilities."""
-        training = bool(self.model.training)  # type: ignore[union-attr]
+        training = bool(self.model.training)
         step = f"step {self.state.global_step}" if training else "evaluation"
         sampling = Sampling(temperature=self.temperature, seed=self.args.seed, max_new_tokens=self._max_new_tokens)
         asked = [self._asked[text] for text in texts]

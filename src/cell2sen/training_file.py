@@ -201,8 +201,8 @@ class TrainConfig:
     """Tokens of each prompt and each answer on which the loss is taken in a step, drawn at random; all by default."""
 
     dropout: float = 0.0
-    """Share of the numbers that a layer leaves out while it is trained, where the architecture has such layers (GPT-NeoX:
-    yes, Gemma-2: no). Helps where cells are few."""
+    """Share of the numbers that a layer leaves out while it is trained, where the architecture has such layers
+    (GPT-NeoX: yes, Gemma-2: no). Helps where cells are few."""
 
     epochs: float = 1.0
     """Passes over the drawn pairs (each cell is drawn `data.draws` times already)."""
