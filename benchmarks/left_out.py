@@ -41,7 +41,9 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
     [kang] = [one for one in recipe.data if one.file.startswith("kang_ifnb")]
     split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
     data = dataclasses.replace(kang, tasks=("perturb",), draws={"perturb": draws}, split=split)
-    config = dataclasses.replace(recipe, data=(data,), model=str(base), seed=seed, labels={}, broader={})
+    config = dataclasses.replace(
+        recipe, data=(data,), model=str(base), seed=seed, labels={}, broader={}, learning_rate=2e-3, score_cells=0
+    )
     train(config, out, base=data_dir, progress=sys.stderr.isatty())
     return out
 

@@ -425,13 +425,12 @@ class TestSettings:
         with pytest.raises(ValueError, match=r"\['cell_type'\] belong under data: of"):
             train.configure(file, {"cell_type": "type"})
 
-    def test_both_stages_of_the_embedded_model_hold_out_the_same_cells(self) -> None:
+    def test_all_stages_of_the_embedded_model_hold_out_the_same_cells(self) -> None:
         recipes = Path(__file__).parents[1] / "recipes"
-        base, second = (train.read_config(recipes / name) for name in ("nano-base.yaml", "nano.yaml"))
+        base, *later = (train.read_config(recipes / f"{name}.yaml") for name in ("nano-base", "nano-labels", "nano"))
         assert base.from_scratch is not None
-        assert second.model is not None
-        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, second)]
-        assert splits[0] == splits[1]
+        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, *later)]
+        assert splits[0] == splits[1] == splits[2]
         # What benchmarks/left_out.py stands on: no treated cell in the first stage.
         [kang] = [data for data in base.data if data.file.startswith("kang_ifnb")]
         assert kang.where == {"condition": kang.control}
