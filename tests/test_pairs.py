@@ -321,3 +321,30 @@ def test_controls_are_paired_with_other_controls_where_no_perturbation_has_a_nam
         assert row not in source
         assert all(named.is_control(other) for other in source)
     assert not any("nothing" in prompt.text for row, prompt in found if not named.is_control(row))
+
+
+def test_changes_count_the_sentences_of_training_cells(folder: Path) -> None:
+    cells = cells_of(
+        folder, tasks=("perturb",), split=Split(by="cell", test=0.2), **{**PERTURBED, "context": ["donor"]}
+    )
+    sentences = cells.sentences(0, Augmentation(), 3)
+    found = list(cells.changes(5, 3))
+    assert cells.perturbation is not None
+    wanted = []
+    for donor in sorted(set(cells.obs["donor"])):
+        side = {
+            name: [
+                row for row in np.flatnonzero(~cells.test & (cells.obs["donor"] == donor).to_numpy())
+                if cells.perturbation[row] == name
+            ]
+            for name in sorted(set(cells.perturbation))
+        }  # fmt: skip
+        control = side.pop("control")
+        wanted += [(rows, control) for rows in side.values() if min(len(rows), len(control)) >= 10]
+    assert len(found) == len(wanted) > 2
+    totals = {(n_treated, n_control): (treated, control) for treated, n_treated, control, n_control, _ in found}
+    for rows, control in wanted:
+        for counts, side in zip(totals[len(rows), len(control)], (rows, control), strict=True):
+            for number in (0, 7, 25):
+                gene = cells.symbols[number]
+                assert counts[number] == sum(gene in sentences[row][:5] for row in side)

@@ -436,6 +436,36 @@ class TestSettings:
         assert kang.where == {"condition": kang.control}
 
 
+class TestFewCells:
+    def test_gene_tokens_start_from_changes(self, folder: Path, tmp_path: Path) -> None:
+        """Before any step genes of one response lie together, and the words between them are as they were."""
+        plain, changed = (
+            run(
+                folder,
+                tmp_path / str(size),
+                config({"context": []}, max_steps=1, learning_rate=1e-12, change_vectors=size),
+            )
+            for size in (0, 2)
+        )
+        before, after = (weights(Path(one.path))["gpt_neox.embed_in.weight"] for one in (plain, changed))
+        tokens = load_tokens(changed.path)
+        rows = [ids[0] for ids in tokens.ids([" " + gene for gene in training_cells.SYMBOLS])]
+        moved = (after - before).norm(dim=1)
+        others = [row for row in range(len(moved)) if row not in rows]
+        assert float(moved[others].max()) < 1e-6
+        response = (after - before)[[rows[gene] for gene in range(24, 36)]]
+        assert float(response.norm(dim=1).min()) > 3 * float(moved[rows[:24]].mean())
+        with pytest.raises(ValueError, match="change_vectors: needs perturbed training cells"):
+            run(folder, tmp_path / "no", config({"tasks": ["annotate"], "perturbation": None}, change_vectors=2))
+
+    def test_dropout_is_for_training_only(self, folder: Path, tmp_path: Path) -> None:
+        with_it, without = (
+            run(folder, tmp_path / name, config(dropout=share)) for name, share in (("a", 0.3), ("b", 0.0))
+        )
+        assert not torch.equal(*(weights(Path(one.path))["gpt_neox.embed_in.weight"] for one in (with_it, without)))
+        assert json.loads((Path(with_it.path) / "config.json").read_text())["hidden_dropout"] == 0.0
+
+
 @pytest.mark.parametrize("lora", [True, False])
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lora: bool) -> None:
     start = tiny.save(tmp_path / "start", "gemma2", "spm")
