@@ -53,13 +53,13 @@ def expected(
     last, place = np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows])
     for step in range(max(asks)):
         hidden_BD = causal.read(last[:, None], place[:, None], slots)[:, -1]
-        share_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf).softmax(dim=1)
-        total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * share_BG
-        reached = share_BG.double().cumsum(dim=1)
-        drawn = torch.tensor([noises[int(row)].random() for row in live], dtype=torch.float64, device=causal.device)
-        gene = (reached <= drawn[:, None] * reached[:, -1:]).sum(dim=1)
-        # Rounding must not carry a row to a gene that it cannot write.
-        gene = torch.minimum(gene, (reached < reached[:, -1:]).sum(dim=1))
+        logits_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf)
+        total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * logits_BG.softmax(dim=1)
+        # Drawn as the highest of logit + Gumbel noise, a number for each gene. With one number a place, compared with
+        # cumulative probabilities, rounding decides once in a thousand draws among ten thousand genes, and rounding
+        # depends on the batch.
+        gumbel = np.stack([noises[int(row)].gumbel(size=len(gene_ids)) for row in live]).astype(np.float32)
+        gene = (logits_BG + torch.from_numpy(gumbel).to(causal.device)).argmax(dim=1)
         free_BG[torch.arange(len(live), device=causal.device), gene] = False
         last, place = gene_ids[gene.cpu().numpy()], place + 1
         going = np.flatnonzero(np.asarray(asks)[live] > step + 1)
