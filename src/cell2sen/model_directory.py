@@ -70,7 +70,8 @@ def metadata_of(
             before.get("no_perturbation"),
         ),
         "organisms": sorted({*before.get("organisms", []), *(name for one in cells.values() for name in one.organism)}),
-        "training": plain(config),
+        # The name of a directory: where it lay is nobody's business.
+        "training": plain(config) | {"model": Path(start.path).name if start and start.is_local else config.model},
         "split": {file: _split(one) for file, one in cells.items()},
         "started_from": None,
     }
