@@ -161,7 +161,7 @@ def run(folder: Path, out: Path, settings: train.TrainConfig, **options: Any) ->
 
 
 def test_reward_on_held_out_cells_rises(folder: Path, tmp_path: Path, start: Model) -> None:
-    settings = config(start, {"answers": 8, "held_out": 40}, max_steps=16, eval_steps=16, learning_rate=1e-3,
+    settings = config(start, {"answers": 8, "held_out": 40}, max_steps=40, eval_steps=20, learning_rate=1e-3,
                       batch_size=32)  # fmt: skip
     model = run(folder, tmp_path / "out", settings)
     before, after = (rewards := log(tmp_path / "out", "eval_reward"))[0], rewards[-1]
