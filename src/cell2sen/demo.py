@@ -66,12 +66,13 @@ def run(out: Path, *, progress: bool = True) -> None:
         "given labels are themselves noisy: they were transferred from sorted cells."
     )
     say('4  perturb   cell2sen.tl.perturb(adata, "IFN-beta", use_raw=True)  →  a new AnnData with X, control and delta')
-    chosen = np.flatnonzero(np.asarray(adata.obs["cell2sen_cell_type"] == "CD14+ monocyte"))[:60]
-    control = adata[chosen] if len(chosen) >= 10 else adata[:60]
+    monocytes = adata.obs["cell2sen_cell_type"].isin(["CD14+ monocyte", "FCGR3A+ monocyte"])
+    chosen = np.flatnonzero(np.asarray(monocytes))[:60]
+    control, kind = (adata[chosen], "monocytes") if len(chosen) >= 10 else (adata[:60], "cells of all types")
     predicted = tl.perturb(control, "IFN-beta", model=backend, use_raw=True, progress=progress)
     top = pl.mean_change(predicted).nlargest(8)
     say(
-        f"   {predicted.n_obs} monocytes; predicted to rise most: {', '.join(map(str, top.index))}\n"
+        f"   {predicted.n_obs} {kind}; predicted to rise most: {', '.join(map(str, top.index))}\n"
         "   (a demonstration: the mean change of other cells still predicts better, see the model card)\n"
     )
     with warnings.catch_warnings():
