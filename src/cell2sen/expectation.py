@@ -56,8 +56,8 @@ def expected(
         logits_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf)
         total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * logits_BG.softmax(dim=1)
         # Drawn as the highest of logit + Gumbel noise, a number for each gene. With one number a place, compared with
-        # cumulative probabilities, rounding decides once in a thousand draws among ten thousand genes, and rounding
-        # depends on the batch.
+        # cumulative probabilities, rounding would decide about once in a thousand draws among ten thousand genes (an
+        # estimate), and rounding depends on the batch.
         gumbel = np.stack([noises[int(row)].gumbel(size=len(gene_ids)) for row in live]).astype(np.float32)
         gene = (logits_BG + torch.from_numpy(gumbel).to(causal.device)).argmax(dim=1)
         free_BG[torch.arange(len(live), device=causal.device), gene] = False
