@@ -149,6 +149,14 @@ class GeneMap:
                 parts.append(f"{key.replace('_', ' ')} {account[key]} ({', '.join(account['examples'][key][:3])})")
         return "; ".join(parts)
 
+    def log(self) -> GeneMap:
+        """Log the account, with a warning where much was lost; the map itself."""
+        logger.info("%s", self.summary())
+        if (dropped := self.account["dropped"]) > _WARN_DROPPED * self.n_columns:
+            lost = f"{dropped} of {self.n_columns} genes have no symbol, such as {self.account['examples']['dropped'][:3]}"
+            logger.warning("%s, and are left out; pass symbols= (a column of var) or table=", lost)
+        return self
+
 
 def _merge_by_maximum(matrix: Any, group_sizes: NDArray[np.int64]) -> Any:
     """One entry per cell and symbol; in a group with columns not stored, their zero takes part in the maximum."""
@@ -322,12 +330,7 @@ def resolve(
         "case": case,
         "examples": {key: names for key, names in examples.items() if names},
     }
-    result = GeneMap(n_columns=len(var), columns=columns, positions=positions, symbols=tuple(place), account=account)
-    logger.info("%s", result.summary())
-    if counts["dropped"] > _WARN_DROPPED * len(var):
-        lost = f"{counts['dropped']} of {len(var)} genes have no symbol, such as {examples['dropped'][:3]}"
-        logger.warning("%s, and are left out; pass symbols= (a column of var) or table=", lost)
-    return result
+    return GeneMap(n_columns=len(var), columns=columns, positions=positions, symbols=tuple(place), account=account).log()
 
 
 def _sources(
@@ -337,7 +340,7 @@ def _sources(
     index: Names = _texts(var.index)
     if list(index) == [str(row) for row in range(len(index))]:
         index = [None] * len(index)  # rows that AnnData has counted for want of names are no Entrez identifiers
-    columns = {str(name): _texts(var[name]) for name in var.columns if _plain(name) in ID_COLUMNS or name == symbols}
+    columns = {str(name): _texts(var[name]) for name in var.columns if plain(name) in ID_COLUMNS or name == symbols}
     faults = [_fault(text) for text in index]
     sources: list[tuple[str, Names]] = [("index", index)]
     if symbols in columns:
@@ -376,7 +379,7 @@ def _sources(
 
 def _symbol_columns(var: pd.DataFrame) -> list[str]:
     """The first column with a name of the menu that indeed holds symbols, if there is one."""
-    by_plain = {_plain(name): name for name in reversed(var.columns.tolist())}
+    by_plain = {plain(name): name for name in reversed(var.columns.tolist())}
     for name in filter(by_plain.__contains__, SYMBOL_COLUMNS):
         texts = _texts(var[by_plain[name]])
         if any(texts) and looks_like(texts) in ("symbols", "mixed"):
@@ -425,7 +428,8 @@ def _bare(text: str) -> str:
     return text.removesuffix(".0") if _NUMBER.fullmatch(text) else text
 
 
-def _plain(name: object) -> str:
+def plain(name: object) -> str:
+    """A column's name without regard to case and separators."""
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
@@ -437,15 +441,12 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
     else:
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
         frame = frame if frame.index.name in frame.columns else frame.reset_index()
-        by_plain = {_plain(name): name for name in reversed(frame.columns.tolist())}
+        by_plain = {plain(name): name for name in reversed(frame.columns.tolist())}
         keys = [by_plain[name] for name in key_names if name in by_plain]
         value = next((by_plain[name] for name in value_names if name in by_plain), None)
         if not keys or value is None:
-            wanted, found = (
-                f"a column of {list(key_names)} and one of {list(value_names)}",
-                list(map(str, frame.columns)),
-            )
-            raise KeyError(f"{argument}= wants {wanted}; found: {found}; rename the columns or pass a mapping")
+            wanted = f"a column of {list(key_names)} and one of {list(value_names)}; found: {[*map(str, frame.columns)]}"
+            raise KeyError(f"{argument}= wants {wanted}; rename the columns or pass a mapping")
         pairs = [(_texts(frame[key]), _texts(frame[value])) for key in keys]
     for names, values in pairs:
         for name, text in zip(names, values, strict=True):

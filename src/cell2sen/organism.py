@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cell2sen import genes as gene_names
+from cell2sen import naming
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def organism_of_cells(
 
 
 def _from_genes(var_names: Sequence[Any]) -> str:
-    guess = gene_names.guess_organism(var_names)
+    guess = naming.guess_organism(var_names)
     if guess is None:
         logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")
         return "Homo sapiens"

@@ -122,6 +122,7 @@ class Ranker:
         self._gene_at = np.empty(len(places), dtype=np.int32)
         self._gene_at[places] = np.arange(len(places), dtype=np.int32)
         self._bits = np.uint32(max(len(symbols) - 1, 1).bit_length())
+        self._places = np.uint32((1 << int(self._bits)) - 1)
         self._top = np.uint32((1 << (32 - int(self._bits))) - 1)
         self._key_of_zero = (self._top << self._bits) | self._place_of
 
@@ -185,21 +186,27 @@ class Ranker:
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.float64]]:
         """Places in the tie order of the sorted entries, uint32 (nnz,); runs of equal values and their values."""
-        if len(data) and data.max() <= self._top:
-            counts = data.astype(np.int32)
-            if data.dtype.kind in "iu" or np.array_equal(counts.astype(data.dtype), data):
-                keys = self._key_of_zero.take(indices)
-                keys -= np.left_shift(counts.view(np.uint32), self._bits)
-                keys = _sort_rows(keys, indptr)
-                upper = keys >> self._bits
-                starts = _run_starts(upper, indptr)
-                keys &= np.uint32((1 << int(self._bits)) - 1)
-                return keys, starts, (self._top - upper[starts]).astype(np.float64)
+        if len(data) and data.max() <= self._top and (data.dtype.kind in "biu" or np.array_equal(np.trunc(data), data)):
+            places = np.empty(len(data), dtype=np.uint32)
+            upper = np.empty(len(data), dtype=np.uint32)
+            for first, last in _steps(indptr):
+                few = slice(indptr[first], indptr[last])
+                keys = self._key_of_zero.take(indices[few])
+                keys -= data[few].astype(np.int32).view(np.uint32) << self._bits
+                keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
+                np.right_shift(keys, self._bits, out=upper[few])
+                np.bitwise_and(keys, self._places, out=places[few])
+            starts = _run_starts(upper, indptr)
+            return places, starts, (self._top - upper[starts]).astype(np.float64)
         with np.errstate(over="ignore"):
             single = data.astype(np.float32)
         # The bits of positive float32 ascend with the value.
         upper = _LOW - single.view(np.uint32)
-        keys = _sort_rows(upper.astype(np.uint64) << _HALF | self._place_of[indices], indptr)
+        keys = upper.astype(np.uint64) << _HALF
+        keys |= self._place_of[indices]
+        for first, last in _steps(indptr):
+            few = slice(indptr[first], indptr[last])
+            keys[few] = _sort_rows(keys[few], indptr[first : last + 1] - indptr[first])
         places = keys.astype(np.uint32)
         if np.array_equal(single, data):
             upper = (keys >> _HALF).astype(np.uint32)
@@ -218,6 +225,16 @@ class Ranker:
 
 
 _HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
+
+#: Values that are sorted at a time: they fit into a core's cache.
+_AT_ONCE = 2**16
+
+
+def _steps(indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """First and last row of what is sorted at a time."""
+    rows = max(1, _AT_ONCE * (len(indptr) - 1) // max(int(indptr[-1]), 1))
+    return [(first, min(first + rows, len(indptr) - 1)) for first in range(0, len(indptr) - 1, rows)]
+
 
 #: Rows are sorted as one table unless that were so many times larger than they are.
 _PADDING = 1.5
