@@ -51,11 +51,6 @@ class Source:
         """Cell names, object (n,)."""
         return np.asarray(self.obs.index.astype(str), dtype=object)
 
-    @property
-    def n_values(self) -> int | None:
-        """Stored values, where the matrix is sparse and in memory; else ``None``."""
-        return int(self.matrix.nnz) if sp.issparse(self.matrix) else None
-
     def blocks(self, rows: int | None = None, *, shared: bool = False) -> Iterator[tuple[int, sp.csr_matrix]]:
         """``(first row, CSR copy of the rows)`` in order. The copy may be changed by the caller.
 
@@ -70,8 +65,7 @@ class Source:
             matrix: Any = self.matrix
             if getattr(matrix, "format", "") == "csc":
                 matrix = matrix.tocsr()  # in memory one linear conversion is cheapest
-            shared = shared and getattr(matrix, "format", "") == "csr" and sp.issparse(matrix)
-            shared = shared and matrix.dtype.kind in "biuf" and _native_dtype(matrix.dtype) == matrix.dtype
+            shared = shared and self._can_be_shared(matrix)
             for start in range(0, self.n_obs, rows):
                 stop = min(start + rows, self.n_obs)
                 yield start, rows_of(matrix, start, stop) if shared else _to_csr(matrix[start:stop])
@@ -98,9 +92,15 @@ class Source:
         if self._is_csc_on_disk:
             return [_to_csr(self._rows_of_columns(wanted))]
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        if shared and sp.issparse(self.matrix) and self.matrix.format == "csr":
+        if shared and self._can_be_shared(self.matrix):
             return [rows_of(self.matrix, run[0], run[-1] + 1) for run in runs]
         return [_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]
+
+    @staticmethod
+    def _can_be_shared(matrix: Any) -> bool:
+        """Whether rows are had without a copy and are what scipy can compute with."""
+        in_memory = sp.issparse(matrix) and getattr(matrix, "format", "") == "csr"
+        return in_memory and matrix.dtype.kind in "iuf" and _native_dtype(matrix.dtype) == matrix.dtype
 
     @property
     def _is_csc_on_disk(self) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
 
 from cell2sen import genes
-from cell2sen.genes import GeneMap
+from cell2sen.gene_map import GeneMap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +46,19 @@ def resolve(var: pd.DataFrame, *, symbols: str | None, table: Any, aliases: Any,
     return replace(found, columns=columns, positions=positions, account=copy.deepcopy(found.account))
 
 
-def guess_organism(names: Sequence[Any]) -> str | None:
+def guess_organism(names: Collection[Any]) -> str | None:
     """:func:`cell2sen.genes.guess_organism`, at once where it was asked the same just before."""
     texts = _texts(names)
     return genes.guess_organism(names) if texts is None else _guess(texts)
 
 
 _guess = lru_cache(maxsize=_KEPT)(genes.guess_organism)
+
+
+@lru_cache(maxsize=_KEPT)
+def arrow(symbols: tuple[str, ...]) -> pa.StringArray:
+    """Symbols as Arrow has them."""
+    return pa.array(symbols, type=pa.string())
 
 
 def _key(var: pd.DataFrame, symbols: str | None) -> Hashable:
@@ -67,8 +73,7 @@ def _key(var: pd.DataFrame, symbols: str | None) -> Hashable:
 
 def _texts(values: Any) -> tuple[str, ...] | None:
     """The values; None if some are no text, since other things are equal that are not written alike (1 and 1.0)."""
-    from pandas.api.types import infer_dtype
+    import pandas as pd
 
-    listed = values.tolist() if hasattr(values, "tolist") else list(values)
-    array = np.fromiter(listed, dtype=object, count=len(listed))
-    return tuple(listed) if infer_dtype(array, skipna=False) == "string" else None
+    index = values if isinstance(values, pd.Index) else pd.Index(values, dtype=object)
+    return tuple(index.tolist()) if index.inferred_type == "string" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def scientific_name(value: Any) -> str:
 
 
 def organism_of_cells(
-    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Sequence[Any]
+    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Collection[Any]
 ) -> tuple[str, ...]:
     """The organism of each cell.
 
@@ -75,7 +75,7 @@ def organism_of_cells(
     return (_from_genes(var_names),) * n
 
 
-def _from_genes(var_names: Sequence[Any]) -> str:
+def _from_genes(var_names: Collection[Any]) -> str:
     guess = naming.guess_organism(var_names)
     if guess is None:
         logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")

@@ -122,6 +122,7 @@ class Ranker:
         self._gene_at = np.empty(len(places), dtype=np.int32)
         self._gene_at[places] = np.arange(len(places), dtype=np.int32)
         self._bits = np.uint32(max(len(symbols) - 1, 1).bit_length())
+        self._shift = np.int32(self._bits)
         self._places = np.uint32((1 << int(self._bits)) - 1)
         self._top = np.uint32((1 << (32 - int(self._bits))) - 1)
         self._key_of_zero = (self._top << self._bits) | self._place_of
@@ -166,38 +167,48 @@ class Ranker:
             keep = data > 0  # False for NaN and stored zeros
             indptr = np.append(0, np.cumsum(keep, dtype=np.int64))[indptr]
             indices, data = indices[keep], data[keep]
-        places, starts, run_values = self._sorted(indptr, indices, data)
+        found = self._sorted_counts(indptr, indices, data)
+        genes, starts, run_values = found or self._sorted(indptr, indices, data)
         if random:
             assert names is not None
-            run = np.zeros(len(places), dtype=np.int64)
+            run = np.zeros(len(genes), dtype=np.int64)
             run[starts] = 1
             run = np.cumsum(run)
             for name, (start, stop) in zip(names, pairwise(indptr.tolist()), strict=False):
                 order = _shuffle_ties(run[start:stop], cell_generator(self.recipe.seed, name))
-                places[start:stop] = places[start:stop][order]
+                genes[start:stop] = genes[start:stop][order]
         kept = indptr
         if max_genes is not None:
             lengths = np.minimum(np.diff(indptr), max_genes)
             kept = np.append(0, np.cumsum(lengths))
-            places = places[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
-        return Ranked(indptr, kept, self._gene_at.take(places), starts, run_values)
+            genes = genes[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
+        return Ranked(indptr, kept, genes, starts, run_values)
+
+    def _sorted_counts(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]] | None:
+        """:meth:`_sorted` of whole numbers that fit into a key beside a place; None for others."""
+        if not len(data) or data.max() > self._top:
+            return None
+        genes, upper = np.empty(len(data), dtype=np.int32), np.empty(len(data), dtype=np.uint32)
+        for first, last in _steps(indptr):
+            few = slice(indptr[first], indptr[last])
+            counts = data[few].astype(np.int32)
+            if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data[few]):
+                return None
+            keys = self._key_of_zero.take(indices[few])
+            keys -= np.left_shift(counts, self._shift, out=counts).view(np.uint32)
+            keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
+            np.right_shift(keys, self._bits, out=upper[few])
+            keys &= self._places
+            genes[few] = self._gene_at.take(keys)
+        starts = _run_starts(upper, indptr)
+        return genes, starts, (self._top - upper[starts]).astype(np.float64)
 
     def _sorted(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.float64]]:
-        """Places in the tie order of the sorted entries, uint32 (nnz,); runs of equal values and their values."""
-        if len(data) and data.max() <= self._top and (data.dtype.kind in "biu" or np.array_equal(np.trunc(data), data)):
-            places = np.empty(len(data), dtype=np.uint32)
-            upper = np.empty(len(data), dtype=np.uint32)
-            for first, last in _steps(indptr):
-                few = slice(indptr[first], indptr[last])
-                keys = self._key_of_zero.take(indices[few])
-                keys -= data[few].astype(np.int32).view(np.uint32) << self._bits
-                keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
-                np.right_shift(keys, self._bits, out=upper[few])
-                np.bitwise_and(keys, self._places, out=places[few])
-            starts = _run_starts(upper, indptr)
-            return places, starts, (self._top - upper[starts]).astype(np.float64)
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+        """Genes of the sorted entries, int32 (nnz,); beginnings of the runs of equal values and their values."""
         with np.errstate(over="ignore"):
             single = data.astype(np.float32)
         # The bits of positive float32 ascend with the value.
@@ -211,7 +222,7 @@ class Ranker:
         if np.array_equal(single, data):
             upper = (keys >> _HALF).astype(np.uint32)
             starts = _run_starts(upper, indptr)
-            return places, starts, (_LOW - upper[starts]).view(np.float32).astype(np.float64)
+            return self._gene_at.take(places), starts, (_LOW - upper[starts]).view(np.float32).astype(np.float64)
         # Rounding to float32 made ties at most, so the order is right but for these.
         ordered = np.empty(len(data), dtype=np.float64)
         value_at = np.empty(len(self._gene_at), dtype=np.float64)
@@ -221,13 +232,13 @@ class Ranker:
             order = np.argsort(-row, kind="stable")
             places[start:stop], ordered[start:stop] = places[start:stop][order], row[order]
         starts = _run_starts(ordered, indptr)
-        return places, starts, ordered[starts]
+        return self._gene_at.take(places), starts, ordered[starts]
 
 
 _HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
 
-#: Values that are sorted at a time: they fit into a core's cache.
-_AT_ONCE = 2**16
+#: Values that are sorted at a time, so that what is made of them stays in the cache.
+_AT_ONCE = 2**18
 
 
 def _steps(indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -251,11 +262,11 @@ def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[Any]:
         for start, stop in pairwise(indptr.tolist()):
             keys[start:stop].sort()
         return keys
-    filled = np.arange(longest) < lengths[:, None]
+    filled = np.arange(longest, dtype=np.int32) < lengths.astype(np.int32)[:, None]
     table = np.full(filled.shape, np.iinfo(keys.dtype).max, dtype=keys.dtype)  # last, whatever the keys are
     table[filled] = keys
     table.sort(axis=1)
-    return table[filled]
+    return np.asarray(table[filled])
 
 
 def _run_starts(ordered: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[np.int64]:

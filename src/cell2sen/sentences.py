@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
 
 #: Cells of a chunk of text at most, and genes, so that it fits into a core's cache.
-_TEXT_ROWS, _TEXT_GENES = 4096, 2**17
+_TEXT_ROWS, _TEXT_GENES = 4096, 2**18
 
 #: Values that a thread is given at a time.
-_PART_VALUES = 2**18
+_PART_VALUES = 2**19
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -330,7 +330,7 @@ def from_anndata(
             mapped = block if nothing_dropped else gene_map.apply(block)
             if not keep.all():
                 mapped = mapped[:, places]
-            ranked = ranker.ranked(mapped, names[first : first + block.shape[0]], recipe.max_genes)
+            ranked = ranker.ranked(mapped, list(names[first : first + block.shape[0]]), recipe.max_genes)
             row_sums = np.ones(block.shape[0])
             if scale.needs_row_sums:
                 counted = nothing_dropped and scale.kind == "counts"
@@ -365,9 +365,9 @@ def from_anndata(
             )
         return Sentences(
             genes=pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(chunks)),
-            vocabulary=pa.array(vocabulary, type=pa.string()),
+            vocabulary=naming.arrow(vocabulary),
             names=names,
-            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index.tolist()),
+            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index),
             perturbations=perturbations_of_cells(source.obs, perturbation_column),
             obs=_obs_columns(source.obs, obs_columns),
             recipe=recipe,
