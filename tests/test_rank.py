@@ -66,7 +66,7 @@ def test_ranking_equals_its_definition(values, seed, ties):
 
 @given(
     values=few_values | any_values, ties=st.sampled_from(["hash", "random"]), padding=st.sampled_from([0.0, 1.5, 99.0]),
-    at_once=st.sampled_from([1, 20, 2**18]), max_genes=st.integers(1, len(SYMBOLS) + 2) | st.none(),
+    at_once=st.sampled_from([1, 20, 2**19]), max_genes=st.integers(1, len(SYMBOLS) + 2) | st.none(),
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_neither_steps_nor_tables_nor_a_limit_change_the_order(values, ties, padding, at_once, max_genes):

@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -196,12 +198,12 @@ class Ranker:
             counts = data[few].astype(np.int32)
             if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data[few]):
                 return None
-            keys = self._key_of_zero.take(indices[few])
-            keys -= np.left_shift(counts, self._shift, out=counts).view(np.uint32)
+            shifted = np.left_shift(counts, self._shift, out=counts).view(np.uint32)
+            keys = np.subtract(_take(self._key_of_zero, indices[few]), shifted, out=shifted)
             keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
             np.right_shift(keys, self._bits, out=upper[few])
             keys &= self._places
-            genes[few] = self._gene_at.take(keys)
+            genes[few] = _take(self._gene_at, keys)
         starts = _run_starts(upper, indptr)
         return genes, starts, (self._top - upper[starts]).astype(np.float64)
 
@@ -237,8 +239,8 @@ class Ranker:
 
 _HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
 
-#: Values that are sorted at a time, so that what is made of them stays in the cache.
-_AT_ONCE = 2**18
+#: Values that are sorted at a time: smaller steps keep threads waiting for each other, larger ones take memory.
+_AT_ONCE = 2**19
 
 
 def _steps(indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -267,6 +269,11 @@ def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[Any]:
     table[filled] = keys
     table.sort(axis=1)
     return np.asarray(table[filled])
+
+
+def _take(table: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
+    """``table[places]``, to be read only; Arrow needs no int64 copy of the places, as NumPy does."""
+    return np.asarray(pc.take(pa.array(table), pa.array(places), boundscheck=False).to_numpy(zero_copy_only=True))
 
 
 def _run_starts(ordered: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[np.int64]:
