@@ -279,7 +279,6 @@ def test_shared_blocks_are_the_rows_without_a_copy(data, values):
         blocks = [module.canonical(block) for _, block in source.blocks(7, shared=True)]
         np.testing.assert_array_equal(np.vstack([block.toarray() for block in blocks]), values[:, 5:])
         assert all(block.has_canonical_format for block in blocks)
-        assert source.all_whole()
         if sp.issparse(source.matrix) and source.matrix.format == "csr":
             assert all(np.shares_memory(block.data, source.matrix.data) for block in blocks if block.nnz)
 
@@ -300,13 +299,3 @@ def test_shared_blocks_out_of_order(dtype):
         np.testing.assert_array_equal(np.vstack([block.toarray() for block in found]), wanted)
     assert csr.indices.tolist() == indices
     np.testing.assert_array_equal(csr.data, data)
-
-
-@pytest.mark.parametrize(
-    ("value", "whole"), [(3, True), (0, True), (0.5, False), (-1, False), (np.nan, False), (np.inf, False)]
-)
-def test_all_whole(value, whole):
-    values = np.ones((30, 4))
-    values[29, 3] = value
-    with open_source(make(np.hstack([np.ones((30, 5)), values]))) as source:
-        assert source.all_whole() == whole

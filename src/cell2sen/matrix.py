@@ -78,21 +78,17 @@ class Source:
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
         """Up to three runs of `rows` cells (fewer where cells are long), from the beginning, the middle and the end."""
-        parts = self._sample(rows)
-        return sp.csr_matrix(sp.vstack(parts)) if len(parts) > 1 else parts[0]
+        return sp.csr_matrix(sp.vstack([canonical(run) for run in self.samples(rows)]))
 
-    def all_whole(self, rows: int = 256) -> bool:
-        """Whether all values of :meth:`sample` are whole numbers, not negative and finite: what most files hold."""
-        return all(_whole(part.data) for part in self._sample(rows, shared=True))
-
-    def _sample(self, rows: int, shared: bool = False) -> list[sp.csr_matrix]:
+    def samples(self, rows: int = 256) -> list[sp.csr_matrix]:
+        """The runs of :meth:`sample`, shared and not always canonical, as with :meth:`blocks`."""
         rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
         firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
         wanted = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
         if self._is_csc_on_disk:
             return [_to_csr(self._rows_of_columns(wanted))]
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        if shared and self._can_be_shared(self.matrix):
+        if self._can_be_shared(self.matrix):
             return [rows_of(self.matrix, run[0], run[-1] + 1) for run in runs]
         return [_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]
 
@@ -289,17 +285,6 @@ def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
         block.has_canonical_format = True
         return block
     return _to_csr(block)
-
-
-def _whole(data: NDArray[Any]) -> bool:
-    """Whether all are whole numbers, not negative and finite; looked at by parts that fit into a core's cache."""
-    for first in range(0, len(data), 2**16):
-        part = data[first : first + 2**16]
-        if not (part.min() >= 0 and part.max() < np.inf):  # NaN is neither
-            return False
-        if part.dtype.kind == "f" and not np.array_equal(np.trunc(part), part):
-            return False
-    return True
 
 
 def _to_csr(block: Any) -> sp.csr_matrix:

@@ -164,6 +164,20 @@ def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
         )
 
 
+def are_counts(data: NDArray[Any]) -> bool:
+    """Whether all values are whole numbers, not negative and finite: :data:`COUNTS` for :func:`recognise`.
+
+    They are looked at by parts that fit into a core's cache.
+    """
+    for first in range(0, len(data), 2**16):
+        part = data[first : first + 2**16]
+        if not (part.min() >= 0 and part.max() < np.inf):  # NaN is neither
+            return False
+        if part.dtype.kind == "f" and not np.array_equal(np.trunc(part), part):
+            return False
+    return True
+
+
 def _unlog(matrix: Any, base: float) -> Any:
     """``base**x - 1`` of the stored values, as a new matrix."""
     return sp.csr_matrix((np.expm1(matrix.data * math.log(base)), matrix.indices, matrix.indptr), shape=matrix.shape)

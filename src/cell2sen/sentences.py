@@ -22,7 +22,7 @@ from cell2sen.matrix import Source, canonical, open_source, rows_of
 from cell2sen.organism import organism_of_cells, scientific_name
 from cell2sen.parallel import in_parallel
 from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, run_sums
-from cell2sen.scale import COUNTS, Scale, recognise, refuse_unrankable
+from cell2sen.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -306,7 +306,11 @@ def from_anndata(
                 )
         places = np.flatnonzero(keep)
         vocabulary = gene_map.symbols if keep.all() else tuple(gene_map.symbols[place] for place in places)
-        scale = COUNTS if source.all_whole() else recognise(source.sample(), source.hint)
+        samples = source.samples()
+        if all(are_counts(run.data) for run in samples):
+            scale = COUNTS
+        else:
+            scale = recognise(sp.vstack([canonical(run) for run in samples]), source.hint)
         if not scale.certain:
             logger.warning(
                 "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
