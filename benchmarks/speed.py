@@ -205,16 +205,23 @@ class Bench:
         }
         self.row(name, job, ["helical"], vectors_apart, cells=len(sentences), dtype=dtype)
 
-    def growth(self) -> None:
-        for n in (50, 100) if self.tiny else (1000, 10_000, 100_000):
+    def growth_sentences(self) -> None:
+        """Both with cells and with genes per cell; one job of each size in a process of its own."""
+        few = [(50, 20), (100, 20), (50, 40)]
+        many = [*((n, 500) for n in (1000, 10_000, 100_000)), *((1000, genes) for genes in (200, 1000, 2000, 4000))]
+        for n, per_cell in few if self.tiny else many:
+            n_genes = 300 if self.tiny else 5000 if n > 1000 else self.n_genes
             job = {
                 "job": "sentences",
                 "checkpoint": self.unused(),
                 "form": "text",
-                "cells": self.cells(n, 20 if self.tiny else 500, 300 if self.tiny else 5000),
+                "cells": self.cells(n, per_cell, n_genes),
                 "max_genes": None,
             }
-            self.row(f"sentences of {n} cells", job, [], None, cells=n, genes_per_cell=500)
+            name = f"sentences as text of {n} cells, {per_cell} genes"
+            self.row(name, job, [], None, cells=n, genes_per_cell=per_cell, genes_of_the_data=n_genes)
+
+    def growth_embedding(self) -> None:
         for genes in (10, 20) if self.tiny else (200, 1000, 2000, 4000):
             job = {"job": "embed", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32"}
             self.row(
@@ -230,7 +237,8 @@ ROWS = [
     "embedding",
     "embedding_bf16",
     "embedding_long",
-    "growth",
+    "growth_sentences",
+    "growth_embedding",
 ]
 
 

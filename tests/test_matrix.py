@@ -272,3 +272,30 @@ def test_no_anndata(tmp_path):
         pass
     with pytest.raises(TypeError, match="found ndarray"), open_source(np.ones((2, 2))):
         pass
+
+
+def test_shared_blocks_are_the_rows_without_a_copy(data, values):
+    with open_source(data) as source:
+        blocks = [module.canonical(block) for _, block in source.blocks(7, shared=True)]
+        np.testing.assert_array_equal(np.vstack([block.toarray() for block in blocks]), values[:, 5:])
+        assert all(block.has_canonical_format for block in blocks)
+        if sp.issparse(source.matrix) and source.matrix.format == "csr":
+            assert all(np.shares_memory(block.data, source.matrix.data) for block in blocks if block.nnz)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64, bool, np.longdouble])
+def test_shared_blocks_out_of_order(dtype):
+    """Columns that are not in order or come twice, first and last rows without entries."""
+    indptr, indices, data = [0, 0, 3, 4, 6, 6], [3, 1, 1, 2, 0, 0], np.array([1, 1, 1, 0, 1, 1], dtype=dtype)
+    csr = sp.csr_matrix((5, 4), dtype=np.dtype(dtype).newbyteorder("="))
+    csr.data, csr.indices, csr.indptr = data, np.array(indices, dtype=np.int32), np.array(indptr, dtype=np.int32)
+    wanted = np.zeros((5, 4))
+    np.add.at(wanted, (np.repeat(np.arange(5), np.diff(indptr)), indices), data.astype(float))
+    adata = anndata.AnnData(sp.csr_matrix((5, 4), dtype=np.float32))
+    source = module.Source(matrix=csr, obs=adata.obs, var=adata.var, uns={}, where="X", hint="")
+    for rows in (1, 2, 5):
+        found = [module.canonical(block) for _, block in source.blocks(rows, shared=True)]
+        assert all(block.has_canonical_format for block in found)
+        np.testing.assert_array_equal(np.vstack([block.toarray() for block in found]), wanted)
+    assert csr.indices.tolist() == indices
+    np.testing.assert_array_equal(csr.data, data)

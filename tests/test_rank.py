@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, cell_generator, hash_order
+from cell2sen import rank as module
+from cell2sen.rank import (
+    Ranker,
+    RankFit,
+    RankFitter,
+    Recipe,
+    cell_generator,
+    hash_order,
+    rank_sums,
+    run_sums,
+)  # fmt: skip
 
 SYMBOLS = ["CD4", "Actb", "ACTB", "B2M", "LYZ", "MT-CO1", "HLA-A", "7SK", "RP11-34P13.7", "GNLY"]
 
@@ -52,6 +62,55 @@ def test_ranking_equals_its_definition(values, seed, ties):
     assert [genes for genes, _ in found] == wanted
     for row, (genes, ordered) in zip(values, found, strict=True):
         assert ordered == row[genes].astype(float).tolist()
+
+
+@given(
+    values=few_values | any_values, ties=st.sampled_from(["hash", "random"]), padding=st.sampled_from([0.0, 1.5, 99.0]),
+    at_once=st.sampled_from([1, 20, 2**19]), max_genes=st.integers(1, len(SYMBOLS) + 2) | st.none(),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_neither_steps_nor_tables_nor_a_limit_change_the_order(values, ties, padding, at_once, max_genes):
+    ranker, names = Ranker(SYMBOLS, Recipe(ties=ties)), [f"c{row}" for row in range(len(values))]
+    wanted_indptr, wanted_genes, wanted_values = ranker.rank(values, names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PADDING", padding)
+        patch.setattr(module, "_AT_ONCE", at_once)
+        found = ranker.ranked(sp.csr_matrix(values), names, max_genes)
+    np.testing.assert_array_equal(found.indptr, wanted_indptr)
+    for row, (start, stop) in enumerate(pairwise(wanted_indptr)):
+        kept = found.genes[found.kept[row] : found.kept[row + 1]]
+        np.testing.assert_array_equal(kept, wanted_genes[start:stop][:max_genes])
+    expression = np.log1p(wanted_values)
+    for one, other in zip(
+        run_sums(found, np.log1p(found.values)), rank_sums(wanted_indptr, expression), strict=True
+    ):  # fmt: skip
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    if values.dtype.kind in "iu":
+        np.testing.assert_array_equal(found.row_sums(), values.sum(1, dtype=float))
+
+
+def test_sums_of_long_cells():
+    """Positions from 999 on are not in the line."""
+    values = np.random.default_rng(0).integers(0, 4, (5, 3000)) * (
+        np.arange(3000) < [[3000], [0], [1300], [10], [3000]]
+    )
+    ranked = Ranker([f"G{gene}" for gene in range(3000)], Recipe()).ranked(values)
+    entries = np.repeat(ranked.values, np.diff(ranked.starts, append=ranked.indptr[-1]))
+    for one, other in zip(run_sums(ranked, ranked.values), rank_sums(ranked.indptr, entries), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.uint16, np.int64])
+def test_negative_zeros_stored_zeros_and_missing_values_are_no_genes(dtype):
+    data = np.array([1, 0, 2, -0.0, 1], dtype=dtype)
+    if data.dtype.kind == "f":
+        data[3:] = -0.0, np.nan
+    stored = sp.csr_matrix((data, [4, 3, 2, 1, 0], [0, 3, 5, 5]), shape=(3, len(SYMBOLS)))
+    indptr, genes, values = Ranker(SYMBOLS, Recipe()).rank(stored)
+    last = [] if data.dtype.kind == "f" else [0]
+    assert (indptr.tolist(), genes.tolist(), values.tolist()) == (
+        [0, 2, 2 + len(last), 2 + len(last)], [2, 4, *last], [2, 1, *[1] * len(last)]
+    )  # fmt: skip
 
 
 @given(values=few_values, order=st.permutations(range(len(SYMBOLS))), ties=st.sampled_from(["hash", "random"]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from cell2sen.scale import BASES, Scale, recognise, refuse_unrankable
+from cell2sen.scale import BASES, Scale, are_counts, recognise, refuse_unrankable
 
 BASE = pytest.mark.parametrize("base", ["e", "2", "10"])
 TOTAL = pytest.mark.parametrize("total", [1e4, 1e6, 1853.0])
@@ -219,3 +219,21 @@ def test_a_base_that_would_give_impossible_totals_is_not_it():
     scale = recognise(np.log2(1 + counts / counts.sum() * 1e6))
     assert (scale.kind, scale.base) == ("log", "2")
     assert scale.total == pytest.approx(1e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"), [(3, True), (0, True), (0.5, False), (-1, False), (np.nan, False), (np.inf, False)]
+)
+@pytest.mark.parametrize("place", [0, 2**16, 2**17 + 4])
+def test_counts_are_what_is_recognised_as_counts(value, whole, place):
+    values = np.ones((1, 2**17 + 5))
+    values[0, place] = value
+    assert are_counts(values[0]) == whole
+    if value >= 0 and np.isfinite(value):
+        assert (recognise(values) == Scale(kind="counts")) == whole
+
+
+def test_whole_numbers_are_looked_at_as_they_are():
+    assert are_counts(np.array([], dtype=np.float32))
+    assert are_counts(np.array([0, 255], dtype=np.uint8))
+    assert not are_counts(np.array([0, -1], dtype=np.int64))

@@ -384,6 +384,24 @@ def test_texts_come_in_chunks(adata, monkeypatch):
 # --- back to expression
 
 
+@given(lengths=st.lists(st.integers(0, 4), max_size=12), rows=st.integers(1, 5), threads=st.sampled_from([1, 2]))
+@settings(max_examples=60, deadline=None)
+def test_texts_are_the_words_with_spaces_between(lengths, rows, threads):
+    words = ["CD4", "é", "細胞", "A-1"]
+    genes = [[(row + place) % 4 for place in range(length)] for row, length in enumerate(lengths)]
+    made = sentences.Sentences(
+        genes=pa.array([[], *genes], type=pa.list_(pa.int32()))[1:], vocabulary=pa.array(words, type=pa.string()),
+        names=np.array(["c"] * len(genes), dtype=object), organism=("Homo sapiens",) * len(genes),
+        perturbations=(None,) * len(genes), obs=pd.DataFrame(index=["c"] * len(genes)), recipe=Recipe(), fit=None,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentences, "_TEXT_ROWS", rows)
+        patch.setattr("cell2sen.parallel.n_threads", lambda: threads)
+        found = made.texts()
+    found.validate(full=True)
+    assert found.to_pylist() == [" ".join(words[gene] for gene in row) for row in genes]
+
+
 def test_expression_is_the_inverse(adata):
     found = from_anndata(adata)
     fit = RankFit(slope=-0.9, intercept=1.0, r_squared=1.0)  # 0 from position 12 on
@@ -494,7 +512,7 @@ def test_neither_threads_nor_parts_change_a_sentence(adata, cores, monkeypatch):
     many = anndata.concat([adata] * 9, index_unique="-")
     many.obs_names = [f"cell {row}" for row in range(many.n_obs)]
     wanted = from_anndata(many, Recipe(ties="random", max_genes=20))
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("cell2sen.parallel.n_threads", lambda: cores)
     same_bits = from_anndata(many, Recipe(ties="random", max_genes=20))
     assert same_bits.fit == wanted.fit
     monkeypatch.setattr(sentences, "_PART_VALUES", 100)

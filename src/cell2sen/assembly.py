@@ -6,7 +6,8 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -156,13 +157,10 @@ class Assembler:
 
     def _split(self, text: str) -> tuple[str, str]:
         """What follows the last gene, at the first place where it may be cut; there is nothing to cut in ``.``."""
-        if text[:1] == " " and text[1:2].strip():
-            return "", text
-        at = next((match.start() for match in _CUT.finditer(text) if self._may_end(text[: match.start()])), len(text))
-        return text[:at], text[at:]
+        return _split(text, self._verdict.mark)
 
     def _may_end(self, text: str) -> bool:
-        return bool(text) and not text[-1].isspace() and text[-1] != self._verdict.mark
+        return _may_end(text, self._verdict.mark)
 
     def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pieces of all prompts, int64 (pieces,), and where each prompt begins, (prompts + 1,).
@@ -188,12 +186,16 @@ class Assembler:
                 bounds.append(len(pieces))
         if self._broken:  # a probe has failed on the way
             plans[:], pieces, bounds = [None] * len(plans), [], [0]
-        return np.array(pieces, dtype=np.int64), np.array(bounds)
+        return np.fromiter(pieces, dtype=np.int64, count=len(pieces)), np.array(bounds)
 
     def _find(self, plan: _Plan) -> list[int] | None:
         """Its pieces; None if some are not known."""
         try:
-            found = [self._instructions[plan.instruction], *map(self._genes.__getitem__, plan.genes)]
+            found = [self._instructions[plan.instruction]]
+            if len(plan.genes) > 1:  # in one call for all; of one gene it would be no tuple
+                found += itemgetter(*plan.genes)(self._genes)
+            else:
+                found += map(self._genes.__getitem__, plan.genes)
             if plan.end[1]:
                 found.append(self._ends[plan.end])
             if plan.rest:
@@ -261,6 +263,18 @@ class Assembler:
                 if self._tokenizer.encode(text, add_special_tokens=False).ids != wanted:
                     return False
         return True
+
+
+def _may_end(text: str, mark: str) -> bool:
+    return bool(text) and not text[-1].isspace() and text[-1] != mark
+
+
+@lru_cache(maxsize=64)  # the prompts of a task mostly end alike
+def _split(text: str, mark: str) -> tuple[str, str]:
+    if text[:1] == " " and text[1:2].strip():
+        return "", text
+    at = next((match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark)), len(text))
+    return text[:at], text[at:]
 
 
 def _warn(why: str) -> None:

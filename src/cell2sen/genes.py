@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
-from numpy.typing import NDArray
+
+from cell2sen.gene_map import COUNTS, GeneMap
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Table = str | Path | pd.DataFrame | Mapping[str, str]
     Names = Sequence[str | None]
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
 
@@ -64,105 +60,6 @@ _MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "None"})
 _EXAMPLES = 20
 _MOST = 0.9  # share of names that makes a list "ensembl", "entrez" or "symbols" rather than "mixed"
 _MOST_CASED = 0.8  # share of symbols in one casing that tells human from mouse; real data sets: 0.86 to 1.0
-_WARN_DROPPED = 0.2
-
-#: The numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through the table.
-COUNTS = (
-    "ids_mapped", "suffixes_removed", "aliases_replaced", "aliases_kept", "ambiguous_aliases", "duplicate_symbols",
-    "duplicate_columns", "case_collisions", "dropped", "dropped_ids", "dropped_numbers", "dropped_missing",
-    "dropped_whitespace", "ambiguous_ids", "unknown",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GeneMap:
-    """Which columns of a matrix become which symbols. Made by :func:`resolve`."""
-
-    n_columns: int
-    """Columns of the matrix that the map applies to."""
-
-    columns: NDArray[np.int64]
-    """int64 (kept,), ascending: the columns that have a symbol."""
-
-    positions: NDArray[np.int64]
-    """int64 (kept,): where in `symbols` each of `columns` goes. Columns that share a symbol share a position."""
-
-    symbols: tuple[str, ...]
-    """Unique, in the order of their first column."""
-
-    account: dict[str, Any]
-    """What was used and what was lost, as int, str, list of str and one dict of them: ready for ``adata.uns``."""
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether every column is kept under a symbol of its own, so that :meth:`apply` has nothing to do."""
-        return self.n_columns == len(self.columns) == len(self.symbols)
-
-    @property
-    def by_column(self) -> tuple[str | None, ...]:
-        """Symbol of each of the `n_columns` columns, ``None`` where the column is dropped."""
-        position = dict(zip(self.columns.tolist(), self.positions.tolist(), strict=True))
-        return tuple(self.symbols[position[i]] if i in position else None for i in range(self.n_columns))
-
-    def apply(self, block: Any) -> Any:
-        """Select the columns, and merge those that share a symbol by their maximum in each cell.
-
-        The maximum gives the same order of genes on counts, CP10k and log values, which a sum does not. NaN counts only
-        where all merged columns are NaN.
-
-        Parameters
-        ----------
-        block
-            (cells, n_columns), sparse or dense, any real dtype. Never modified.
-
-        Returns
-        -------
-        scipy.sparse.csr_matrix
-            (cells, len(symbols)), same dtype, sorted indices, no entry twice. Shares memory with `block` where nothing
-            has to be done. Stored zeros and NaN are passed on.
-        """
-        matrix = sp.csr_matrix(block)  # no copy of a CSR matrix's arrays, but a new object
-        if matrix.shape[1] != self.n_columns:
-            raise ValueError(f"the gene map is for {self.n_columns} columns, found a block of {matrix.shape[1]}")
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-        if self.is_identity:
-            return matrix
-        position = np.full(self.n_columns, -1, dtype=matrix.indices.dtype)
-        position[self.columns] = self.positions
-        indices = position[matrix.indices]
-        keep = indices >= 0
-        indptr = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr]
-        shape = (matrix.shape[0], len(self.symbols))
-        result = sp.csr_matrix((matrix.data[keep], indices[keep], indptr), shape=shape)
-        if len(self.columns) == len(self.symbols):
-            return result
-        return _merge_by_maximum(result, np.bincount(self.positions, minlength=len(self.symbols)))
-
-    def summary(self) -> str:
-        """The account in one line, with up to three examples for each number."""
-        account = self.account
-        parts = [f"{account['genes']} genes → {account['symbols']} symbols from {account['source']}"]
-        for key in COUNTS:
-            if account.get(key):
-                parts.append(f"{key.replace('_', ' ')} {account[key]} ({', '.join(account['examples'][key][:3])})")
-        return "; ".join(parts)
-
-
-def _merge_by_maximum(matrix: Any, group_sizes: NDArray[np.int64]) -> Any:
-    """One entry per cell and symbol; in a group with columns not stored, their zero takes part in the maximum."""
-    matrix.sort_indices()
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    first = np.append(True, (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0))[: len(rows)]
-    start = np.flatnonzero(first)
-    if not len(start):
-        return matrix
-    rows, indices, data = rows[start], matrix.indices[start], np.fmax.reduceat(matrix.data, start)
-    partly = np.diff(np.append(start, len(matrix.data))) < group_sizes[indices]
-    data[partly] = np.fmax(data[partly], np.zeros(1, dtype=data.dtype))
-    indptr = np.searchsorted(rows, np.arange(matrix.shape[0] + 1))
-    return sp.csr_matrix((data, indices, indptr), shape=matrix.shape)
 
 
 def looks_like(names: Iterable[Any]) -> Kind:
@@ -322,12 +219,9 @@ def resolve(
         "case": case,
         "examples": {key: names for key, names in examples.items() if names},
     }
-    result = GeneMap(n_columns=len(var), columns=columns, positions=positions, symbols=tuple(place), account=account)
-    logger.info("%s", result.summary())
-    if counts["dropped"] > _WARN_DROPPED * len(var):
-        lost = f"{counts['dropped']} of {len(var)} genes have no symbol, such as {examples['dropped'][:3]}"
-        logger.warning("%s, and are left out; pass symbols= (a column of var) or table=", lost)
-    return result
+    return GeneMap(
+        n_columns=len(var), columns=columns, positions=positions, symbols=tuple(place), account=account
+    ).log()
 
 
 def _sources(
@@ -337,7 +231,7 @@ def _sources(
     index: Names = _texts(var.index)
     if list(index) == [str(row) for row in range(len(index))]:
         index = [None] * len(index)  # rows that AnnData has counted for want of names are no Entrez identifiers
-    columns = {str(name): _texts(var[name]) for name in var.columns if _plain(name) in ID_COLUMNS or name == symbols}
+    columns = {str(name): _texts(var[name]) for name in var.columns if plain(name) in ID_COLUMNS or name == symbols}
     faults = [_fault(text) for text in index]
     sources: list[tuple[str, Names]] = [("index", index)]
     if symbols in columns:
@@ -376,7 +270,7 @@ def _sources(
 
 def _symbol_columns(var: pd.DataFrame) -> list[str]:
     """The first column with a name of the menu that indeed holds symbols, if there is one."""
-    by_plain = {_plain(name): name for name in reversed(var.columns.tolist())}
+    by_plain = {plain(name): name for name in reversed(var.columns.tolist())}
     for name in filter(by_plain.__contains__, SYMBOL_COLUMNS):
         texts = _texts(var[by_plain[name]])
         if any(texts) and looks_like(texts) in ("symbols", "mixed"):
@@ -425,7 +319,8 @@ def _bare(text: str) -> str:
     return text.removesuffix(".0") if _NUMBER.fullmatch(text) else text
 
 
-def _plain(name: object) -> str:
+def plain(name: object) -> str:
+    """A column's name without regard to case and separators."""
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
@@ -437,15 +332,14 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
     else:
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
         frame = frame if frame.index.name in frame.columns else frame.reset_index()
-        by_plain = {_plain(name): name for name in reversed(frame.columns.tolist())}
+        by_plain = {plain(name): name for name in reversed(frame.columns.tolist())}
         keys = [by_plain[name] for name in key_names if name in by_plain]
         value = next((by_plain[name] for name in value_names if name in by_plain), None)
         if not keys or value is None:
-            wanted, found = (
-                f"a column of {list(key_names)} and one of {list(value_names)}",
-                list(map(str, frame.columns)),
+            wanted = (
+                f"a column of {list(key_names)} and one of {list(value_names)}; found: {[*map(str, frame.columns)]}"
             )
-            raise KeyError(f"{argument}= wants {wanted}; found: {found}; rename the columns or pass a mapping")
+            raise KeyError(f"{argument}= wants {wanted}; rename the columns or pass a mapping")
         pairs = [(_texts(frame[key]), _texts(frame[value])) for key in keys]
     for names, values in pairs:
         for name, text in zip(names, values, strict=True):

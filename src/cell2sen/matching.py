@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen import genes as gene_names
+from cell2sen.gene_map import GeneMap
 from cell2sen.scale import Scale, recognise
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Cells:
 
     obs: pd.DataFrame
     scale: Scale
-    gene_map: gene_names.GeneMap
+    gene_map: GeneMap
     columns: NDArray[np.int64]
     """int64 (genes,): the columns of the mapped matrix that are compared, in common order."""
 

@@ -51,8 +51,12 @@ class Source:
         """Cell names, object (n,)."""
         return np.asarray(self.obs.index.astype(str), dtype=object)
 
-    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """``(first row, CSR copy of the rows)`` in order. The copy may be changed by the caller."""
+    def blocks(self, rows: int | None = None, *, shared: bool = False) -> Iterator[tuple[int, sp.csr_matrix]]:
+        """``(first row, CSR copy of the rows)`` in order. The copy may be changed by the caller.
+
+        With `shared` no copy is made where that can be avoided: nothing may be written into a block then, nor need it
+        be canonical (:func:`canonical`).
+        """
         if rows is None:
             rows = max(1, min(BLOCK_ROWS, int(BLOCK_VALUES / max(1.0, self._values_per_row))))
             if chunks := getattr(self.matrix, "chunks", None):  # dense, on disk: a chunk is always read whole
@@ -61,8 +65,10 @@ class Source:
             matrix: Any = self.matrix
             if getattr(matrix, "format", "") == "csc":
                 matrix = matrix.tocsr()  # in memory one linear conversion is cheapest
+            shared = shared and self._can_be_shared(matrix)
             for start in range(0, self.n_obs, rows):
-                yield start, _to_csr(matrix[start : start + rows])
+                stop = min(start + rows, self.n_obs)
+                yield start, rows_of(matrix, start, stop) if shared else _to_csr(matrix[start:stop])
             return
         at_once = max(rows, int(CSC_VALUES / max(1.0, self._values_per_row)) // rows * rows)
         for first in range(0, self.n_obs, at_once):
@@ -72,13 +78,25 @@ class Source:
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
         """Up to three runs of `rows` cells (fewer where cells are long), from the beginning, the middle and the end."""
+        return sp.csr_matrix(sp.vstack([canonical(run) for run in self.samples(rows)]))
+
+    def samples(self, rows: int = 256) -> list[sp.csr_matrix]:
+        """The runs of :meth:`sample`, shared and not always canonical, as with :meth:`blocks`."""
         rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
         firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
         wanted = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
         if self._is_csc_on_disk:
-            return _to_csr(self._rows_of_columns(wanted))
+            return [_to_csr(self._rows_of_columns(wanted))]
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
+        if self._can_be_shared(self.matrix):
+            return [rows_of(self.matrix, run[0], run[-1] + 1) for run in runs]
+        return [_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]
+
+    @staticmethod
+    def _can_be_shared(matrix: Any) -> bool:
+        """Whether rows are had without a copy and are what scipy can compute with."""
+        in_memory = sp.issparse(matrix) and getattr(matrix, "format", "") == "csr"
+        return in_memory and matrix.dtype.kind in "iuf" and _native_dtype(matrix.dtype) == matrix.dtype
 
     @property
     def _is_csc_on_disk(self) -> bool:
@@ -246,6 +264,27 @@ def _hint(layers: list[str], has_raw: bool, where: str) -> str:
     others = [f"layer={name!r}" for name in layers if where != f"layers[{name!r}]"]
     others += ["use_raw=True"] if has_raw and where != "raw.X" else []
     return "there is " + " or ".join(others) if others else "this object has no other matrix, so go back to the counts"
+
+
+def rows_of(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+    """Rows of a CSR matrix that share its memory."""
+    indptr = matrix.indptr[start : stop + 1]
+    entries = slice(indptr[0], indptr[-1])
+    rows = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
+    # Not through the constructor, which copies what is a small part of an array.
+    rows.data, rows.indices, rows.indptr = matrix.data[entries], matrix.indices[entries], indptr - indptr[0]
+    return rows
+
+
+def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
+    """The block with columns ascending in each row, none twice; itself, marked so, where it is. Never modified."""
+    ascending = np.empty(block.nnz, dtype=bool)
+    np.greater(block.indices[1:], block.indices[:-1], out=ascending[1:])
+    ascending[block.indptr[:-1][block.indptr[:-1] < block.nnz]] = True  # the first of each row
+    if ascending.all():
+        block.has_canonical_format = True
+        return block
+    return _to_csr(block)
 
 
 def _to_csr(block: Any) -> sp.csr_matrix:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cell2sen import genes as gene_names
+from cell2sen import naming
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def scientific_name(value: Any) -> str:
 
 
 def organism_of_cells(
-    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Sequence[Any]
+    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Collection[Any]
 ) -> tuple[str, ...]:
     """The organism of each cell.
 
@@ -75,8 +75,8 @@ def organism_of_cells(
     return (_from_genes(var_names),) * n
 
 
-def _from_genes(var_names: Sequence[Any]) -> str:
-    guess = gene_names.guess_organism(var_names)
+def _from_genes(var_names: Collection[Any]) -> str:
+    guess = naming.guess_organism(var_names)
     if guess is None:
         logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")
         return "Homo sapiens"

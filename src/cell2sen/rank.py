@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -58,10 +61,11 @@ def hash_order(symbols: Sequence[str], seed: int) -> NDArray[np.int64]:
     return _places(np.lexsort((np.asarray(symbols, dtype=str), np.frombuffer(digests, dtype=">u8"))))
 
 
-def _tie_places(symbols: Sequence[str], recipe: Recipe) -> NDArray[np.int64]:
-    if recipe.ties == "alphabetical":
+@lru_cache(maxsize=8)  # a few data sets in turn
+def _tie_places(symbols: tuple[str, ...], alphabetical: bool, seed: int) -> NDArray[np.int64]:
+    if alphabetical:
         return _places(np.argsort(np.asarray(symbols, dtype=str), kind="stable"))
-    return hash_order(symbols, recipe.seed)
+    return hash_order(symbols, seed)
 
 
 def _places(order: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -76,8 +80,32 @@ def cell_generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(hashlib.blake2b(f"{seed}\0{name}".encode()).digest(), dtype=np.uint32))
 
 
-#: Sorted keys → places in the tie order, values.
-Decode = Callable[[NDArray[Any]], tuple[NDArray[np.uint32], NDArray[np.float64] | None]]
+class Ranked(NamedTuple):
+    """Ranked cells. Equal values stand together, so that values are told once for each run of them."""
+
+    indptr: NDArray[np.int64]
+    """int64 (cells + 1,): the entries of cell ``i`` are ``indptr[i]:indptr[i + 1]``, all expressed genes."""
+
+    kept: NDArray[np.int64]
+    """int64 (cells + 1,): the same in `genes`, of which a sentence may keep the first ones only."""
+
+    genes: NDArray[np.int32]
+    """int32 (kept,): column numbers."""
+
+    starts: NDArray[np.int64]
+    """int64 (runs,): the entry that each run of equal values within a cell begins with."""
+
+    values: NDArray[np.float64]
+    """float64 (runs,): the value of each run."""
+
+    def row_sums(self) -> NDArray[np.float64]:
+        """Sum of each cell, float64 (cells,); exact for counts."""
+        sums = np.append(0.0, np.cumsum(self.values * np.diff(self.starts, append=self.indptr[-1])))
+        return np.diff(sums[np.searchsorted(self.starts, self.indptr)])
+
+    def of_runs(self, of_cells: NDArray[Any]) -> NDArray[Any]:
+        """What (cells,) says, for each run, (runs,)."""
+        return np.repeat(of_cells, np.diff(np.searchsorted(self.starts, self.indptr)))
 
 
 class Ranker:
@@ -85,15 +113,21 @@ class Ranker:
 
     Each entry becomes one whole number: the value upside down in its upper bits, the gene's place in the tie order in
     the lower ones. No two keys of a cell are equal, so that sorting them is the ranking, whatever the sort algorithm.
-    Counts and places fit into 32 bits together, which is less to sort than the 64 that other values need. The longest
-    values are not sorted apart, as the rank fit wants all positions.
+    Counts and places fit into 32 bits together, which is less to sort than the 64 that other values need. The first
+    genes of a sentence are not sorted apart from the others, as the rank fit wants all positions.
     """
 
     def __init__(self, symbols: Sequence[str], recipe: Recipe) -> None:
         self.recipe = recipe
-        self._place_of = _tie_places(symbols, recipe).astype(np.uint32)
-        self._gene_at = np.argsort(self._place_of).astype(np.int32)
+        places = _tie_places(tuple(symbols), recipe.ties == "alphabetical", recipe.seed)
+        self._place_of = places.astype(np.uint32)
+        self._gene_at = np.empty(len(places), dtype=np.int32)
+        self._gene_at[places] = np.arange(len(places), dtype=np.int32)
         self._bits = np.uint32(max(len(symbols) - 1, 1).bit_length())
+        self._shift = np.int32(self._bits)
+        self._places = np.uint32((1 << int(self._bits)) - 1)
+        self._top = np.uint32((1 << (32 - int(self._bits))) - 1)
+        self._key_of_zero = (self._top << self._bits) | self._place_of
 
     def rank(
         self, values: Any, names: Sequence[str] | None = None
@@ -113,72 +147,150 @@ class Ranker:
         indptr
             int64 (cells + 1,).
         genes
-            int32 (nnz,): column numbers; those of cell ``i`` at ``indptr[i]:indptr[i + 1]``. All expressed genes:
-            ``max_genes`` is applied by the caller, because the rank fit wants every position.
+            int32 (nnz,): column numbers; those of cell ``i`` at ``indptr[i]:indptr[i + 1]``. All expressed genes,
+            whatever ``max_genes`` says.
         values
             float64 (nnz,): the values in that order.
         """
+        ranked = self.ranked(values, names, None)
+        return ranked.indptr, ranked.genes, _of_entries(ranked)
+
+    def ranked(self, values: Any, names: Sequence[str] | None = None, max_genes: int | None = None) -> Ranked:
+        """:meth:`rank` with values by runs, and with no more than `max_genes` genes of each cell."""
         random = self.recipe.ties == "random"
         if random and names is None:
             raise ValueError("random ties need the cells' names, because each cell's order is seeded by its name")
-        matrix = sp.csr_matrix(values)
+        matrix = values if isinstance(values, sp.csr_matrix) else sp.csr_matrix(values)
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
             matrix.sum_duplicates()
         indptr, indices, data = matrix.indptr.astype(np.int64), matrix.indices, matrix.data
-        keep = data > 0  # False for NaN and stored zeros
-        if not keep.all():
+        if len(data) and not data.min() > 0:
+            keep = data > 0  # False for NaN and stored zeros
             indptr = np.append(0, np.cumsum(keep, dtype=np.int64))[indptr]
             indices, data = indices[keep], data[keep]
-        keys, decode = self._keys(data, indices)
-        bounds = indptr.tolist()
-        for start, stop in pairwise(bounds):
-            keys[start:stop].sort()
-        places, ordered = decode(keys)
-        if ordered is None:  # rounding to float32 made ties at most, so the order is right but for these
-            ordered = np.empty(len(data), dtype=np.float64)
-            value_at = np.empty(len(self._gene_at), dtype=np.float64)
-            for start, stop in pairwise(bounds):
-                value_at[self._place_of[indices[start:stop]]] = data[start:stop]
-                row = value_at[places[start:stop]]
-                order = np.argsort(-row, kind="stable")
-                places[start:stop], ordered[start:stop] = places[start:stop][order], row[order]
+        found = self._sorted_counts(indptr, indices, data)
+        genes, starts, run_values = found or self._sorted(indptr, indices, data)
         if random:
             assert names is not None
-            for name, (start, stop) in zip(names, pairwise(bounds), strict=False):
-                order = _shuffle_ties(ordered[start:stop], cell_generator(self.recipe.seed, name))
-                places[start:stop] = places[start:stop][order]
-        return indptr, self._gene_at[places], ordered
+            run = np.zeros(len(genes), dtype=np.int64)
+            run[starts] = 1
+            run = np.cumsum(run)
+            for name, (start, stop) in zip(names, pairwise(indptr.tolist()), strict=False):
+                order = _shuffle_ties(run[start:stop], cell_generator(self.recipe.seed, name))
+                genes[start:stop] = genes[start:stop][order]
+        kept = indptr
+        if max_genes is not None:
+            lengths = np.minimum(np.diff(indptr), max_genes)
+            kept = np.append(0, np.cumsum(lengths))
+            genes = genes[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
+        return Ranked(indptr, kept, genes, starts, run_values)
 
-    def _keys(self, data: NDArray[Any], indices: NDArray[Any]) -> tuple[NDArray[Any], Decode]:
-        """One key an entry, and what makes places, uint32, and values, float64, of sorted ones.
+    def _sorted_counts(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]] | None:
+        """:meth:`_sorted` of whole numbers that fit into a key beside a place; None for others."""
+        if not len(data) or data.max() > self._top:
+            return None
+        genes, upper = np.empty(len(data), dtype=np.int32), np.empty(len(data), dtype=np.uint32)
+        for first, last in _steps(indptr):
+            few = slice(indptr[first], indptr[last])
+            counts = data[few].astype(np.int32)
+            if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data[few]):
+                return None
+            shifted = np.left_shift(counts, self._shift, out=counts).view(np.uint32)
+            keys = np.subtract(_take(self._key_of_zero, indices[few]), shifted, out=shifted)
+            keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
+            np.right_shift(keys, self._bits, out=upper[few])
+            keys &= self._places
+            genes[few] = _take(self._gene_at, keys)
+        starts = _run_starts(upper, indptr)
+        return genes, starts, (self._top - upper[starts]).astype(np.float64)
 
-        The values are None where they cannot be read off the keys.
-        """
-        place = self._place_of[indices]
-        bits, mask = self._bits, np.uint32((1 << int(self._bits)) - 1)
-        top = np.uint32((1 << (32 - int(bits))) - 1)
-        if len(data) and data.max() <= top and (data.dtype.kind in "biu" or not np.any(data % 1)):
-            small = np.subtract(top, data.astype(np.uint32))
-            return (small << bits) | place, lambda keys: (keys & mask, (top - (keys >> bits)).astype(np.float64))
+    def _sorted(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+        """Genes of the sorted entries, int32 (nnz,); beginnings of the runs of equal values and their values."""
         with np.errstate(over="ignore"):
             single = data.astype(np.float32)
-        exact = np.array_equal(single, data)
         # The bits of positive float32 ascend with the value.
-        upper = (_LOW - single.view(np.uint32)).astype(np.uint64) << _HALF
-
-        def decode(keys: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.float64] | None]:
-            values = (_LOW - (keys >> _HALF).astype(np.uint32)).view(np.float32) if exact else None
-            return keys.astype(np.uint32), None if values is None else values.astype(np.float64)
-
-        return upper | place, decode
+        upper = _LOW - single.view(np.uint32)
+        keys = upper.astype(np.uint64) << _HALF
+        keys |= self._place_of[indices]
+        for first, last in _steps(indptr):
+            few = slice(indptr[first], indptr[last])
+            keys[few] = _sort_rows(keys[few], indptr[first : last + 1] - indptr[first])
+        places = keys.astype(np.uint32)
+        if np.array_equal(single, data):
+            upper = (keys >> _HALF).astype(np.uint32)
+            starts = _run_starts(upper, indptr)
+            return self._gene_at.take(places), starts, (_LOW - upper[starts]).view(np.float32).astype(np.float64)
+        # Rounding to float32 made ties at most, so the order is right but for these.
+        ordered = np.empty(len(data), dtype=np.float64)
+        value_at = np.empty(len(self._gene_at), dtype=np.float64)
+        for start, stop in pairwise(indptr.tolist()):
+            value_at[self._place_of[indices[start:stop]]] = data[start:stop]
+            row = value_at[places[start:stop]]
+            order = np.argsort(-row, kind="stable")
+            places[start:stop], ordered[start:stop] = places[start:stop][order], row[order]
+        starts = _run_starts(ordered, indptr)
+        return self._gene_at.take(places), starts, ordered[starts]
 
 
 _HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
 
+#: Values that are sorted at a time: smaller steps keep threads waiting for each other, larger ones take memory.
+_AT_ONCE = 2**19
 
-def _shuffle_ties(ordered: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """An order of the entries of a sorted row in which only equal values have changed places."""
+
+def _steps(indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """First and last row of what is sorted at a time."""
+    rows = max(1, _AT_ONCE * (len(indptr) - 1) // max(int(indptr[-1]), 1))
+    return [(first, min(first + rows, len(indptr) - 1)) for first in range(0, len(indptr) - 1, rows)]
+
+
+#: Rows are sorted as one table unless that were so many times larger than they are.
+_PADDING = 1.5
+
+
+def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[Any]:
+    """Each row sorted; `keys`, unsigned, may be changed.
+
+    Rows are filled up to a table that NumPy sorts in one call: from two calls on, threads wait for each other.
+    """
+    lengths = np.diff(indptr)
+    longest = int(lengths.max(initial=0))
+    if longest * len(lengths) > _PADDING * len(keys):
+        for start, stop in pairwise(indptr.tolist()):
+            keys[start:stop].sort()
+        return keys
+    filled = np.arange(longest, dtype=np.int32) < lengths.astype(np.int32)[:, None]
+    table = np.full(filled.shape, np.iinfo(keys.dtype).max, dtype=keys.dtype)  # last, whatever the keys are
+    table[filled] = keys
+    table.sort(axis=1)
+    return np.asarray(table[filled])
+
+
+def _take(table: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
+    """``table[places]``, to be read only; Arrow needs no int64 copy of the places, as NumPy does."""
+    return np.asarray(pc.take(pa.array(table), pa.array(places), boundscheck=False).to_numpy(zero_copy_only=True))
+
+
+def _run_starts(ordered: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where another value or another row begins."""
+    new = np.empty(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    new[indptr[:-1][indptr[:-1] < indptr[1:]]] = True
+    return np.flatnonzero(new)
+
+
+def _of_entries(ranked: Ranked) -> NDArray[np.float64]:
+    """The value of each entry, float64 (nnz,)."""
+    return np.repeat(ranked.values, np.diff(ranked.starts, append=ranked.indptr[-1]))
+
+
+def _shuffle_ties(ordered: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """An order of the entries of a row in which only those of one run, given by its number, have changed places."""
     shuffled = generator.permutation(len(ordered))
     groups = np.append(0, np.cumsum(ordered[1:] != ordered[:-1]))[: len(ordered)]
     keys = groups << 32
@@ -283,3 +395,31 @@ def rank_sums(
     y = y[: len(use)][use < 3]
     x = use[use < 3]
     return np.array([len(x), x.sum(), y.sum(), x @ x, x @ y]), whole
+
+
+def run_sums(ranked: Ranked, expression: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """:func:`rank_sums` from one value a run, float64 (runs,), without a look at every entry."""
+    lengths = np.diff(ranked.indptr)
+    x_before, xx_before = _position_sums(int(lengths.max(initial=0)).bit_length())
+    first = ranked.starts - ranked.of_runs(ranked.indptr[:-1])
+    last = first + np.diff(ranked.starts, append=ranked.indptr[-1])
+
+    def sums(most: int) -> NDArray[np.float64]:
+        cut, start, stop = (np.minimum(each, most) for each in (lengths, first, last))
+        n, x = (stop - start).astype(np.float64), x_before[stop] - x_before[start]
+        y = expression
+        return np.array([cut.sum(), x_before[cut].sum(), n @ y, xx_before[cut].sum(), x @ y, n @ (y * y)])
+
+    whole = sums(len(x_before))
+    return (whole if len(lengths) == 0 or lengths.max() <= _LINE else sums(_LINE))[:5], whole
+
+
+#: Positions with log10(1 + position) < 3.
+_LINE = 999
+
+
+@lru_cache(maxsize=32)
+def _position_sums(bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of log10(1 + position) and of its square over the first 0, 1, … positions, float64 (2**bits + 1,)."""
+    x = np.log10(1.0 + np.arange(2**bits))
+    return np.append(0.0, np.cumsum(x)), np.append(0.0, np.cumsum(x * x))

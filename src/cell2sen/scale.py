@@ -51,6 +51,11 @@ class Scale:
         linear = _unlog(matrix, BASES[self.base]) if self.of_counts else matrix
         return np.asarray(linear.sum(axis=1, dtype=np.float64), dtype=np.float64).ravel()
 
+    @property
+    def needs_row_sums(self) -> bool:
+        """Whether :meth:`log10_cp10k` looks at the sums of the cells."""
+        return not self.total and (self.kind != "log" or self.of_counts)
+
     def log10_cp10k(self, values: NDArray[Any], row_sums: NDArray[Any]) -> NDArray[np.float64]:
         """Values → log10(1 + CP10k).
 
@@ -67,10 +72,14 @@ class Scale:
             linear = np.expm1(linear * math.log(BASES[self.base]))
         if self.total:
             linear = linear * (TARGET / self.total)
-        elif self.kind != "log" or self.of_counts:
+        elif self.needs_row_sums:
             linear = linear * (TARGET / np.asarray(row_sums, dtype=np.float64))
         # else: left-out genes hide the total; 1e4 is what scanpy users normalise to.
         return np.log10(1.0 + linear)
+
+
+#: What :func:`recognise` says of whole numbers.
+COUNTS = Scale(kind="counts")
 
 
 def recognise(values: Any, hint: str = "") -> Scale:
@@ -93,7 +102,7 @@ def recognise(values: Any, hint: str = "") -> Scale:
     matrix.data = np.nan_to_num(matrix.data)
     matrix.eliminate_zeros()
     if not np.any(matrix.data % 1):
-        return Scale(kind="counts")
+        return COUNTS
     fits_log = bool(matrix.data.max() < _LARGEST_LOG)
     candidates: dict[Base, Any] = {"": matrix}
     if fits_log:
@@ -140,7 +149,7 @@ def _positive_sums(matrix: Any) -> NDArray[np.float64]:
 
 def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
     """Raise ValueError on negative or infinite values, saying what was found."""
-    if len(data) == 0:
+    if len(data) == 0 or (data.min() >= 0 and data.max() < np.inf):  # neither is so with NaN
         return
     low, high = np.nanmin(data) if not np.all(np.isnan(data)) else 0.0, np.max(data, initial=0, where=~np.isnan(data))
     if low < 0:
@@ -153,6 +162,20 @@ def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
         raise ValueError(
             "expression must be finite, found infinite values: look for a division by zero before this step"
         )
+
+
+def are_counts(data: NDArray[Any]) -> bool:
+    """Whether all values are whole numbers, not negative and finite: :data:`COUNTS` for :func:`recognise`.
+
+    They are looked at by parts that fit into a core's cache.
+    """
+    for first in range(0, len(data), 2**16):
+        part = data[first : first + 2**16]
+        if not (part.min() >= 0 and part.max() < np.inf):  # NaN is neither
+            return False
+        if part.dtype.kind == "f" and not np.array_equal(np.trunc(part), part):
+            return False
+    return True
 
 
 def _unlog(matrix: Any, base: float) -> Any:

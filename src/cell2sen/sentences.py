@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +17,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from cell2sen import genes as gene_names
-from cell2sen.matrix import Source, open_source
+from cell2sen import naming
+from cell2sen.matrix import Source, canonical, open_source, rows_of
 from cell2sen.organism import organism_of_cells, scientific_name
-from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, rank_sums
-from cell2sen.scale import Scale, recognise, refuse_unrankable
+from cell2sen.parallel import in_parallel
+from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, run_sums
+from cell2sen.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,9 +33,10 @@ logger = logging.getLogger(__name__)
 #: The first columns of the Hugging Face dataset, in this order.
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
 
-_TEXT_ROWS = 4096
+#: Cells of a chunk of text at most, and genes, so that it fits into a core's cache.
+_TEXT_ROWS, _TEXT_GENES = 4096, 2**18
 
-#: Values that are ranked at a time: what 200 cells of 2,500 genes have fits into a core's cache.
+#: Values that a thread is given at a time.
 _PART_VALUES = 2**19
 
 
@@ -107,12 +106,27 @@ class Sentences:
 
         In chunks, as an Arrow string array holds no more than 2 GB: 150,000 cells of 2,500 genes.
         """
-        chunks = []
-        for first in range(0, len(self), _TEXT_ROWS):
-            genes = self.genes.slice(first, _TEXT_ROWS)
-            words = self.vocabulary.take(genes.flatten())
-            stops = np.cumsum(pc.list_value_length(genes).to_numpy(zero_copy_only=False))
-            chunks.append(pc.binary_join(pa.ListArray.from_arrays(np.append(0, stops).astype(np.int32), words), " "))
+        n_words = len(self.vocabulary)
+        # A gene is written with the space behind it, but for the last one of a cell.
+        with_space = pc.binary_join_element_wise(self.vocabulary, "", " ")
+        words = pa.concat_arrays([with_space, self.vocabulary])
+        flat = self.genes.flatten().to_numpy()
+        bounds = np.append(0, np.cumsum(self.n_genes))
+
+        def write(first: int, last: int) -> pa.StringArray:
+            start, stop = bounds[first], bounds[last]
+            numbers = flat[start:stop].copy()
+            ends = bounds[first : last + 1] - start
+            numbers[ends[1:][ends[1:] > ends[:-1]] - 1] += n_words
+            written = pc.take(words, pa.array(numbers), boundscheck=False)
+            # The words stand one behind the other: all that is wanting are the bounds of the cells.
+            _, word_bounds, text = written.buffers()
+            places = np.frombuffer(word_bounds, dtype=np.int32)[written.offset :][ends]
+            return pa.StringArray.from_buffers(last - first, pa.py_buffer(places), text)
+
+        rows = max(1, min(_TEXT_ROWS, _TEXT_GENES * len(self) // max(int(bounds[-1]), 1)))
+        firsts = range(0, len(self), rows)
+        chunks = in_parallel(write, ((first, min(first + rows, len(self))) for first in firsts))
         return pa.chunked_array(chunks, type=pa.string())
 
     def expression(self, gene_lists: Sequence[Sequence[str]], fit: RankFit | None = None) -> sp.csr_matrix:
@@ -276,7 +290,7 @@ def from_anndata(
     recipe = recipe or Recipe()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_source(data, layer=layer, use_raw=use_raw))
-        gene_map = gene_names.resolve(source.var, symbols=symbols, table=gene_table, aliases=aliases, case=recipe.case)
+        gene_map = naming.resolve(source.var, symbols=symbols, table=gene_table, aliases=aliases, case=recipe.case)
         account: dict[str, Any] = dict(gene_map.account)
         keep = np.ones(len(gene_map.symbols), dtype=bool)
         if known is not None:
@@ -291,8 +305,12 @@ def from_anndata(
                     "symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
                 )
         places = np.flatnonzero(keep)
-        vocabulary = [gene_map.symbols[place] for place in places]
-        scale = recognise(source.sample(), source.hint)
+        vocabulary = gene_map.symbols if keep.all() else tuple(gene_map.symbols[place] for place in places)
+        samples = source.samples()
+        if all(are_counts(run.data) for run in samples):
+            scale = COUNTS
+        else:
+            scale = recognise(sp.vstack([canonical(run) for run in samples]), source.hint)
         if not scale.certain:
             logger.warning(
                 "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
@@ -301,31 +319,39 @@ def from_anndata(
         names = source.names
         ranker = Ranker(vocabulary, recipe)
         fitter = RankFitter()
-        chunks: list[NDArray[np.int32]] = []
-        lengths: list[NDArray[np.int64]] = []
         n_missing = 0
         bar = tqdm(total=source.n_obs, desc="cell sentences", unit=" cells", disable=not progress)
+        nothing_dropped = gene_map.is_identity and bool(keep.all())
 
         def write(first: int, block: sp.csr_matrix) -> _Written:
             refuse_unrankable(block.data, source.hint)
-            missing = np.isnan(block.data)
-            n_missing = int(missing.sum())
-            if n_missing:
+            block = canonical(block)
+            n_missing = 0
+            if block.nnz and np.isnan(block.data.min()):
+                missing = np.isnan(block.data)
+                n_missing = int(missing.sum())
                 block.data = np.where(missing, 0, block.data)
-            mapped = gene_map.apply(block)
+            mapped = block if nothing_dropped else gene_map.apply(block)
             if not keep.all():
                 mapped = mapped[:, places]
-            indptr, ranked, values = ranker.rank(mapped, list(names[first : first + block.shape[0]]))
-            sums = rank_sums(indptr, scale.log10_cp10k(values, np.repeat(scale.row_sums(block), np.diff(indptr))))
-            cut_indptr, cut = _cut(indptr, ranked, recipe.max_genes)
-            return _Written(genes=cut, lengths=np.diff(cut_indptr), sums=sums, n_missing=n_missing)
+            ranked = ranker.ranked(mapped, list(names[first : first + block.shape[0]]), recipe.max_genes)
+            row_sums = np.ones(block.shape[0])
+            if scale.needs_row_sums:
+                counted = nothing_dropped and scale.kind == "counts"
+                row_sums = ranked.row_sums() if counted else scale.row_sums(block)
+            expression = scale.log10_cp10k(ranked.values, ranked.of_runs(row_sums))
+            return _Written(
+                genes=ranked.genes, lengths=np.diff(ranked.kept), sums=run_sums(ranked, expression), n_missing=n_missing
+            )
 
         parts = (
-            (start + first, block[first : first + _rows_of_a_part(block)])
-            for start, block in source.blocks(block_rows)
-            for first in range(0, block.shape[0], _rows_of_a_part(block))
+            (first + start, rows_of(block, start, stop))
+            for first, block in source.blocks(block_rows, shared=True)
+            for start, stop in _steps(block)
         )
-        for written in _in_parallel(write, parts):
+        chunks: list[NDArray[np.int32]] = []
+        lengths: list[NDArray[np.int64]] = []
+        for written in in_parallel(write, parts):
             n_missing += written.n_missing
             fitter.add_sums(written.sums)
             chunks.append(written.genes)
@@ -343,9 +369,9 @@ def from_anndata(
             )
         return Sentences(
             genes=pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(chunks)),
-            vocabulary=pa.array(vocabulary, type=pa.string()),
+            vocabulary=naming.arrow(vocabulary),
             names=names,
-            organism=organism_of_cells(source.obs, source.uns, organism, list(source.var.index)),
+            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index),
             perturbations=perturbations_of_cells(source.obs, perturbation_column),
             obs=_obs_columns(source.obs, obs_columns),
             recipe=recipe,
@@ -365,29 +391,10 @@ class _Written:
     n_missing: int
 
 
-def _rows_of_a_part(block: Any) -> int:
-    """How many rows are written at a time: a function of the data alone, as the sums of the rank fit depend on it."""
-    return max(1, _PART_VALUES * int(block.shape[0]) // max(int(block.nnz), 1))
-
-
-def _in_parallel(work: Callable[..., _Written], parts: Iterable[tuple[Any, ...]]) -> Iterator[_Written]:
-    """Results in the order of the parts, of which no more are held at a time than there are threads, and one.
-
-    NumPy lets other threads run while it sorts and computes.
-    """
-    workers = min(os.cpu_count() or 1, 8)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Written]] = deque()
-        try:
-            for part in parts:
-                waiting.append(pool.submit(work, *part))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _steps(block: Any) -> Iterator[tuple[int, int]]:
+    """First and last row of what is done at a time: a function of the data alone, as the sums of the rank fit are."""
+    rows = max(1, _PART_VALUES * int(block.shape[0]) // max(int(block.nnz), 1))
+    return ((first, min(first + rows, block.shape[0])) for first in range(0, block.shape[0], rows))
 
 
 def clean_perturbations(values: Sequence[Any], n: int) -> tuple[str | None, ...]:
@@ -426,16 +433,6 @@ def _arrow_column(values: pd.Series[Any]) -> pa.Array:
     if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
         return pa.array(values, from_pandas=True)
     return pa.array([None if pd.isna(value) else str(value) for value in values], type=pa.string())
-
-
-def _cut(
-    indptr: NDArray[np.int64], genes: NDArray[np.int32], max_genes: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    if max_genes is None:
-        return indptr, genes
-    lengths = np.diff(indptr)
-    position = np.arange(len(genes)) - np.repeat(indptr[:-1], lengths)
-    return np.concatenate([[0], np.cumsum(np.minimum(lengths, max_genes))]), genes[position < max_genes]
 
 
 def _report(n_genes: NDArray[np.int64], n_missing: int, source: Source) -> None:
