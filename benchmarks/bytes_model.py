@@ -46,9 +46,9 @@ def tokenizer(genes: Sequence[str], size: int) -> Tokenizer:
     return made
 
 
-def untrained(out: Path, made: Tokenizer, context: int, **sizes: int) -> Path:
+def untrained(out: Path, made: Tokenizer, context: int, seed: int = 0, **sizes: int) -> Path:
     """A checkpoint with random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.GPTNeoXConfig(
         vocab_size=made.get_vocab_size(), max_position_embeddings=context, rotary_pct=0.25, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=made.token_to_id(END), pad_token_id=None, **{**SIZES, **sizes},
@@ -66,15 +66,22 @@ def untrained(out: Path, made: Tokenizer, context: int, **sizes: int) -> Path:
 
 
 def make(
-    out: Path, data_dir: Path, *, vocabulary: int = 500, genes: int = 200, steps: int = 250, context: int = 2048
+    out: Path,
+    data_dir: Path,
+    *,
+    vocabulary: int = 500,
+    genes: int = 200,
+    steps: int = 250,
+    context: int = 2048,
+    seed: int = 0,
 ) -> Path:
     """The trained checkpoint in `out`."""
     symbols = ad.read_h5ad(data_dir / KANG, backed="r").var_names.tolist()
     with tempfile.TemporaryDirectory() as scratch:
-        start = untrained(Path(scratch) / "start", tokenizer(symbols, vocabulary), context)
+        start = untrained(Path(scratch) / "start", tokenizer(symbols, vocabulary), context, seed)
         config = from_mapping(
             {
-                "model": str(start), "lengths": {"perturb": genes, "annotate": genes, "generate": genes},
+                "model": str(start), "seed": seed, "lengths": {"perturb": genes, "annotate": genes, "generate": genes},
                 "learning_rate": 3e-3, "batch_size": 4, "epochs": 50, "max_steps": steps, "prompt_loss": 1.0,
                 "eval_pairs": 20, "eval_steps": 0.5, "save_dtype": "float32", "bf16": False,
                 "data": [
@@ -82,7 +89,7 @@ def make(
                         "file": KANG, "tasks": ["perturb", "generate", "annotate"], "cell_type": "cell_type",
                         "perturbation": "condition", "control": "control", "context": ["cell_type"],
                         "draws": {"perturb": 4, "generate": 1, "annotate": 1},
-                        "split": {"by": "cell", "test": 0.2, "seed": 0},
+                        "split": {"by": "cell", "test": 0.2, "seed": seed},
                     }
                 ],
             }
@@ -98,11 +105,12 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=500)
     parser.add_argument("--genes", type=int, default=200)
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     make(
         arguments.out, arguments.data_dir,
-        vocabulary=arguments.vocabulary, genes=arguments.genes, steps=arguments.steps,
+        vocabulary=arguments.vocabulary, genes=arguments.genes, steps=arguments.steps, seed=arguments.seed,
     )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Batched generation: several tokens of each row in a pass; each row draws from its own random numbers.
 
-A token is a function of its row's logits and, where it is drawn, of one random number that belongs to its place. So a
-guess is right or wrong whatever it was guessed from, and guesses change the number of passes and nothing else.
+A token is a function of its row's logits and, where it is drawn, of random numbers that belong to the row, the place
+and the tokens (:mod:`cell2sen.noise`). So a guess is right or wrong whatever it was guessed from, and guesses change the
+number of passes and nothing else.
 
 Several tokens in a pass and one by one are the same sums in another order: logits agree to within rounding (about 1e-6
-of their size in float32, 1e-2 in bfloat16). Two tokens whose logits lie closer than that may change places.
+of their size in float32, 1e-2 in bfloat16). Two tokens whose logits, with their noise, lie closer than that may change
+places; so may those at the edge of `top_k` and `top_p`.
 
 Axes in names: B rows still being written, Q tokens of each in this pass, N decisions, C tokens that may be written, D
 hidden size.
@@ -12,7 +14,6 @@ hidden size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from cell2sen.guide import Plan
+from cell2sen.noise import gumbel
 
 
 class Steer(Protocol):
@@ -118,50 +120,44 @@ class Free:
         return text[: min(ends, default=len(text))].strip()
 
 
-def noise(seed: int, key: str) -> np.random.Generator:
-    """A row's own random numbers, one a token: the same on every machine, in every batch and at every place in it."""
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")])
-
-
 def draw(
-    logits: torch.Tensor,
-    uniform: torch.Tensor,
+    logits_NC: torch.Tensor,
+    rows_N: torch.Tensor,
+    places_N: torch.Tensor,
+    tokens_C: torch.Tensor,
     *,
     temperature: float,
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> torch.Tensor:
-    """One token for each row.
+    """One token for each row of logits.
 
-    Temperature, then the `top_k` likeliest, then the fewest that hold `top_p` of the probability, then the inverse of
-    the cumulative distribution: a token depends on its row's logits and one random number alone.
+    Temperature, then the `top_k` likeliest, then the fewest that hold `top_p` of the probability, then the highest with
+    its noise: a token depends on its row's logits and on random numbers of its own alone.
 
     Parameters
     ----------
-    logits
-        float32 (B, V), ``-inf`` where a token is not allowed.
-    uniform
-        float64 (B,) in [0, 1); not looked at where the temperature is 0.
+    logits_NC
+        float32, ``-inf`` where a token is not allowed.
+    rows_N, places_N, tokens_C
+        What the noise belongs to, see :func:`cell2sen.noise.gumbel`; not looked at where the temperature is 0.
 
     Returns
     -------
-    int64 (B,).
+    Columns, int64 (N,).
     """
     if temperature == 0:
-        return logits.argmax(dim=1)
-    scores, tokens = logits / temperature, None
+        return logits_NC.argmax(dim=1)
+    scores, columns = logits_NC / temperature, None
     if top_k is not None and top_k < scores.shape[1]:
-        scores, tokens = scores.topk(top_k, dim=1)
+        scores, columns = scores.topk(top_k, dim=1)
     elif top_p is not None:
-        scores, tokens = scores.sort(dim=1, descending=True, stable=True)
-    share = scores.double().softmax(dim=1)
+        scores, columns = scores.sort(dim=1, descending=True, stable=True)
     if top_p is not None:  # sorted above
-        share = share.masked_fill(share.cumsum(dim=1) - share >= top_p, 0.0)
-    reached = share.cumsum(dim=1)
-    place = (reached <= uniform[:, None] * reached[:, -1:]).sum(dim=1)
-    last = (reached < reached[:, -1:]).sum(dim=1)  # rounding must not carry a row past its last possible token
-    place = torch.minimum(place, last)[:, None]
-    return (place if tokens is None else tokens.gather(1, place))[:, 0]
+        share = scores.double().softmax(dim=1)
+        scores = scores.masked_fill(share.cumsum(dim=1) - share >= top_p, -torch.inf)
+    best = (scores + gumbel(rows_N, places_N, tokens_C if columns is None else tokens_C[columns])).argmax(dim=1)
+    return best if columns is None else columns.gather(1, best[:, None])[:, 0]
 
 
 @dataclass
@@ -187,7 +183,7 @@ class Work:
 def write(
     rows: Sequence[NDArray[np.int64]],
     steer: Steer,
-    noises: Sequence[np.random.Generator],
+    keys: Sequence[int],
     *,
     read: Callable[[NDArray[np.int64], NDArray[np.int64]], torch.Tensor],
     logits: Callable[[torch.Tensor], torch.Tensor],
@@ -203,8 +199,8 @@ def write(
     ----------
     rows
         Token ids of the prompts, int64. All but each one's last are read already.
-    noises
-        For each row, see :func:`noise`.
+    keys
+        For each row, see :func:`cell2sen.noise.row_key`.
     read
         Hidden states (B, Q, D) of ids and their places, each int64 (B, Q). Ids behind a row's own are padding. What was
         read at a place is forgotten when another token is read there.
@@ -220,7 +216,8 @@ def write(
     length = np.array([len(row) - 1 for row in rows], dtype=np.int64)
     pending = [row[-1:].tolist() for row in rows]
     written = np.zeros(len(rows), dtype=np.int64)
-    uniform = [generator.random(0) for generator in noises]
+    keys_B = np.array(keys, dtype=np.int64)
+    tokens_C: torch.Tensor | None = None
     while live:
         plan = steer.plan(live)
         lines = [pending[row] + plan.tokens[place] for place, row in enumerate(live)]
@@ -233,14 +230,16 @@ def write(
         logits_NC = logits(hidden_BQD.flatten(0, 1)[chosen])
         if plan.mask is not None:
             logits_NC = logits_NC.masked_fill(~torch.from_numpy(plan.mask).to(logits_NC.device), -torch.inf)
-        uniform_N = torch.zeros(len(plan.row), dtype=torch.float64)
-        if temperature > 0:
-            places = written[live][plan.row] + plan.at
-            for n, (row, place) in enumerate(zip(plan.rows[plan.row].tolist(), places.tolist(), strict=True)):
-                if place >= len(uniform[row]):
-                    uniform[row] = np.append(uniform[row], noises[row].random(place + 256 - len(uniform[row])))
-                uniform_N[n] = uniform[row][place]
-        drawn = draw(logits_NC, uniform_N.to(logits_NC.device), temperature=temperature, top_k=top_k, top_p=top_p)
+        if tokens_C is None:
+            columns = np.arange(logits_NC.shape[1]) if steer.columns is None else steer.columns
+            tokens_C = torch.from_numpy(columns).to(logits_NC.device)
+        asking = plan.rows[plan.row]
+        keys_N, places_N = (
+            torch.from_numpy(each).to(logits_NC.device) for each in (keys_B[asking], written[asking] + plan.at)
+        )
+        drawn = draw(
+            logits_NC, keys_N, places_N, tokens_C, temperature=temperature, top_k=top_k, top_p=top_p
+        )
         decided = drawn.cpu().numpy()
         kept, new = steer.settle(plan, decided if steer.columns is None else steer.columns[decided])
         work.passes, work.batch_passes = work.passes + len(live), work.batch_passes + 1

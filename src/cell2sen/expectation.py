@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cell2sen.causal import Causal, Head
+from cell2sen.decode import draw
 
 
 def expected(
@@ -24,7 +25,7 @@ def expected(
     gene_ids: NDArray[np.int64],
     asks: Sequence[int],
     worth: NDArray[np.float64],
-    noises: Sequence[np.random.Generator],
+    keys: Sequence[int],
 ) -> NDArray[np.float32]:
     """Expected worth of each gene in the answer of each row.
 
@@ -38,8 +39,8 @@ def expected(
         Genes in the answer of each row.
     worth
         float64 (at least ``max(asks),``): what a gene is worth at each place of an answer, the first one first.
-    noises
-        For each row, see :func:`cell2sen.decode.noise`.
+    keys
+        For each row, see :func:`cell2sen.noise.row_key`. Drawn is what guided generation would draw.
 
     Returns
     -------
@@ -49,17 +50,14 @@ def expected(
     free_BG = torch.ones(len(rows), len(gene_ids), dtype=torch.bool, device=causal.device)
     slots = causal.begin([row[:-1] for row in rows], max(len(row) + ask for row, ask in zip(rows, asks, strict=True)))
     head = Head(causal, gene_ids)
+    keys_B, tokens_G = (torch.tensor(each, dtype=torch.int64, device=causal.device) for each in (keys, gene_ids))
     live = np.arange(len(rows))
     last, place = np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows])
     for step in range(max(asks)):
         hidden_BD = causal.read(last[:, None], place[:, None], slots)[:, -1]
         logits_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf)
         total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * logits_BG.softmax(dim=1)
-        # Drawn as the highest of logit + Gumbel noise, a number for each gene. With one number a place, compared with
-        # cumulative probabilities, rounding would decide about once in a thousand draws among ten thousand genes (an
-        # estimate), and rounding depends on the batch.
-        gumbel = np.stack([noises[int(row)].gumbel(size=len(gene_ids)) for row in live]).astype(np.float32)
-        gene = (logits_BG + torch.from_numpy(gumbel).to(causal.device)).argmax(dim=1)
+        gene = draw(logits_BG, keys_B, torch.full_like(keys_B, step), tokens_G, temperature=1.0)
         free_BG[torch.arange(len(live), device=causal.device), gene] = False
         last, place = gene_ids[gene.cpu().numpy()], place + 1
         going = np.flatnonzero(np.asarray(asks)[live] > step + 1)
@@ -68,5 +66,5 @@ def expected(
                 break
             kept = torch.from_numpy(going).to(causal.device)
             slots.take(kept)
-            free_BG, live, last, place = free_BG[kept], live[going], last[going], place[going]
+            free_BG, keys_B, live, last, place = free_BG[kept], keys_B[kept], live[going], last[going], place[going]
     return total.cpu().numpy()

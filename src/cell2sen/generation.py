@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
 from cell2sen.causal import Causal, Head
-from cell2sen.decode import Free, Steer, Work, noise, write
+from cell2sen.decode import Free, Steer, Work, write
 from cell2sen.drafts import GeneDrafts, Memory
 from cell2sen.guide import Guide
+from cell2sen.noise import row_key
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokenized, Tokens
 from cell2sen.trie import GeneTrie
@@ -131,7 +132,7 @@ class Generator:
         write(
             rows,
             steer,
-            [noise(sampling.seed, prompt.key) for prompt in prompts],
+            [row_key(sampling.seed, prompt.key) for prompt in prompts],
             read=lambda ids, places: self.causal.read(ids, places, slots),
             logits=head.logits,
             keep=lambda kept: slots.take(torch.from_numpy(kept).to(self.causal.device)),

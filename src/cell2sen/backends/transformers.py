@@ -24,10 +24,10 @@ from tqdm import tqdm
 from cell2sen import attention, batches, embedding, scoring
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
-from cell2sen.decode import noise
 from cell2sen.expectation import expected
 from cell2sen.generation import Generator
 from cell2sen.model import Model
+from cell2sen.noise import row_key
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
 
@@ -289,8 +289,8 @@ class TransformersBackend(Backend):
         fitted, lengths = self._fit(prompts, asks)
         for batch in self._batches(lengths + np.array(asks), "expect"):
             rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
-            noises = [noise(seed, prompts[row].key) for row in batch]
-            result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, noises)
+            keys = [row_key(seed, prompts[row].key) for row in batch]
+            result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, keys)
         return result
 
     # -- the parts of all
