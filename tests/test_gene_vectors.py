@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.linear_model import LogisticRegression
 
-from cell2sen.gene_vectors import change_vectors, gene_vectors, label_vectors, log_frequency
+from cell2sen.gene_vectors import change_vectors, gene_vectors, log_frequency
 
 
 def matrices() -> list[tuple[sp.csr_matrix, list[str]]]:
@@ -69,35 +68,3 @@ def test_nothing_changes() -> None:
     same = (np.array([5.0, 5]), 10, np.array([5.0, 5]), 10, ["A", "B"])
     assert (change_vectors([same], ["A", "B"], 2) == 0).all()
     assert (change_vectors([], ["A", "B"], 2) == 0).all()
-
-
-def test_label_vectors_span_the_weights_of_a_regression_for_each_label() -> None:
-    """And a label of another data set has a direction of its own."""
-    generator = np.random.default_rng(0)
-    genes = [f"G{number}" for number in range(20)]
-    sets = []
-    for first, names in ((0, ["T", "B", "NK"]), (12, ["alpha", "beta"])):
-        labels = generator.choice(names, 200)
-        written = generator.random((200, 8)) < 0.2
-        for cell, label in enumerate(labels):
-            written[cell, names.index(label)] = generator.random() < 0.9
-        sets.append((sp.csr_matrix(written.astype(float)), list(labels), genes[first : first + 8]))
-    found = label_vectors(sets, genes, 12)
-    assert found.shape == (20, 12)
-    assert abs(np.mean(found[:, 0] ** 2) - 1) < 1e-5
-    assert np.abs(found[:, 3:]).max() < 1e-5  # three labels less their mean, two labels less theirs
-    assert (found[8:12] == 0).all()  # genes of no data set
-    for written, labels, symbols in sets:
-        names = sorted(set(labels))
-        weights = LogisticRegression(C=0.1, max_iter=1000).fit(written, labels).coef_
-        weights = weights if len(names) > 2 else np.concatenate([-weights, weights])
-        rows = np.zeros((len(names), 20))
-        rows[:, [genes.index(symbol) for symbol in symbols]] = weights
-        fitted, *_ = np.linalg.lstsq(found[:, :3].astype(float), rows.T, rcond=None)
-        np.testing.assert_allclose(found[:, :3] @ fitted, rows.T, atol=1e-4)
-        for name, row in zip(names, rows, strict=True):
-            assert row.argmax() == genes.index(symbols[["T", "B", "NK", "alpha", "beta"].index(name) % 3])
-
-
-def test_no_labels() -> None:
-    assert (label_vectors([], ["A", "B"], 2) == 0).all()

@@ -97,51 +97,11 @@ def change_vectors(
         row = np.zeros(len(genes))
         row[columns[columns >= 0]] = shrunk[columns >= 0]
         rows.append(row)
-    return _directions(rows, len(genes), size)
-
-
-def label_vectors(
-    groups: Iterable[tuple[sp.csr_matrix, Sequence[str], Sequence[str]]], genes: Sequence[str], size: int
-) -> NDArray[np.float32]:
-    """Which genes speak for which label, float32 (genes, size), of unit mean square.
-
-    The weights of a logistic regression on which genes stand in a sentence, fitted for each data set and brought to the
-    same length for each label; right singular vectors of these rows, each as long as its singular value says. Genes
-    that tell neighbouring labels apart (naive and memory T cells) vary little, and so are no part of
-    :func:`gene_vectors`. Groups are training cells only.
-
-    Parameters
-    ----------
-    groups
-        ``(cells × genes, 1 where a gene stands in the sentence; label of each cell; symbols)`` of each data set.
-    genes
-        Wanted genes; zero for genes that no group has.
-    size
-        Columns; zero beyond the number of labels.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    place = {gene: number for number, gene in enumerate(genes)}
-    rows = []
-    for written, labels, symbols in groups:
-        columns = np.array([place.get(symbol, -1) for symbol in symbols])
-        weights = LogisticRegression(C=0.1, max_iter=1000).fit(written, np.asarray(labels, dtype=str)).coef_
-        if len(weights) == 1:  # two labels: one row speaks for both
-            weights = np.concatenate([-weights, weights])
-        for weight in weights:
-            row = np.zeros(len(genes))
-            row[columns[columns >= 0]] = weight[columns >= 0]
-            rows.append(row / max(float(np.linalg.norm(row)), 1e-12))
-    return _directions(rows, len(genes), size)
-
-
-def _directions(rows: Sequence[NDArray[np.float64]], n_genes: int, size: int) -> NDArray[np.float32]:
-    """Right singular vectors, as long as their singular values; the first one with unit mean square."""
-    result = np.zeros((n_genes, size), dtype=np.float32)
-    if not len(rows) or not np.any(rows):
+    result = np.zeros((len(genes), size), dtype=np.float32)
+    if not rows or not np.any(rows):
         return result
     left, lengths, right = np.linalg.svd(np.array(rows), full_matrices=False)
-    signs = np.where(left.sum(axis=0) < 0, -1.0, 1.0)  # up is what most rows do
+    signs = np.where(left.sum(axis=0) < 0, -1.0, 1.0)  # up is what most groups do
     n = min(size, int(np.sum(lengths > 1e-9 * lengths[0])))
     scaled = (right[:n] * (signs[:n] * lengths[:n] / lengths[0])[:, None]).T
     result[:, :n] = scaled / np.sqrt(np.mean(scaled[:, 0] ** 2))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cell2sen import gene_tokenizer
-from cell2sen.gene_vectors import change_vectors, gene_vectors, label_vectors, log_frequency
+from cell2sen.gene_vectors import change_vectors, gene_vectors, log_frequency
 from cell2sen.model import Model
 from cell2sen.pairs import Cells
 from cell2sen.task import Task
@@ -30,11 +29,8 @@ EMBEDDING_SCALE = 0.02
 GENE_VECTOR_SCALE = 0.1
 
 
-#: A gene that changes three times as much as the typical one gets a logit of about one per unit of the state.
-CHANGE_SCALE = 0.3
-
-#: As large as the vectors of :data:`GENE_VECTOR_SCALE`.
-LABEL_SCALE = 0.1
+#: A gene that changes three times as much as the typical one gets a logit of about half per unit of the state.
+CHANGE_SCALE = 0.15
 
 
 def common_genes(cells: Mapping[str, Cells], config: TrainConfig) -> tuple[str, ...]:
@@ -99,55 +95,34 @@ def from_scratch(
 
 
 def add_changes(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length: int, size: int, seed: int) -> None:
-    """Let gene tokens start from how perturbations change them.
+    """Let gene tokens start from how perturbations change them, in the directions that they have used least.
 
     Raises
     ------
     ValueError
         No perturbed training cells with controls, or genes of several tokens.
     """
-    groups = [group for one in cells.values() for group in one.changes(length, seed)]
-    if not groups:
-        raise ValueError("change_vectors: needs perturbed training cells with controls of their context; found none")
-    genes = sorted({symbol for one in cells.values() if one.perturbation is not None for symbol in one.symbols})
-    _add(network, tokens, genes, CHANGE_SCALE * change_vectors(groups, genes, size), "change_vectors")
-
-
-def add_labels(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length: int, size: int, seed: int) -> None:
-    """Let gene tokens start from the labels that they speak for.
-
-    Raises
-    ------
-    ValueError
-        No training cells of at least two labels, or genes of several tokens.
-    """
-    groups = [group for one in cells.values() if (group := one.labelled(length, seed)) is not None]
-    if not groups:
-        raise ValueError("label_vectors: needs training cells with at least two labels; found none")
-    genes = sorted({symbol for _, _, symbols in groups for symbol in symbols})
-    _add(network, tokens, genes, LABEL_SCALE * label_vectors(groups, genes, size), "label_vectors")
-
-
-def _add(network: Any, tokens: Tokens, genes: Sequence[str], vectors: NDArray[np.float32], key: str) -> None:
-    """Add vectors (genes, size) to those of gene tokens, in the directions that these have used least."""
     import torch
 
+    genes = sorted({symbol for one in cells.values() if one.perturbation is not None for symbol in one.symbols})
     ids = tokens.ids([" " + gene for gene in genes])
-    if several := [gene for gene, one in zip(genes, ids, strict=True) if len(one) != 1]:
+    groups = [group for one in cells.values() for group in one.changes(length, seed)]
+    if not groups or any(len(one) != 1 for one in ids):
         raise ValueError(
-            f"{key}: needs a model that writes a gene as one token; found {len(several)} genes of several tokens, for "
-            f"example {several[:3]}"
+            "change_vectors: needs perturbed training cells with controls of their context, and a model that writes a "
+            f"gene as one token; found {len(groups)} groups of cells, {sum(len(one) != 1 for one in ids)} genes of "
+            "several tokens"
         )
+    vectors = torch.from_numpy(change_vectors(groups, genes, size))
     rows = torch.tensor([one[0] for one in ids])
     weight: torch.Tensor = network.get_input_embeddings().weight
     with torch.no_grad():
         used = weight[rows] - weight[rows].mean(dim=0)
         _, directions = torch.linalg.eigh((used.T @ used).double())  # ascending
-        added = torch.from_numpy(vectors) @ directions[:, : vectors.shape[1]].T.float()
-        weight[rows] += added
+        weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
         head = network.get_output_embeddings()
         if head is not None and head.weight is not weight:
-            head.weight[rows] += added
+            head.weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
 
 
 def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tuple[Any, Sequence[str]]]:

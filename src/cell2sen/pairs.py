@@ -273,7 +273,15 @@ class Cells:
         """
         if self.perturbation is None:
             return
-        written = self._written(length, seed)
+        place = {symbol: number for number, symbol in enumerate(self.symbols)}
+        lists = [[place[gene] for gene in genes[:length]] for genes in self.sentences(0, Augmentation(), seed)]
+        written = sp.csr_matrix(
+            (
+                np.ones(sum(map(len, lists))), np.array([gene for genes in lists for gene in genes], dtype=np.int64),
+                np.cumsum([0, *map(len, lists)]),
+            ),
+            shape=(len(lists), len(place)),
+        )  # fmt: skip
         context = [tuple(row) for row in _columns(self.obs, self.data.context).astype(str).to_numpy()]
         groups: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for cell in np.flatnonzero(~self.test):
@@ -287,32 +295,6 @@ class Cells:
                         np.asarray(written[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (treated, control)
                     ]
                     yield counts[0], len(treated), counts[1], len(control), self.symbols
-
-    def labelled(self, length: int, seed: int) -> tuple[sp.csr_matrix, Sequence[str], Sequence[str]] | None:
-        """Training cells with a label: which genes stand in their sentences, the labels, and the symbols.
-
-        None where fewer than two labels have :data:`LEAST_CELLS` cells.
-        """
-        if self.label is None or "annotate" not in self.data.tasks:
-            return None
-        names, counts = np.unique([one for one in self.label[~self.test] if one is not None], return_counts=True)
-        common = set(names[counts >= LEAST_CELLS])
-        rows = [cell for cell in np.flatnonzero(~self.test) if self.label[cell] in common]
-        if len(common) < 2:
-            return None
-        return self._written(length, seed)[rows], [str(label) for label in self.label[rows]], self.symbols
-
-    def _written(self, length: int, seed: int) -> sp.csr_matrix:
-        """Which genes stand in the sentence of each cell: float64 CSR of ones (cells, genes)."""
-        place = {symbol: number for number, symbol in enumerate(self.symbols)}
-        lists = [[place[gene] for gene in genes[:length]] for genes in self.sentences(0, Augmentation(), seed)]
-        return sp.csr_matrix(
-            (
-                np.ones(sum(map(len, lists))), np.array([gene for genes in lists for gene in genes], dtype=np.int64),
-                np.cumsum([0, *map(len, lists)]),
-            ),
-            shape=(len(lists), len(place)),
-        )  # fmt: skip
 
     def _labels(self) -> NDArray[Any] | None:
         if self.data.cell_type is None:

@@ -115,8 +115,6 @@ def train(
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
-    if config.label_vectors:
-        networks.add_labels(network, tokens, cells, lengths["annotate"], config.label_vectors, config.seed)
     if config.change_vectors:
         networks.add_changes(network, tokens, cells, lengths["perturb"], config.change_vectors, config.seed)
     learner = Learner(

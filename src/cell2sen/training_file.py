@@ -189,10 +189,6 @@ class TrainConfig:
     models that write a gene as one token; 0: none. What a short training would take longest to find is there at once:
     which genes change together. In which cells and by how much is learned."""
 
-    label_vectors: int = 0
-    """Dimensions of a gene's token that start from the labels that it speaks for in the training cells, for models that
-    write a gene as one token; 0: none."""
-
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
     """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
