@@ -29,8 +29,8 @@ EMBEDDING_SCALE = 0.02
 GENE_VECTOR_SCALE = 0.1
 
 
-#: A gene that changes three times as much as the typical one gets a logit of about half per unit of the state.
-CHANGE_SCALE = 0.15
+#: A gene that changes three times as much as the typical one gets a logit of about one per unit of the state.
+CHANGE_SCALE = 0.3
 
 
 def common_genes(cells: Mapping[str, Cells], config: TrainConfig) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Random numbers that belong to a row, a place in its answer and a token, and to nothing else.
 
 A token is drawn as the one with the highest logit + Gumbel noise, which has the probability that the softmax says. Then
-rounding decides between two tokens only where they are nearly equal, about once in a million draws in float32. With one
-number a place, compared with cumulative probabilities, it would decide about once in a thousand draws among ten thousand
-tokens, and rounding depends on the batch.
+rounding decides between two tokens only where they are nearly equal, about once in a million draws in float32. With
+one number a place, compared with cumulative probabilities, it would decide about once in a thousand draws among ten
+thousand tokens, and rounding depends on the batch.
 
 Nothing is remembered between draws (SplitMix64 as a function of its counter: Steele, Lea and Flood 2014), so neither
 order nor neighbours nor guesses matter, and only the numbers that are needed are made, where the logits are.
