@@ -53,7 +53,11 @@ def test_tensors_and_arrays_are_mixed_alike() -> None:
 def test_the_same_in_every_release() -> None:
     # Drawn sentences of a seed would change otherwise.
     assert row_key(0, "cell") == -3860081076956621215
-    np.testing.assert_allclose(gumbel(torch.tensor([-3860081076956621215]), PLACES[1:2], TOKENS[:3])[0], [-0.0758987, 0.3501575, 0.296081], atol=1e-6)
+    np.testing.assert_allclose(
+        gumbel(torch.tensor([-3860081076956621215]), PLACES[1:2], TOKENS[:3])[0],
+        [-0.0758987, 0.3501575, 0.296081],
+        atol=1e-6,
+    )
     assert len({row_key(seed, key) for seed in range(20) for key in ("", "1", "11", "cell")}) == 80
 
 

@@ -71,8 +71,13 @@ def token_budget(config: Any, device: torch.device, item_size: int, *, cached: b
     each = int(getattr(config, "head_dim", None) or hidden // heads)
     per_token = item_size * (4 * hidden + 6 * heads * each + 3 * inner) + 2 * 4 * hidden
     if cached:  # with as much again for what is moved to grow
-        per_token += 2 * item_size * 2 * int(config.num_hidden_layers) * each * int(
-            getattr(config, "num_key_value_heads", None) or heads
+        per_token += (
+            2
+            * item_size
+            * 2
+            * int(config.num_hidden_layers)
+            * each
+            * int(getattr(config, "num_key_value_heads", None) or heads)
         )
     return max(1, min(most, int(_SHARE * free) // per_token))
 

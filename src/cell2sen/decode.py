@@ -1,8 +1,8 @@
 """Batched generation: several tokens of each row in a pass; each row draws from its own random numbers.
 
 A token is a function of its row's logits and, where it is drawn, of random numbers that belong to the row, the place
-and the tokens (:mod:`cell2sen.noise`). So a guess is right or wrong whatever it was guessed from, and guesses change the
-number of passes and nothing else.
+and the tokens (:mod:`cell2sen.noise`). So a guess is right or wrong whatever it was guessed from, and guesses change
+the number of passes and nothing else.
 
 Several tokens in a pass and one by one are the same sums in another order: logits agree to within rounding (about 1e-6
 of their size in float32, 1e-2 in bfloat16). Two tokens whose logits, with their noise, lie closer than that may change
@@ -237,9 +237,7 @@ def write(
         keys_N, places_N = (
             torch.from_numpy(each).to(logits_NC.device) for each in (keys_B[asking], written[asking] + plan.at)
         )
-        drawn = draw(
-            logits_NC, keys_N, places_N, tokens_C, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        drawn = draw(logits_NC, keys_N, places_N, tokens_C, temperature=temperature, top_k=top_k, top_p=top_p)
         decided = drawn.cpu().numpy()
         kept, new = steer.settle(plan, decided if steer.columns is None else steer.columns[decided])
         work.passes, work.batch_passes = work.passes + len(live), work.batch_passes + 1
