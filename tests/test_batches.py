@@ -87,10 +87,13 @@ def test_the_budget_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert found[2][0] < most
     assert found[3][0] == pytest.approx(found[2][0] / 2, abs=1)
     assert found[-1] == [1, 1]
+    monkeypatch.setattr(batches, "free_memory", lambda device: None)
+    assert batches.token_budget(NEOX, CPU, 4, cached=True) == most
+    assert batches.token_budget(NEOX, CPU, 4, cached=True, written=True) == batches.MOST_WRITTEN["cpu"]
     monkeypatch.setattr(batches, "free_memory", lambda device: 2**30)
     assert batches.token_budget(GEMMA, CPU, 2) > batches.token_budget(GEMMA, CPU, 4)
     # Keys and values of 26 layers, 4 heads of 256 float32 numbers each: 208 KiB a token, and again what is moved.
-    for most in ("MOST_TOKENS", "MOST_CACHED"):
+    for most in ("MOST_TOKENS", "MOST_WRITTEN"):
         monkeypatch.setattr(batches, most, {"cpu": 10**9})
     for config, kept in ((GEMMA, 2 * 26 * 4 * 256 * 4), (NEOX, 2 * 12 * 768 * 4)):
         alone, cached = batches.token_budget(config, CPU, 4), batches.token_budget(config, CPU, 4, cached=True)

@@ -273,6 +273,8 @@ def _attend_seen(
 ) -> torch.Tensor:
     """(B, Q, H, D), where the queries see what `visible`, bool (B or 1, 1, Q, T), says."""
     block_bytes = BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
+    if softcap is None:  # PyTorch's kernels hold few of the scores; one that holds all is given no more than this
+        block_bytes *= 8
     step = max(1, block_bytes // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
     blocks = []
     for first in range(0, query.shape[2], step):

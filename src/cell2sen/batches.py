@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 #: Tokens of a batch at most. More keep no processor busier; a row's result does not depend on them.
 MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 
-#: The same where they are read once and then one by one: the more rows, the better.
-MOST_CACHED = {"cpu": 16_384, "cuda": 65_536}
+#: The same where answers are written token by token behind them: the more rows, the better.
+MOST_WRITTEN = {"cpu": 16_384, "cuda": 65_536}
 
 #: Share of the free memory that a batch may take: the estimate is rough, and others use the machine, too.
 _SHARE = 0.5
@@ -46,7 +46,9 @@ def free_memory(device: torch.device) -> int | None:
     return min(free, default=None)
 
 
-def token_budget(config: Any, device: torch.device, item_size: int, *, cached: bool = False) -> int:
+def token_budget(
+    config: Any, device: torch.device, item_size: int, *, cached: bool = False, written: bool = False
+) -> int:
     """Tokens that one batch may have.
 
     A forward pass without gradients holds one layer's activations: the residual stream and its norm (in float32 within
@@ -60,8 +62,10 @@ def token_budget(config: Any, device: torch.device, item_size: int, *, cached: b
         Bytes of a number of the hidden states.
     cached
         Keys and values of all layers are kept.
+    written
+        Answers are written behind the tokens.
     """
-    table = MOST_CACHED if cached else MOST_TOKENS
+    table = MOST_WRITTEN if written else MOST_TOKENS
     most = table.get(device.type, table["cpu"])
     free = free_memory(device)
     if free is None:

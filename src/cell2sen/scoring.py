@@ -63,7 +63,7 @@ def score(
         for rests, places in alike.items():
             scores[[batch[place] for place in places]] = _read(causal, [begun[place] for place in places], rests)
 
-    run(score_batch, lengths, "score")
+    run(score_batch, lengths + min(_NODES, int(tokens.count(answers).sum())), "score")
     return scores
 
 

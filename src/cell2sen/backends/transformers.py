@@ -187,7 +187,7 @@ class TransformersBackend(Backend):
         self.n_layers = int(self.config.num_hidden_layers)
         self.eos = tokens.eos | _ids(network.generation_config.eos_token_id) | _ids(self.config.eos_token_id)
         self.causal = Causal(network)
-        self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_cached)
+        self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_written)
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Symbols that the tokenizer writes and reads back unchanged and, if the model has a fixed list, are on it."""
@@ -265,7 +265,7 @@ class TransformersBackend(Backend):
             for bare in (prompt.shorten(0) for prompt in prompts)
         ]
         fitted, lengths = self._fit(prompts, room)
-        return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, run=self._run_cached)
+        return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, run=self._run_scored)
 
     @torch.inference_mode()
     def expect(
@@ -288,7 +288,7 @@ class TransformersBackend(Backend):
             keys = [row_key(seed, prompts[row].key) for row in batch]
             result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, keys)
 
-        self._run_cached(work, lengths + np.array(asks), "expect")
+        self._run_written(work, lengths + np.array(asks), "expect")
         return result
 
     # -- the parts of all
@@ -311,17 +311,17 @@ class TransformersBackend(Backend):
             raise ValueError(f"batch_size must be at least 1 or None, found {size}")
         return size
 
-    def _run(
-        self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str, *, cached: bool = False
-    ) -> None:
-        """Do all rows batch by batch, in as much memory as there is."""
+    def _run(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str, **kind: bool) -> None:
+        """Do all rows batch by batch, in as much memory as there is; `kind` as :func:`batches.token_budget` has it."""
         size, item_size = self._batch_rows(), self.base.get_input_embeddings().weight.element_size()
-        budget = batches.token_budget(self.config, self.device, item_size, cached=cached)
+        budget = batches.token_budget(self.config, self.device, item_size, **kind)
         batches.run(work, lengths, budget=budget, size=size, progress=self.progress, name=name)
 
-    def _run_cached(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
-        """The same where keys and values are kept."""
+    def _run_scored(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
         self._run(work, lengths, name, cached=True)
+
+    def _run_written(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
+        self._run(work, lengths, name, cached=True, written=True)
 
 
 def _ids(token: int | Sequence[int] | None) -> frozenset[int]:
