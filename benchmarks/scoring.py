@@ -69,12 +69,22 @@ def main() -> None:
     network = network.to(arguments.device).eval()
 
     @torch.no_grad()
-    def one_generation_per_cell() -> None:
+    def one_generation_per_cell(shortest: int = 0) -> int:
+        """Tokens that were written."""
+        written = 0
         for prompt in prompts:
             inputs = tokenizer(prompt.text, return_tensors="pt").to(arguments.device)
-            network.generate(
-                **inputs, max_new_tokens=arguments.new_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id
-            )
+            output = network.generate(
+                **inputs, max_new_tokens=arguments.new_tokens, min_new_tokens=shortest, do_sample=False,
+                pad_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+            written += output.shape[1] - inputs["input_ids"].shape[1]
+        return written
+
+    @torch.no_grad()
+    def prompts_alone() -> None:
+        for prompt in prompts:
+            network.base_model(**tokenizer(prompt.text, return_tensors="pt").to(arguments.device))
 
     @torch.no_grad()
     def label_by_label(answers: list[str]) -> np.ndarray:
@@ -95,9 +105,14 @@ def main() -> None:
         "bar_at_50_labels": 3.0, "labels": {},
     }  # fmt: skip
     peers: list[float] = []
+    whole: list[float] = []
+    alone: list[float] = []
     taken: dict[int, list[float]] = {n: [] for n in arguments.labels}
     for _ in range(arguments.runs):
-        peers.append(seconds(one_generation_per_cell)[0])
+        duration, written = seconds(one_generation_per_cell)
+        peers.append(duration)
+        whole.append(seconds(lambda: one_generation_per_cell(arguments.new_tokens))[0])
+        alone.append(seconds(prompts_alone)[0])
         for n in arguments.labels:
             answers = [session.task.complete(variant=0, cell_type=name) for name in names(n)]
             taken[n].append(seconds(lambda answers=answers: backend.score(prompts, answers))[0])
@@ -110,9 +125,17 @@ def main() -> None:
             "cells_per_second": round(len(prompts) / statistics.median(each), 2),
             "one_generation_per_cell": round(len(prompts) / statistics.median(peers), 2),
             "ratio": round(statistics.median(a / b for a, b in zip(peers, each, strict=True)), 2),
+            "ratio_to_generation_that_does_not_stop": round(
+                statistics.median(a / b for a, b in zip(whole, each, strict=True)), 2
+            ),
             "label_by_label_cells_per_second": round(len(few) / n / plain, 3),
             "largest_difference": float(np.abs(backend.score(prompts[:1], few) - wanted).max()),
         }
+    result["new_tokens_until_the_end"] = round(written / len(prompts), 1)
+    # What no way of scoring can beat, unless it reads prompts faster than transformers does.
+    result["ratio_of_reading_the_prompts_alone"] = round(
+        statistics.median(a / b for a, b in zip(peers, alone, strict=True)), 2
+    )
     result["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     line = json.dumps(result)
     print(line)

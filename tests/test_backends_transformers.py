@@ -16,7 +16,7 @@ import tiny
 import tokenizers
 import torch
 import transformers
-from backend_contract import ANSWERS, DRAWN, BackendContract, Make
+from backend_contract import ANSWERS, DRAWN, VERBS, BackendContract, Make, assert_same
 from tiny import GENES, WINDOW, prompts
 
 from cell2sen import attention, backend, batches
@@ -640,6 +640,29 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
     np.testing.assert_allclose(found.attention[1].array, wanted.attention[1].array, rtol=1e-5, atol=1e-5)
     assert rows[0] == 5
     assert max(rows[1:]) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts at a time; going on with 2"
+    ]
+
+
+@pytest.mark.parametrize("verb", ["generate", "draw", "guide", "draw_guided", "score", "expect"])
+def test_out_of_memory_on_the_way_changes_nothing(
+    verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tiny.backend("gpt_neox", "genes")
+    wanted = VERBS[verb](made, CELLS)
+    forward, calls = type(made.base.layers[0]).forward, 0
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if len(hidden) > 2 and calls > 3:  # the prompts are read, and then there is no room
+            raise torch.OutOfMemoryError("no memory")
+        return forward(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        assert_same(VERBS[verb](made, CELLS), wanted)
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory with 5 prompts at a time; going on with 2"
     ]

@@ -15,7 +15,8 @@ from cell2sen import batches
 
 CPU = torch.device("cpu")
 GEMMA = SimpleNamespace(hidden_size=2304, intermediate_size=9216, num_attention_heads=8, head_dim=256)
-NEOX = SimpleNamespace(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+GEMMA.num_hidden_layers, GEMMA.num_key_value_heads = 26, 4
+NEOX = SimpleNamespace(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
 
 
 @settings(max_examples=100, deadline=None)
@@ -86,8 +87,17 @@ def test_the_budget_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert found[2][0] < most
     assert found[3][0] == pytest.approx(found[2][0] / 2, abs=1)
     assert found[-1] == [1, 1]
+    monkeypatch.setattr(batches, "free_memory", lambda device: None)
+    assert batches.token_budget(NEOX, CPU, 4, cached=True) == most
+    assert batches.token_budget(NEOX, CPU, 4, cached=True, written=True) == batches.MOST_WRITTEN["cpu"]
     monkeypatch.setattr(batches, "free_memory", lambda device: 2**30)
     assert batches.token_budget(GEMMA, CPU, 2) > batches.token_budget(GEMMA, CPU, 4)
+    # Keys and values of 26 layers, 4 heads of 256 float32 numbers each: 208 KiB a token, and again what is moved.
+    for most in ("MOST_TOKENS", "MOST_WRITTEN"):
+        monkeypatch.setattr(batches, most, {"cpu": 10**9})
+    for config, kept in ((GEMMA, 2 * 26 * 4 * 256 * 4), (NEOX, 2 * 12 * 768 * 4)):
+        alone, cached = batches.token_budget(config, CPU, 4), batches.token_budget(config, CPU, 4, cached=True)
+        assert cached < min(alone, 2**29 / (2 * kept))
 
 
 def test_free_memory_of_this_machine() -> None:

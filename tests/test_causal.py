@@ -91,3 +91,24 @@ def test_few_rows_of_the_head(pair: tuple[Causal, torch.nn.Module]) -> None:
     assert found.dtype == torch.float32
     same(found, wanted[:, columns])
     same(Head(causal).logits(states), wanted)
+
+
+@torch.inference_mode()
+def test_the_end_of_the_last_layer_is_not_computed_for_what_is_only_remembered(
+    pair: tuple[Causal, torch.nn.Module],
+) -> None:
+    causal, eager = pair
+    ran: list[int] = []
+    hooks = [
+        layer.mlp.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, layer in enumerate(causal.base.layers)
+    ]
+    rows = texts(12, 7)
+    slots = causal.begin([row[:-1] for row in rows], 4)
+    assert set(ran) == set(range(len(hooks) - 1))
+    found = causal.read(np.array([row[-1:] for row in rows]), np.array([[11], [6]]), slots)
+    assert set(ran) == set(range(len(hooks)))
+    for hook in hooks:
+        hook.remove()
+    for row, states in zip(rows, found, strict=True):
+        same(states, hidden(eager, row)[-1:])

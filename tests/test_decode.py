@@ -68,6 +68,23 @@ def test_a_draw_does_not_depend_on_tokens_that_cannot_be_drawn(options: dict[str
     assert (kept[part].flip(0) == whole).all()
 
 
+def test_what_differs_by_rounding_is_drawn_alike() -> None:
+    # Ten thousand tokens, and logits that differ by a hundred times what float32 rounds: a draw changes where the two
+    # highest lie closer than that, once in ten thousand. One number a place, compared with cumulative probabilities,
+    # changes with the rounding of all tokens: 91 of these draws (measured).
+    n = 10_000
+    random = torch.Generator().manual_seed(0)
+    changed = 0
+    for first in range(0, N, 1000):
+        some = slice(first, first + 1000)
+        logits = torch.randn((1000, n), generator=random)
+        here = ROWS[some], NOWHERE[some], torch.arange(n)
+        one = draw(logits, *here, temperature=1.0)
+        other = draw(logits.add_(torch.randn(logits.shape, generator=random), alpha=1e-4), *here, temperature=1.0)
+        changed += int((one != other).sum())
+    assert changed <= 10
+
+
 def read(ids: Sequence[int], special: bool) -> str:
     return "".join("<end>" * special if each == 26 else chr(ord("a") + each) for each in ids)
 

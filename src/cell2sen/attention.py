@@ -106,6 +106,28 @@ def seeing(sight: Sight | None) -> Iterator[None]:
         _sight.reset(token)
 
 
+class Enough(Exception):
+    """The forward pass has come to the layer that :func:`until` named; its keys and values are in the cache."""
+
+
+_until: ContextVar[int | None] = ContextVar("cell2sen_attention_until", default=None)
+
+
+@contextlib.contextmanager
+def until(layer: int) -> Iterator[None]:
+    """Break off the forward pass inside the ``with`` block where this layer, 0-based, would look at its keys.
+
+    For passes whose keys and values are all that is wanted: the rest of the last layer would be computed for nothing.
+    """
+    token = _until.set(layer)
+    try:
+        yield
+    except Enough:
+        pass
+    finally:
+        _until.reset(token)
+
+
 def register() -> str:
     """Make transformers know :func:`attend`; returns :data:`NAME`. Calling it again does nothing new."""
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -173,6 +195,8 @@ def attend(
     ValueError
         A mask that is not (B, T).
     """
+    if (last := _until.get()) is not None and last == getattr(module, "layer_idx", None):
+        raise Enough
     n_queries, n_keys = query.shape[2], key.shape[2]
     if (sight := _sight.get()) is not None:
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
@@ -249,6 +273,8 @@ def _attend_seen(
 ) -> torch.Tensor:
     """(B, Q, H, D), where the queries see what `visible`, bool (B or 1, 1, Q, T), says."""
     block_bytes = BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
+    if softcap is None:  # PyTorch's kernels hold few of the scores; one that holds all is given no more than this
+        block_bytes *= 8
     step = max(1, block_bytes // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
     blocks = []
     for first in range(0, query.shape[2], step):

@@ -19,6 +19,9 @@ _log = logging.getLogger(__name__)
 #: Tokens of a batch at most. More keep no processor busier; a row's result does not depend on them.
 MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 
+#: The same where answers are written token by token behind them: the more rows, the better.
+MOST_WRITTEN = {"cpu": 16_384, "cuda": 65_536}
+
 #: Share of the free memory that a batch may take: the estimate is rough, and others use the machine, too.
 _SHARE = 0.5
 
@@ -43,7 +46,9 @@ def free_memory(device: torch.device) -> int | None:
     return min(free, default=None)
 
 
-def token_budget(config: Any, device: torch.device, item_size: int) -> int:
+def token_budget(
+    config: Any, device: torch.device, item_size: int, *, cached: bool = False, written: bool = False
+) -> int:
     """Tokens that one batch may have.
 
     A forward pass without gradients holds one layer's activations: the residual stream and its norm (in float32 within
@@ -55,15 +60,29 @@ def token_budget(config: Any, device: torch.device, item_size: int) -> int:
         Of the text model.
     item_size
         Bytes of a number of the hidden states.
+    cached
+        Keys and values of all layers are kept.
+    written
+        Answers are written behind the tokens.
     """
-    most = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"])
+    table = MOST_WRITTEN if written else MOST_TOKENS
+    most = table.get(device.type, table["cpu"])
     free = free_memory(device)
     if free is None:
         return most
     hidden, inner = int(config.hidden_size), int(config.intermediate_size)
     heads = int(config.num_attention_heads)
-    width = heads * int(getattr(config, "head_dim", None) or hidden // heads)
-    per_token = item_size * (4 * hidden + 6 * width + 3 * inner) + 2 * 4 * hidden
+    each = int(getattr(config, "head_dim", None) or hidden // heads)
+    per_token = item_size * (4 * hidden + 6 * heads * each + 3 * inner) + 2 * 4 * hidden
+    if cached:  # with as much again for what is moved to grow
+        per_token += (
+            2
+            * item_size
+            * 2
+            * int(config.num_hidden_layers)
+            * each
+            * int(getattr(config, "num_key_value_heads", None) or heads)
+        )
     return max(1, min(most, int(_SHARE * free) // per_token))
 
 

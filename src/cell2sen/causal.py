@@ -145,6 +145,8 @@ class Causal:
     def begin(self, rows: Sequence[NDArray[np.int64]], room: int) -> Slots:
         """Read the beginnings of texts, each once, and what they have in common once for all of them.
 
+        Nothing but keys and values is made: what the last layer would make of them is left out.
+
         Parameters
         ----------
         rows
@@ -239,7 +241,8 @@ class Causal:
 
     def _append(self, ids_BQ: NDArray[np.int64], first: int, slots: Slots) -> None:
         slots.first, slots.end = first, first + ids_BQ.shape[1]
-        self._forward(ids_BQ, torch.arange(first, slots.end, device=self.device)[None], None, slots)
+        with attention.until(int(self.config.num_hidden_layers) - 1):
+            self._forward(ids_BQ, torch.arange(first, slots.end, device=self.device)[None], None, slots)
 
     def _forward(
         self, ids_BQ: NDArray[np.int64], position_BQ: torch.Tensor, sight: attention.Sight | None, slots: Slots

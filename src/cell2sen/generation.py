@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from cell2sen.task import Prompt
 from cell2sen.tokens import Tokenized, Tokens
 from cell2sen.trie import GeneTrie
 
-#: Lengths and a name for the progress bar → rows of each batch.
-Batches = Callable[[NDArray[np.int64], str], Iterator[list[int]]]
+#: Calls its first argument with the rows of each batch, given the lengths of all rows and a name for the progress bar.
+Run = Callable[[Callable[[list[int]], None], NDArray[np.int64], str], None]
 
 
 class Generator:
@@ -31,8 +31,8 @@ class Generator:
         Tokens that end a text.
     tokenize
         Prompts → tokens.
-    batches
-        Lengths and a name for the progress bar → rows of each batch.
+    run
+        Does all rows batch by batch, see :data:`Run`; may do a part of a batch again.
 
     Attributes
     ----------
@@ -49,10 +49,10 @@ class Generator:
         *,
         eos: Collection[int],
         tokenize: Callable[[Sequence[Prompt]], list[Tokenized]],
-        batches: Batches,
+        run: Run,
     ) -> None:
         self.causal, self.tokens, self.eos = causal, tokens, frozenset(eos)
-        self._tokenize, self._batches = tokenize, batches
+        self._tokenize, self._run = tokenize, run
         self.drafts = True
         self.work = Work()
         self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
@@ -62,11 +62,14 @@ class Generator:
         self.work = Work()
         texts = [""] * len(prompts)
         lengths = lengths + sampling.max_new_tokens
-        for batch in self._batches(lengths, "generate"):
+
+        def answer(batch: list[int]) -> None:
             steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
             self._write([prompts[row] for row in batch], steer, Head(self.causal), sampling, int(lengths[batch].max()))
             for place, row in enumerate(batch):
                 texts[row] = steer.text(place)
+
+        self._run(answer, lengths, "generate")
         return texts
 
     def guided(
@@ -87,18 +90,24 @@ class Generator:
         ends = self.ends(genes[0], sampling)
         number = {gene: place for place, gene in enumerate(genes)}
         for trie, members in by_trie.values():
-            memory, head = Memory(trie), None
-            for places in self._batches(lengths[members], "generate"):
+            memory = Memory(trie)
+            head = Head(self.causal, Guide(trie, [], ends, self.causal.vocabulary).columns)
+
+            def answer(
+                places: list[int], trie: GeneTrie = trie, members: list[int] = members, memory: Memory = memory,
+                head: Head = head,
+            ) -> None:  # fmt: skip
                 batch = [members[place] for place in places]
                 drafts = None
                 if self.drafts:
                     own = [[number[gene] for gene in prompts[row].genes if gene in number] for row in batch]
                     drafts = GeneDrafts(trie, own, memory)
                 guide = Guide(trie, [asks[row] for row in batch], ends, self.causal.vocabulary, drafts)
-                head = head or Head(self.causal, guide.columns)
                 self._write([prompts[row] for row in batch], guide, head, sampling, int(lengths[batch].max()))
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
+
+            self._run(answer, lengths[members], "generate")
         self.work.genes = sum(asks)
         return texts
 

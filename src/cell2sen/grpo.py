@@ -121,7 +121,7 @@ class Sampler(TransformersBackend):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.generator = NotingGenerator(
-            self.causal, self.tokens, eos=self.eos, tokenize=self._tokenize, batches=self._batches
+            self.causal, self.tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_written
         )
 
     def roll(self, prompts: Sequence[Prompt], sampling: Sampling, genes: Sequence[str] | None) -> list[Rollout]:

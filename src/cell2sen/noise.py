@@ -1,9 +1,9 @@
 """Random numbers that belong to a row, a place in its answer and a token, and to nothing else.
 
 A token is drawn as the one with the highest logit + Gumbel noise, which has the probability that the softmax says. Then
-rounding decides between two tokens only where they are nearly equal, about once in a million draws in float32. With
-one number a place, compared with cumulative probabilities, it would decide about once in a thousand draws among ten
-thousand tokens, and rounding depends on the batch.
+rounding, which depends on the batch, decides only where the two highest are nearly equal. With one number a place,
+compared with cumulative probabilities, the rounding of all tokens adds up: of 20,000 draws among 10,000 tokens whose
+logits were changed by 1e-4 at random, 91 came out otherwise, and one of those with Gumbel noise.
 
 Nothing is remembered between draws (SplitMix64 as a function of its counter: Steele, Lea and Flood 2014), so neither
 order nor neighbours nor guesses matter, and only the numbers that are needed are made, where the logits are.
@@ -35,7 +35,8 @@ def gumbel(rows_N: torch.Tensor, places_N: torch.Tensor, tokens: torch.Tensor) -
     tokens
         Token ids, int64 (C,), or (N, C) where each row has its own.
     """
-    starts_N1, spread = _mixed(rows_N + places_N * _STEP)[:, None], tokens * _STEP
+    starts_N1: Any = _mixed(rows_N + places_N * _STEP)[:, None]
+    spread: Any = tokens * _STEP
     n_rows, n_tokens = len(rows_N), tokens.shape[-1]
     noise_NC = torch.empty((n_rows, n_tokens), dtype=torch.float32, device=rows_N.device)
     if on_cpu := rows_N.device.type == "cpu":  # whose integers NumPy multiplies twice as fast

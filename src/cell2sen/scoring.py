@@ -8,7 +8,7 @@ Axes in names: B cells of the batch, Q nodes of the tree, D hidden size, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ def score(
     lengths: NDArray[np.int64],
     answers: Sequence[str],
     *,
-    batches: Callable[[NDArray[np.int64], str], Iterator[list[int]]],
+    run: Callable[[Callable[[list[int]], None], NDArray[np.int64], str], None],
 ) -> NDArray[np.float64]:
     """What :meth:`cell2sen.backend.Backend.score` says, of prompts that fit into the context.
 
@@ -44,11 +44,13 @@ def score(
     ----------
     lengths
         Tokens of each prompt and its longest answer, int64 (n,).
-    batches
-        Lengths and a name for the progress bar → rows of each batch.
+    run
+        Calls its first argument with the rows of each batch (:func:`cell2sen.batches.run`), given the lengths of all
+        rows and a name for the progress bar.
     """
     scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
-    for batch in batches(lengths, "score"):
+
+    def score_batch(batch: list[int]) -> None:
         cells = [tokens.encode([prompts[row]] * len(answers), answers) for row in batch]
         begun = [texts[0].ids[: shared(texts)] for texts in cells]
         if empty := [prompts[row].key for row, begin in zip(batch, begun, strict=True) if not len(begin)]:
@@ -60,6 +62,8 @@ def score(
             alike.setdefault(rests, []).append(place)
         for rests, places in alike.items():
             scores[[batch[place] for place in places]] = _read(causal, [begun[place] for place in places], rests)
+
+    run(score_batch, lengths + min(_NODES, int(tokens.count(answers).sum())), "score")
     return scores
 
 

@@ -9,7 +9,6 @@ import contextlib
 import importlib.util
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cell2sen import attention, batches, embedding, scoring
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
@@ -33,9 +31,6 @@ from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
 
 _log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only
-
-#: Tokens in a batch where no batch size is given.
-TOKEN_BUDGET = {"cpu": 16_384, "cuda": 65_536}
 
 
 def load(
@@ -192,7 +187,7 @@ class TransformersBackend(Backend):
         self.n_layers = int(self.config.num_hidden_layers)
         self.eos = tokens.eos | _ids(network.generation_config.eos_token_id) | _ids(self.config.eos_token_id)
         self.causal = Causal(network)
-        self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, batches=self._batches)
+        self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_written)
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Symbols that the tokenizer writes and reads back unchanged and, if the model has a fixed list, are on it."""
@@ -270,7 +265,7 @@ class TransformersBackend(Backend):
             for bare in (prompt.shorten(0) for prompt in prompts)
         ]
         fitted, lengths = self._fit(prompts, room)
-        return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, batches=self._batches)
+        return scoring.score(self.causal, self.tokens, fitted, lengths + room, answers, run=self._run_scored)
 
     @torch.inference_mode()
     def expect(
@@ -287,10 +282,13 @@ class TransformersBackend(Backend):
             raise Unsupported(f"{self.model.name} writes genes in several tokens, so what it expects can only be drawn")
         gene_ids = np.array([one[0] for one in ids], dtype=np.int64)
         fitted, lengths = self._fit(prompts, asks)
-        for batch in self._batches(lengths + np.array(asks), "expect"):
+
+        def work(batch: list[int]) -> None:
             rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
             keys = [row_key(seed, prompts[row].key) for row in batch]
             result[batch] = expected(self.causal, rows, gene_ids, [asks[row] for row in batch], worth, keys)
+
+        self._run_written(work, lengths + np.array(asks), "expect")
         return result
 
     # -- the parts of all
@@ -313,27 +311,17 @@ class TransformersBackend(Backend):
             raise ValueError(f"batch_size must be at least 1 or None, found {size}")
         return size
 
-    def _run(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
-        """Do all rows batch by batch, in as much memory as there is."""
-        size = self._batch_rows()
-        budget = batches.token_budget(self.config, self.device, self.base.get_input_embeddings().weight.element_size())
+    def _run(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str, **kind: bool) -> None:
+        """Do all rows batch by batch, in as much memory as there is; `kind` as :func:`batches.token_budget` has it."""
+        size, item_size = self._batch_rows(), self.base.get_input_embeddings().weight.element_size()
+        budget = batches.token_budget(self.config, self.device, item_size, **kind)
         batches.run(work, lengths, budget=budget, size=size, progress=self.progress, name=name)
 
-    def _batches(self, lengths: NDArray[np.int64], what: str) -> Iterator[list[int]]:
-        """Rows of similar length, the longest first: what does not fit into memory fails at once."""
-        order = np.argsort(-lengths, kind="stable").tolist()
-        size = self._batch_rows()
-        groups, budget = [], TOKEN_BUDGET.get(self.device.type, TOKEN_BUDGET["cpu"])
-        while order:
-            n_rows = size if size is not None else max(1, budget // max(1, int(lengths[order[0]])))
-            groups.append(order[:n_rows])
-            order = order[n_rows:]
-        with tqdm(
-            total=len(lengths), desc=what, unit="cell", file=sys.stderr, disable=not self.progress or len(groups) <= 3
-        ) as bar:
-            for batch in groups:
-                yield batch
-                bar.update(len(batch))
+    def _run_scored(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
+        self._run(work, lengths, name, cached=True)
+
+    def _run_written(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
+        self._run(work, lengths, name, cached=True, written=True)
 
 
 def _ids(token: int | Sequence[int] | None) -> frozenset[int]:
