@@ -34,6 +34,12 @@ def test_obs_goes_before_uns(key):
     assert organism_of_cells(mixed, {"organism": "Danio rerio"}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
 
 
+def test_case_of_the_column_does_not_matter():
+    assert organism_of_cells(obs(Species=["human", "mouse"]), {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+    both = obs(Organism=["Danio rerio"] * 2, organism=["human", "mouse"])
+    assert organism_of_cells(both, {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+
+
 @pytest.mark.parametrize("value", ["mouse", np.str_("mouse"), ["mouse"], np.array(["mouse", "Mouse"][:1])])
 @pytest.mark.parametrize("key", ["organism", "species", "organism_ontology_term_id"])
 def test_uns(key, value):

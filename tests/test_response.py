@@ -107,3 +107,9 @@ def test_log_values_and_counts_give_the_same_prediction() -> None:
     sc.pp.normalize_total(logged, target_sum=1e4)
     sc.pp.log1p(logged)
     np.testing.assert_allclose(predict(logged).X.toarray(), predict(adata).X.toarray(), atol=1e-3)
+
+
+def test_at_least_one_gene() -> None:
+    for readout in ("expected", "sentence"):
+        with pytest.raises(ValueError, match="n_genes must be at least 1, found 0"):
+            predict(n_genes=0, readout=readout)

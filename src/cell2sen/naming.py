@@ -63,7 +63,7 @@ def arrow(symbols: tuple[str, ...]) -> pa.StringArray:
 
 def _key(var: pd.DataFrame, symbols: str | None) -> Hashable:
     """All that a gene map is made of; None if that is not text alone."""
-    wanted = {*genes.SYMBOL_COLUMNS, *genes.ID_COLUMNS}
+    wanted = {genes.plain(name) for name in (*genes.SYMBOL_COLUMNS, *genes.ID_COLUMNS)}
     columns = [name for name in var.columns if name == symbols or genes.plain(name) in wanted]
     if not var.columns.is_unique:
         return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Looked for in this order, in obs first, then in uns.
+#: Looked for in this order, in obs first (whatever the case), then in uns.
 KEYS = ("organism", "species", "organism_ontology_term_id")
 
 _SPOKEN = {
@@ -56,15 +56,16 @@ def organism_of_cells(
             )
         return tuple(scientific_name(value) for value in given)
     for key in KEYS:
-        if key not in obs.columns:
+        column = organism_column(obs, key)
+        if column is None:
             continue
-        values = obs[key].astype(object)
+        values = obs[column].astype(object)
         missing = values.isna() | (values.astype(str).str.strip() == "")
         if missing.all():
             continue
         if missing.any():
             fallback = _from_genes(var_names)
-            logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", key, int(missing.sum()), n, fallback)
+            logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", column, int(missing.sum()), n, fallback)
             values = values.where(~missing, fallback)
         names = {value: scientific_name(value) for value in values.unique()}
         return tuple(names[value] for value in values)
@@ -73,6 +74,13 @@ def organism_of_cells(
         if len(named) == 1 and (name := named.pop()):
             return (scientific_name(name),) * n
     return (_from_genes(var_names),) * n
+
+
+def organism_column(obs: pd.DataFrame, key: str) -> str | None:
+    """The column of `obs` called `key`, as it is or in another case; ``None`` without one."""
+    if key in obs.columns:
+        return key
+    return next((name for name in obs.columns if isinstance(name, str) and name.lower() == key), None)
 
 
 def _from_genes(var_names: Collection[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -294,9 +295,12 @@ def warn_unknown(what: str, values: Sequence[str], model: Model, key: str) -> No
     spellings = {one for others in (model.metadata.get("spellings") or {}).values() for one in others}
     unknown = [value for value in values if value not in trained and value not in spellings]
     if trained and unknown:
+        lower = {name.lower(): name for name in trained}
+        close = {value: difflib.get_close_matches(value.lower(), lower, n=1) for value in unknown[:20]}
+        meant = "; ".join(f"did you mean {lower[one[0]]!r} for {value!r}?" for value, one in close.items() if one)
         logger.warning(
-            "%s was not trained on the %s %s: what it says about them is a guess. It knows %s",
-            model.name, what, unknown[:20], list(trained)[:50],
+            "%s was not trained on the %s %s: what it says about them is a guess. It knows %s%s",
+            model.name, what, unknown[:20], list(trained)[:50], f"; {meant}" if meant else "",
         )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def respond(
     Unsupported
         The model has not learned what no perturbation is (``no_perturbation:`` of its training).
     ValueError
-        No cell is left to predict.
+        No cell is left to predict, or no gene.
     """
     nothing = session.model.metadata.get("no_perturbation")
     if not nothing:
@@ -92,6 +92,8 @@ def respond(
             f"{session.model.name} has not learned what happens without a perturbation (no_perturbation: in its "
             "training), so no change can be expected; use readout='sentence'"
         )
+    if n_genes is not None and n_genes < 1:
+        raise ValueError(f"n_genes must be at least 1, found {n_genes}")
     sentences = session.sentences
     present = sentences.n_genes > 0
     rows = np.array([row for row, one in enumerate(slots) if one is not None and present[row]], dtype=np.int64)

@@ -159,6 +159,12 @@ def start(
             perturbation_column=perturbation_column, obs_columns=obs_columns, known=backend.known_genes,
             progress=options.get("progress", True),
         )  # fmt: skip
+    trained = backend.model.metadata.get("organisms") or []
+    if trained and (strange := sorted(set(sentences.organism) - set(trained))):
+        logger.warning(
+            "%s was not trained on cells of %s, only on %s: what it says about them is a guess; organism= corrects a "
+            "name", backend.model.name, strange[:5], trained,
+        )  # fmt: skip
     session = Session(
         backend=backend,
         sentences=sentences,

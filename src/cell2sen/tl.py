@@ -73,8 +73,8 @@ def embed(
     KeyError
         Unknown cell, layer or column; lists those there are.
     """
+    _refuse_other_input(adata, copy=copy)
     rows = _cells(adata, attention_for)
-    _refuse_backed_view(adata, copy=copy)
     session = start(adata, "embed", options)
     found = pipeline.embed(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
@@ -130,7 +130,7 @@ def annotate(
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
     if labels is not None:
         labels = pipeline.check_labels(labels)
-    _refuse_backed_view(adata, copy=copy)
+    _refuse_other_input(adata, copy=copy)
     session = start(adata, task, options)
     key_added = key_added or f"cell2sen_{session.task.target}"
     choices = pipeline.choose(session, labels)
@@ -205,6 +205,7 @@ def perturb(
     """
     from anndata import AnnData
 
+    _refuse_other_input(adata, copy=True)
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
     if perturbation is not None:
@@ -411,8 +412,13 @@ def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
     return rows
 
 
-def _refuse_backed_view(adata: AnnData, *, copy: bool) -> None:
-    """Before any work: anndata cannot write into a view of a file."""
+def _refuse_other_input(adata: Any, *, copy: bool) -> None:
+    """Before any work: results need an AnnData object, and anndata cannot write into a view of a file."""
+    if not hasattr(adata, "obs_names"):
+        raise TypeError(
+            f"expected an AnnData object, found {type(adata).__name__}: open a file with "
+            "anndata.read_h5ad(path, backed='r'), or use the command line, which takes files"
+        )
     if adata.isbacked and adata.is_view and not copy:
         raise ValueError(
             "adata is a view of a backed file, which cannot hold results: call .to_memory() on it, or pass copy=True"
