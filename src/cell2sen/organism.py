@@ -80,7 +80,7 @@ def organism_column(obs: pd.DataFrame, key: str) -> str | None:
     """The column of `obs` called `key`, as it is or in another case; ``None`` without one."""
     if key in obs.columns:
         return key
-    return next((name for name in obs.columns if isinstance(name, str) and name.lower() == key), None)
+    return next((name for name in obs.columns if str(name).lower() == key), None)
 
 
 def _from_genes(var_names: Collection[Any]) -> str:
