@@ -120,7 +120,9 @@ def test_mixed_index_keeps_symbols_and_looks_its_identifiers_up():
     assert resolve(named).by_column == ("CD3D", "ISG15", "LYZ", None, None, "ENSA")
 
 
-@pytest.mark.parametrize("column", ["GeneSymbol", "gene symbol", "Gene.Name", "SYMBOL", "hgncSymbol", "features", "Name"])
+@pytest.mark.parametrize(
+    "column", ["GeneSymbol", "gene symbol", "Gene.Name", "SYMBOL", "hgncSymbol", "features", "Name"]
+)
 def test_columns_of_symbols_are_found_whatever_case_and_separators(column):
     found = resolve(pd.DataFrame({"biotype": ["lncRNA", "TEC"], column: ["ISG15", "STAT1"]}, index=[ISG15, STAT1]))
     assert found.symbols == ("ISG15", "STAT1")
@@ -148,7 +150,9 @@ def test_ensembl_index_with_a_few_other_names():
     ],
 )
 def test_nothing_to_look_up_in_says_what_to_pass(names):
-    with pytest.raises(ValueError, match=r"made of gene symbols.*symbols='<column.*available: \['n_cells'\].*gene_table="):
+    with pytest.raises(
+        ValueError, match=r"made of gene symbols.*symbols='<column.*available: \['n_cells'\].*gene_table="
+    ):
         resolve(frame(names, n_cells=[1] * len(names)))
 
 

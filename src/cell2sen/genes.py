@@ -338,7 +338,8 @@ def _sources(
     index: Names = _texts(var.index)
     if list(index) == [str(row) for row in range(len(index))]:
         index = [None] * len(index)  # rows that AnnData has counted for want of names are no Entrez identifiers
-    columns = {str(name): _texts(var[name]) for name in var.columns if _plain(name) in map(_plain, ID_COLUMNS) or name == symbols}
+    listed = [name for name in var.columns if name == symbols or _plain(name) in map(_plain, ID_COLUMNS)]
+    columns = {str(name): _texts(var[name]) for name in listed}
     faults = [_fault(text) for text in index]
     sources: list[tuple[str, Names]] = [("index", index)]
     if symbols in columns:
