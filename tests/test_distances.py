@@ -9,6 +9,7 @@ import scipy.stats
 from scipy.spatial.distance import cdist
 
 from cell2sen import distances
+from cell2sen.metrics import METRICS
 from cell2sen.projection import Projection
 
 
@@ -138,6 +139,10 @@ def test_knn_equals_scikit_learn() -> None:
         clear = np.sort(expected, axis=1)[:, -1] > np.sort(expected, axis=1)[:, -2]
         found = distances.knn_labels(known, labels.astype(str), queries, k).astype(int)
         assert (found[clear] == expected.argmax(axis=1)[clear]).all()
+
+
+def test_knn_accuracies_are_listed_by_their_number_of_neighbours() -> None:
+    assert [name for name in METRICS if name.startswith("knn")] == [f"knn_accuracy_{k}" for k in (3, 5, 10, 25)]
 
 
 def test_knn_ties_go_to_the_nearest() -> None:

@@ -192,6 +192,16 @@ def test_labels_have_calibration_and_confusion(labelled: Evaluation, tmp_path: P
     assert "By true label" in outline.text
 
 
+def test_labels_without_probabilities_have_no_calibration(tmp_path: Path) -> None:
+    adata = cells(0, ("control",))
+    adata.obs["guess"] = "B"
+    found = evaluate(adata, adata, task="annotate", predicted_label="guess", resamples=0)
+    outline = Outline(found.report(tmp_path / "labels.html").read_text(encoding="utf-8"))
+    assert "Confusion matrix" in outline.alts
+    assert "came without probabilities" in outline.text
+    assert "Left: of the cells" not in outline.text
+
+
 def test_figures_are_readable_images(page: Path) -> None:
     from xml.etree import ElementTree
 

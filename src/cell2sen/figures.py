@@ -83,6 +83,8 @@ def _score_row(axis: Any, at: int, name: str, row: pd.Series[Any], overall: pd.S
 
 def changes(groups: Mapping[str, Mapping[str, Any]], most: int = 9) -> Any:
     """Predicted against true change of the top genes, one panel per group, genes with the largest true change named."""
+    from matplotlib.patheffects import withStroke
+
     names = list(groups)[:most]
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -106,6 +108,7 @@ def changes(groups: Mapping[str, Mapping[str, Any]], most: int = 9) -> Any:
                 xytext=(-4 if right else 4, 2),
                 textcoords="offset points",
                 ha="right" if right else "left",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],  # readable on top of points
             )
         axis.set(xlim=ends, ylim=ends)
         axis.set_title(name, fontsize=9)
@@ -120,8 +123,8 @@ def changes(groups: Mapping[str, Mapping[str, Any]], most: int = 9) -> Any:
 
 def calibration(curve: Mapping[str, list[float]] | None, confusion: Mapping[str, Any], most: int = 25) -> Any:
     """Calibration curve with the number of cells of each bin, and the confusion matrix, rows summing to one."""
-    figure = _figure(10.5, 4.6)
-    right = figure.add_subplot(1, 2, 2)
+    figure = _figure(10.5 if curve else 5.25, 4.6)
+    right = figure.add_subplot(1, 2 if curve else 1, 2 if curve else 1)
     if curve:
         axis = figure.add_subplot(1, 2, 1)
         axis.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)

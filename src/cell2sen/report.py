@@ -186,7 +186,11 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
     sections += [("groups", "Groups")] if breakdown else []
     sections += [
         (name, text)
-        for name, text in (("changes", "Top genes"), ("calibration", "Calibration"), ("map", "Map"))
+        for name, text in (
+            ("changes", "Top genes"),
+            ("calibration", "Calibration" if evaluation.details.get("calibration") else "Confusion"),
+            ("map", "Map"),
+        )
         if name in drawn
     ]
     sections += [("sentences", "Sentences")] if evaluation.details.get("sentences") else []
@@ -213,6 +217,7 @@ def _content(evaluation: Evaluation, layout: str) -> dict[str, Any]:
         "notes": evaluation.notes,
         "unit": unit,
         "figure": _image,
+        "with_calibration": bool(evaluation.details.get("calibration")),
         "figures": {name: drawn.get(name) for name in ("scores", "changes", "calibration", "map")},
         "map_text": map_text,
         "rows": [_row(name, row) for name, row in shown.iterrows()],
@@ -253,7 +258,7 @@ def _figures(evaluation: Evaluation, layout: str) -> tuple[dict[str, tuple[str, 
     if details.get("calibration") or details.get("confusion"):
         drawn["calibration"] = (
             *_encode(figures.calibration(details.get("calibration"), details["confusion"])),
-            "Calibration curve and confusion matrix",
+            "Calibration curve and confusion matrix" if details.get("calibration") else "Confusion matrix",
         )
     if len(details.get("map", {}).get("coordinates", ())) > 3:
         figure, text = figures.cell_map(details["map"], layout, evaluation.settings["embedding"]["key"])
