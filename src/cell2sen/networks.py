@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 #: Spread of the random start of token vectors, which are the output layer, too: first logits must be small.
 EMBEDDING_SCALE = 0.02
 
-#: Five times that, so that the first norm lets it through.
+#: Words are few, and what they say must be heard beside hundreds of genes.
+WORD_SCALE = 0.05
+
+#: Five times the spread of the random start, so that the first norm lets it through.
 GENE_VECTOR_SCALE = 0.1
 
 
@@ -73,7 +76,7 @@ def from_scratch(
             num_attention_heads=shape.heads, intermediate_size=shape.intermediate_size,
             max_position_embeddings=shape.context, tie_word_embeddings=True, bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attention_dropout=0.0,
-            hidden_dropout=0.0, initializer_range=shape.initializer_range,
+            hidden_dropout=0.0, initializer_range=shape.initializer_range, layer_norm_eps=shape.layer_norm_eps,
         )
     )  # fmt: skip
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
@@ -83,7 +86,8 @@ def from_scratch(
         vectors = gene_vectors(_log_normalised(cells), genes, size, seed=config.seed)
         with torch.no_grad():
             weight: torch.Tensor = network.gpt_neox.embed_in.weight
-            weight.normal_(std=EMBEDDING_SCALE)
+            weight.normal_(std=WORD_SCALE)
+            weight[rows] *= EMBEDDING_SCALE / WORD_SCALE
             weight[rows, :size] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
             # The last dimension of the states begins as a constant, that of the genes as their log frequency.
             frequency, spread = log_frequency(_log_normalised(cells), genes)
