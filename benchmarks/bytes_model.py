@@ -3,7 +3,7 @@
     python benchmarks/bytes_model.py OUT --data-dir FOLDER
 
 Byte-level BPE with about four tokens a gene (Pythia's and Gemma's way), GPT-NeoX, all weights trained here on the cells
-of Kang et al. by ``cell2sen train``. A few minutes on two CPU cores.
+of Kang et al. by ``cell2sen train``. About half an hour on one CPU core.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from cell2sen.training_file import from_mapping
 
 KANG = "kang_ifnb_2000x9015.h5ad"
 END = "<|endoftext|>"
+#: Of the training.
+STEPS = 1200
+
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
@@ -71,7 +74,7 @@ def make(
     *,
     vocabulary: int = 500,
     genes: int = 200,
-    steps: int = 250,
+    steps: int = STEPS,
     context: int = 2048,
     seed: int = 0,
 ) -> Path:
@@ -104,7 +107,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=500)
     parser.add_argument("--genes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)

@@ -3,8 +3,8 @@
     python benchmarks/speed.py --peers .venv-peers/bin/python [--out FILE.jsonl] [--only ROW …] [--tiny]
 
 Each package runs in a process of its own, one behind the other; each job runs once to warm up, then `--runs` times.
-Prints one JSON line a row: medians, the ratio, peak memory, and how far the results are apart. `make bench` installs
-the peers and calls this.
+Prints one JSON line a row: medians, the ratio (of seconds a gene, where packages write different numbers of them), peak
+memory, and how far the results are apart. `make bench` installs the peers and calls this.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import scoring
 import speed_data
 
 HERE = Path(__file__).parent
@@ -31,7 +32,7 @@ TEMPLATE = (
 class Bench:
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.peers, self.runs, self.tiny, self.work = arguments.peers, arguments.runs, arguments.tiny, work
-        self.scale = arguments.scale
+        self.scale, self.data_dir, self.model = arguments.scale, arguments.data_dir, arguments.model
         self.sizes = speed_data.TINY if self.tiny else speed_data.SMALL
         self.n_genes = 300 if self.tiny else 20_000
         self.lines: list[dict] = []
@@ -73,10 +74,10 @@ class Bench:
             if "failed" in found:
                 line[peer] = found
                 continue
-            line[peer] = brief(found) | compare(ours["result"], found["result"])
+            line[peer] = brief(found) | (compare(ours["result"], found["result"]) if compare else {})
             line[peer] |= {
-                "ratio": round(found["seconds"] / ours["seconds"], 2),
-                "ratio_cpu_seconds": round(found["cpu_seconds"] / ours["cpu_seconds"], 2),
+                "ratio": round(each(found, "seconds") / each(ours, "seconds"), 2),
+                "ratio_cpu_seconds": round(each(found, "cpu_seconds") / each(ours, "cpu_seconds"), 2),
                 "ratio_memory": round(found["peak_mb"] / ours["peak_mb"], 2),
             }
         self.say(line)
@@ -205,6 +206,42 @@ class Bench:
         }
         self.row(name, job, ["helical"], vectors_apart, cells=len(sentences), dtype=dtype)
 
+    def annotation(self) -> None:
+        """One generation per cell is cell2sentence's way; random weights do not end a label, so it has a fixed length."""
+        n, genes, labels = (3, 30, 5) if self.tiny else (self.scaled(2), 450, 50)
+        job = {
+            "job": "annotate", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32",
+            "sentences": self.sentences(n, genes), "labels": scoring.names(labels), "new_tokens": 7,
+        }  # fmt: skip
+        self.row(f"annotation with {labels} labels", job, ["cell2sentence"], None, cells=n, genes=genes, new_tokens=7)
+
+    def perturbation(self) -> None:
+        """On a trained model, whose answers are genes: those count that are genes of the data, each once."""
+        import anndata as ad
+        import bytes_model
+
+        from cell2sen.model import resolve
+        from cell2sen.sentences import from_anndata
+
+        if self.data_dir is None:
+            self.say({"row": "perturbation", "not_measured": "needs --data-dir, for the cells that its model learns from"})
+            return
+        n, genes = (2, 20) if self.tiny else (self.scaled(16), 200)
+        model = self.model or self.work / "bytes"
+        if not model.exists():
+            bytes_model.make(model, self.data_dir, steps=2 if self.tiny else bytes_model.STEPS)
+        described = resolve(str(model))
+        cells = ad.read_h5ad(self.data_dir / bytes_model.KANG)
+        controls = cells[(cells.obs["condition"] == "control").to_numpy()][:n].copy()
+        made = from_anndata(controls, described.recipe)
+        template = described.metadata["templates"]["perturb"][0]["prompt"]
+        job = {
+            "job": "perturb", "checkpoint": str(model), "dtype": "float32", "template": template, "genes": genes,
+            "sentences": [" ".join(one) for one in made.gene_lists(genes)], "known": list(made.symbols),
+            "perturbation": "IFN-beta",
+        }  # fmt: skip
+        self.row(f"perturbation, {genes} genes", job, ["helical"], None, cells=n)
+
     def growth_sentences(self) -> None:
         """Both with cells and with genes per cell; one job of each size in a process of its own."""
         few = [(50, 20), (100, 20), (50, 40)]
@@ -237,6 +274,8 @@ ROWS = [
     "embedding",
     "embedding_bf16",
     "embedding_long",
+    "annotation",
+    "perturbation",
     "growth_sentences",
     "growth_embedding",
 ]
@@ -245,7 +284,12 @@ ROWS = [
 def brief(found: dict | None) -> dict:
     assert found is not None
     kept = {name: round(found[name], 5) for name in ("seconds", "cpu_seconds")} | {"peak_mb": found["peak_mb"]}
-    return kept | {"tokens": found["result"]["tokens"]} if "tokens" in found["result"] else kept
+    return kept | {name: found["result"][name] for name in ("tokens", "units") if name in found["result"]}
+
+
+def each(found: dict, time: str) -> float:
+    """Seconds of a job, or of each of its units, where packages make different numbers of them."""
+    return found[time] / max(1, found["result"].get("units", 1))
 
 
 def same_genes(ours: dict, theirs: dict) -> dict:
@@ -305,6 +349,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="so many times the cells and prompts")
     parser.add_argument("--work", type=Path, help="folder for cells and checkpoint, kept; a temporary one by default")
+    parser.add_argument("--data-dir", type=Path, help="folder of real cells, for the row perturbation")
+    parser.add_argument("--model", type=Path, help="what bytes_model.py made, for that row; trained there by default")
     parser.add_argument("--tiny", action="store_true", help="minutes become seconds: to see that it runs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -104,6 +104,46 @@ def cell2sen_embed(job, measure):
     return {"tokens": int(made.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
 
 
+def cell2sen_annotate(job, measure):
+    from cell2sen import backend
+    from cell2sen.model import resolve
+    from cell2sen.task import Prompt
+
+    made = backend.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    before, after = job["template"].split("{cell_sentence}")
+    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    scores = measure(lambda: made.score(prompts, [f" {label}." for label in job["labels"]]))
+    return {"tokens": int(made.tokens.lengths(prompts).sum()), "best": scores.argmax(axis=1).tolist()}
+
+
+def cell2sen_perturb(job, measure):
+    from cell2sen import backend, tasks
+    from cell2sen.backend import Sampling
+    from cell2sen.model import resolve
+    from cell2sen.wording import word
+
+    model = resolve(job["checkpoint"], dtype=job["dtype"])
+    made, task = backend.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
+    prompts = [
+        task.prompt(
+            genes=text.split(), organism="Homo sapiens", perturbation=job["perturbation"], ask=len(text.split())
+        )
+        for text in job["sentences"]
+    ]
+    texts = measure(lambda: made.generate(prompts, Sampling(), genes=tuple(job["known"])))
+    work = made.generator.work
+    return {
+        "units": genes_of(texts, job["known"]), "tokens": int(made.tokens.lengths(prompts).sum()),
+        "passes_per_gene": round(work.passes / work.genes, 3),
+    }  # fmt: skip
+
+
+def genes_of(texts, known):
+    """Words that are genes, each once in a text."""
+    known = set(known)
+    return sum(len({word for word in text.split() if word in known}) for text in texts)
+
+
 # -- Helical
 
 
@@ -146,7 +186,49 @@ def helical_embed(job, measure):
     return {"vectors": measure(lambda: made.get_embeddings(dataset)).tolist()}
 
 
+def helical_perturb(job, measure):
+    from datasets import Dataset
+    from helical.models.c2s import model as module
+
+    # Shim 4: its prompt is fixed; this model has learned another one.
+    slots = {"{genes}": "{cell_sentence}", "{n_genes}": str(job["genes"])}
+    for ours, theirs in slots.items():
+        job["template"] = job["template"].replace(ours, theirs)
+    module.PERTURBATION_PROMPT = job["template"]
+    made = helical_class(job, batch_size=16, max_new_tokens=4 * job["genes"])
+    # Shim 5: it takes what lies behind as many tokens as the prompt has, padding on its left left out, for the answer.
+    write, read, new = made.model.generate, made.tokenizer.decode, []
+
+    def generate(**named):
+        output = write(**named)
+        new.append(output.shape[1] - named["input_ids"].shape[1])
+        return output
+
+    made.model.generate = generate
+    made.tokenizer.decode = lambda ids, **named: read(ids[len(ids) - new[-1] :], **named)
+    n = len(job["sentences"])
+    dataset = Dataset.from_dict({"cell_sentence": job["sentences"], "organism": ["Homo sapiens"] * n})
+    _, texts = measure(lambda: made.get_perturbations(dataset, [job["perturbation"]] * n))
+    return {"units": genes_of(texts, job["known"])}
+
+
 # -- cell2sentence
+
+
+def cell2sentence_annotate(job, measure):
+    import tempfile
+
+    from cell2sentence import CSModel
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = CSModel(job["checkpoint"], folder, "model")
+        model = AutoModelForCausalLM.from_pretrained(made.save_path).eval()
+    prompts = [job["template"].replace("{cell_sentence}", text) for text in job["sentences"]]
+    # What predict_cell_types_of_data does with each cell. The length is fixed, as random weights end nothing.
+    settings = {"max_num_tokens": job["new_tokens"], "min_new_tokens": job["new_tokens"], "do_sample": False}
+    texts = measure(lambda: [made.generate_from_prompt(model, prompt, **settings) for prompt in prompts])
+    return {"texts": texts}
 
 
 def cell2sentence_sentences(job, measure):

@@ -427,10 +427,10 @@ class TestSettings:
 
     def test_all_stages_of_the_embedded_model_hold_out_the_same_cells(self) -> None:
         recipes = Path(__file__).parents[1] / "recipes"
-        base, *later = (train.read_config(recipes / f"{name}.yaml") for name in ("nano-base", "nano-labels", "nano"))
+        base, later = (train.read_config(recipes / f"{name}.yaml") for name in ("nano-base", "nano"))
         assert base.from_scratch is not None
-        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, *later)]
-        assert splits[0] == splits[1] == splits[2]
+        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, later)]
+        assert splits[0] == splits[1]
         # What benchmarks/left_out.py stands on: no treated cell in the first stage.
         [kang] = [data for data in base.data if data.file.startswith("kang_ifnb")]
         assert kang.where == {"condition": kang.control}
@@ -457,6 +457,27 @@ class TestFewCells:
         assert float(response.norm(dim=1).min()) > 3 * float(moved[rows[:24]].mean())
         with pytest.raises(ValueError, match="change_vectors: needs perturbed training cells"):
             run(folder, tmp_path / "no", config({"tasks": ["annotate"], "perturbation": None}, change_vectors=2))
+
+    def test_a_new_perturbation_starts_so_by_itself(
+        self, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A model that knows what no perturbation is learns another one with it, and from changes."""
+        settings = {"context": [], "tasks": ["perturb"]}
+        start = run(folder, tmp_path / "start", config(settings | {"no_perturbation": "nothing"}, max_steps=1))
+        moved = {}
+        for name, more in {
+            "known": {}, "new": {"perturbations": {"IL-2": "interleukin 2"}},
+            "few": {"perturbations": {"IL-2": "interleukin 2"}, "where": {"donor": "d1"}, "context": ["cell_type"]},
+        }.items():  # fmt: skip
+            made = run(
+                folder, tmp_path / name,
+                config(settings | more, model=start.path, from_scratch=None, max_steps=1, learning_rate=1e-12),
+            )  # fmt: skip
+            assert made.metadata["training"]["data"][0]["no_perturbation"] == "nothing"
+            before, after = (weights(Path(one.path))["gpt_neox.embed_in.weight"] for one in (start, made))
+            moved[name] = float((after - before).norm())
+        assert moved["new"] > 100 * max(moved["known"], moved["few"])
+        assert "genes begin as they are" in caplog.text
 
     def test_dropout_is_for_training_only(self, folder: Path, tmp_path: Path) -> None:
         with_it, without = (

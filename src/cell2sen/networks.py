@@ -15,7 +15,7 @@ import numpy as np
 from cell2sen import gene_tokenizer
 from cell2sen.gene_vectors import change_vectors, gene_vectors, log_frequency
 from cell2sen.model import Model
-from cell2sen.pairs import Cells
+from cell2sen.pairs import LEAST_CELLS, Cells
 from cell2sen.task import Task
 from cell2sen.tokens import Tokens, load_tokens
 from cell2sen.training_file import TrainConfig
@@ -104,19 +104,23 @@ def add_changes(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length
     Raises
     ------
     ValueError
-        No perturbed training cells with controls, or genes of several tokens.
+        No perturbed cells, or genes of several tokens.
     """
     import torch
 
-    genes = sorted({symbol for one in cells.values() if one.perturbation is not None for symbol in one.symbols})
+    perturbed = [one for one in cells.values() if one.perturbation is not None]
+    genes = sorted({symbol for one in perturbed for symbol in one.symbols})
     ids = tokens.ids([" " + gene for gene in genes])
-    groups = [group for one in cells.values() for group in one.changes(length, seed)]
-    if not groups or any(len(one) != 1 for one in ids):
+    if not perturbed or any(len(one) != 1 for one in ids):
         raise ValueError(
-            "change_vectors: needs perturbed training cells with controls of their context, and a model that writes a "
-            f"gene as one token; found {len(groups)} groups of cells, {sum(len(one) != 1 for one in ids)} genes of "
-            "several tokens"
+            "change_vectors: needs perturbed training cells, and a model that writes a gene as one token; found "
+            f"{len(perturbed)} files with perturbations, {sum(len(one) != 1 for one in ids)} genes of several tokens"
         )
+    groups = [group for one in perturbed for group in one.changes(length, seed)]
+    if not groups:
+        logger.warning("no group of %d perturbed cells and as many controls of their context: genes begin as they are",
+                       LEAST_CELLS)  # fmt: skip
+        return
     vectors = torch.from_numpy(change_vectors(groups, genes, size))
     rows = torch.tensor([one[0] for one in ids])
     weight: torch.Tensor = network.get_input_embeddings().weight

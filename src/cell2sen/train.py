@@ -7,7 +7,8 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cell2sen.model import Model, resolve
 from cell2sen.pairs import Cells, exclude_held_out
 from cell2sen.rewards import REWARDS
 from cell2sen.task import Task
-from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
+from cell2sen.training_file import CHANGE_VECTORS, Grpo, Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
 from cell2sen.wording import word
 
 __all__ = ["REWARDS", "Grpo", "Lora", "Scratch", "TrainConfig", "configure", "from_mapping", "read_config", "train"]
@@ -90,9 +91,10 @@ def train(
 
     out = Path(out)
     folder = _folder(out)
+    start = resolve(config.model) if config.model else None
+    config = _inherited(config, start)
     _check_folders(config, out, folder, resume)
     set_seed(config.seed)
-    start = resolve(config.model) if config.model else None
     case = start.recipe.case if start else "upper"
     cells = {data.file: Cells(data, Path(base), case) for data in config.data}
     exclude_held_out(cells)
@@ -115,8 +117,11 @@ def train(
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
-    if config.change_vectors:
-        networks.add_changes(network, tokens, cells, lengths["perturb"], config.change_vectors, config.seed)
+    size = config.change_vectors
+    if size is None:
+        size = CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
+    if size:
+        networks.add_changes(network, tokens, cells, lengths["perturb"], size, config.seed)
     learner = Learner(
         config=config, start=start, cells=cells, worded=worded, lengths=lengths, network=network, tokenizer=tokenizer,
         tokens=tokens, folder=folder, base=Path(base), resume=resume, progress=progress,
@@ -174,6 +179,28 @@ def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -
             f"the training in {folder} began with other settings ({', '.join(changed)}); resume it with those"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _inherited(config: TrainConfig, start: Model | None) -> TrainConfig:
+    """With the name that the model has for no perturbation, which it would forget without pairs that say it."""
+    name = start.metadata.get("no_perturbation") if start else None
+    if not name or config.grpo:  # rewards compare treated cells only
+        return config
+    inherit = [one.perturbation and not one.no_perturbation and "perturb" in one.tasks for one in config.data]
+    data = (replace(one, no_perturbation=name) if new else one for one, new in zip(config.data, inherit, strict=True))
+    return replace(config, data=tuple(data))
+
+
+def _has_new_perturbations(cells: Mapping[str, Cells], start: Model) -> bool:
+    """Whether a model of whole genes that can tell a change from a cell is to learn changes that it does not know."""
+    if not start.metadata.get("no_perturbation") or not start.genes:
+        return False
+    known = start.metadata.get("perturbations", {})
+    return any(
+        name not in known
+        for one in cells.values() if one.perturbation is not None and "perturb" in one.data.tasks
+        for name in set(one.perturbation[~one.test]) - {None, one.data.control}
+    )  # fmt: skip
 
 
 def _worded(config: TrainConfig, start: Model | None) -> dict[str, Task]:

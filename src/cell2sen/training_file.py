@@ -14,6 +14,9 @@ from cell2sen.rewards import REWARDS
 #: Draws of each cell, where a file is learned from options alone.
 EPOCHS = 5
 
+#: Dimensions for the changes of new perturbations.
+CHANGE_VECTORS = 8
+
 #: Options that are about the model and its training, not about the data.
 GENERAL_OPTIONS = ("model", "epochs", "lora", "quantize", "packing", "gene_tokens")
 
@@ -188,10 +191,11 @@ class TrainConfig:
     broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name → the labels that it covers. Not learned: whoever asks for it gets the sum of their probabilities."""
 
-    change_vectors: int = 0
+    change_vectors: int | None = None
     """Dimensions of a gene's token that start from how perturbations change its frequency in the training pairs, for
     models that write a gene as one token; 0: none. What a short training would take longest to find is there at once:
-    which genes change together. In which cells and by how much is learned."""
+    which genes change together. In which cells and by how much is learned. By default :data:`CHANGE_VECTORS` where a
+    model that has learned what no perturbation is meets perturbations that are new to it, otherwise 0."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
