@@ -24,9 +24,10 @@ def lines(script: str, *options: str) -> list[dict]:
 
 
 def test_speed() -> None:
-    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding")
+    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation")
     assert [line["row"] for line in found] == [
         "machine", "sentences as text, top 10", "prompts to ids", "embedding, about 30 genes",
+        "annotation with 5 labels",
     ]  # fmt: skip
     assert found[2]["tokenizers"]["ids_equal"] is True
     for line in found[1:]:
