@@ -70,14 +70,22 @@ def cell2sen_sentences(job, measure):
 
 
 def cell2sen_tokens(job, measure):
+    import numpy as np
+
+    from cell2sen.numbered import NumberedGenes
     from cell2sen.task import Prompt
     from cell2sen.tokens import load_tokens
 
     tokens = load_tokens(job["checkpoint"], local_files_only=True)
     before, after = job["template"].split("{cell_sentence}")
-    symbols: dict[str, str] = {}  # one string a gene, as sentences have them
-    sentences = [tuple(symbols.setdefault(word, word) for word in text.split()) for text in job["sentences"]]
-    prompts = [Prompt(before=before, genes=genes, after=after) for genes in sentences]
+    # Genes by their number, as Sentences.numbered has them and every verb hands them on.
+    number: dict[str, int] = {}
+    rows = [
+        np.array([number.setdefault(word, len(number)) for word in text.split()], dtype=np.int32)
+        for text in job["sentences"]
+    ]
+    symbols = np.array(list(number), dtype=object)
+    prompts = [Prompt(before=before, genes=NumberedGenes(row, symbols), after=after) for row in rows]
     ids = measure(lambda: tokens.encode(prompts))
     return {"tokens": int(sum(map(len, ids))), "ids": [row.ids.tolist() for row in ids[:20]]}
 

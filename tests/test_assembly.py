@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cell2sen import assembly, gene_tokenizer
+from cell2sen.numbered import NumberedGenes
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens
+from cell2sen.tokens import Tokenized, Tokens, fit
 
 KINDS = ["spm", "bytes", "genes", "whole"]
 symbols = st.sampled_from(tiny.GENES) | st.text("ABCd-.19βé\u0301▁ <", min_size=1, max_size=6)
@@ -60,6 +62,72 @@ def test_equal_to_the_text(kind: str) -> None:
         assert made.lengths(asked).tolist() == lengths
 
     equal()
+
+
+def numbered(prompts: list[Prompt], order: np.random.Generator) -> list[Prompt]:
+    """The same prompts with their genes as numbers in a list that has other symbols, too, and some twice."""
+    listed = [*tiny.GENES[:5], *(gene for prompt in prompts for gene in prompt.genes)]
+    symbols = np.array([*listed, "CD4"], dtype=object)[order.permutation(len(listed) + 1)]
+    place = {symbol: number for number, symbol in enumerate(symbols.tolist())}
+    rows = [np.array([place[gene] for gene in prompt.genes], dtype=np.int32) for prompt in prompts]
+    return [replace(prompt, genes=NumberedGenes(row, symbols)) for prompt, row in zip(prompts, rows, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbered_genes_equal_the_text(kind: str) -> None:
+    made = tokens(kind)
+    order = np.random.default_rng(0)
+
+    @settings(max_examples=250, deadline=None, database=None)
+    @given(st.lists(st.tuples(prompts, st.sampled_from(["", "", " T cell.", ".", "x y z", "\n a", " "])), max_size=5))
+    def equal(rows: list[tuple[Prompt, str]]) -> None:
+        named, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+        asked = numbered(named, order)
+        assert asked == named
+        wanted = made._encode_whole(named, answers)
+        # Some by number and some by name, as prompts of users stand beside those of sentences.
+        mixed = [each[row % 2] for row, each in enumerate(zip(asked, named, strict=True))]
+        for some in (asked, mixed):
+            for found, one in zip(made.encode(some, answers), wanted, strict=True):
+                same(found, one)
+        lengths = [len(row) for row in made._encode_whole(named, [""] * len(rows))]
+        assert made.lengths(asked).tolist() == lengths
+
+    equal()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbered_genes_are_cut_alike(kind: str) -> None:
+    made = tokens(kind)
+    named = tiny.prompts(40)
+    asked = numbered(named, np.random.default_rng(0))
+    room = [3] * len(named)
+    context = int(made.lengths(named).mean())
+    wanted, lengths = fit(named, context=context, room=room, count=made.lengths)
+    found, found_lengths = fit(asked, context=context, room=room, count=made.lengths)
+    assert found == wanted != named
+    assert found_lengths.tolist() == lengths.tolist()
+    assert all(isinstance(prompt.genes, NumberedGenes) for prompt in found)
+
+
+def test_many_lists_of_symbols() -> None:
+    made = tokens("spm")
+    named = [prompt for prompt in tiny.prompts(6) for _ in range(3)]
+    asked = [numbered([prompt], np.random.default_rng(row))[0] for row, prompt in enumerate(named)]
+    for _ in range(2):
+        for found, one in zip(made.encode(asked), made._encode_whole(named, [""] * len(named)), strict=True):
+            same(found, one)
+        assert len(made._assembler._tables) <= assembly._TABLES
+
+
+def test_numbered_genes_need_no_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tokens("bytes")
+    asked = numbered(tiny.prompts(600), np.random.default_rng(0))
+    wanted = made.encode(asked)
+    monkeypatch.setattr(NumberedGenes, "__iter__", lambda self: pytest.fail("strings were made"))
+    monkeypatch.setattr(made, "_encode_whole", _none)
+    for found, one in zip(made.encode(asked), wanted, strict=True):
+        same(found, one)
 
 
 def _none(asked: list[Prompt], answers: list[str]) -> list[Tokenized]:

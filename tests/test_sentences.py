@@ -70,6 +70,7 @@ def test_sentences_equal_their_definition(adata, max_genes, seed):
     wanted = slow_sentences(adata, max_genes, seed)
     assert found.gene_lists() == wanted
     assert found.gene_lists(3) == [genes[:3] for genes in wanted]
+    assert list(map(list, found.numbered(3))) == found.gene_lists(3)
     assert found.texts().to_pylist() == [" ".join(genes) for genes in wanted]
     assert found.n_genes.tolist() == list(map(len, wanted))
     assert found.symbols == list(adata.var_names)

@@ -11,9 +11,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cell2sen import per_gene
+from cell2sen.numbered import NumberedGenes
 from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ _ANCHOR = "A"
 
 #: Prompts assembled at a time; pieces kept before all are forgotten (a gene is one, an ending another).
 _PROMPTS, _PIECES = 256, 2**19
+
+#: Of an id.
+_BYTES = 8
+
+#: Lists of symbols whose pieces are kept: a few data sets in turn.
+_TABLES = 8
 
 #: Genes of the sentences that are tokenised as a whole to see whether the proof keeps its promise.
 _PROBE = 1000
@@ -41,7 +50,7 @@ class _Plan(NamedTuple):
     """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
 
     instruction: str
-    genes: tuple[str, ...]
+    genes: tuple[str, ...] | NumberedGenes
     """Without the last one where it has something joined to it."""
 
     end: tuple[str, str]
@@ -71,12 +80,16 @@ class Assembler:
         self._instructions: dict[str, int] = {}
         self._ends: dict[tuple[str, str], int] = {}
         self._rests: dict[str, int] = {}
+        # The genes again, for lists of symbols: the list (kept, or another one could get its id), piece of each symbol.
+        self._tables: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         # All pieces one behind the other: ids, whether a token covers its gene, the last character that it covers
-        # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length.
+        # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length,
+        # whether it has tokens of no gene, and its ids as one word.
         self._ids, self._stops = (np.empty(0, dtype=np.int64) for _ in range(2))
         self._covers = np.empty(0, dtype=bool)
-        self._all_cover = True
         self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
+        self._mixed = np.empty(0, dtype=bool)
+        self._words = _words(self._ids, self._starts)
 
     @cached_property
     def _verdict(self) -> per_gene.Verdict:
@@ -105,23 +118,8 @@ class Assembler:
             part = slice(first, first + _PROMPTS)
             plans = [self._plan(prompt, answer) for prompt, answer in zip(prompts[part], answers[part], strict=True)]
             pieces, bounds = self._lay_out(plans)
-            lengths = self._lengths[pieces]
-            ends = np.append(0, np.cumsum(lengths))
-            flat = np.repeat(self._starts[pieces] - ends[:-1], lengths)
-            flat += np.arange(len(flat))
-            ids = self._ids[flat]
-            # The first piece of a prompt is its instruction, the last one the rest, if there is one.
-            gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
-            made = [plan for plan in plans if plan is not None]
-            has_rest = np.array([bool(plan.rest) for plan in made], dtype=bool)
-            has_end = np.array([bool(plan.end[1]) for plan in made], dtype=bool)
-            gene[bounds[1:][has_rest] - 1] = -1
-            genes = np.repeat(gene, lengths)
-            # Endings have tokens of no gene; a gene seldom has.
-            mixed = np.full(len(pieces), not self._all_cover)
-            mixed[(bounds[1:] - 1 - has_rest)[has_end]] = True
-            places = np.flatnonzero(np.repeat(mixed, lengths))
-            genes[places[~self._covers[flat[places]]]] = -1
+            ids, ends = self._joined(pieces)
+            genes = self._genes_of(pieces, bounds, ends)
             spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
             for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
                 if plan is None:
@@ -133,7 +131,31 @@ class Assembler:
                     begin -= self._of_answer(plan, pieces[:last], len(prompt.suffix))
                 yield ids[start:stop], genes[start:stop], begin
 
-    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int64], at: int) -> int:
+    def _joined(self, pieces: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids of the pieces one behind the other, int64 (tokens,), and where each piece begins, (pieces + 1,).
+
+        Arrow copies a piece at a time, where NumPy would look up each token.
+        """
+        if not len(pieces):
+            return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        _, bounds, ids = pc.take(self._words, pa.array(pieces), boundscheck=False).buffers()
+        ends = np.frombuffer(bounds, dtype=np.int64, count=len(pieces) + 1) // _BYTES
+        return np.frombuffer(ids, dtype=np.int64, count=ends[-1]), ends
+
+    def _genes_of(
+        self, pieces: NDArray[np.int32], bounds: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Gene of each token, int64 (tokens,)."""
+        # The first piece of a prompt is its instruction, then come the genes.
+        gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
+        lengths = np.diff(ends)
+        genes = np.repeat(gene, lengths)
+        mixed = np.flatnonzero(self._mixed[pieces])
+        places, tokens = (_ranges(each, lengths[mixed]) for each in (ends[mixed], self._starts[pieces[mixed]]))
+        genes[places[~self._covers[tokens]]] = -1
+        return genes
+
+    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32], at: int) -> int:
         """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
         stops = []
         if plan.end[1]:
@@ -162,15 +184,14 @@ class Assembler:
     def _may_end(self, text: str) -> bool:
         return _may_end(text, self._verdict.mark)
 
-    def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pieces of all prompts, int64 (pieces,), and where each prompt begins, (prompts + 1,).
+    def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Pieces of all prompts, int32 (pieces,), and where each prompt begins, (prompts + 1,).
 
         Plans that cannot be carried out become None.
         """
         if len(self._lengths) > _PIECES:
             self._forget()
-        pieces: list[int] = []
-        bounds = [0]
+        pieces: list[NDArray[np.int32]] = []
         learned = False
         for place, plan in enumerate(plans):
             if plan is None:
@@ -182,32 +203,54 @@ class Assembler:
             if found is None or not self.exact:
                 plans[place] = None
             else:
-                pieces += found
-                bounds.append(len(pieces))
+                pieces.append(found)
         if self._broken:  # a probe has failed on the way
-            plans[:], pieces, bounds = [None] * len(plans), [], [0]
-        return np.fromiter(pieces, dtype=np.int64, count=len(pieces)), np.array(bounds)
+            plans[:], pieces = [None] * len(plans), []
+        bounds = np.append(0, np.cumsum([len(found) for found in pieces], dtype=np.int64))
+        return np.concatenate([np.empty(0, dtype=np.int32), *pieces]), bounds
 
-    def _find(self, plan: _Plan) -> list[int] | None:
-        """Its pieces; None if some are not known."""
+    def _find(self, plan: _Plan) -> NDArray[np.int32] | None:
+        """Its pieces, int32; None if some are not known."""
+        genes = plan.genes
+        found = np.empty(1 + len(genes) + bool(plan.end[1]) + bool(plan.rest), dtype=np.int32)
+        inside = found[1 : 1 + len(genes)]
         try:
-            found = [self._instructions[plan.instruction]]
-            if len(plan.genes) > 1:  # in one call for all; of one gene it would be no tuple
-                found += itemgetter(*plan.genes)(self._genes)
+            found[0] = self._instructions[plan.instruction]
+            if isinstance(genes, NumberedGenes):
+                inside[:] = self._table(genes.symbols)[genes.numbers]
+                if len(genes) and inside.min() < 0:
+                    return None
+            elif len(genes) > 1:  # in one call for all; of one gene it would be no tuple
+                inside[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
             else:
-                found += map(self._genes.__getitem__, plan.genes)
-            if plan.end[1]:
-                found.append(self._ends[plan.end])
+                inside[:] = [self._genes[gene] for gene in genes]
             if plan.rest:
-                found.append(self._rests[plan.rest])
+                found[-1] = self._rests[plan.rest]
+            if plan.end[1]:
+                found[1 + len(genes)] = self._ends[plan.end]
         except KeyError:
             return None
         return found
 
+    def _table(self, symbols: NDArray[Any]) -> NDArray[np.int32]:
+        """Piece of each symbol, int32 (symbols,); -1 where there is none yet."""
+        if id(symbols) not in self._tables:
+            known = [self._genes.get(symbol, -1) for symbol in symbols.tolist()]
+            self._tables[id(symbols)] = symbols, np.array(known, dtype=np.int32)
+            if len(self._tables) > _TABLES:
+                del self._tables[next(iter(self._tables))]
+        return self._tables[id(symbols)][1]
+
+    def _unknown(self, genes: tuple[str, ...] | NumberedGenes) -> Sequence[str]:
+        """Those of the genes that are no piece yet."""
+        if isinstance(genes, NumberedGenes):
+            genes = genes.symbols[genes.numbers[self._table(genes.symbols)[genes.numbers] < 0]].tolist()
+        return [gene for gene in genes if gene not in self._genes]
+
     def _learn(self, plans: Sequence[_Plan]) -> None:
         """Tokenise what is new in them and can be trusted."""
-        seen = dict.fromkeys(itertools.chain((plan.end[0] for plan in plans), *(plan.genes for plan in plans)))
-        new = (gene for gene in seen if gene not in self._genes)
+        last = tuple(plan.end[0] for plan in plans)
+        new = dict.fromkeys(itertools.chain.from_iterable(map(self._unknown, (last, *(plan.genes for plan in plans)))))
         genes = [gene for gene in new if per_gene.fits(gene, self._verdict, self._tokenizer)]
         self._add(self._genes, genes, [f" {gene}" for gene in genes], list(map(len, genes)))
         ends = [end for end in dict.fromkeys(plan.end for plan in plans) if end[1] and end not in self._ends]
@@ -247,8 +290,10 @@ class Assembler:
         self._ids = np.append(self._ids, ids.astype(np.int64))
         self._stops = np.append(self._stops, stops.astype(np.int64))
         self._covers = np.append(self._covers, covers.astype(bool))
+        self._mixed = np.append(self._mixed, [not np.all(covers) for _, _, covers in made])
+        self._words = _words(self._ids, self._starts)
         if numbers is self._genes:
-            self._all_cover = self._all_cover and bool(covers.all())
+            self._tables.clear()
 
     def _keeps_its_promise(self, genes: Sequence[str]) -> bool:
         """Whether sentences of these genes, as they come and shuffled, have the ids of their genes."""
@@ -263,6 +308,18 @@ class Assembler:
                 if self._tokenizer.encode(text, add_special_tokens=False).ids != wanted:
                     return False
         return True
+
+
+def _words(ids: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
+    """The ids of each piece as bytes, without a copy."""
+    bounds = np.append(starts, len(ids)) * _BYTES
+    return pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(bounds), pa.py_buffer(ids)])
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``start, start + 1, …`` of each length, one range behind the other, int64."""
+    stops = np.cumsum(lengths)
+    return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1] if len(stops) else 0)
 
 
 def _may_end(text: str, mark: str) -> bool:

@@ -83,7 +83,7 @@ def embed(
         vectors=vectors,
         genes_used=np.array([len(prompt.genes) for prompt in prompts], dtype=np.int64),
         attention=[
-            AttentionMap(genes=prompt.genes, array=maps[row]) if row in wanted else None
+            AttentionMap(genes=tuple(prompt.genes), array=maps[row]) if row in wanted else None
             for row, prompt in enumerate(prompts)
         ]
         if wanted

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from cell2sen import naming
 from cell2sen.matrix import Source, canonical, open_source, rows_of
+from cell2sen.numbered import NumberedGenes
 from cell2sen.organism import organism_of_cells, scientific_name
 from cell2sen.parallel import in_parallel
 from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe, run_sums
@@ -93,13 +94,18 @@ class Sentences:
 
     def gene_lists(self, max_genes: int | None = None) -> list[list[str]]:
         """Symbols of each cell in order, cut after `max_genes`."""
+        return [list(genes) for genes in self.numbered(max_genes)]
+
+    def numbered(self, max_genes: int | None = None) -> list[NumberedGenes]:
+        """:meth:`gene_lists` as prompts want them: numbers, of which strings are made only where they are read."""
         symbols = np.asarray(self.symbols, dtype=object)
         flat = self.genes.flatten().to_numpy()
         stops = np.cumsum(self.n_genes)
         starts = stops - self.n_genes
         if max_genes is not None:
             stops = np.minimum(stops, starts + max_genes)
-        return [symbols[flat[start:stop]].tolist() for start, stop in zip(starts, stops, strict=True)]
+        bounds = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [NumberedGenes(flat[start:stop], symbols) for start, stop in bounds]
 
     def texts(self) -> pa.ChunkedArray:
         """Each cell's sentence: symbols joined by single spaces, string (n,).

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cell2sen.numbered import NumberedGenes
 from cell2sen.organism import scientific_name
 
 #: Slots that every template may use without the caller naming them.
@@ -29,7 +30,7 @@ class Prompt:
     before: str
     """Text before the genes. The whole prompt, if there are no genes."""
 
-    genes: tuple[str, ...] = ()
+    genes: tuple[str, ...] | NumberedGenes = ()
     """Gene symbols in descending expression, without whitespace."""
 
     after: str = ""
@@ -190,7 +191,8 @@ class Task:
         values = {**self.defaults, **slots, "organism": scientific_name(organism)}
         before, mark, after = template.partition("{genes}")
         filled = [self._fill(part, values) for part in (before, after)]
-        return Prompt(before=filled[0], genes=tuple(genes) if mark else (), after=filled[1], key=key, ask=ask)
+        named = genes if isinstance(genes, NumberedGenes) else tuple(genes)
+        return Prompt(before=filled[0], genes=named if mark else (), after=filled[1], key=key, ask=ask)
 
     def complete(self, *, variant: int = 0, **slots: str) -> str:
         """The right answer's text, with its leading space and final full stop, as it stands behind the prompt."""
