@@ -398,6 +398,13 @@ class TestSettings:
         with pytest.raises(ValueError, match="is not a training file"):
             train.read_config(file)
 
+    def test_few_cells_are_drawn_more_often(self, folder: Path, tmp_path: Path) -> None:
+        [data] = train.configure(folder / "cells.h5ad", {"cell_type": "cell_type"}).data
+        assert data.draws == {"annotate": 20}
+        training_cells.write(tmp_path / "more.h5ad", 1250)
+        [data] = train.configure(tmp_path / "more.h5ad", {"cell_type": "cell_type"}).data
+        assert data.draws == {"annotate": 8}
+
     def test_options_alone(self) -> None:
         made = train.configure("folder/a.h5ad", {"cell_type": "type", "model": None, "use_raw": False, "test": 0.0})
         assert made.model == "nano"
@@ -427,16 +434,28 @@ class TestSettings:
 
     def test_all_stages_of_the_embedded_model_hold_out_the_same_cells(self) -> None:
         recipes = Path(__file__).parents[1] / "recipes"
-        base, later = (train.read_config(recipes / f"{name}.yaml") for name in ("nano-base", "nano"))
+        base, *later = (train.read_config(recipes / f"{name}.yaml") for name in ("nano-base", "nano-mid", "nano"))
         assert base.from_scratch is not None
-        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, later)]
-        assert splits[0] == splits[1]
+        splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, *later)]
+        assert splits[0] == splits[1] == splits[2]
         # What benchmarks/left_out.py stands on: no treated cell in the first stage.
         [kang] = [data for data in base.data if data.file.startswith("kang_ifnb")]
         assert kang.where == {"condition": kang.control}
 
 
 class TestFewCells:
+    def test_weights_between_before_and_after(self, trained: Model, folder: Path, tmp_path: Path) -> None:
+        changes = {"model": trained.path, "from_scratch": None, "max_steps": 3}
+        whole, part = (run(folder, tmp_path / str(keep), config(keep=keep, **changes)) for keep in (0.0, 0.25))
+        before, after, found = (weights(Path(one.path)) for one in (trained, whole, part))
+        assert max(float((after[name] - before[name]).abs().max()) for name in after) > 1e-4
+        wanted = {name: 0.25 * before[name] + 0.75 * after[name] for name in after}
+        assert_same(found, wanted, atol=1e-6)
+        with pytest.raises(ValueError, match="keep: is the share of the weights before the training"):
+            config(keep=0.25)
+        with pytest.raises(ValueError, match="keep: is the share of the weights before the training"):
+            config(keep=1.0, **changes)
+
     def test_gene_tokens_start_from_changes(self, folder: Path, tmp_path: Path) -> None:
         """Before any step genes of one response lie together, and the words between them are as they were."""
         plain, changed = (

@@ -119,7 +119,7 @@ class Learner:
         train_set, eval_set = self.sets
         arguments = SFTConfig(
             **self._arguments(config, folder, bool(len(eval_set))), num_train_epochs=config.epochs,
-            max_steps=config.max_steps, per_device_train_batch_size=config.batch_size,
+            max_steps=config.max_steps, per_device_train_batch_size=self._batch_size(config),
             gradient_accumulation_steps=config.gradient_accumulation, adam_beta2=0.98, max_length=None,
             metric_for_best_model="eval_loss", greater_is_better=False, bf16=_bfloat16(config),
         )  # fmt: skip
@@ -146,7 +146,7 @@ class Learner:
         if len(train_set) < grpo.prompts:
             raise ValueError(f"{NOTHING} (found {len(train_set)} questions, a step has {grpo.prompts})")
         answers = grpo.prompts * grpo.answers
-        at_once = min(config.batch_size, answers)
+        at_once = min(self._batch_size(config), answers)
         if answers % at_once:
             raise ValueError(
                 f"batch_size must divide the {answers} answers of a step (grpo.prompts × grpo.answers), found {at_once}"
@@ -181,7 +181,7 @@ class Learner:
                 "keep_best and patience need held-out pairs: no cell is held out (split:), or none has an answer"
             )
         return {
-            "output_dir": str(folder), "per_device_eval_batch_size": config.batch_size,
+            "output_dir": str(folder), "per_device_eval_batch_size": self._batch_size(config),
             "learning_rate": self._learning_rate(config), "weight_decay": config.weight_decay,
             "lr_scheduler_type": "cosine", "warmup_steps": config.warmup, "max_grad_norm": 1.0,
             "gradient_checkpointing": config.gradient_checkpointing,
@@ -191,13 +191,20 @@ class Learner:
             "dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         }  # fmt: skip
 
+    @property
+    def _is_small(self) -> bool:
+        return bool(self.network.num_parameters() < 50e6)
+
+    def _batch_size(self, config: TrainConfig) -> int:
+        return config.batch_size or (8 if self._is_small and not config.grpo else 32)
+
     def _learning_rate(self, config: TrainConfig) -> float:
         if config.learning_rate is not None:
             return config.learning_rate
-        small = self.network.num_parameters() < 50e6
+        small = self._is_small
         if config.grpo:
             return 1e-4 if small else 1e-5 if config.lora else 1e-6
-        return 1e-3 if config.from_scratch else 2e-4 if config.lora else 3e-4 if small else 1e-5
+        return 1e-3 if config.from_scratch else 2e-4 if config.lora else 1.5e-3 if small else 1e-5
 
     def _samples(self, *, held_out: bool) -> Dataset:
         """All draws of all cells of one side of the split, of the held-out side at most `config.eval_pairs`."""

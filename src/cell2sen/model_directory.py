@@ -207,7 +207,7 @@ Trained by `cell2sen train`; `{METADATA_FILE}` beside this card holds every sett
 * Started from: {origin["name"] if origin else "nothing, trained from scratch"}; trained: {kind}
 * Learned from {how}; tasks: {", ".join(sorted({name for data in config.data for name in data.tasks}))}
 * Genes of a sentence: {", ".join(f"{name} {n}" for name, n in sorted(metadata["lengths"].items()))}
-* Steps: {state.global_step}; batch size {config.batch_size}; learning rate {rate}; seed {config.seed}
+* Steps: {state.global_step}; batch size {state.train_batch_size}; learning rate {rate}; seed {config.seed}
 
 ## Measured on held-out cells
 

@@ -299,6 +299,21 @@ def adapters(config: TrainConfig, network: Any) -> Any:
     )  # fmt: skip
 
 
+def weights_of(network: Any) -> dict[str, Any]:
+    """Copies of all weights."""
+    return {name: weight.detach().clone() for name, weight in network.named_parameters()}
+
+
+def keep(network: Any, before: Mapping[str, Any], share: float) -> None:
+    """Move the weights of `before` by this share of the way back to what they were."""
+    import torch
+
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name in before:
+                weight.lerp_(before[name].to(weight.device, weight.dtype), share)
+
+
 def whole(
     trainer: Any, config: TrainConfig, start: Model | None, folder: Path, new_genes: Sequence[str] = ()
 ) -> Any:  # fmt: skip

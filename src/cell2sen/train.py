@@ -122,6 +122,7 @@ def train(
         size = CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
     if size:
         networks.add_changes(network, tokens, cells, lengths["perturb"], size, config.seed)
+    before = networks.weights_of(network) if config.keep else {}
     learner = Learner(
         config=config, start=start, cells=cells, worded=worded, lengths=lengths, network=network, tokenizer=tokenizer,
         tokens=tokens, folder=folder, base=Path(base), resume=resume, progress=progress,
@@ -134,7 +135,9 @@ def train(
     trained: Any = trainer.model
     trained.config.use_cache = True
     metadata = model_directory.metadata_of(config, cells, worded, lengths, genes, start)
-    network = networks.whole(trainer, config, start, folder, common).to(getattr(torch, config.save_dtype))
+    network = networks.whole(trainer, config, start, folder, common)
+    networks.keep(network, before, config.keep)
+    network = network.to(getattr(torch, config.save_dtype))
     with model_directory.complete(out) as temporary:
         model_directory.write(temporary, network, tokenizer, metadata, config, cells, trainer.state)
         if config.lora and not config.lora.merge:

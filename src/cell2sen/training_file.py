@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cell2sen.matrix import open_source
 from cell2sen.pairs import Augmentation, Split, TrainingData
 from cell2sen.rewards import REWARDS
 
-#: Draws of each cell, where a file is learned from options alone.
-EPOCHS = 5
+#: Draws of each cell, where a file is learned from options alone: as many as make so many pairs, within limits.
+PAIRS, EPOCHS = 10_000, (5, 20)
 
 #: Dimensions for the changes of new perturbations.
 CHANGE_VECTORS = 8
@@ -215,13 +216,20 @@ class TrainConfig:
     """Share of the numbers that a layer leaves out while it is trained, where the architecture has such layers
     (GPT-NeoX: yes, Gemma-2: no). Helps where cells are few."""
 
+    keep: float = 0.0
+    """Share of the weights before the training in those that are saved, which lie between the two: what was learned
+    before is forgotten less (Wortsman et al. 2022, robust fine-tuning). For all weights, not for adapters."""
+
     epochs: float = 1.0
     """Passes over the drawn pairs (each cell is drawn `data.draws` times already)."""
 
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Samples in a step. By default 32, but 8 for models below 50 million parameters, which learn more from many steps
+    than from large ones."""
+
     gradient_accumulation: int = 1
     learning_rate: float | None = None
-    """By default 1e-3 from scratch, 2e-4 for adapters, 3e-4 for models below 50 million parameters, 1e-5 for others."""
+    """By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 for models below 50 million parameters, 1e-5 for others."""
 
     weight_decay: float = 0.01
     warmup: float = 0.03
@@ -269,6 +277,11 @@ class TrainConfig:
             raise ValueError("quantised weights cannot be trained, only adapters to them: add lora: {}")
         if self.lora and self.from_scratch:
             raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
+        if not 0 <= self.keep < 1 or (self.keep and (self.lora or self.from_scratch or self.gene_tokens)):
+            raise ValueError(
+                "keep: is the share of the weights before the training, from 0 to below 1, where all weights of a model "
+                f"are fine-tuned; found {self.keep}, beside lora:, from_scratch: and gene_tokens: it must be 0"
+            )
         if self.gene_tokens and (self.from_scratch or self.grpo):
             raise ValueError("gene_tokens: extends the tokenizer of a model: before grpo:, and without from_scratch:")
         if self.grpo and self.from_scratch:
@@ -339,7 +352,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         start = {} if "from_scratch" in general else {"model": "nano"}
         values = {**start, "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
         # A pass over the cells is a new draw of their sentences.
-        draws = general.pop("epochs", 1 if "grpo" in general else EPOCHS)
+        draws = general.pop("epochs", None) or (1 if "grpo" in general else _epochs(source))
         values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], draws)
     values |= general
     for setting in settings:
@@ -353,6 +366,15 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
             place = place[part]
         place[last] = _yaml().safe_load(text)
     return from_mapping(values)
+
+
+def _epochs(source: Path) -> int:
+    """Draws of each cell: few cells have to be seen more often."""
+    if not source.exists():  # an error that reading it will explain
+        return EPOCHS[0]
+    with open_source(source) as opened:
+        n_cells = len(opened.obs)
+    return min(max(-(-PAIRS // max(1, n_cells)), EPOCHS[0]), EPOCHS[1])
 
 
 def _data(source: Path, given: dict[str, Any], rewarded: bool) -> dict[str, Any]:
