@@ -207,7 +207,7 @@ class Bench:
         self.row(name, job, ["helical"], vectors_apart, cells=len(sentences), dtype=dtype)
 
     def annotation(self) -> None:
-        """One generation per cell is cell2sentence's way; random weights do not end a label, so it has a fixed length."""
+        """One generation per cell is cell2sentence's way; of fixed length, as random weights end no label."""
         n, genes, labels = (3, 30, 5) if self.tiny else (self.scaled(2), 450, 50)
         job = {
             "job": "annotate", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32",
@@ -224,7 +224,7 @@ class Bench:
         from cell2sen.sentences import from_anndata
 
         if self.data_dir is None:
-            self.say({"row": "perturbation", "not_measured": "needs --data-dir, for the cells that its model learns from"})
+            self.say({"row": "perturbation", "not_measured": "needs --data-dir, cells to learn from"})
             return
         n, genes = (2, 20) if self.tiny else (self.scaled(16), 200)
         model = self.model or self.work / "bytes"

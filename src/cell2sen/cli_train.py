@@ -32,7 +32,7 @@ def train(
     split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="Group to hold out; may be repeated.")] = None,
     test: Annotated[float | None, typer.Option(help="Share to hold out.  [default: 0.1]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Draws of each cell.  [default: 5 to 20, with rewards 1]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Draws of a cell.  [default: 5–20, with rewards 1]")] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False,
     quantize: Annotated[str | None, typer.Option(help="4bit: hold the weights in four bits meanwhile (QLoRA).")] = None,
     packing: Annotated[bool, typer.Option("--packing", help="Put short samples together in one row.")] = False,

@@ -32,6 +32,9 @@ WORD_SCALE = 0.05
 GENE_VECTOR_SCALE = 0.1
 
 
+#: Dimensions for the changes of perturbations that are new to a model.
+CHANGE_VECTORS = 8
+
 #: A gene that changes three times as much as the typical one gets a logit of about one per unit of the state.
 CHANGE_SCALE = 0.3
 

@@ -21,7 +21,7 @@ from cell2sen.model import Model, resolve
 from cell2sen.pairs import Cells, exclude_held_out
 from cell2sen.rewards import REWARDS
 from cell2sen.task import Task
-from cell2sen.training_file import CHANGE_VECTORS, Grpo, Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
+from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
 from cell2sen.wording import word
 
 __all__ = ["REWARDS", "Grpo", "Lora", "Scratch", "TrainConfig", "configure", "from_mapping", "read_config", "train"]
@@ -119,7 +119,7 @@ def train(
             module.p = config.dropout
     size = config.change_vectors
     if size is None:
-        size = CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
+        size = networks.CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
     if size:
         networks.add_changes(network, tokens, cells, lengths["perturb"], size, config.seed)
     before = networks.weights_of(network) if config.keep else {}

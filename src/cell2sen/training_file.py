@@ -15,9 +15,6 @@ from cell2sen.rewards import REWARDS
 #: Draws of each cell, where a file is learned from options alone: as many as make so many pairs, within limits.
 PAIRS, EPOCHS = 10_000, (5, 20)
 
-#: Dimensions for the changes of new perturbations.
-CHANGE_VECTORS = 8
-
 #: Options that are about the model and its training, not about the data.
 GENERAL_OPTIONS = ("model", "epochs", "lora", "quantize", "packing", "gene_tokens")
 
@@ -198,8 +195,8 @@ class TrainConfig:
     change_vectors: int | None = None
     """Dimensions of a gene's token that start from how perturbations change its frequency in the training pairs, for
     models that write a gene as one token; 0: none. What a short training would take longest to find is there at once:
-    which genes change together. In which cells and by how much is learned. By default :data:`CHANGE_VECTORS` where a
-    model that has learned what no perturbation is meets perturbations that are new to it, otherwise 0."""
+    which genes change together. In which cells and by how much is learned. By default 8 where a model that has learned
+    what no perturbation is meets perturbations that are new to it, otherwise 0."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
     prompt_loss: float = 0.0
@@ -229,7 +226,7 @@ class TrainConfig:
 
     gradient_accumulation: int = 1
     learning_rate: float | None = None
-    """By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 for models below 50 million parameters, 1e-5 for others."""
+    """By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 below 50 million parameters, 1e-5 for other models."""
 
     weight_decay: float = 0.01
     warmup: float = 0.03
@@ -279,8 +276,8 @@ class TrainConfig:
             raise ValueError("lora: trains adapters to a model: that excludes from_scratch:")
         if not 0 <= self.keep < 1 or (self.keep and (self.lora or self.from_scratch or self.gene_tokens)):
             raise ValueError(
-                "keep: is the share of the weights before the training, from 0 to below 1, where all weights of a model "
-                f"are fine-tuned; found {self.keep}, beside lora:, from_scratch: and gene_tokens: it must be 0"
+                "keep: is the share of the weights before the training, from 0 to below 1, where all weights are "
+                f"fine-tuned; found {self.keep}, beside lora:, from_scratch: and gene_tokens: it must be 0"
             )
         if self.gene_tokens and (self.from_scratch or self.grpo):
             raise ValueError("gene_tokens: extends the tokenizer of a model: before grpo:, and without from_scratch:")
