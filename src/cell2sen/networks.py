@@ -63,7 +63,8 @@ def from_scratch(
 
     shape = config.from_scratch
     assert shape is not None
-    assert shape.layer_norm_eps is not None  # chosen with the tokenizer
+    assert shape.initializer_range is not None  # chosen with the tokenizer
+    assert shape.layer_norm_eps is not None
     assert genes is not None
     texts = [text for task in worded.values() for one in task.templates for text in (one.prompt, one.answer)]
     texts += [f" {label}." for label in _all_labels(config, cells)] * 2

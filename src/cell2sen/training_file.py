@@ -53,9 +53,9 @@ class Scratch:
     words: tuple[str, ...] = ()
     """Words of later trainings, such as names of perturbations, that get a token of their own now."""
 
-    initializer_range: float = 0.02
-    """Standard deviation of the weights at the start. About ``hidden_size ** -0.5`` lets a small model learn several
-    times faster than the usual 0.02, which is made for wide ones."""
+    initializer_range: float | None = None
+    """Standard deviation of the weights at the start; by default ``hidden_size ** -0.5`` with whole-gene tokens, which
+    lets a small model learn several times faster than 0.02, the default with pieces, which is made for wide ones."""
 
     layer_norm_eps: float | None = None
     """What a layer norm adds to the variance. At the usual 1e-5 every gene comes out of the first norm equally loud; at
@@ -65,8 +65,13 @@ class Scratch:
     def __post_init__(self) -> None:
         if self.tokenizer not in ("genes", "bpe"):
             raise ValueError(f"from_scratch: tokenizer must be 'genes' or 'bpe', found {self.tokenizer!r}")
-        if self.layer_norm_eps is None:
-            object.__setattr__(self, "layer_norm_eps", 0.05 if self.tokenizer == "genes" else 1e-5)
+        # Quiet weights would not be heard beside the larger constant: the two go together.
+        whole = self.tokenizer == "genes"
+        for name, value in {
+            "initializer_range": self.hidden_size**-0.5 if whole else 0.02, "layer_norm_eps": 0.05 if whole else 1e-5,
+        }.items():  # fmt: skip
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"from_scratch: hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}"
