@@ -438,7 +438,8 @@ class TestSettings:
         assert base.from_scratch is not None
         splits = [{data.file: (data.split, data.exclude_held_out_of) for data in read.data} for read in (base, *later)]
         assert splits[0] == splits[1] == splits[2]
-        # What benchmarks/left_out.py stands on: no treated cell in the first stage.
+        # What benchmarks/left_out.py stands on: no treated cell in the first stage, and what the second one does.
+        assert (later[0].change_vectors, later[0].keep, later[0].lengths["perturb"]) == (8, 0, 400)
         [kang] = [data for data in base.data if data.file.startswith("kang_ifnb")]
         assert kang.where == {"condition": kang.control}
 
