@@ -174,12 +174,11 @@ def test_guided_rows_one_token_at_a_time_and_with_guesses(options: dict[str, flo
     prompts = [np.array([9] * (1 + row % 3)) for row in range(5)]
     trie = GeneTrie([str(gene) for gene in range(10)], GENES)
     found, works = [], []
-    # Guesses from nothing, from prompts that are right for a while, and from what was written before: right throughout.
-    memory = Memory(trie)
-    for hints in (None, [[], [0], [3, 2, 1], [9, 8], list(range(10))], [[]] * 5):
-        drafts = None if hints is None else GeneDrafts(trie, hints, memory)
+    # Without guesses, from nothing, and from what was said before: this model changes its mind at every token.
+    memory = Memory(trie, Guide(trie, [], [0], 8).columns)
+    keys = [row_key(3, str(row)) for row in range(5)]
+    for drafts in (None, GeneDrafts(memory, keys, options.get("temperature", 0.0)), GeneDrafts(memory, keys)):
         guide, model, work = Guide(trie, asks, [0], 8, drafts), Remembering(prompts), Work()
-        keys = [row_key(3, str(row)) for row in range(5)]
         write(
             prompts, guide, keys, read=model.read, keep=model.keep, work=work,
             logits=lambda hidden, guide=guide: hidden[:, torch.from_numpy(guide.columns)], **options,  # type: ignore[arg-type]
@@ -191,6 +190,7 @@ def test_guided_rows_one_token_at_a_time_and_with_guesses(options: dict[str, flo
     assert works[0].tokens == works[1].tokens == works[2].tokens
     assert works[0].passes < works[0].tokens, "forced tokens take no pass of their own"
     assert works[0].tokens <= works[0].read <= works[0].tokens + 5, "nothing but what is written is read"
+    assert works[1].read > works[0].read, "guesses were made"
 
 
 def test_samples_have_the_distribution_of_the_model() -> None:
@@ -200,12 +200,11 @@ def test_samples_have_the_distribution_of_the_model() -> None:
     logits = torch.from_numpy(np.log(share)).float()
     n = 6000
     counts: dict[tuple[int, ...], int] = {}
-    memory = Memory(trie)
+    memory = Memory(trie, np.array([1, 2, 3]))
     for start in range(0, n, 500):
-        drafts = GeneDrafts(trie, [[row % 3, 1] for row in range(500)], memory)
-        guide = Guide(trie, [2] * 500, [], 4, drafts)
-        prompts = [np.array([0])] * 500
         keys = [row_key(0, str(start + row)) for row in range(500)]
+        guide = Guide(trie, [2] * 500, [], 4, GeneDrafts(memory, keys, 1.0))
+        prompts = [np.array([0])] * 500
         write(
             prompts, guide, keys, temperature=1.0, keep=lambda rows: None,
             read=lambda ids, places: torch.zeros((*ids.shape, 1)),

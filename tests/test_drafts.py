@@ -2,90 +2,112 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
 
-from cell2sen.drafts import LEAST, PATIENCE, GeneDrafts, Memory
+import numpy as np
+import pytest
+import torch
+
+from cell2sen.decode import Work, write
+from cell2sen.drafts import LEAST, MOST, GeneDrafts, Memory
 from cell2sen.guide import Guide
+from cell2sen.noise import row_key
 from cell2sen.trie import GeneTrie
 
-# a = 1, b = 2, c = 3 4, d = 3 5, e = 6
-TRIE = GeneTrie(list("abcde"), [[1], [2], [3, 4], [3, 5], [6]])
-A, B, C, D, E = range(5)
+# a = 1, b = 2, c = 3 4, d = 3 5, e = 6, f = 6 4
+TRIE = GeneTrie(list("abcdef"), [[1], [2], [3, 4], [3, 5], [6], [6, 4]])
+A, B, C, D, E, F = range(6)
+COLUMNS = Guide(TRIE, [], [0], 8).columns
+
+#: Logits (N, C) of decisions, given how many there were before.
+Model = Callable[[int, int], torch.Tensor]
 
 
-def guide(prompts: list[list[int]], memory: Memory | None = None, ask: int = 5) -> Guide:
-    drafts = GeneDrafts(TRIE, prompts, memory or Memory(TRIE))
-    return Guide(TRIE, [ask] * len(prompts), [0], 8, drafts)
+def constant(*logits: float) -> Model:
+    return lambda n, _: torch.tensor(logits).expand(n, -1)
 
 
-def test_the_prompts_next_unused_genes_are_guessed() -> None:
-    rows = guide([[E, C, A], []])
-    plan = rows.plan([0, 1])
-    assert plan.tokens[0][:3] == [6, 3, 4]
-    assert plan.tokens[1] == []
-    # The model writes E and then A: A will not be guessed again, and C still is.
-    decided = plan.guess.copy()
-    decided[plan.row == 1] = 2
-    second = np.flatnonzero(plan.row == 0)[1]
-    assert plan.guess[second] == 3
-    decided[second] = 1
-    kept, new = rows.settle(plan, decided)
-    assert (kept[0], new[0]) == (1, 1)
-    assert rows.written == [[E, A], [B]]
-    assert rows.plan([0]).tokens[0][:2] == [3, 4]
+def written(
+    model: Model, n: int = 1, *, memory: Memory | None = None, ask: int = 6, temperature: float = 0.0
+) -> tuple[list[list[int]], Work, Memory]:
+    """What rows write that all have the same prompt, one token at a time and with guesses."""
+    memory = memory or Memory(TRIE, COLUMNS)
+    keys = [row_key(0, str(row)) for row in range(n)]
+    found, work = [], Work()
+    for drafts in (None, GeneDrafts(memory, keys, temperature)):
+        guide, work, seen = Guide(TRIE, [ask] * n, [0], 8, drafts), Work(), 0
+
+        def logits(hidden: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            seen += 1
+            return model(len(hidden), seen - 1)
+
+        write(
+            [np.array([7])] * n, guide, keys, work=work, keep=lambda rows: None, temperature=temperature,
+            read=lambda ids, places: torch.zeros((*ids.shape, 1)), logits=logits,
+        )  # fmt: skip
+        found.append(guide.written)
+    assert len(set(map(str, found))) == 1 or model.__name__ != "<lambda>"
+    return found[1], work, memory
 
 
-def test_a_gene_that_is_guessed_in_vain_is_left_out() -> None:
-    rows = guide([[E, B]])
-    for token in (1, 3, 4)[:PATIENCE]:
-        plan = rows.plan([0])
-        assert plan.guess[0] == 6
-        rows.settle(plan, np.where(np.arange(len(plan.row)) == 0, token, plan.guess))
-        while rows.node[0] != 0:  # a gene of two tokens
-            plan = rows.plan([0])
-            rows.settle(plan, np.where(plan.guess < 0, 4, plan.guess))
-    assert rows.plan([0]).guess[0] == 2
+def test_the_best_of_what_was_left_is_guessed() -> None:
+    # Columns: 0 (end), 1, 2, 3, 4, 5, 6. The first pass has nothing to guess from; later ones know no way on from 3.
+    genes, work, memory = written(constant(-9.0, 3.0, 4.0, 2.0, 0.0, -1.0, 1.0))
+    assert genes == [[B, A, C, D, E, F]]
+    assert work.passes <= 5
+    genes, work, _ = written(constant(-9.0, 3.0, 4.0, 2.0, 0.0, -1.0, 1.0), memory=memory)
+    assert genes == [[B, A, C, D, E, F]]
+    assert work.passes == 2, "what other rows have shown is known from the second token on"
 
 
-def test_what_followed_in_other_rows_is_guessed() -> None:
-    memory = Memory(TRIE)
+def test_a_gene_ends_or_goes_on_as_it_did() -> None:
+    # 6 ends the gene e, and another one begins (6 once more, for f), or it goes on to f with 4.
+    for logit, first in ((9.5, F), (0.5, E)):
+        _, _, memory = written(constant(-9.0, 1.0, 1.5, -3.0, logit, -3.0, 9.0), ask=2)
+        genes, work, _ = written(constant(-9.0, 1.0, 1.5, -3.0, logit, -3.0, 9.0), memory=memory, ask=2)
+        assert genes[0][0] == first
+        assert work.passes == 2
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_draws_are_guessed_with_their_noise(temperature: float) -> None:
+    # The model is the same at every place, the draws are not: all the same nothing but the first pass is in vain.
+    genes, work, memory = written(constant(-9.0, 0.3, 0.2, 0.1, 0.0, 0.1, 0.2), 50, temperature=temperature)
+    assert len(set(map(tuple, genes))) > 20
     for _ in range(3):
-        memory.remember([-1, B, A])
-    memory.remember([-1, D, E, C, A])
-    rows = guide([[]], memory)
-    assert rows.plan([0]).tokens[0][:2] == [2, 1]
-    # C and D begin alike: behind E it is C, by frequency it is whatever was written most often.
-    rows = guide([[]], memory)
-    for token in (6, 3):
-        rows.advance(0, token)
-    assert rows.plan([0]).tokens[0][0] == 4
-    memory.remember([-1, D, -1, D][:2])
-    rows = guide([[]], memory)
-    rows.advance(0, 3)
-    assert rows.plan([0]).tokens[0][0] == 5, "D has begun an answer, C never did"
+        genes, work, _ = written(
+            constant(-9.0, 0.3, 0.2, 0.1, 0.0, 0.1, 0.2), 50, memory=memory, temperature=temperature
+        )
+    assert work.batch_passes <= 4
 
 
 def test_guesses_that_never_come_true_are_hardly_made() -> None:
-    memory = Memory(TRIE)
-    made = 0
-    for _ in range(200):
-        rows = guide([[E, A]], memory, ask=1)
-        plan = rows.plan([0])
-        made += int(plan.guess[0] >= 0)
-        rows.settle(plan, np.where(np.arange(len(plan.row)) == 0, 2, plan.guess))
-        memory.next.clear()  # the prompt is the only source here
-    assert 5 < made < 60
-    assert (memory._hits[0] + 2) / (memory._tries[0] + 3) < LEAST
-    for _ in range(600):  # and then they do
-        rows = guide([[E, A]], memory, ask=1)
-        plan = rows.plan([0])
-        rows.settle(plan, np.where(np.arange(len(plan.row)) == 0, 6, plan.guess))
-        memory.next.clear()
-    assert (memory._hits[0] + 2) / (memory._tries[0] + 3) > LEAST
+    trie = GeneTrie([str(gene) for gene in range(100)], [[gene] for gene in range(100)])
+    memory = Memory(trie, np.arange(100))
+    random = np.random.default_rng(0)
+
+    def run(model: Callable[[], Sequence[float]]) -> Work:
+        guide, work = Guide(trie, [90], [], 100, GeneDrafts(memory, [0])), Work()
+        write(
+            [np.array([0])], guide, [0], work=work, keep=lambda rows: None,
+            read=lambda ids, places: torch.zeros((*ids.shape, 1)),
+            logits=lambda hidden: torch.tensor([list(model()) for _ in hidden]),
+        )  # fmt: skip
+        return work
+
+    run(lambda: random.normal(size=100) * 3)
+    work = run(lambda: random.normal(size=100) * 3)
+    assert 90 <= work.read < 130
+    assert work.passes > 80
+    same = (random.normal(size=100) * 3).tolist()
+    for _ in range(12):  # and then they do
+        work = run(lambda: same)
+    assert work.passes <= 90 / MOST + 4
 
 
 def test_what_was_long_ago_is_forgotten_and_never_nothing() -> None:
-    memory = Memory(TRIE)
+    memory = Memory(TRIE, COLUMNS)
     for _ in range(20):
         memory.count_guesses(np.full(20, 3), np.zeros(20, dtype=bool))
     assert memory.rates()[3] < LEAST

@@ -44,11 +44,14 @@ def cells(n: int, ask: int = ASK) -> list[Prompt]:
     ]
 
 
-def drawn(prompts: Sequence[Prompt], batch_size: int | None = None, *, drafts: bool = True, **options: Any) -> Any:
+def drawn(
+    prompts: Sequence[Prompt], batch_size: int | None = None, *, genes: tuple[str, ...] = GENES, drafts: bool = True,
+    **options: Any,
+) -> Any:  # fmt: skip
     made = backend()
     made.batch_size, made.generator.drafts = batch_size, drafts
     sampling = Sampling(**{"temperature": 1.0, "seed": 1} | options)
-    return [text.split() for text in made.generate(prompts, sampling, genes=GENES)]
+    return [text.split() for text in made.generate(prompts, sampling, genes=genes)]
 
 
 @functools.cache
@@ -70,21 +73,17 @@ def test_alone_and_in_another_order() -> None:
 
 
 def test_several_tokens_in_a_pass() -> None:
-    # Prompts that guess right: what was drawn before. So each pass holds many places, and rows differ in how many.
-    right = [replace(cell, genes=tuple(genes)) for cell, genes in zip(cells(12), whole(), strict=False)]
-    wanted = drawn(right, 12, drafts=False)
-    told = [replace(cell, genes=tuple(genes)) for cell, genes in zip(cells(12), wanted, strict=True)]
-    plain = drawn(told, 12, drafts=False)
+    # So warm, and of so few genes, that the noise decides more than the model, and draws can be guessed: passes hold
+    # many places, and rows differ in how many.
+    warm: dict[str, Any] = {"temperature": 30.0, "genes": GENES[:200]}
+    plain = drawn(cells(12), 12, drafts=False, **warm)
     for batch_size in (1, 4, 12):
-        assert drawn(told, batch_size) == plain
-    # A model that follows its prompt nearly: half as cold, its draws are guessed from other rows of the same cell.
-    cold = {"temperature": 0.05}
-    alike = [replace(told[0], key=key) for key in ("one", "two", "three", "one")]
-    found = drawn(alike, 2, **cold)
-    work = backend().generator.work
-    assert work.passes < 0.9 * work.tokens, "guesses come true"
-    assert found == drawn(alike, 1, drafts=False, **cold)
-    assert found[0] == found[3] != found[1]
+        assert drawn(cells(12), batch_size, **warm) == plain
+        work = backend().generator.work
+        assert work.passes < 0.9 * work.tokens, "guesses come true"
+    alike = [replace(cells(1)[0], key=key) for key in ("one", "two", "one")]
+    found = drawn(alike, 2, **warm)
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 500}, {"top_p": 0.9}, {"temperature": 0.7, "top_k": 2000, "top_p": 0.5}])

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,6 +179,9 @@ def test_ends_beyond_the_vocabulary_are_no_tokens() -> None:
     assert row.allowed(0) == [0, 1, 2, END]
 
 
+NO_LOGITS = torch.zeros(0)
+
+
 class Guesses:
     """Guesses at random among what is allowed, as often as `share` says."""
 
@@ -185,14 +189,19 @@ class Guesses:
         self.random, self.share = random, share
         self.seen: list[tuple[bool, bool]] = []
 
-    def start(self, guide: Guide, rows: np.ndarray) -> None:
+    def start(self, rows: np.ndarray) -> None:
         self.rows = rows
 
-    def guess(self, guide: Guide, places: np.ndarray) -> np.ndarray:
+    def guess(self, guide: Guide, places: np.ndarray, step: int, mask: np.ndarray) -> np.ndarray:
+        assert (mask == guide.mask(self.rows[places])).all()
         tokens = [int(self.random.choice(guide.allowed(int(row)))) for row in self.rows[places]]
         return np.where(self.random.random(len(places)) < self.share, tokens, -1)
 
-    def learn(self, guide: Guide, plan: Plan, right: np.ndarray, seen: np.ndarray) -> None:
+    def learn(
+        self, plan: Plan, logits_NC: torch.Tensor, kept: np.ndarray, new: np.ndarray, right: np.ndarray,
+        seen: np.ndarray,
+    ) -> None:  # fmt: skip
+        assert logits_NC is NO_LOGITS
         self.seen += list(zip(right.tolist(), seen.tolist(), strict=True))
 
 
@@ -238,7 +247,7 @@ def test_guesses_change_nothing(
                     break
                 kept += 1
             wanted.append((kept, new))
-        kept_R, new_R = guide.settle(plan, decided)
+        kept_R, new_R = guide.settle(plan, decided, NO_LOGITS)
         assert list(zip(kept_R.tolist(), new_R.tolist(), strict=True)) == wanted
         for row, twin in enumerate(twins):
             assert guide.written[row] == twin.written
@@ -255,7 +264,7 @@ def test_what_is_learned_of_guesses() -> None:
     wrong = next(n for n in range(1, len(plan.row)) if plan.mask[n].sum() > 1)
     decided = plan.guess.copy()
     decided[wrong] = next(token for token in row.columns[plan.mask[wrong]] if token != plan.guess[wrong])
-    row.settle(plan, decided)
+    row.settle(plan, decided, NO_LOGITS)
     assert guesses.seen[: wrong + 1] == [(True, True)] * wrong + [(False, True)]
     assert not any(seen for _, seen in guesses.seen[wrong + 1 :]), "what comes behind a wrong guess says nothing"
 
@@ -269,6 +278,6 @@ def test_a_step_of_many_rows_and_genes_is_cheap() -> None:
         plan = rows.plan(range(n_rows))
         assert plan.mask is not None
         assert plan.mask.sum() == n_rows * (n_genes - step)
-        rows.settle(plan, 31 * np.arange(n_rows) + step)
+        rows.settle(plan, 31 * np.arange(n_rows) + step, NO_LOGITS)
     # Lists of allowed ids take 20 steps x 32 rows x 17,000 ids: 20 times as long.
     assert time.process_time() - start < 1.0

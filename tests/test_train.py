@@ -458,7 +458,7 @@ class TestFewCells:
             config(keep=1.0, **changes)
 
     def test_gene_tokens_start_from_changes(self, folder: Path, tmp_path: Path) -> None:
-        """Before any step genes of one response lie together, and the words between them are as they were."""
+        """Before any step genes of one response lie together, its name is heard, and other words are as they were."""
         plain, changed = (
             run(
                 folder,
@@ -471,8 +471,11 @@ class TestFewCells:
         tokens = load_tokens(changed.path)
         rows = [ids[0] for ids in tokens.ids([" " + gene for gene in training_cells.SYMBOLS])]
         moved = (after - before).norm(dim=1)
-        others = [row for row in range(len(moved)) if row not in rows]
+        names = [token for ids in tokens.ids([" IL-2", " IFN-beta"]) for token in ids]
+        others = [row for row in range(len(moved)) if row not in {*rows, *names}]
         assert float(moved[others].max()) < 1e-6
+        loudness = [one[names].pow(2).mean(dim=1).sqrt() for one in (before, after)]
+        assert float(loudness[0].max()) < 0.2 < 0.22 < float(loudness[1].min()) < 0.23, "the square root of 0.05"
         response = (after - before)[[rows[gene] for gene in range(24, 36)]]
         assert float(response.norm(dim=1).min()) > 3 * float(moved[rows[:24]].mean())
         with pytest.raises(ValueError, match="change_vectors: needs perturbed training cells"):

@@ -234,10 +234,13 @@ class Causal:
         return self.capped(self.network.get_output_embeddings()(hidden_ND))
 
     def capped(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the output embedding gave, float32, with the model's final soft-cap."""
-        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
-            logits = cap * torch.tanh(logits / cap)
-        return logits.float()
+        """What the output embedding gave, which may be written over, as float32 with the model's final soft-cap."""
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is None:
+            return logits.float()
+        if logits.requires_grad:
+            return torch.tanh(logits / cap).mul(cap).float()
+        # With a large vocabulary new memory takes longer than the numbers.
+        return logits.div_(cap).tanh_().mul_(cap).float()
 
     def _append(self, ids_BQ: NDArray[np.int64], first: int, slots: Slots) -> None:
         slots.first, slots.end = first, first + ids_BQ.shape[1]

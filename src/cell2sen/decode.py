@@ -42,7 +42,9 @@ class Steer(Protocol):
         """What the rows write next, see :class:`cell2sen.guide.Plan`."""
         ...
 
-    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def settle(
+        self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Take what was decided; see :meth:`cell2sen.guide.Guide.settle`."""
         ...
 
@@ -96,7 +98,9 @@ class Free:
             mask=None,
         )
 
-    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def settle(
+        self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Take the decided tokens."""
         for row, token in zip(plan.rows.tolist(), decided.tolist(), strict=True):
             self.advance(row, token)
@@ -239,7 +243,7 @@ def write(
         )
         drawn = draw(logits_NC, keys_N, places_N, tokens_C, temperature=temperature, top_k=top_k, top_p=top_p)
         decided = drawn.cpu().numpy()
-        kept, new = steer.settle(plan, decided if steer.columns is None else steer.columns[decided])
+        kept, new = steer.settle(plan, decided if steer.columns is None else steer.columns[decided], logits_NC)
         work.passes, work.batch_passes = work.passes + len(live), work.batch_passes + 1
         work.read += sum(map(len, lines))
         for place, row in enumerate(live):

@@ -1,19 +1,21 @@
-"""Guesses of the next genes: those of the control sentence, and what other rows have written.
+"""Guesses of the next tokens: what the model said when it last stood at the same place of the trie.
 
-A guess that is wrong costs a place in a forward pass and changes nothing else, so anything may be guessed from: here
-the genes of the row's own prompt, in order, and which gene followed which in the rows so far. How often each kind of
-guess came true says how far ahead to guess.
+From one gene to the next a model changes its mind little: what it would write now is mostly the best of what was left
+when it began the gene before, and a gene that has begun goes on as it lately did in any row. Where tokens are drawn,
+the noise of every place is known beforehand (:mod:`cell2sen.noise`), so that the draw itself is guessed. A guess that
+is wrong costs a place in a forward pass and changes nothing else.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cell2sen.noise import gumbel
 from cell2sen.trie import GeneTrie
 
 if TYPE_CHECKING:
@@ -25,32 +27,33 @@ LEAST = 0.25
 #: Tokens guessed in a pass at most.
 MOST = 24
 
-#: A gene of the prompt that was guessed so often in vain is left out from then on.
-PATIENCE = 2
+#: Beginnings of genes that are remembered of a row, the likeliest ones.
+KEPT = 256
 
-# Kinds of guesses, each with a probability of its own. Of a next gene: from the prompt; from other rows, by the share
-# of them that went on so, in quarters; from both alike. Of how a gene that has begun goes on: as after the same gene
-# in other rows, as the prompt has it, as most often. And the other tokens of a gene that was guessed.
-_PROMPT, _OTHERS, _BOTH, _AFTER, _WITHIN, _OFTEN, _REST, _KINDS = 0, 1, 5, 6, 7, 8, 9, 10
+#: A guess is as sure as it lies before the second best, in nats: limits of the kinds of guesses, each of which has a
+#: probability of its own; for beginnings of genes and for tokens within.
+_MARGINS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
+_KINDS = 2 * (len(_MARGINS) + 1)
 
 
 class Memory:
-    """What the rows of one call have written so far, and how often each kind of guess came true.
+    """How genes went on in the rows of one call, and how often each kind of guess came true.
 
     Parameters
     ----------
     trie
-        Its genes are what is remembered.
+        The genes that may be written.
+    columns
+        Tokens that may be written, int64 (C,), ascending.
     """
 
-    def __init__(self, trie: GeneTrie) -> None:
-        self.next: dict[int, dict[int, int]] = {}
-        """For each gene, how often which gene followed it; -1 is the beginning of an answer."""
-        self.count = np.zeros(len(trie.genes), dtype=np.int64)
-        self.likely = np.full(trie.n_nodes + 1, -1, dtype=np.int64)
-        """The gene at or below each node that was written most often."""
-        # Where a gene is one token, no gene ever goes on.
-        self._paths = trie.nodes[: trie.first_root + 1] if trie.nodes.shape[2] > 1 else trie.nodes[:0]
+    def __init__(self, trie: GeneTrie, columns: NDArray[np.int64]) -> None:
+        self.trie, self.columns = trie, columns
+        self.edge_column = np.searchsorted(columns, trie.edge_token)
+        """Column of each edge's token, int64 (edges,)."""
+        self.edge = np.full(len(trie.edge_token), -np.inf, dtype=np.float32)
+        """Logit of each edge when its node was last decided at, float32 (edges,), -inf: never. The others of the node
+        are relative to it; where a gene may end there, the beginnings of other genes have the logsumexp 0."""
         self._hits, self._tries = np.zeros(_KINDS), np.zeros(_KINDS)
         self._passes = 0
 
@@ -61,20 +64,9 @@ class Memory:
         lately: NDArray[np.float64] = (self._hits + 2) / (self._tries + 3)
         return lately if self._passes % 16 else np.maximum(lately, LEAST)
 
-    def remember(self, genes: Sequence[int]) -> None:
-        """Genes that were written one behind the other; -1 is the beginning of an answer."""
-        for before, gene in itertools.pairwise(genes):
-            followed = self.next.setdefault(before, {})
-            followed[gene] = followed.get(gene, 0) + 1
-            self.count[gene] += 1
-            for path in self._paths[:, gene].tolist():
-                for node in path:
-                    if (best := self.likely[node]) < 0 or self.count[best] < self.count[gene]:
-                        self.likely[node] = gene
-
     def count_guesses(self, kinds: NDArray[np.int64], right: NDArray[np.bool_]) -> None:
         """Take note of guesses and whether they came true."""
-        old = 0.5 ** (len(kinds) / 256)
+        old = 0.5 ** (len(kinds) / 1024)
         self._hits = self._hits * old + np.bincount(kinds[right], minlength=_KINDS)
         self._tries = self._tries * old + np.bincount(kinds, minlength=_KINDS)
 
@@ -84,117 +76,159 @@ class GeneDrafts:
 
     Parameters
     ----------
-    trie
-        The genes that may be written.
-    prompts
-        For each row, the genes of its prompt that are in the trie, in order.
     memory
         What other rows have written; shared by the batches of one call.
+    keys
+        For each row, see :func:`cell2sen.noise.row_key`.
+    temperature
+        0: greedy.
     """
 
-    def __init__(self, trie: GeneTrie, prompts: Sequence[Sequence[int]], memory: Memory) -> None:
-        self.trie, self.memory = trie, memory
-        self._prompts = [list(genes) for genes in prompts]
-        self._vain: list[dict[int, int]] = [{} for _ in prompts]
-        self._learned = np.zeros(len(prompts), dtype=np.int64)
+    def __init__(self, memory: Memory, keys: Sequence[int], temperature: float = 0.0) -> None:
+        self.memory, self.trie = memory, memory.trie
+        self._keys, self._temperature = np.array(keys, dtype=np.int64), temperature
+        n, kept = len(keys), min(KEPT, len(memory.columns))
+        self._column = np.zeros((n, kept), dtype=np.int64)
+        """Columns of the likeliest beginnings of genes, when the row last stood between two."""
+        self._logit = np.full((n, kept), -np.inf, dtype=np.float32)
+        """Their log-probabilities."""
+        self._written = np.zeros(n, dtype=np.int64)
 
-    def start(self, guide: Guide, rows: NDArray[np.int64]) -> None:
+    def start(self, rows: NDArray[np.int64]) -> None:
         """A new plan for these rows begins."""
-        n = len(rows)
         self._rows, self._rates = rows, self.memory.rates()
-        self._target, self._chance, self._guessed = np.full(n, -1), np.ones(n), np.zeros(n, dtype=np.int64)
+        self._chance, self._guessed = np.ones(len(rows)), np.zeros(len(rows), dtype=np.int64)
         self._kinds: list[NDArray[np.int64]] = []
-        self._targets: list[NDArray[np.int64]] = []
-        for row in rows.tolist():  # what lies behind at the head of the prompt need not be looked at again
-            genes, used, vain = self._prompts[row], guide.used[row], self._vain[row]
-            head = 0
-            while head < len(genes) and (used[genes[head]] or vain.get(genes[head], 0) >= PATIENCE):
-                head += 1
-            del genes[:head]
+        self._nodes: list[NDArray[np.int64]] = []
 
-    def guess(self, guide: Guide, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The next token of rows of the plan, -1 where there is no guess, int64 (n,)."""
-        trie, rows = self.trie, self._rows[places]
-        node, target = guide.node[rows], self._target[places]
-        depth, tree = trie.depth[node], trie.in_first[node].astype(np.int64)
-        kind = np.full(len(places), _REST)
-        leads = (target >= 0) & (depth > 0) & (depth < trie.length[tree, target])
-        leads &= trie.nodes[tree, target, depth - 1] == node
-        for i in np.flatnonzero(~leads).tolist():
-            target[i], kind[i] = self._new(guide, int(rows[i]), int(node[i]), int(target[i]))
-        starts = kind <= _BOTH
-        depth[starts] = 0
-        tree[starts & (node != trie.first_root)] = 0
+    def guess(self, guide: Guide, places: NDArray[np.int64], step: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The next token of rows of the plan, -1 where there is no guess, int64 (n,).
+
+        Parameters
+        ----------
+        places
+            Places of the rows in the plan, int64 (n,).
+        step
+            Planned tokens that come before.
+        mask
+            Tokens that may come next, bool (n, C).
+        """
+        rows = self._rows[places]
+        node = guide.node[rows]
+        inside = self.trie.depth[node] > 0
+        ends = inside & (guide.closable(rows) >= 0)
+        column, best, second = self._beginnings(rows, step, mask, ~inside | ends)
+        goes_on = self._within(rows, node, step, mask)
+        better = goes_on[1] > best
+        second = np.where(better, np.maximum(goes_on[2], best), np.maximum(second, goes_on[1]))
+        column, best = np.where(better, goes_on[0], column), np.where(better, goes_on[1], best)
+        with np.errstate(invalid="ignore"):  # of -inf and -inf
+            margin = np.searchsorted(_MARGINS, best - second)
+        kind = np.where(better, len(_MARGINS) + 1, 0) + np.minimum(margin, len(_MARGINS))
         chance = self._chance[places] * self._rates[kind]
-        fine = (target >= 0) & (chance >= LEAST) & (self._guessed[places] < MOST)
-        target[~fine] = -1
-        token = np.where(fine, trie.token[trie.nodes[tree, target, depth]], -1)
-        self._target[places], self._chance[places] = target, chance
+        fine = np.isfinite(best) & (chance >= LEAST) & (self._guessed[places] < MOST)
+        self._chance[places] = chance
         self._guessed[places] += fine
         self._kinds.append(kind)
-        self._targets.append(target)
-        return token
+        self._nodes.append(np.where(ends, -1 - node, node))
+        return np.where(fine, self.memory.columns[column], -1)
 
-    def learn(self, guide: Guide, plan: Plan, right: NDArray[np.bool_], seen: NDArray[np.bool_]) -> None:
-        """Which guesses came true, of those that were reached; the rows have gone on."""
-        kinds, targets = (np.concatenate([np.zeros(0, np.int64), *each]) for each in (self._kinds, self._targets))
-        self.memory.count_guesses(kinds[seen], right[seen])
-        vain = seen & ~right & ((kinds == _PROMPT) | (kinds == _BOTH))
-        for row, gene in zip(plan.rows[plan.row[vain]].tolist(), targets[vain].tolist(), strict=True):
-            self._vain[row][gene] = self._vain[row].get(gene, 0) + 1
-        for row in plan.rows.tolist():
-            known, now = int(self._learned[row]), int(guide.n_written[row])
-            if now > known:
-                self.memory.remember([-1, *guide.order[row, :now].tolist()][known:])
-                self._learned[row] = now
+    def learn(
+        self, plan: Plan, logits_NC: torch.Tensor, kept: NDArray[np.int64], new: NDArray[np.int64],
+        right: NDArray[np.bool_], seen: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """What the model said, and which guesses came true, of those that were reached.
 
-    def _new(self, guide: Guide, row: int, node: int, finished: int) -> tuple[int, int]:
-        """A gene to guess and its kind; the gene is -1 if there is none."""
-        trie, used, prompts = self.trie, guide.used[row], self._prompts[row]
-        n = int(guide.n_written[row])
-        last = int(guide.order[row, n - 1]) if n else -1
-        here = -1
-        if depth := int(trie.depth[node]):
-            here = int(trie.gene[node])
-            here = -1 if here >= 0 and used[here] else here
-            if here < 0 or here != finished:
-                below = trie.nodes[int(trie.in_first[node]), :, depth - 1]
-                found, kind = self._follower(last, used, -1, below, node)[0], _AFTER
-                if found < 0:
-                    prompt = next((gene for gene in prompts if below[gene] == node and not used[gene]), -1)
-                    often = int(self.memory.likely[node])
-                    often = -1 if often >= 0 and used[often] else often
-                    if prompt < 0 or (often >= 0 and self._rates[_OFTEN] > self._rates[_WITHIN]):
-                        found, kind = often, _OFTEN
-                    else:
-                        found, kind = prompt, _WITHIN
-                if found != here or found < 0:
-                    return found, kind
-            if n + 1 == guide.asks[row]:
-                return -1, _REST
-            last = here
-        vain = self._vain[row]
-        prompt = next((g for g in prompts if g != here and not used[g] and vain.get(g, 0) < PATIENCE), -1)
-        other, share = self._follower(last, used, here)
-        if other < 0:
-            return prompt, _PROMPT
-        if other == prompt:
-            return other, _BOTH
-        kind = _OTHERS + min(int(4 * share), 3)
-        if prompt < 0 or self._rates[kind] >= self._rates[_PROMPT]:
-            return other, kind
-        return prompt, _PROMPT
-
-    def _follower(
-        self, last: int, used: NDArray[np.bool_], besides: int, below: NDArray[np.int64] | None = None, node: int = -1
-    ) -> tuple[int, float]:
-        """The unused gene that most often followed `last`, -1 for none, and its share of all that did.
-
-        With `below`, only genes that pass through `node`.
+        Parameters
+        ----------
+        logits_NC
+            Of the plan's decisions, -inf where a token is not allowed.
+        kept, new
+            What :meth:`cell2sen.guide.Guide.settle` returns.
+        right, seen
+            Which guesses are what was decided, and which were looked at, bool (N,).
         """
-        found, most, total = -1, 0, 0
-        for gene, count in self.memory.next.get(last, {}).items():
-            total += count
-            if count > most and gene != besides and not used[gene] and (below is None or below[gene] == node):
-                found, most = gene, count
-        return found, most / max(total, 1)
+        memory, trie = self.memory, self.trie
+        kinds, nodes = (np.concatenate([np.zeros(0, np.int64), *each]) for each in (self._kinds, self._nodes))
+        memory.count_guesses(kinds[seen & (plan.guess >= 0)], right[seen & (plan.guess >= 0)])
+        self._written[plan.rows] += kept + (new >= 0)
+        ends, nodes = nodes < 0, np.where(nodes < 0, -1 - nodes, nodes)
+        # Of a row's decisions where a gene may begin the last one counts; those behind a wrong guess do not.
+        between = np.flatnonzero(((trie.depth[nodes] == 0) | ends) & seen)
+        last = np.full(len(plan.rows), -1, dtype=np.int64)
+        last[plan.row[between]] = between
+        if len(now := last[last >= 0]):
+            logit, column = logits_NC[torch.from_numpy(now).to(logits_NC.device)].topk(self._column.shape[1], dim=1)
+            rows = plan.rows[plan.row[now]]
+            self._logit[rows], self._column[rows] = logit.float().cpu().numpy(), column.cpu().numpy()
+        within = np.flatnonzero((trie.depth[nodes] > 0) & seen)
+        place, edge = trie.edges(nodes[within])
+        if len(edge):
+            at = torch.from_numpy(np.stack([within[place], memory.edge_column[edge]])).to(logits_NC.device)
+            found = logits_NC[at[0], at[1]].float().cpu().numpy()
+            level = self._level(logits_NC, within, ends[within], place, found)
+            is_open = np.isfinite(found)
+            memory.edge[edge[is_open]] = found[is_open] - level[is_open]
+
+    # -- parts
+
+    def _level(
+        self, logits_NC: torch.Tensor, within: NDArray[np.int64], ends: NDArray[np.bool_], place: NDArray[np.int64],
+        logit: NDArray[np.float32],
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """What the logits of edges are relative to: the beginnings of other genes, or the other edges."""
+        level = np.full(len(within), -np.inf, dtype=np.float32)
+        np.maximum.at(level, place, logit)
+        if len(closing := np.flatnonzero(ends)):
+            where = torch.from_numpy(within[closing]).to(logits_NC.device)
+            level[closing] = logits_NC[where].float().logsumexp(1).cpu().numpy()
+            share = np.zeros(len(within))
+            np.add.at(share, place, np.exp(logit - level[place]))
+            level[closing] += np.log(np.maximum(1 - share[closing], 1e-6))
+        return level[place]
+
+    def _noisy(
+        self, logit: NDArray[np.float32], rows: NDArray[np.int64], step: int, tokens: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if self._temperature == 0:
+            return logit
+        keys, places = torch.from_numpy(self._keys[rows]), torch.from_numpy(self._written[rows] + step)
+        noise: NDArray[np.float32] = gumbel(keys, places, torch.from_numpy(tokens)).numpy()
+        return logit / np.float32(self._temperature) + noise
+
+    def _beginnings(
+        self, rows: NDArray[np.int64], step: int, mask: NDArray[np.bool_], may: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Column and score of the best beginning of a gene, and the score of the second best; each (n,)."""
+        column = self._column[rows]
+        logit = np.where(np.take_along_axis(mask, column, axis=1) & may[:, None], self._logit[rows], -np.inf)
+        top = logit.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            logit = logit - np.where(np.isfinite(top), top + np.log(np.exp(logit - top).sum(axis=1, keepdims=True)), 0)
+        score = self._noisy(logit.astype(np.float32), rows, step, self.memory.columns[column])
+        which = score.argmax(axis=1)
+        line = np.arange(len(rows))
+        best = score[line, which]
+        score[line, which] = -np.inf
+        return column[line, which], best, score.max(axis=1)
+
+    def _within(
+        self, rows: NDArray[np.int64], node: NDArray[np.int64], step: int, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """The same for how a gene goes on."""
+        inside = np.flatnonzero(self.trie.depth[node] > 0)
+        place, edge = self.trie.edges(node[inside])
+        place, column = inside[place], self.memory.edge_column[edge]
+        allowed = mask[place, column]
+        place, column, edge = place[allowed], column[allowed], edge[allowed]
+        score = self._noisy(
+            self.memory.edge[edge][:, None], rows[place], step, self.memory.columns[column][:, None]
+        )[:, 0]  # fmt: skip
+        order = np.lexsort((score, place))
+        place, column, score = place[order], column[order], score[order]
+        last = np.flatnonzero(np.diff(place, append=-1))  # of each row's edges
+        found, best, second = (np.zeros(len(rows), np.int64), *np.full((2, len(rows)), -np.inf, dtype=np.float32))
+        found[place[last]], best[place[last]] = column[last], score[last]
+        several = last[(last > 0) & (place[last - 1] == place[last])]
+        second[place[several]] = score[several - 1]
+        return found, best, second

@@ -88,20 +88,17 @@ class Generator:
             trie = self.trie(genes, prompt.text)
             by_trie.setdefault(id(trie), (trie, []))[1].append(row)
         ends = self.ends(genes[0], sampling)
-        number = {gene: place for place, gene in enumerate(genes)}
         for trie, members in by_trie.values():
-            memory = Memory(trie)
-            head = Head(self.causal, Guide(trie, [], ends, self.causal.vocabulary).columns)
+            columns = Guide(trie, [], ends, self.causal.vocabulary).columns
+            head, memory = Head(self.causal, columns), Memory(trie, columns)
 
             def answer(
                 places: list[int], trie: GeneTrie = trie, members: list[int] = members, memory: Memory = memory,
                 head: Head = head,
             ) -> None:  # fmt: skip
                 batch = [members[place] for place in places]
-                drafts = None
-                if self.drafts:
-                    own = [[number[gene] for gene in prompts[row].genes if gene in number] for row in batch]
-                    drafts = GeneDrafts(trie, own, memory)
+                keys = [row_key(sampling.seed, prompts[row].key) for row in batch]
+                drafts = GeneDrafts(memory, keys, sampling.temperature) if self.drafts else None
                 guide = Guide(trie, [asks[row] for row in batch], ends, self.causal.vocabulary, drafts)
                 self._write([prompts[row] for row in batch], guide, head, sampling, int(lengths[batch].max()))
                 for place, row in enumerate(batch):

@@ -87,9 +87,11 @@ class Noted:
         """What the rows write next."""
         return self.steer.plan(rows)
 
-    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def settle(
+        self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Take what was decided."""
-        kept, new = self.steer.settle(plan, decided)
+        kept, new = self.steer.settle(plan, decided, logits_NC)
         for row, tokens, n, token in zip(plan.rows.tolist(), plan.tokens, kept, new.tolist(), strict=True):
             self.ids[row] += [*tokens[:n], *([token] if token >= 0 else [])]
         return kept, new

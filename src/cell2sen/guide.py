@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.trie import FIRST, LATER, GeneTrie
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,16 +51,19 @@ class Plan:
 class Drafts(Protocol):
     """What a :class:`Guide` asks for guesses: a :class:`cell2sen.drafts.GeneDrafts`."""
 
-    def start(self, guide: Guide, rows: NDArray[np.int64]) -> None:
+    def start(self, rows: NDArray[np.int64]) -> None:
         """A new plan for these rows begins."""
         ...
 
-    def guess(self, guide: Guide, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The next token of rows of the plan, named by their place in it, -1 where there is no guess; int64 (n,)."""
+    def guess(self, guide: Guide, places: NDArray[np.int64], step: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See :meth:`cell2sen.drafts.GeneDrafts.guess`."""
         ...
 
-    def learn(self, guide: Guide, plan: Plan, right: NDArray[np.bool_], seen: NDArray[np.bool_]) -> None:
-        """Which guesses came true, of those that were reached; the rows have gone on."""
+    def learn(
+        self, plan: Plan, logits_NC: torch.Tensor, kept: NDArray[np.int64], new: NDArray[np.int64],
+        right: NDArray[np.bool_], seen: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """See :meth:`cell2sen.drafts.GeneDrafts.learn`."""
         ...
 
 
@@ -153,7 +159,7 @@ class Guide:
         """What the rows, which are not done, write next. They go there; :meth:`settle` takes back what was not so."""
         at_R = np.array(rows, dtype=np.int64)
         if self.drafts is not None:
-            self.drafts.start(self, at_R)
+            self.drafts.start(at_R)
         self._steps, self._closed = [], []
         tokens: list[list[int]] = [[] for _ in rows]
         decided, masks, guesses = [], [], []
@@ -166,7 +172,7 @@ class Guide:
                 decided.append((going[free], np.full(len(free), step)))
                 masks.append(self.mask(at_R[going[free]]))
                 if self.drafts is not None:
-                    token[free] = self.drafts.guess(self, going[free])
+                    token[free] = self.drafts.guess(self, going[free], step, masks[-1])
                 guesses.append(token[free])
             going, token = going[token >= 0], token[token >= 0]
             if len(going):
@@ -185,8 +191,10 @@ class Guide:
             mask=np.concatenate([np.zeros((0, len(self.columns)), dtype=bool), *masks]),
         )
 
-    def settle(self, plan: Plan, decided: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Take what was decided, tokens int64 (N,).
+    def settle(
+        self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take what was decided, tokens int64 (N,), and what it was decided by, which guesses learn from.
 
         Returns
         -------
@@ -206,8 +214,7 @@ class Guide:
             self._advance(plan.rows[back], new[back])
         if self.drafts is not None:
             right = plan.guess == decided
-            seen = (plan.guess >= 0) & (plan.at <= kept[plan.row])
-            self.drafts.learn(self, plan, right, seen)
+            self.drafts.learn(plan, logits_NC, kept, new, right, plan.at <= kept[plan.row])
         return kept, new
 
     def mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -106,6 +106,9 @@ def from_scratch(
 def add_changes(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length: int, size: int, seed: int) -> None:
     """Let gene tokens start from how perturbations change them, in the directions that they have used least.
 
+    The names of perturbations start at least as loud as the constant of the norms; quieter ones take a hundred steps
+    until they are heard.
+
     Raises
     ------
     ValueError
@@ -136,6 +139,18 @@ def add_changes(network: Any, tokens: Tokens, cells: Mapping[str, Cells], length
         head = network.get_output_embeddings()
         if head is not None and head.weight is not weight:
             head.weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
+        words = sorted(_words_of_names(perturbed, tokens) - set(rows.tolist()))
+        loudness = weight[words].pow(2).mean(dim=1, keepdim=True).sqrt().clamp(min=1e-9)
+        weight[words] *= (float(getattr(network.config, "layer_norm_eps", 0.0)) ** 0.5 / loudness).clamp(min=1)
+
+
+def _words_of_names(perturbed: Sequence[Cells], tokens: Tokens) -> set[int]:
+    """Tokens of the names of perturbations in training cells."""
+    names: set[str] = set()
+    for one in perturbed:
+        assert one.perturbation is not None
+        names |= {name for name in one.perturbation[~one.test] if name and name != one.data.control}
+    return {token for ids in tokens.ids([f" {name}" for name in sorted(names)]) for token in ids}
 
 
 def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tuple[Any, Sequence[str]]]:

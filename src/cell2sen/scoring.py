@@ -22,8 +22,8 @@ from cell2sen.tokens import Tokens, shared
 #: Token ids behind what all texts of a cell share, and how many of them belong to the prompt still.
 Rest = tuple[tuple[int, ...], int]
 
-#: Logits in float32 held at a time: 64 MiB.
-_LOGITS = 2**24
+#: Logits in float32 held at a time: 16 MiB, which a processor's cache may hold.
+_LOGITS = 2**22
 
 #: Nodes of a tree that are read in one pass at most: every node is compared with all others of its pass.
 _NODES = 256
@@ -154,7 +154,9 @@ def _shares(causal: Causal, begun: Sequence[NDArray[np.int64]], tree: _Tree, slo
         of = slice(*np.searchsorted(place, [first, first + step]))
         logits_NV = causal.head(flat_ND[first : first + step])
         chosen = logits_NV[torch.from_numpy(place[of] - first), torch.from_numpy(token[of])]
-        whole = logits_NV.logsumexp(dim=1)[torch.from_numpy(place[of] - first)]
+        highest_N1 = logits_NV.amax(dim=1, keepdim=True)  # logsumexp, without new memory
+        whole_N = logits_NV.sub_(highest_N1).exp_().sum(dim=1).log_().add_(highest_N1[:, 0])
+        whole = whole_N[torch.from_numpy(place[of] - first)]
         share[of] = (chosen.double() - whole.double()).cpu().numpy()
     share_BE = np.zeros((n_rows, len(order)), dtype=np.float64)
     share_BE[:, order] = share.reshape(n_rows, -1)
