@@ -1,9 +1,9 @@
 """Guesses of the next tokens: what the model said when it last stood at the same place of the trie.
 
 From one gene to the next a model changes its mind little: what it would write now is mostly the best of what was left
-when it began the gene before, and a gene that has begun goes on as it lately did in any row. Where tokens are drawn,
-the noise of every place is known beforehand (:mod:`cell2sen.noise`), so that the draw itself is guessed. A guess that
-is wrong costs a place in a forward pass and changes nothing else.
+when it began the gene before, and a gene that has begun goes on as it lately did, in this row or else in any. Where
+tokens are drawn, the noise of every place is known beforehand (:mod:`cell2sen.noise`), so that the draw itself is
+guessed. A guess that is wrong costs a place in a forward pass and changes nothing else.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class GeneDrafts:
         """Columns of the likeliest beginnings of genes, when the row last stood between two."""
         self._logit = np.full((n, kept), -np.inf, dtype=np.float32)
         """Their log-probabilities."""
+        self._edge = np.full((n, len(memory.edge)), -np.inf, dtype=np.float32)
+        """Logit of each edge as in :attr:`Memory.edge`, when the row itself last decided there."""
         self._written = np.zeros(n, dtype=np.int64)
 
     def start(self, rows: NDArray[np.int64]) -> None:
@@ -168,7 +170,8 @@ class GeneDrafts:
             found = logits_NC[at[0], at[1]].float().cpu().numpy()
             level = self._level(logits_NC, within, ends[within], place, found)
             is_open = np.isfinite(found)
-            memory.edge[edge[is_open]] = found[is_open] - level[is_open]
+            row, edge = plan.rows[plan.row[within[place[is_open]]]], edge[is_open]
+            memory.edge[edge] = self._edge[row, edge] = found[is_open] - level[is_open]
 
     # -- parts
 
@@ -221,9 +224,9 @@ class GeneDrafts:
         place, column = inside[place], self.memory.edge_column[edge]
         allowed = mask[place, column]
         place, column, edge = place[allowed], column[allowed], edge[allowed]
-        score = self._noisy(
-            self.memory.edge[edge][:, None], rows[place], step, self.memory.columns[column][:, None]
-        )[:, 0]  # fmt: skip
+        own = self._edge[rows[place], edge]
+        logit = np.where(np.isfinite(own), own, self.memory.edge[edge])[:, None]
+        score = self._noisy(logit, rows[place], step, self.memory.columns[column][:, None])[:, 0]
         order = np.lexsort((score, place))
         place, column, score = place[order], column[order], score[order]
         last = np.flatnonzero(np.diff(place, append=-1))  # of each row's edges
