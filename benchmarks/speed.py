@@ -63,12 +63,12 @@ class Bench:
             return {"package": package, "failed": done.stderr.strip().splitlines()[-1]}
         return json.loads(done.stdout.strip().splitlines()[-1])
 
-    def row(self, name: str, job: dict, peers: list[str], compare, **about) -> None:
-        """Measure, compare, print."""
+    def row(self, name: str, job: dict, peers: list[str], compare, instead: dict | None = None, **about) -> None:
+        """Measure, compare, print. `instead` is what peers' jobs have otherwise."""
         ours = self.measured("cell2sen", job)
         line = {"row": name, **about, "runs": self.runs, "cell2sen": brief(ours)}
         for peer in peers:
-            found = self.measured(peer, job)
+            found = self.measured(peer, job | (instead or {}))
             if found is None:
                 continue
             if "failed" in found:
@@ -190,13 +190,18 @@ class Bench:
             self.say({"row": name, "not_measured": why, "product_of_512_cpu_seconds": products()})
             return
         n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
-        self._embed(name, self.sentences(n, genes), dtype="bfloat16")
+        # Helical computes in float32 on every CPU.
+        self._embed(name, self.sentences(n, genes), dtype="bfloat16", peer="float32")
 
     def embedding_long(self) -> None:
-        tokens = 200 if self.tiny else 4096
-        self._embed(f"embedding, {tokens} tokens", self.sentences_of_tokens(1, tokens), dtype="float32")
+        """In bfloat16 on both sides, where the CPU has it."""
+        from cell2sen.backends.transformers import halves_are_fast
 
-    def _embed(self, name: str, sentences: list[str], dtype: str) -> None:
+        tokens = 200 if self.tiny else 4096
+        dtype = "bfloat16" if halves_are_fast() else "float32"
+        self._embed(f"embedding, {tokens} tokens", self.sentences_of_tokens(1, tokens), dtype=dtype)
+
+    def _embed(self, name: str, sentences: list[str], dtype: str, peer: str | None = None) -> None:
         job = {
             "job": "embed",
             "checkpoint": self.checkpoint(),
@@ -204,16 +209,24 @@ class Bench:
             "sentences": sentences,
             "dtype": dtype,
         }
-        self.row(name, job, ["helical"], vectors_apart, cells=len(sentences), dtype=dtype)
+        instead = {"dtype": peer or dtype}
+        about = {"cells": len(sentences), "dtype": dtype, "dtype_of_peer": peer or dtype}
+        self.row(name, job, ["helical"], vectors_apart, instead, **about)
 
     def annotation(self) -> None:
-        """One generation per cell is cell2sentence's way; of fixed length, as random weights end no label."""
+        """One generation per cell is cell2sentence's way; as long as labels are on average: random weights end none."""
+        from cell2sen.tokens import load_tokens
+
         n, genes, labels = (3, 30, 5) if self.tiny else (self.scaled(2), 450, 50)
+        names = scoring.names(labels)
+        counts = load_tokens(self.checkpoint(), local_files_only=True).count([f" {name}." for name in names])
+        new_tokens = round(float(np.mean(counts)))
         job = {
             "job": "annotate", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32",
-            "sentences": self.sentences(n, genes), "labels": scoring.names(labels), "new_tokens": 7,
+            "sentences": self.sentences(n, genes), "labels": names, "new_tokens": new_tokens,
         }  # fmt: skip
-        self.row(f"annotation with {labels} labels", job, ["cell2sentence"], None, cells=n, genes=genes, new_tokens=7)
+        about = {"cells": n, "genes": genes, "new_tokens": new_tokens}
+        self.row(f"annotation with {labels} labels", job, ["cell2sentence"], None, **about)
 
     def perturbation(self) -> None:
         """On a trained model, whose answers are genes: those count that are genes of the data, each once."""

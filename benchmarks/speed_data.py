@@ -32,6 +32,11 @@ PROSE = (
     "Below are the genes of one Homo sapiens cell in descending expression, strongest first. Cell sentence: The type "
     "of this cell is: T cell, B cell, monocyte, 0 1 2 3 4 5 6 7 8 9."
 )
+#: Words that every real vocabulary has whole or in few pieces.
+TYPES = (
+    " NK cell, dendritic cell, megakaryocyte, neutrophil, mast cell, fibroblast, epithelial cell, naive, memory, "
+    "activated, immature, cycling, of the blood, of the lung, of the liver, of the gut, of the skin, CD4+, CD8+, CD14+."
+)
 
 
 def symbols(n: int, seed: int = 0) -> list[str]:
@@ -87,7 +92,7 @@ def tokenizer(vocabulary: int, genes: list[str], pieces: int = 1500):
         vocab_size=min(pieces, vocabulary), show_progress=False,
         special_tokens=special + [f"<0x{byte:02X}>" for byte in range(256)],
     )  # fmt: skip
-    trained.train_from_iterator([PROSE] * 20 + [" " + " ".join(genes[:3000])], trainer)
+    trained.train_from_iterator([PROSE + TYPES] * 20 + [" " + " ".join(genes[:3000])], trainer)
     model = json.loads(trained.to_str())["model"]
     entries = dict(model["vocab"])
     for number in range(len(entries), vocabulary):

@@ -185,14 +185,21 @@ def test_thinning_keeps_the_share_asked_for(folder: Path, monkeypatch: pytest.Mo
     assert 0.1 < kept.min() < 0.3 < 0.5 < kept.max() < 0.75
 
 
-def test_log_values_are_never_thinned(folder: Path, tmp_path: Path) -> None:
+def test_log_values_are_thinned_as_their_counts_are(folder: Path, tmp_path: Path) -> None:
     adata = anndata.read_h5ad(folder / "cells.h5ad")
     adata.X = adata.X.multiply(1e4 / adata.X.sum(axis=1)).log1p().tocsr().astype(np.float32)
     adata.write_h5ad(tmp_path / "logged.h5ad")
-    cells = cells_of(tmp_path, "logged.h5ad")
-    assert cells.scale.kind != "counts"
-    full = [len(s) for s in cells.sentences(0, Augmentation(), 0)]
-    assert [len(s) for s in cells.sentences(0, Augmentation(thin=(0.1, 0.2)), 0)] == full
+    counts, logged = cells_of(folder), cells_of(tmp_path, "logged.h5ad")
+    assert logged.scale.kind == "log"
+    thin = Augmentation(thin=(0.1, 0.4))
+    once = np.asarray([row[row > 0].min() == 1 for row in counts.matrix.toarray()])
+    assert once.mean() > 0.5, "most cells have a gene that was seen once"
+    for row in np.flatnonzero(once):
+        assert (logged.scale.counts(logged.matrix[[row]]) == counts.matrix[[row]].data).all()
+    lengths = [np.array([len(genes) for genes in each.sentences(0, thin, 0)]) for each in (counts, logged)]
+    assert (lengths[0] < counts.matrix.getnnz(axis=1)).all()
+    assert (lengths[1] <= lengths[0].max()).all()
+    assert abs(lengths[1].mean() - lengths[0].mean()) < 0.1 * lengths[0].mean()
 
 
 def test_panels_lack_the_same_genes_in_all_cells_of_a_draw(folder: Path) -> None:

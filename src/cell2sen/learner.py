@@ -191,17 +191,13 @@ class Learner:
             "dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         }  # fmt: skip
 
-    @property
-    def _is_small(self) -> bool:
-        return bool(self.network.num_parameters() < 50e6)
-
     def _batch_size(self, config: TrainConfig) -> int:
-        return config.batch_size or (8 if self._is_small and not config.grpo else 32)
+        return config.batch_size or (8 if networks.is_small(self.network) and not config.grpo else 32)
 
     def _learning_rate(self, config: TrainConfig) -> float:
         if config.learning_rate is not None:
             return config.learning_rate
-        small = self._is_small
+        small = networks.is_small(self.network)
         if config.grpo:
             return 1e-4 if small else 1e-5 if config.lora else 1e-6
         return 1e-3 if config.from_scratch else 2e-4 if config.lora else 1.5e-3 if small else 1e-5

@@ -319,6 +319,23 @@ def adapters(config: TrainConfig, network: Any) -> Any:
     )  # fmt: skip
 
 
+def is_small(network: Any) -> bool:
+    """Whether a network is so small that it learns more from many small and noisy steps than from few large ones."""
+    return bool(network.num_parameters() < 50e6)
+
+
+def set_dropout(network: Any, config: TrainConfig) -> None:
+    """Leave out what the settings say, in all layers that leave out something."""
+    import torch
+
+    share = config.dropout
+    if share is None:
+        share = 0.2 if config.model and not config.grpo and is_small(network) else 0.0
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+
+
 def weights_of(network: Any) -> dict[str, Any]:
     """Copies of all weights."""
     return {name: weight.detach().clone() for name, weight in network.named_parameters()}

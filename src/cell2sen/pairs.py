@@ -132,7 +132,8 @@ class Augmentation:
     """What changes from draw to draw, besides the order of ties."""
 
     thin: tuple[float, float] = (1.0, 1.0)
-    """Share of the counts that is kept, uniform between the two. For counts only."""
+    """Share of the counts that is kept, uniform between the two. Counts behind normalised values are estimated, see
+    :meth:`cell2sen.scale.Scale.counts`."""
 
     panel: float = 0.0
     """Share of draws in which only a random part of the genes was measured, as in targeted panels."""
@@ -250,9 +251,9 @@ class Cells:
         generator = np.random.default_rng([seed, draw])
         matrix = self.matrix.copy()
         low, high = augmentation.thin
-        if low < 1.0 and self.scale.kind == "counts":
+        if low < 1.0:
             share = np.repeat(generator.uniform(low, high, matrix.shape[0]), np.diff(matrix.indptr))
-            matrix.data = generator.binomial(matrix.data.astype(np.int64), share).astype(np.float32)
+            matrix.data = generator.binomial(self.scale.counts(matrix), share).astype(np.float32)
         if augmentation.panel:
             # One panel a draw: its size is log-uniform, from 3 % to all of the genes.
             on_panel = generator.random(matrix.shape[0]) < augmentation.panel

@@ -51,6 +51,21 @@ class Scale:
         linear = _unlog(matrix, BASES[self.base]) if self.of_counts else matrix
         return np.asarray(linear.sum(axis=1, dtype=np.float64), dtype=np.float64).ravel()
 
+    def counts(self, matrix: sp.csr_matrix) -> NDArray[np.int64]:
+        """Counts of the entries, int64 (nnz,), in their order; an estimate where the values are none.
+
+        Nearly every cell has a gene that was seen once. So its smallest value is taken for one count, whatever the cell
+        was normalised to.
+        """
+        if self.kind == "counts":
+            return np.asarray(matrix.data, dtype=np.int64)
+        linear = np.asarray((_unlog(matrix, BASES[self.base]) if self.kind == "log" else matrix).data, dtype=np.float64)
+        lengths = np.diff(matrix.indptr)
+        seen = np.where(linear > 0, linear, np.inf)
+        least = np.minimum.reduceat(seen, matrix.indptr[:-1][lengths > 0]) if len(seen) else seen
+        counts = np.rint(np.minimum(linear / np.repeat(least, lengths[lengths > 0]), _LARGEST_SUM))
+        return np.asarray(counts, dtype=np.int64)
+
     @property
     def needs_row_sums(self) -> bool:
         """Whether :meth:`log10_cp10k` looks at the sums of the cells."""

@@ -114,9 +114,7 @@ def train(
         listed = frozenset(genes) if genes else None
         known = tokens.known(one.symbols)
         one.keep_genes(known & np.array([listed is None or symbol in listed for symbol in one.symbols], dtype=bool))
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = config.dropout
+    networks.set_dropout(network, config)
     size = config.change_vectors
     if size is None:
         size = networks.CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
