@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-#: Options that are no settings of a training, see :func:`cell2sen.training_file.configure`.
+#: Options that are no settings of a training, see :func:`cell2sen.training_options.configure`.
 NOT_SETTINGS = ("source", "out", "settings", "data_dir", "resume", "quiet", "as_json")
 
 _Reward = Annotated[

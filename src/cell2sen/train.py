@@ -21,7 +21,8 @@ from cell2sen.model import Model, resolve
 from cell2sen.pairs import Cells, exclude_held_out
 from cell2sen.rewards import REWARDS
 from cell2sen.task import Task
-from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, configure, from_mapping, plain, read_config
+from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, from_mapping, plain, read_config
+from cell2sen.training_options import configure
 from cell2sen.wording import word
 
 __all__ = ["REWARDS", "Grpo", "Lora", "Scratch", "TrainConfig", "configure", "from_mapping", "read_config", "train"]
