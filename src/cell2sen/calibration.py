@@ -69,7 +69,11 @@ def calibrate(folder: Path, cells: Sequence[Cells], *, progress: bool = False) -
     such cells nothing is written, and the model's probabilities stay marked as not calibrated.
     """
     model = resolve(folder)
-    labels = [label for label, count in (model.metadata.get("labels") or {}).items() if count >= pipeline.LEAST_CELLS]
+    known: dict[str, int] = model.metadata.get("labels") or {}
+    labels = [label for label, count in known.items() if count >= pipeline.LEAST_CELLS]
+    if rare := sorted(set(known) - set(labels)):
+        logger.warning("labels of fewer than %d training cells are not offered where none are named: %s",
+                       pipeline.LEAST_CELLS, ", ".join(rare))  # fmt: skip
     if "annotate" not in model.metadata.get("templates", {}) or len(labels) < 2:
         return {}
     backend = pipeline.load_model({"model": model, "progress": progress})

@@ -26,8 +26,8 @@ from cell2sen.task import ParsedSentence, parse_sentence
 
 logger = logging.getLogger(__name__)
 
-#: Training cells that a label needs to be offered by default.
-LEAST_CELLS = 10
+#: Training cells that a label needs to be offered by default: nothing is learned from one or two.
+LEAST_CELLS = 3
 
 
 def embed(
@@ -242,7 +242,7 @@ def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
 
 
 def known_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
-    """Labels (or perturbations) the model was trained on, those of at least 10 cells.
+    """Labels (or perturbations) the model was trained on, those of at least :data:`LEAST_CELLS` cells.
 
     Raises
     ------
