@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(
 GENES = [gene for gene in tiny.GENES if gene.isascii() and gene.isupper()]
 LABELS = ["B cell", "CD4 T cell", "NK cell"]
 METADATA: dict[str, Any] = {
-    "labels": {"B cell": 20, "CD4 T cell": 30, "NK cell": 12, "platelet": 3},
+    "labels": {"B cell": 20, "CD4 T cell": 30, "NK cell": 12, "platelet": 2},
     "perturbations": {"IFN-beta": 40},
     "organisms": ["Homo sapiens"],
     "fit": {"slope": -0.8, "intercept": 2.5, "r_squared": 0.9},

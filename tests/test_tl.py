@@ -349,7 +349,7 @@ def test_calibration_temperature_is_applied_and_said() -> None:
 def test_labels_of_the_model_are_the_default() -> None:
     adata = cells()
     c2s.tl.annotate(adata, model=fake(), **QUIET)
-    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the one of three cells
+    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the one of two cells
     with pytest.raises(ValueError, match="brings no list of labels"):
         c2s.tl.annotate(adata, model=fake(labels=None), **QUIET)
 

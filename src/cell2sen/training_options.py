@@ -73,7 +73,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
             general["from_scratch"] = {**(values.get("from_scratch") or {}), **general["from_scratch"]}
     else:
         start = {} if "from_scratch" in general else {"model": "nano"}
-        values = {**start, "augmentation": {"thin": [0.5, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
+        values = {**start, "augmentation": {"thin": [0.3, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
         # A pass over the cells is a new draw of their sentences.
         draws = general.pop("epochs", None) or (1 if "grpo" in general else _epochs(source))
         values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], draws)

@@ -94,6 +94,10 @@ def load(
         ) from error
     if model.quantize is None:
         network.to(device)
+    for module in network.modules():
+        # What bitsandbytes packs anew for CPUs with AVX-512 must consist of whole blocks, which it does not look at.
+        if hasattr(module, "support_avx512bf16_for_cpu") and (module.in_features % 64 or module.out_features % 32):
+            module.support_avx512bf16_for_cpu = False
     return TransformersBackend(
         model, network, tokens, batch_size=batch_size, progress=progress, padding_side=padding_side
     )
