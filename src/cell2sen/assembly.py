@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cell2sen import per_gene
 from cell2sen.numbered import NumberedGenes
+from cell2sen.parallel import in_parallel
 from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
@@ -114,46 +115,23 @@ class Assembler:
 
     def rows(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Iterator[Row | None]:
         """Each prompt with its answer; None where the text must be tokenised."""
-        for first in range(0, len(prompts), _PROMPTS):
-            part = slice(first, first + _PROMPTS)
-            plans = [self._plan(prompt, answer) for prompt, answer in zip(prompts[part], answers[part], strict=True)]
-            pieces, bounds = self._lay_out(plans)
-            ids, ends = self._joined(pieces)
-            genes = self._genes_of(pieces, bounds, ends)
-            spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
-            for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
-                if plan is None:
-                    yield None
-                    continue
-                (_, start), (last, stop) = next(spans)
-                begin = stop - start
-                if answer:
-                    begin -= self._of_answer(plan, pieces[:last], len(prompt.suffix))
-                yield ids[start:stop], genes[start:stop], begin
+        parts = (slice(first, first + _PROMPTS) for first in range(0, len(prompts), _PROMPTS))
+        laid_out = (self._laid_out(prompts[part], answers[part]) for part in parts)
+        several = len(prompts) > _PROMPTS  # threads take longer to start than a few prompts
+        for rows in in_parallel(_filled, laid_out) if several else itertools.starmap(_filled, laid_out):
+            yield from rows
 
-    def _joined(self, pieces: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids of the pieces one behind the other, int64 (tokens,), and where each piece begins, (pieces + 1,).
-
-        Arrow copies a piece at a time, where NumPy would look up each token.
-        """
-        if not len(pieces):
-            return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        _, bounds, ids = pc.take(self._words, pa.array(pieces), boundscheck=False).buffers()
-        ends = np.frombuffer(bounds, dtype=np.int64, count=len(pieces) + 1) // _BYTES
-        return np.frombuffer(ids, dtype=np.int64, count=ends[-1]), ends
-
-    def _genes_of(
-        self, pieces: NDArray[np.int32], bounds: NDArray[np.int64], ends: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Gene of each token, int64 (tokens,)."""
-        # The first piece of a prompt is its instruction, then come the genes.
-        gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
-        lengths = np.diff(ends)
-        genes = np.repeat(gene, lengths)
-        mixed = np.flatnonzero(self._mixed[pieces])
-        places, tokens = (_ranges(each, lengths[mixed]) for each in (ends[mixed], self._starts[pieces[mixed]]))
-        genes[places[~self._covers[tokens]]] = -1
-        return genes
+    def _laid_out(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> tuple[Any, ...]:
+        """What :func:`_filled` wants. Pieces that are learned later change nothing of it."""
+        plans = [self._plan(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        pieces, bounds = self._lay_out(plans)
+        of_answers: list[int | None] = [None] * len(plans)
+        ends = iter(bounds[1:].tolist())
+        for place, (plan, prompt, answer) in enumerate(zip(plans, prompts, answers, strict=True)):
+            if plan is not None:
+                last = next(ends)
+                of_answers[place] = self._of_answer(plan, pieces[:last], len(prompt.suffix)) if answer else 0
+        return pieces, bounds, of_answers, self._words, self._mixed, self._starts, self._covers
 
     def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32], at: int) -> int:
         """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
@@ -308,6 +286,53 @@ class Assembler:
                 if self._tokenizer.encode(text, add_special_tokens=False).ids != wanted:
                     return False
         return True
+
+
+def _filled(
+    pieces: NDArray[np.int32], bounds: NDArray[np.int64], of_answers: Sequence[int | None], words: pa.LargeBinaryArray,
+    mixed: NDArray[np.bool_], starts: NDArray[np.int64], covers: NDArray[np.bool_],
+) -> list[Row | None]:  # fmt: skip
+    """Rows of prompts, given their pieces, where each begins and how many tokens at its end are the answer's."""
+    ids, ends = _joined(pieces, words)
+    genes = _genes_of(pieces, bounds, ends, mixed, starts, covers)
+    spans = itertools.pairwise(ends[bounds].tolist())
+    rows: list[Row | None] = []
+    for of_answer in of_answers:
+        if of_answer is None:
+            rows.append(None)
+        else:
+            start, stop = next(spans)
+            rows.append((ids[start:stop], genes[start:stop], stop - start - of_answer))
+    return rows
+
+
+def _joined(
+    pieces: NDArray[np.int32], words: pa.LargeBinaryArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """Ids of the pieces one behind the other, int64 (tokens,), and where each piece begins, (pieces + 1,).
+
+    Arrow copies a piece at a time, where NumPy would look up each token.
+    """
+    if not len(pieces):
+        return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    _, bounds, ids = pc.take(words, pa.array(pieces), boundscheck=False).buffers()
+    ends = np.frombuffer(bounds, dtype=np.int64, count=len(pieces) + 1) // _BYTES
+    return np.frombuffer(ids, dtype=np.int64, count=ends[-1]), ends
+
+
+def _genes_of(
+    pieces: NDArray[np.int32], bounds: NDArray[np.int64], ends: NDArray[np.int64], mixed: NDArray[np.bool_],
+    starts: NDArray[np.int64], covers: NDArray[np.bool_],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Gene of each token, int64 (tokens,)."""
+    # The first piece of a prompt is its instruction, then come the genes.
+    gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
+    lengths = np.diff(ends)
+    genes = np.repeat(gene, lengths)
+    partly = np.flatnonzero(mixed[pieces])
+    places, tokens = (_ranges(each, lengths[partly]) for each in (ends[partly], starts[pieces[partly]]))
+    genes[places[~covers[tokens]]] = -1
+    return genes
 
 
 def _words(ids: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
