@@ -297,7 +297,8 @@ ROWS = [
 def brief(found: dict | None) -> dict:
     assert found is not None
     kept = {name: round(found[name], 5) for name in ("seconds", "cpu_seconds")} | {"peak_mb": found["peak_mb"]}
-    return kept | {name: found["result"][name] for name in ("tokens", "units") if name in found["result"]}
+    named = ("tokens", "units", "passes_per_gene")
+    return kept | {name: found["result"][name] for name in named if name in found["result"]}
 
 
 def each(found: dict, time: str) -> float:
