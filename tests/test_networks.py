@@ -251,3 +251,20 @@ def test_pieces_from_scratch(folder: Path, tmp_path: Path) -> None:
 def test_mistakes_in_the_settings(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(Path("x"), **values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 0.2),
+        ({"dropout": 0.4}, 0.4),
+        ({"dropout": 0.0}, 0.0),
+        ({"model": None, "from_scratch": {}, "gene_tokens": None}, 0.0),
+        ({"gene_tokens": None, "grpo": {}}, 0.0),
+    ],
+)
+def test_small_models_are_fine_tuned_with_dropout(changes: dict[str, Any], share: float) -> None:
+    network = tiny.network("gpt_neox", 50)
+    networks.set_dropout(network, config(Path("start"), **changes))
+    found = {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)}
+    assert found == {share}

@@ -132,7 +132,7 @@ class GeneDrafts:
         self._chance[places] = chance
         self._guessed[places] += fine
         self._kinds.append(kind)
-        self._nodes.append(np.where(ends, -1 - node, node))
+        self._nodes.append(np.where(ends, -1 - node, node))  # negative where a gene may end
         return np.where(fine, self.memory.columns[column], -1)
 
     def learn(
