@@ -44,7 +44,7 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
     data = dataclasses.replace(kang, tasks=("perturb",), draws={"perturb": draws}, split=split)
     config = dataclasses.replace(
         recipe, data=(data,), model=str(base), seed=seed, labels={}, broader={}, learning_rate=2e-3, score_cells=0,
-        eval_pairs=40, dropout=0.0,
+        eval_pairs=40, dropout=0.0, bf16=False,
     )  # fmt: skip
     train(config, out, base=data_dir, progress=sys.stderr.isatty())
     return out

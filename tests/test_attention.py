@@ -130,12 +130,14 @@ def test_scores_held_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(sizes) <= 100_000
 
 
-def test_bfloat16_is_no_worse_than_eager() -> None:
-    query, key, value = states(LENGTH, 3, torch.bfloat16)
+@pytest.mark.parametrize("scaling", [0.7, 20.0])  # the cap bends the scores a little; holds nearly all of them
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_no_worse_than_eager(dtype: torch.dtype, scaling: float) -> None:
+    query, key, value = states(LENGTH, 3, dtype)
     seen = visible(LENGTH, None, None)
-    wanted, _ = plain(query, key, value, seen, 0.7, 1.5)
-    found, _ = attention.attend(Layer(), query, key, value, None, scaling=0.7, softcap=1.5)
-    assert found.dtype == torch.bfloat16
+    wanted, _ = plain(query, key, value, seen, scaling, 1.5)
+    found, _ = attention.attend(Layer(), query, key, value, None, scaling=scaling, softcap=1.5)
+    assert found.dtype == dtype
     torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=0.02)
 
 

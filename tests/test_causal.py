@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -91,6 +94,35 @@ def test_few_rows_of_the_head(pair: tuple[Causal, torch.nn.Module]) -> None:
     assert found.dtype == torch.float32
     same(found, wanted[:, columns])
     same(Head(causal).logits(states), wanted)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 2**22])
+@torch.inference_mode()
+def test_probabilities_among_the_whole_vocabulary(
+    pair: tuple[Causal, torch.nn.Module], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causal, eager = pair
+    [row] = texts(9)
+    states = torch.from_numpy(hidden(eager, row))
+    wanted = eager(torch.from_numpy(row)[None]).logits[0].log_softmax(dim=-1).numpy()
+    monkeypatch.setattr("cell2sen.causal._LOGITS", at_once)
+    columns = np.array([3, 4, 59])
+    found = Head(causal, columns).log_probabilities(states)
+    assert found.dtype == torch.float64
+    same(found, wanted[:, columns])
+    same(Head(causal).log_probabilities(states), wanted)
+
+
+@torch.inference_mode()
+def test_probabilities_with_a_bias() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, 11)
+    causal: Any = SimpleNamespace(
+        network=SimpleNamespace(get_output_embeddings=lambda: head), device="cpu", vocabulary=11, capped=torch.Tensor.float
+    )
+    states = torch.randn(3, 4)
+    wanted = head(states).log_softmax(dim=-1)[:, [2, 10]]
+    same(Head(causal, np.array([2, 10])).log_probabilities(states), wanted.numpy())
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from tiny import prompts
 
-from cell2sen import scoring
+from cell2sen import causal, scoring
 
 CELLS = prompts(4)
 ANSWERS = [f" {state}{kind}." for state, kind in itertools.product(("", "naive ", "CD4 "), ("T cell", "B cell", "NK"))]
@@ -42,20 +42,24 @@ def test_trees_in_parts_and_logits_in_parts(architecture: str, monkeypatch: pyte
     assert (wanted[:, len(ANSWERS) + 1] == 0).all()
     for nodes, logits in ((1, 2**24), (7, 1000), (256, 1)):
         monkeypatch.setattr(scoring, "_NODES", nodes)
-        monkeypatch.setattr(scoring, "_LOGITS", logits)
+        monkeypatch.setattr(causal, "_LOGITS", logits)
         np.testing.assert_allclose(made.score(CELLS, answers), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_no_array_of_all_cells_answers_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny.backend()
     sizes: list[int] = []
-    head = made.causal.head
+    capped = made.causal.capped
 
-    def watched(hidden):  # type: ignore[no-untyped-def]
-        sizes.append(hidden.shape[0])
-        return head(hidden)
+    def watched(logits):  # type: ignore[no-untyped-def]
+        sizes.append(logits.numel())
+        return capped(logits)
 
-    monkeypatch.setattr(made.causal, "head", watched)
-    monkeypatch.setattr(scoring, "_LOGITS", 5 * made.causal.vocabulary)
+    monkeypatch.setattr(made.causal, "capped", watched)
+    monkeypatch.setattr(causal, "_LOGITS", 1000)
     made.score(CELLS, ANSWERS)
-    assert max(sizes) <= 5
+    of_answers = sizes.pop()  # the tokens of the answers behind every node
+    assert len(sizes) > 3
+    assert max(sizes) <= 1000
+    assert sum(sizes) % made.causal.vocabulary == 0
+    assert of_answers < sum(sizes)

@@ -21,6 +21,9 @@ _hf: Any = transformers  # typed in parts only
 #: Architectures whose head is known to be the output embedding, and a soft-cap where the config has one.
 _PLAIN_HEADS = ("gemma2", "gpt_neox")
 
+#: Logits in float32 held at a time where all of a vocabulary are needed: 16 MiB, which a processor's cache may hold.
+_LOGITS = 2**22
+
 
 class Slots(_hf.Cache):  # type: ignore[misc]
     """Keys and values of what each row has read; the token at place p of a row lies in slot p, whatever the row.
@@ -117,6 +120,32 @@ class Head:
             logits_NV = self._causal.head(hidden_ND)
             return logits_NV if self._columns is None else logits_NV[:, self._columns]
         return self._causal.capped(torch.nn.functional.linear(hidden_ND, *self._rows))
+
+    def log_probabilities(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """float64 (N, C): of these tokens among all of the vocabulary, of which a part is held at a time."""
+        if self._rows is None:
+            step = max(1, _LOGITS // self._causal.vocabulary)
+            columns = slice(None) if self._columns is None else self._columns
+            parts = []
+            for part_ND in hidden_ND.split(step):
+                logits_NV = self._causal.head(part_ND)
+                chosen_NC = logits_NV[:, columns].double()
+                parts.append(chosen_NC - _log_sum_exp(logits_NV).double()[:, None])
+            return torch.cat(parts)
+        embedding: Any = self._causal.network.get_output_embeddings()
+        step = max(1, _LOGITS // len(hidden_ND))
+        biases = [None] * len(embedding.weight) if embedding.bias is None else embedding.bias.split(step)
+        sums = [
+            _log_sum_exp(self._causal.capped(torch.nn.functional.linear(hidden_ND, weight, bias)))
+            for weight, bias in zip(embedding.weight.split(step), biases, strict=False)
+        ]
+        return self.logits(hidden_ND).double() - torch.stack(sums).logsumexp(dim=0).double()[:, None]
+
+
+def _log_sum_exp(logits_NV: torch.Tensor) -> torch.Tensor:
+    """float32 (N,); the logits are written over, since with a large vocabulary new memory takes longer than numbers."""
+    highest_N1 = logits_NV.amax(dim=1, keepdim=True)
+    return logits_NV.sub_(highest_N1).exp_().sum(dim=1).log_().add_(highest_N1[:, 0])
 
 
 class Causal:

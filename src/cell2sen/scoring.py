@@ -12,18 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cell2sen.causal import Causal, Slots
+from cell2sen.causal import Causal, Head, Slots
 from cell2sen.task import Prompt
 from cell2sen.tokens import Tokens, shared
 
 #: Token ids behind what all texts of a cell share, and how many of them belong to the prompt still.
 Rest = tuple[tuple[int, ...], int]
-
-#: Logits in float32 held at a time: 16 MiB, which a processor's cache may hold.
-_LOGITS = 2**22
 
 #: Nodes of a tree that are read in one pass at most: every node is compared with all others of its pass.
 _NODES = 256
@@ -143,21 +139,7 @@ def _shares(causal: Causal, begun: Sequence[NDArray[np.int64]], tree: _Tree, slo
     ids_BQ[:, 0] = [row[-1] for row in begun]
     lengths = np.array([len(row) - 1 for row in begun], dtype=np.int64)
     hidden_BQD = causal.read_tree(ids_BQ, tree.depth, tree.above, lengths, slots)
-    # Edges of all rows, by the place of their node among all that were read.
-    order = np.argsort(tree.edge_node, kind="stable")
-    place = (np.arange(n_rows)[:, None] * n_nodes + tree.edge_node[order]).ravel()
-    token = np.tile(tree.edge_token[order], n_rows)
-    flat_ND = hidden_BQD.flatten(0, 1)
-    share = np.zeros(len(place), dtype=np.float64)
-    step = max(1, _LOGITS // causal.vocabulary)
-    for first in range(0, n_rows * n_nodes, step):
-        of = slice(*np.searchsorted(place, [first, first + step]))
-        logits_NV = causal.head(flat_ND[first : first + step])
-        chosen = logits_NV[torch.from_numpy(place[of] - first), torch.from_numpy(token[of])]
-        highest_N1 = logits_NV.amax(dim=1, keepdim=True)  # logsumexp, without new memory
-        whole_N = logits_NV.sub_(highest_N1).exp_().sum(dim=1).log_().add_(highest_N1[:, 0])
-        whole = whole_N[torch.from_numpy(place[of] - first)]
-        share[of] = (chosen.double() - whole.double()).cpu().numpy()
-    share_BE = np.zeros((n_rows, len(order)), dtype=np.float64)
-    share_BE[:, order] = share.reshape(n_rows, -1)
-    return share_BE
+    columns, column_E = np.unique(tree.edge_token, return_inverse=True)
+    share_NC = Head(causal, columns).log_probabilities(hidden_BQD.flatten(0, 1))
+    share_BQC: NDArray[np.float64] = share_NC.cpu().numpy().reshape(n_rows, n_nodes, len(columns))
+    return share_BQC[:, tree.edge_node, column_E]
