@@ -182,16 +182,21 @@ class Bench:
         self._embed(f"embedding, about {genes} genes", self.sentences(n, genes), dtype="float32")
 
     def embedding_bf16(self) -> None:
-        from cell2sen.backends.transformers import halves_are_fast
-
         name = "embedding in bfloat16"
-        if not halves_are_fast():
-            why = "this CPU has no bfloat16 instructions"
-            self.say({"row": name, "not_measured": why, "product_of_512_cpu_seconds": products()})
+        if self.lacks_bfloat16(name):
             return
         n, genes = (3, 30) if self.tiny else (self.scaled(2), 450)
         # Helical computes in float32 on every CPU.
         self._embed(name, self.sentences(n, genes), dtype="bfloat16", peer="float32")
+
+    def lacks_bfloat16(self, row: str) -> bool:
+        """Whether the row cannot be measured, which is said then."""
+        from cell2sen.backends.transformers import halves_are_fast
+
+        if not halves_are_fast():
+            why = "this CPU has no bfloat16 instructions"
+            self.say({"row": row, "not_measured": why, "product_of_512_cpu_seconds": products()})
+        return not halves_are_fast()
 
     def embedding_long(self) -> None:
         """In bfloat16 on both sides, where the CPU has it."""
@@ -214,19 +219,29 @@ class Bench:
         self.row(name, job, ["helical"], vectors_apart, instead, **about)
 
     def annotation(self) -> None:
+        self._annotate("", dtype="float32")
+
+    def annotation_bf16(self) -> None:
+        self._annotate(" in bfloat16", dtype="bfloat16")
+
+    def _annotate(self, how: str, dtype: str) -> None:
         """One generation per cell is cell2sentence's way; as long as labels are on average: random weights end none."""
         from cell2sen.tokens import load_tokens
 
         n, genes, labels = (3, 30, 5) if self.tiny else (self.scaled(2), 450, 50)
+        name = f"annotation with {labels} labels{how}"
+        if dtype == "bfloat16" and self.lacks_bfloat16(name):
+            return
         names = scoring.names(labels)
         counts = load_tokens(self.checkpoint(), local_files_only=True).count([f" {name}." for name in names])
         new_tokens = round(float(np.mean(counts)))
         job = {
-            "job": "annotate", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32",
+            "job": "annotate", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": dtype,
             "sentences": self.sentences(n, genes), "labels": names, "new_tokens": new_tokens,
         }  # fmt: skip
-        about = {"cells": n, "genes": genes, "new_tokens": new_tokens}
-        self.row(f"annotation with {labels} labels", job, ["cell2sentence"], None, **about)
+        # cell2sentence computes in what the checkpoint is stored in.
+        about = {"cells": n, "genes": genes, "new_tokens": new_tokens, "dtype": dtype, "dtype_of_peer": "float32"}
+        self.row(name, job, ["cell2sentence"], None, **about)
 
     def perturbation(self) -> None:
         """On a trained model, whose answers are genes: those count that are genes of the data, each once."""
@@ -288,6 +303,7 @@ ROWS = [
     "embedding_bf16",
     "embedding_long",
     "annotation",
+    "annotation_bf16",
     "perturbation",
     "growth_sentences",
     "growth_embedding",

@@ -24,7 +24,7 @@ def lines(script: str, *options: str) -> list[dict]:
 
 
 def test_speed() -> None:
-    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation")
+    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation", "annotation_bf16")
     assert [line["row"] for line in found] == [
         "machine", "sentences as text, top 10", "prompts to ids", "embedding, about 30 genes",
         "annotation with 5 labels",
