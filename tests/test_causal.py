@@ -118,7 +118,10 @@ def test_probabilities_with_a_bias() -> None:
     torch.manual_seed(0)
     head = torch.nn.Linear(4, 11)
     causal: Any = SimpleNamespace(
-        network=SimpleNamespace(get_output_embeddings=lambda: head), device="cpu", vocabulary=11, capped=torch.Tensor.float
+        network=SimpleNamespace(get_output_embeddings=lambda: head),
+        device="cpu",
+        vocabulary=11,
+        capped=torch.Tensor.float,
     )
     states = torch.randn(3, 4)
     wanted = head(states).log_softmax(dim=-1)[:, [2, 10]]

@@ -345,8 +345,8 @@ def _weights(
     n_groups, n_keys = key_BKTD.shape[1:3]
     in_place = not torch.is_grad_enabled()
     factor = scaling if softcap is None else scaling / softcap
-    # cap * tanh(x / cap) is 2 * cap * sigmoid(2 * x / cap) less the cap, and the softmax does not look at what all scores
-    # have in common: a sixth of the time on a CPU, and some units of the last place, so not in float32.
+    # cap * tanh(x / cap) is 2 * cap * sigmoid(2 * x / cap) less the cap, and the softmax does not look at what all
+    # scores have in common: a sixth of the time on a CPU, for some units of the last place, so not in float32.
     halves = in_place and softcap is not None and query_BHQD.dtype != torch.float32
     if halves:
         factor *= 2

@@ -127,7 +127,7 @@ class Head:
             step = max(1, _LOGITS // self._causal.vocabulary)
             columns = slice(None) if self._columns is None else self._columns
             parts = []
-            for part_ND in hidden_ND.split(step):
+            for part_ND in torch.split(hidden_ND, step):
                 logits_NV = self._causal.head(part_ND)
                 chosen_NC = logits_NV[:, columns].double()
                 parts.append(chosen_NC - _log_sum_exp(logits_NV).double()[:, None])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cell2sen import model_directory, networks, scorecard, tasks
+from cell2sen.allocator import keep_memory
 from cell2sen.calibration import calibrate
 from cell2sen.learner import FIRST_STAGE_FILE, SETTINGS_FILE, Learner
 from cell2sen.model import Model, resolve
@@ -90,6 +91,7 @@ def train(
     import torch
     from transformers import set_seed
 
+    keep_memory()
     out = Path(out)
     folder = _folder(out)
     start = resolve(config.model) if config.model else None

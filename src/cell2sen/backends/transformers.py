@@ -20,6 +20,7 @@ import transformers
 from numpy.typing import NDArray
 
 from cell2sen import attention, batches, embedding, scoring
+from cell2sen.allocator import keep_memory
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
 from cell2sen.expectation import expected
@@ -68,6 +69,7 @@ def load(
     """
     if model.is_local:
         _check_files(model)
+    keep_memory()
     where: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
     if not model.is_local:
         where["revision"] = model.revision
