@@ -112,9 +112,9 @@ def embeddings(config, base: Path, backend) -> dict:
     return result
 
 
-def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend) -> np.ndarray:
+def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, correction: bool = True) -> np.ndarray:
     """Predicted mean change of control cells over all genes of the file, float64 (genes,); 0 for genes not known."""
-    predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False)
+    predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False, correction=correction)
     place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
     change = np.zeros(adata.n_vars)
     change[[place[gene] for gene in predicted.var_names]] = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()
@@ -153,6 +153,9 @@ def response(config, base: Path, backend) -> dict:
         result["by_type"][kind] = {
             "n_control": int(control.n_obs), "n_treated": len(rows),
             "model": agreement(before, true, change),
+            "model_without_correction": agreement(
+                before, true, changes(adata, control, "IFN-beta", backend, correction=False)
+            ),
             "mean_change_of_this_type_in_training": agreement(before, true, shift),
             "no_change": agreement(before, true, np.zeros_like(true)),
             "ceiling_half_against_half": agreement(before, other_half, half),
@@ -181,14 +184,22 @@ def knockouts(config, base: Path, backend) -> dict:
         true, error = sides["held_out"]
         clear = listed & (np.abs(true) > 3 * error)
         change = changes(adata, control, f"{gene} knock-out", backend)
+        own_words = changes(adata, control, f"{gene} knock-out", backend, correction=False)
         right = {
             name: round(float((np.sign(one) == np.sign(true))[clear].mean()), 4)
-            for name, one in (("model", change), ("training", sides["training"][0]), ("down", -np.ones_like(true)))
-        }
+            for name, one in (
+                ("model", change), ("without", own_words), ("training", sides["training"][0]),
+                ("down", -np.ones_like(true)),
+            )
+        }  # fmt: skip
         result["by_knockout"][gene] = {
             "n_cells": int((test & (perturbation == gene)).sum()), "n_clear_targets": int(clear.sum()),
             "right_direction": right["model"],
             "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4),
+            "without_correction": {
+                "right_direction": right["without"],
+                "pearson_change": round(float(np.corrcoef(own_words, true)[0, 1]), 4),
+            },
             "training_replicates": {
                 "right_direction": right["training"],
                 "pearson_change": round(float(np.corrcoef(sides["training"][0], true)[0, 1]), 4),

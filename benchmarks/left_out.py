@@ -5,8 +5,9 @@
 `--base` is what recipes/nano-base.yaml made; it has seen no treated cell. Each left-out type is a training of its own
 from there, with the settings of recipes/nano-mid.yaml but without dropout, on the treated and untreated cells of all
 other types and the untreated ones of its own. Scored on mean ln(1 + CP10k) over all genes of the file, beside the
-simple prediction "control mean + mean change of the other types", the control unchanged, and the ceiling (one half of
-the treated cells against the other). Prints one JSON line.
+simple prediction "control mean + mean change of the other types", the model without the correction that it learned on
+the other types, the control unchanged, and the ceiling (one half of the treated cells against the other). Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
     return out
 
 
-def predicted_change(control: ad.AnnData, genes: list[str], model: Path, seed: int) -> np.ndarray:
+def predicted_change(
+    control: ad.AnnData, genes: list[str], model: Path, seed: int, correction: bool = True
+) -> np.ndarray:
     """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model does not know."""
-    predicted = c2s.tl.perturb(control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False)
+    predicted = c2s.tl.perturb(
+        control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, correction=correction
+    )
     place = {gene.upper(): number for number, gene in enumerate(genes)}
     change = np.zeros((predicted.n_obs, len(genes)), dtype=np.float32)
     change[:, [place[gene] for gene in predicted.var_names]] = predicted.layers["delta"].toarray()
@@ -86,13 +91,17 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
     ]
     shift = np.mean(shifts, axis=0)
     control = adata[~treated & (types == kind)].copy()
-    changes = [predicted_change(control, list(adata.var_names), path, seed) for seed, path in models]
+    changes, own_words = (
+        [predicted_change(control, list(adata.var_names), path, seed, wanted) for seed, path in models]
+        for wanted in (True, False)
+    )
     c, t = own_control.mean(axis=0), own.mean(axis=0)
     order = np.random.default_rng(0).permutation(len(own))
     halves = [own[order[part::2]].mean(axis=0) for part in (0, 1)]
     result = {
         "n_treated": len(own), "n_control": len(own_control),
         "model": [scores(c, t, change.mean(axis=0)) for change in changes],
+        "model_without_correction": [scores(c, t, change.mean(axis=0)) for change in own_words],
         "mean_change_of_other_types": scores(c, t, shift),
         "no_change": scores(c, t, np.zeros_like(c)),
         "ceiling_half_against_half": scores(c, halves[0], halves[1] - c),

@@ -279,6 +279,7 @@ def perturb(
     perturbation_column: Column = None,
     n_genes: NGenes = None,
     readout: Annotated[Literal["auto", "expected", "sentence"], typer.Option(help="See cell2sen.tl.perturb.")] = "auto",
+    correction: Annotated[bool, typer.Option(help="Add what expected responses missed in the training cells.")] = True,
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -312,7 +313,7 @@ def perturb(
     with complete(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
             adata, perturbation, perturbation_column=perturbation_column, n_genes=n_genes, readout=readout,
-            guided=not unguided, temperature=temperature, seed=seed, **options,
+            correction=correction, guided=not unguided, temperature=temperature, seed=seed, **options,
         )  # fmt: skip
         predicted.write_h5ad(temporary, compression="gzip")
     validity = float(predicted.obs["validity"].mean())

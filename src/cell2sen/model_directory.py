@@ -186,6 +186,14 @@ def _card(metadata: Mapping[str, Any], config: TrainConfig, state: Any, table: s
         f"probabilities of labels calibrated on {calibration['n_cells']} held-out cells, temperature "
         f"{calibration['temperature']:.2f}" if calibration else "probabilities of labels are not calibrated"
     )  # fmt: skip
+    corrections = metadata.get("corrections") or {}
+    added = ", ".join(
+        f"{name} (share {one['share']:.2f}, {one['contexts']} contexts)" for name, one in corrections.items()
+    )
+    corrected = (
+        f"expected responses get what they missed on average in the training cells added: {added}" if corrections
+        else "expected responses are not corrected"
+    )  # fmt: skip
     return f"""# Model card
 
 {config.card}
@@ -217,6 +225,7 @@ Baselines and ceiling are those of `cell2sen evaluate`; they learn from the cell
 
 * {what}: {measured}
 * {calibrated[0].upper()}{calibrated[1:]}
+* {corrected[0].upper()}{corrected[1:]}
 
 ## Limits
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from cell2sen.rank import Ranker, Recipe
 from cell2sen.scale import recognise, refuse_unrankable
 from cell2sen.sentences import clean_perturbations
 from cell2sen.task import Prompt, Task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: Cells of a group whose change is looked at.
 LEAST_CELLS = 10
@@ -220,6 +223,24 @@ class Cells:
             )
         self.matrix = self.matrix[:, known]
         self.symbols = tuple(symbol for symbol, keep in zip(self.symbols, known, strict=True) if keep)
+
+    def mean_expression(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean of some cells in ln(1 + CP10k), float64 (genes,)."""
+        chosen = sp.csr_matrix(self.matrix[rows])
+        sums = np.repeat(self.totals[rows], np.diff(chosen.indptr))
+        chosen.data = self.scale.log10_cp10k(chosen.data, sums) * math.log(10)
+        return np.asarray(chosen.mean(axis=0), dtype=np.float64).ravel()
+
+    def anndata(self, rows: NDArray[np.int64]) -> AnnData:
+        """Some cells with the genes that the model can write, their contexts and organism in ``obs``."""
+        from anndata import AnnData
+
+        obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
+        for column in self.data.context:
+            obs[column] = pd.Categorical(self.obs[column].astype(str).to_numpy()[rows])
+        obs["organism"] = pd.Categorical(self.organism[rows])
+        var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
+        return AnnData(sp.csr_matrix(self.matrix[rows]), obs=obs, var=var)
 
     def values(self, slot: str) -> NDArray[Any]:
         """What stands in a slot of a prompt or answer, object (cells,), ``None`` where nothing is known.

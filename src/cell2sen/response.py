@@ -2,7 +2,7 @@
 
 A predicted sentence is one draw, and the mean of many still has what the model gets wrong about the cell itself. Both
 expectations are of the same cell, so that error is in both and their difference is the perturbation's. It is added to
-what was measured of the cell.
+what was measured of the cell, with what such differences miss on average (:mod:`cell2sen.correction`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen import correction as corrections
 from cell2sen import genes as gene_names
 from cell2sen.backend import Backend, Unsupported
 from cell2sen.matrix import open_source
@@ -65,6 +66,7 @@ def respond(
     options: Options,
     n_genes: int | None = None,
     seed: int = 0,
+    correction: bool = True,
 ) -> Response:
     """Predict the response of every row that has slots and genes.
 
@@ -78,6 +80,8 @@ def respond(
         What a gene is worth at each place of a sentence.
     n_genes
         Genes of prompt and answer at most; as many as the model was trained with by default.
+    correction
+        Add what the model's responses to a perturbation missed in its training cells, where it says so.
 
     Raises
     ------
@@ -102,7 +106,11 @@ def respond(
     lists = sentences.numbered(n_genes or session.length)
     symbols = sentences.symbols
     worth = fit.expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
-    changes = []
+    control = measured(data, symbols, session, options)[rows]
+    names = [str((slots[row] or {}).get("perturbation")) for row in rows]
+    known = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
+    amounts = {name: known.of(name, symbols) for name in set(names)}
+    parts = []
     for start in range(0, len(rows), _CELLS):
         some = rows[start : start + _CELLS]
         given: tuple[dict[str, str], ...] = ({}, {"perturbation": nothing})
@@ -122,10 +130,10 @@ def respond(
         )  # fmt: skip
         change = treated - untreated
         change[np.abs(change) < LEAST] = 0
-        changes.append(sp.csr_matrix(change))
-    control = measured(data, symbols, session, options)[rows]
-    predicted = sp.csr_matrix((control + sp.vstack(changes, format="csr")).maximum(0), dtype=np.float32)
-    predicted.eliminate_zeros()
+        chunk = slice(start, start + len(some))
+        amount = np.stack([amounts[name] for name in names[chunk]])
+        parts.append(sp.csr_matrix(corrections.corrected(control[chunk].toarray(), change, amount)))
+    predicted = sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
     written = _written(predicted, symbols, [len(lists[row]) for row in rows])
     return Response(rows=rows, control=control, predicted=predicted, sentences=written)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen import evaluation, tl
@@ -18,6 +16,9 @@ from cell2sen.calibration import calibrates
 from cell2sen.model import resolve
 from cell2sen.pairs import Cells, contexts
 from cell2sen.session import load_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +128,10 @@ def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).permutation(rows)[:TRAINING_CELLS])
 
 
-def _adata(cells: Cells, rows: NDArray[np.int64], truth: NDArray[Any]) -> anndata.AnnData:
-    """Some cells with the genes that the model can write."""
-    obs = pd.DataFrame(index=np.asarray(cells.names, dtype=object)[rows])
-    for column in cells.data.context:
-        obs[column] = pd.Categorical(cells.obs[column].astype(str).to_numpy()[rows])
-    obs["truth"] = pd.Categorical(truth[rows])
-    obs["organism"] = pd.Categorical(cells.organism[rows])
-    values = sp.csr_matrix(cells.matrix[rows])
-    return anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(cells.symbols, dtype=object)))
+def _adata(cells: Cells, rows: NDArray[np.int64], truth: NDArray[Any]) -> AnnData:
+    adata = cells.anndata(rows)
+    adata.obs["truth"] = pd.Categorical(truth[rows])
+    return adata
 
 
 def _entries(judged: evaluation.Evaluation, file: str, task: str) -> list[dict[str, Any]]:

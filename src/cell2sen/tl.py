@@ -158,6 +158,7 @@ def perturb(
     perturbation_column: str | None = None,
     n_genes: int | None = None,
     readout: Literal["auto", "expected", "sentence"] = "auto",
+    correction: bool = True,
     guided: bool = True,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -185,6 +186,9 @@ def perturb(
         (:mod:`cell2sen.response`); better by far where means are wanted, possible with models that write a gene as one
         token and have learned what no perturbation is. ``"auto"``: expected where the model can, unless `guided`,
         `temperature`, `top_k` or `top_p` ask for a way of writing.
+    correction
+        Of expected responses: add what they missed on average in the cells that the model was trained on, where its
+        directory says so for this perturbation (:mod:`cell2sen.correction`); ``False`` for the model's own word.
     guided
         Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
     temperature, top_k, top_p, seed
@@ -221,7 +225,8 @@ def perturb(
         readout = "expected" if plain and response.can_expect(session) else "sentence"
     found: response.Response | pipeline.Predictions
     if readout == "expected":
-        found = response.respond(session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed)
+        found = response.respond(session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed,
+                                 correction=correction)  # fmt: skip
         predicted, control = found.predicted, found.control
         answers = [parse_sentence(" ".join(genes), frozenset(vocabulary)) for genes in found.sentences]
     else:
@@ -245,8 +250,9 @@ def perturb(
     _record(
         result, "perturb",
         session.provenance(
-            unit="ln(1 + CP10k)", readout=readout, guided=guided, n_genes=n_genes or session.length or 0,
-            temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0, seed=seed,
+            unit="ln(1 + CP10k)", readout=readout, correction=correction, guided=guided,
+            n_genes=n_genes or session.length or 0, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0,
+            seed=seed,
         ),
     )  # fmt: skip
     return result

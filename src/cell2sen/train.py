@@ -20,6 +20,7 @@ from cell2sen.calibration import calibrate
 from cell2sen.learner import FIRST_STAGE_FILE, SETTINGS_FILE, Learner
 from cell2sen.model import Model, resolve
 from cell2sen.pairs import Cells, exclude_held_out
+from cell2sen.response_calibration import correct
 from cell2sen.rewards import REWARDS
 from cell2sen.task import Task
 from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, from_mapping, plain, read_config
@@ -145,6 +146,7 @@ def train(
             shutil.copytree(folder / "adapter", temporary / "adapter")
         model_directory.check_tokenizer(temporary, tokens, texts)
         calibrate(temporary, list(cells.values()), progress=progress)
+        correct(temporary, list(cells.values()), seed=config.seed)
         measured = scorecard.scores(temporary, list(cells.values()), config.score_cells, seed=config.seed)
         model_directory.write_card(temporary, config, trainer.state, measured, scorecard.as_markdown(measured))
     shutil.rmtree(folder, ignore_errors=True)

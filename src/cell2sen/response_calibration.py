@@ -1,0 +1,152 @@
+"""Corrections of expected responses, fitted on the training cells."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cell2sen import response
+from cell2sen.correction import CORRECTION_FILE, Corrections
+from cell2sen.model import METADATA_FILE, resolve
+from cell2sen.pairs import LEAST_CELLS, Cells, contexts
+from cell2sen.session import load_model, start
+
+logger = logging.getLogger(__name__)
+
+#: Control cells of a file that are asked about, spread over perturbations and contexts, and of each context.
+MOST_CELLS, PER_CONTEXT = 320, (8, 40)
+
+#: Amounts below it, in ln(1 + CP10k), are set to 0: there are thousands, and together they change nothing.
+LEAST = 5e-3
+
+#: Two means over the training cells of a context, float64 (genes,): what was missed, and the controls' expression.
+Missed = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0) -> dict[str, Any]:
+    """Fit corrections of all perturbations that were trained on, and write them into the model's directory.
+
+    In each context (cell type, donor, …) with :data:`cell2sen.pairs.LEAST_CELLS` training cells on either side, what
+    was missed is the true mean change less the expected one. A correction is the mean of it over contexts, times the
+    share of it that :func:`share` finds worth adding. Held-out cells are not looked at. Models that have learned no
+    name for no perturbation get none.
+
+    Returns
+    -------
+    For each perturbation ``contexts`` and ``share``, which the model's metadata keep.
+    """
+    model = resolve(folder)
+    backend: Any = None
+    genes: dict[str, int] = {}
+    fitted: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
+    said: dict[str, Any] = {}
+    for one in cells:
+        if "perturb" not in one.data.tasks or not model.metadata.get("no_perturbation"):
+            continue
+        groups = list(_groups(one))
+        least, most = PER_CONTEXT
+        per_context = int(np.clip(MOST_CELLS // max(1, len(groups)), least, most))
+        for name in dict.fromkeys(name for name, _, _ in groups):
+            if name in fitted:  # learned from two files: the first one counts
+                continue
+            backend = backend or load_model({"model": model, "progress": False})
+            sides = [(control, treated) for other, control, treated in groups if other == name]
+            found = _missed(one, name, sides, per_context, backend, seed)
+            if found is None:
+                return {}
+            missed, halves = found
+            part = share([what for what, _ in missed] if len(missed) > 1 else halves)
+            mean = part * np.mean([what for what, _ in missed], axis=0)
+            level = np.mean([control for _, control in missed], axis=0)
+            fitted[name] = one.symbols, _amounts(mean, level)
+            said[name] = {"contexts": len(missed), "share": round(part, 3)}
+            genes |= dict.fromkeys(one.symbols, 0)
+    if not fitted:
+        return {}
+    place = {gene: number for number, gene in enumerate(genes)}
+    amounts = {name: np.zeros(len(genes), dtype=np.float32) for name in fitted}
+    for name, (symbols, amount) in fitted.items():
+        amounts[name][[place[symbol] for symbol in symbols]] = amount
+    Corrections(genes=tuple(genes), amounts=amounts).write(folder / CORRECTION_FILE)
+    file = folder / METADATA_FILE
+    metadata = json.loads(file.read_text(encoding="utf-8")) | {"corrections": said}
+    file.write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+    return said
+
+
+def share(missed: Sequence[NDArray[np.float64]]) -> float:
+    """How much of the mean of the other contexts is worth adding in a context, by least squares, from 0 to 1.
+
+    Σ ⟨m_k, m̄_k⟩ / Σ ⟨m̄_k, m̄_k⟩, m_k what was missed in context k, m̄_k its mean over all others: the factor that
+    would have left the least error in contexts whose own error had not been known.
+    """
+    whole = np.sum(missed, axis=0)
+    others = [(whole - one) / (len(missed) - 1) for one in missed]
+    agreeing = sum(float(one @ other) for one, other in zip(missed, others, strict=True))
+    size = sum(float(other @ other) for other in others)
+    return float(np.clip(agreeing / size, 0.0, 1.0)) if size else 0.0
+
+
+def _groups(cells: Cells) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Perturbation, controls and perturbed cells of each context of the training cells that has enough of both."""
+    if cells.perturbation is None:
+        return
+    where = contexts(cells)
+    found: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for cell in np.flatnonzero(~cells.test & (np.diff(cells.matrix.indptr) > 0)):
+        if cells.perturbation[cell] is not None:
+            found.setdefault(where[cell], {}).setdefault(str(cells.perturbation[cell]), []).append(int(cell))
+    for sides in found.values():
+        control = sides.pop(cells.data.control, [])
+        for name, treated in sorted(sides.items()):
+            if min(len(control), len(treated)) >= LEAST_CELLS:
+                yield name, control, treated
+
+
+def _missed(
+    cells: Cells, name: str, sides: Sequence[tuple[list[int], list[int]]], per_context: int, backend: Any, seed: int
+) -> tuple[list[Missed], list[NDArray[np.float64]]] | None:
+    """Of each context; and of two halves of the cells of the first one, which :func:`share` takes for want of another.
+
+    None where the model cannot say what it expects.
+    """
+    generator = np.random.default_rng(seed)
+    asked = [np.sort(generator.permutation(control)[:per_context]) for control, _ in sides]
+    adata = cells.anndata(np.concatenate(asked))
+    adata.obs_names_make_unique()
+    session = start(adata, "perturb", {"model": backend, "progress": False})
+    fit = session.sentences.fit or session.model.fit
+    if fit is None or not response.can_expect(session):
+        return None
+    slots = [{"perturbation": name}] * adata.n_obs
+    found = response.respond(session, adata, slots, fit, options={}, seed=seed, correction=False)
+    change = sp.csr_matrix(found.predicted - found.control)
+    place = {symbol: number for number, symbol in enumerate(cells.symbols)}
+    columns = [place[symbol] for symbol in session.sentences.symbols]
+    context = np.repeat(np.arange(len(asked)), [len(rows) for rows in asked])[found.rows]
+    missed, halves = [], []
+    for number, (control, treated) in enumerate(sides):
+        expected = np.zeros(len(cells.symbols))
+        expected[columns] = np.asarray(change[context == number].mean(axis=0)).ravel()
+        level = cells.mean_expression(control)
+        missed.append((cells.mean_expression(treated) - level - expected, level))
+        if not number:
+            halves = [
+                cells.mean_expression(treated[half::2]) - cells.mean_expression(control[half::2]) - expected
+                for half in (0, 1)
+            ]
+    return missed, halves
+
+
+def _amounts(missed: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
+    """:attr:`Corrections.amounts` of a mean that was missed, where the controls' mean expression is `level`."""
+    kept = np.where(np.abs(missed) < LEAST, 0.0, missed)
+    falls = np.divide(np.minimum(kept, 0.0), level, out=np.zeros_like(kept), where=level > 0)
+    return np.maximum(kept, 0.0) + np.maximum(falls, -1.0)
