@@ -82,16 +82,18 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0) -> dict[str,
 
 
 def share(missed: Sequence[NDArray[np.float64]]) -> float:
-    """How much of the mean of the other contexts is worth adding in a context, by least squares, from 0 to 1.
+    """How much of the mean over K contexts is worth adding in another context, by least squares, from 0 to 1.
 
-    Σ ⟨m_k, m̄_k⟩ / Σ ⟨m̄_k, m̄_k⟩, m_k what was missed in context k, m̄_k its mean over all others: the factor that
-    would have left the least error in contexts whose own error had not been known.
+    f = Σ ⟨m_k, m̄_k⟩ / Σ ⟨m̄_k, m̄_k⟩, m_k what was missed in context k and m̄_k its mean over all others, is the factor
+    that would have left the least error in contexts whose own error had not been known. A mean over K contexts varies
+    less than one over K - 1, so the share is K f / (K f + (K - 1) (1 - f)) (Spearman and Brown, 1910).
     """
     whole = np.sum(missed, axis=0)
     others = [(whole - one) / (len(missed) - 1) for one in missed]
     agreeing = sum(float(one @ other) for one, other in zip(missed, others, strict=True))
     size = sum(float(other @ other) for other in others)
-    return float(np.clip(agreeing / size, 0.0, 1.0)) if size else 0.0
+    factor, n = float(np.clip(agreeing / size, 0.0, 1.0)) if size else 0.0, len(missed)
+    return n * factor / (n * factor + (n - 1) * (1 - factor))
 
 
 def _groups(cells: Cells) -> Iterator[tuple[str, list[int], list[int]]]:
