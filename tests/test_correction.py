@@ -207,3 +207,15 @@ def test_what_must_not_be_used(tmp_path: Path) -> None:
     np.savez(file, genes=np.array(["a"], dtype=object), perturbations=np.array(["p"]), amounts=np.zeros((1, 1)))
     with pytest.raises(ValueError, match="no corrections that cell2sen can read"):
         load(Model(name="m", path=str(tmp_path)))
+
+
+def test_a_response_that_cannot_be_predicted_is_not_corrected(
+    folder: Path, trained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **named: Any) -> Any:
+        raise ValueError("no such thing")
+
+    shutil.copytree(trained.path, tmp_path / "m")
+    monkeypatch.setattr("cell2sen.response.respond", fail)
+    assert correct(tmp_path / "m", [of(folder)]) == {}
+    assert "responses to IL-2 of cells.h5ad are not corrected: no such thing" in caplog.text

@@ -58,7 +58,11 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0) -> dict[str,
                 continue
             backend = backend or load_model({"model": model, "progress": False})
             sides = [(control, treated) for other, control, treated in groups if other == name]
-            found = _missed(one, name, sides, per_context, backend, seed)
+            try:
+                found = _missed(one, name, sides, per_context, backend, seed)
+            except (ValueError, KeyError) as error:  # a model without this correction rather than none
+                logger.warning("responses to %s of %s are not corrected: %s", name, one.data.file, error)
+                continue
             if found is None:
                 return {}
             missed, halves = found

@@ -1,0 +1,66 @@
+"""The script that averages trainings, as the embedded model's recipe uses it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import training_cells
+import yaml
+from safetensors.torch import load_file
+
+from cell2sen import train
+from cell2sen.correction import load
+from cell2sen.model import resolve
+
+SCRIPT = Path(__file__).parents[1] / "recipes" / "average.py"
+SETTINGS: dict[str, Any] = {
+    "from_scratch": {"hidden_size": 16, "layers": 1, "heads": 2, "context": 128, "min_cells": 1},
+    "data": [
+        {"file": "cells.h5ad", "tasks": ["annotate", "perturb"], "cell_type": "cell_type", "perturbation": "condition",
+         "context": ["cell_type"], "no_perturbation": "nothing", "split": {"test": 0.2}}
+    ],
+    "lengths": {"annotate": 20, "perturb": 10}, "max_steps": 2, "eval_steps": 2, "bf16": False, "score_cells": 20,
+}  # fmt: skip
+
+
+def average(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_average_of_two_seeds(tmp_path: Path) -> None:
+    training_cells.write(tmp_path / "cells.h5ad", n=200)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    start = train.train(train.read_config(recipe), tmp_path / "start", base=tmp_path, progress=False)
+    seeds = []
+    for seed in (0, 1):
+        settings = train.from_mapping({**SETTINGS, "from_scratch": None, "model": start.path, "seed": seed})
+        seeds.append(Path(train.train(settings, tmp_path / f"seed-{seed}", base=tmp_path, progress=False).path))
+    done = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, *parts = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", *seeds))
+    for name, tensor in found.items():
+        torch.testing.assert_close(
+            tensor.double(), (parts[0][name].double() + parts[1][name].double()) / 2, atol=4e-3, rtol=0
+        )
+        assert tensor.dtype == parts[0][name].dtype
+    made = resolve(tmp_path / "out")
+    assert made.metadata["averaged"] == [resolve(seed).metadata["weights_sha256"] for seed in seeds]
+    assert made.metadata["weights_sha256"] not in made.metadata["averaged"]
+    assert set(load(made).amounts) == {"IFN-beta", "IL-2"} == set(made.metadata["corrections"])
+    assert "temperature" in made.metadata["calibration"]["annotate"]
+    assert {one["task"] for one in made.metadata["scores"]} == {"annotate", "perturb"}
+    again = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
+    assert "exists already" in again.stderr
+    larger = train.from_mapping({**SETTINGS, "from_scratch": {**SETTINGS["from_scratch"], "hidden_size": 32}})
+    other = train.train(larger, tmp_path / "other", base=tmp_path, progress=False)
+    differing = average(recipe, tmp_path / "no", seeds[0], other.path, "--data-dir", tmp_path)
+    assert "do not have the same tensors" in differing.stderr
+    assert not (tmp_path / "no").exists()
