@@ -3,7 +3,7 @@
     python benchmarks/left_out.py --data-dir FOLDER --base DIR [--types "B cells" ...] [--seeds 0 1 2] [--out FILE]
 
 `--base` is what recipes/nano-base.yaml made; it has seen no treated cell. Each left-out type is a training of its own
-from there, with the settings of recipes/nano-mid.yaml but without dropout, on the treated and untreated cells of all
+from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated cells of all
 other types and the untreated ones of its own. Scored on mean ln(1 + CP10k) over all genes of the file, beside the
 simple prediction "control mean + mean change of the other types", the model without the correction that it learned on
 the other types, the control unchanged, and the ceiling (one half of the treated cells against the other). Prints one
@@ -39,7 +39,7 @@ LEAST = 10
 
 def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: float) -> Path:
     """The model that has not seen this type under IFN-beta."""
-    recipe = read_config(HERE / "recipes" / "nano-mid.yaml")
+    recipe = read_config(HERE / "recipes" / "nano.yaml")
     [kang] = [one for one in recipe.data if one.file.startswith("kang_ifnb")]
     split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
     data = dataclasses.replace(kang, tasks=("perturb",), draws={"perturb": draws}, split=split)
