@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cell2sen import response
 from cell2sen.correction import CORRECTION_FILE, Corrections
@@ -30,7 +31,7 @@ LEAST = 5e-3
 Missed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0) -> dict[str, Any]:
+def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """Fit corrections of all perturbations that were trained on, and write them into the model's directory.
 
     In each context (cell type, donor, …) with :data:`cell2sen.pairs.LEAST_CELLS` training cells on either side, what
@@ -53,7 +54,8 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0) -> dict[str,
         groups = list(_groups(one))
         least, most = PER_CONTEXT
         per_context = int(np.clip(MOST_CELLS // max(1, len(groups)), least, most))
-        for name in dict.fromkeys(name for name, _, _ in groups):
+        names = list(dict.fromkeys(name for name, _, _ in groups))
+        for name in tqdm(names, desc="corrections", unit=" perturbations", disable=not progress):
             if name in fitted:  # learned from two files: the first one counts
                 continue
             backend = backend or load_model({"model": model, "progress": False})

@@ -146,7 +146,7 @@ def train(
             shutil.copytree(folder / "adapter", temporary / "adapter")
         model_directory.check_tokenizer(temporary, tokens, texts)
         calibrate(temporary, list(cells.values()), progress=progress)
-        correct(temporary, list(cells.values()), seed=config.seed)
+        correct(temporary, list(cells.values()), seed=config.seed, progress=progress)
         measured = scorecard.scores(temporary, list(cells.values()), config.score_cells, seed=config.seed)
         model_directory.write_card(temporary, config, trainer.state, measured, scorecard.as_markdown(measured))
     shutil.rmtree(folder, ignore_errors=True)
