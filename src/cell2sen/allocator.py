@@ -15,11 +15,12 @@ LARGEST, KEPT = 2**30, 2**31 - 1
 def keep_memory() -> bool:
     """Let freed memory be used again by this process. Whether that was done.
 
-    A forward pass makes and frees some hundred tensors. The GNU C library gives those of more than 32 MiB back to the
-    system at once, others whenever enough lie free, and the system clears each page again before it lends it the next
-    time: measured, a third of the time of a training step, a tenth to a quarter of that of an embedding or label. From
-    here on up to 2 GiB stay with the process. Nothing is done where the C library is another one, or where its
-    environment variables (``MALLOC_…``, ``GLIBC_TUNABLES``) say that somebody has decided otherwise.
+    A forward pass makes and frees some hundred tensors, and ranking cells some dozen arrays a block. The GNU C library
+    gives those of more than 32 MiB back to the system at once, others whenever enough lie free, and the system clears
+    each page again before it lends it the next time: measured, a third of the time of a training step, a tenth to a
+    quarter of that of an embedding, label or sentence. From here on up to 2 GiB stay with the process. Nothing is done
+    where the C library is another one, or where its environment variables (``MALLOC_…``, ``GLIBC_TUNABLES``) say that
+    somebody has decided otherwise.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cell2sen import naming
+from cell2sen.allocator import keep_memory
 from cell2sen.matrix import Source, canonical, open_source, rows_of
 from cell2sen.numbered import NumberedGenes
 from cell2sen.organism import organism_of_cells, scientific_name
@@ -293,6 +294,7 @@ def from_anndata(
     KeyError
         Unknown layer or column; lists those there are.
     """
+    keep_memory()
     recipe = recipe or Recipe()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open_source(data, layer=layer, use_raw=use_raw))
