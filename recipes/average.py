@@ -64,6 +64,9 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
         model = resolve(folder)
         cells = {data.file: Cells(data, data_dir, model.recipe.case) for data in config.data}
         exclude_held_out(cells)
+        split = {file: model_directory.split_of(one) for file, one in cells.items()}
+        if strange := [str(one) for one in models if resolve(one).metadata.get("split") != split]:
+            raise ValueError(f"{strange} were trained on other cells than {recipe} says")
         backend = load_model({"model": model, "progress": False})
         for one in cells.values():
             one.keep_genes(backend.known_genes(one.symbols))

@@ -15,6 +15,7 @@ import training_cells
 from cells import GENES, cells, fake
 
 from cell2sen import tl, train
+from cell2sen.backend import Unsupported
 from cell2sen.correction import CORRECTION_FILE, Corrections, corrected, load
 from cell2sen.model import Model, resolve
 from cell2sen.pairs import Cells
@@ -31,10 +32,10 @@ DATA = {
 
 
 def test_what_rises_is_added_and_what_falls_is_a_share() -> None:
-    control, change = np.array([[2, 0, 1, 4]], dtype=np.float32), np.array([[0.5, 0, -3, 0]], dtype=np.float32)
-    amount = np.array([0.25, 0.5, 1, -0.75], dtype=np.float32)
-    np.testing.assert_allclose(corrected(control, change, amount), [[2.75, 0.5, 0, 1]])
-    np.testing.assert_allclose(corrected(control, change, np.zeros(4, np.float32)), [[2.5, 0, 0, 4]])
+    control, change = np.array([[2, 0, 1, 4, 0]], dtype=np.float32), np.array([[0.5, 0, -3, 0, 2]], dtype=np.float32)
+    amount = np.array([0.25, 0.5, 1, -0.75, -0.5], dtype=np.float32)
+    np.testing.assert_allclose(corrected(control, change, amount), [[2.75, 0.5, 1, 1, 1]])
+    np.testing.assert_allclose(corrected(control, change, np.zeros(5, np.float32)), [[2.5, 0, 0, 4, 2]])
 
 
 def some() -> Corrections:
@@ -73,17 +74,15 @@ def test_every_cell_gets_the_correction_of_its_perturbation(tmp_path: Path) -> N
     with_it, without = (
         tl.perturb(adata, names, model=backend, progress=False, correction=wanted) for wanted in (True, False)
     )
-    assert with_it.uns["cell2sen"]["perturb"]["correction"]
-    assert not without.uns["cell2sen"]["perturb"]["correction"]
-    control = with_it.layers["control"].toarray()
+    assert with_it.uns["cell2sen"]["perturb"]["corrected"] == "IFN-beta; IL-2"
+    assert without.uns["cell2sen"]["perturb"]["corrected"] == ""
     raw = tl.perturb(adata, names, model=fake(no_perturbation="nothing"), progress=False)
     np.testing.assert_array_equal(raw.X.toarray(), without.X.toarray())
     for row, name in enumerate(with_it.obs["perturbation"]):
         amount = some().of(name, list(with_it.var_names))
-        # Where the change alone would have ended below 0 the clipped one says too little about it.
-        kept = without.X.toarray()[row] > 0
-        wanted = without.X.toarray()[row] + np.maximum(amount, 0) + np.minimum(amount, 0) * control[row]
-        np.testing.assert_allclose(with_it.X.toarray()[row][kept], np.maximum(wanted, 0)[kept], atol=1e-5)
+        before = without.X.toarray()[row]
+        wanted = before + np.maximum(amount, 0) + np.minimum(amount, 0) * before
+        np.testing.assert_allclose(with_it.X.toarray()[row], wanted, atol=1e-5)
         assert (np.abs(with_it.X[row].toarray() - without.X[row].toarray()).max() > 0.2) == (name != "another")
 
 
@@ -219,3 +218,18 @@ def test_a_response_that_cannot_be_predicted_is_not_corrected(
     monkeypatch.setattr("cell2sen.response.respond", fail)
     assert correct(tmp_path / "m", [of(folder)]) == {}
     assert "responses to IL-2 of cells.h5ad are not corrected: no such thing" in caplog.text
+
+
+def test_genes_of_several_tokens_are_predicted_by_sentences(folder: Path, tmp_path: Path) -> None:
+    """Such a model cannot say what it expects; its training ends well, and nothing is corrected."""
+    settings = train.from_mapping(
+        {"from_scratch": {**SCRATCH, "tokenizer": "bpe", "text_tokens": 300, "context": 512}, "data": [DATA],
+         "lengths": {"perturb": 5}, "batch_size": 4, "max_steps": 2, "eval_steps": 2, "bf16": False, "score_cells": 10}
+    )  # fmt: skip
+    made = train.train(settings, tmp_path / "m", base=folder, progress=False)
+    assert "corrections" not in made.metadata
+    control = anndata.read_h5ad(folder / "cells.h5ad")[:3].copy()
+    found = tl.perturb(control, "IL-2", model=made.path, progress=False, n_genes=3)
+    assert found.uns["cell2sen"]["perturb"]["readout"] == "sentence"
+    with pytest.raises(Unsupported):
+        tl.perturb(control, "IL-2", model=made.path, progress=False, n_genes=3, readout="expected")

@@ -8,6 +8,7 @@ to what the model expects of other cells: how a cell differs from others remains
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ class Corrections:
     genes: tuple[str, ...]
 
     amounts: Mapping[str, NDArray[np.float32]]
-    """Perturbation → float32 (genes,). An amount above 0 is added to a cell's expression in ln(1 + CP10k); one below is
-    the share of it that is taken away, down to -1, for what is not there cannot fall."""
+    """Perturbation → float32 (genes,). An amount above 0 is added to what is predicted of a cell, in ln(1 + CP10k); one
+    below is the share of it that is taken away, down to -1, for what is not there cannot fall."""
 
     def of(self, perturbation: str, symbols: Sequence[str]) -> NDArray[np.float32]:
         """The amounts of these genes, float32 (symbols,); 0 where nothing is known."""
@@ -62,7 +63,9 @@ def load(model: Model) -> Corrections:
     try:
         with np.load(file, allow_pickle=False) as stored:
             genes, names, amounts = (stored[key] for key in ("genes", "perturbations", "amounts"))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            if amounts.shape != (len(names), len(genes)):
+                raise ValueError(f"amounts must be {(len(names), len(genes))}, found {amounts.shape}")
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} holds no corrections that cell2sen can read: {error}") from error
     return Corrections(
         genes=tuple(map(str, genes)),
@@ -82,7 +85,6 @@ def corrected(
     amount
         :meth:`Corrections.of`, (genes,) or (cells, genes).
     """
-    found: NDArray[np.float32] = control + change
-    found += np.maximum(amount, 0)
-    found += np.minimum(amount, 0) * control
-    return np.maximum(found, 0, out=found)
+    found: NDArray[np.float32] = np.maximum(control + change, 0)
+    found += np.maximum(amount, 0) + np.minimum(amount, 0) * found
+    return found

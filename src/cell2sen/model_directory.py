@@ -36,9 +36,7 @@ def metadata_of(
     fitter = RankFitter()
     counts: dict[str, dict[str, int]] = {"labels": {}, "perturbations": {}}
     for one in cells.values():
-        rows = np.flatnonzero(~one.test)[:1024]
-        indptr, _, values = one.ranker.rank(one.matrix[rows], [one.names[row] for row in rows])
-        fitter.add(indptr, one.scale.log10_cp10k(values, np.repeat(one.totals[rows], np.diff(indptr))))
+        one.add_to(fitter, np.flatnonzero(~one.test)[:1024])
         answered = {worded[task].target for task in one.data.tasks}
         learned = {slot for task in one.data.tasks for slot in (*worded[task].slots, worded[task].target)}
         for store, slot, column in (
@@ -72,7 +70,7 @@ def metadata_of(
         "organisms": sorted({*before.get("organisms", []), *(name for one in cells.values() for name in one.organism)}),
         # The name of a directory: where it lay is nobody's business.
         "training": plain(config) | {"model": Path(start.path).name if start and start.is_local else config.model},
-        "split": {file: _split(one) for file, one in cells.items()},
+        "split": {file: split_of(one) for file, one in cells.items()},
         "started_from": None,
     }
     if start is not None:
@@ -90,7 +88,8 @@ def spellings(config: TrainConfig) -> dict[str, list[str]]:
     return names
 
 
-def _split(cells: Cells) -> dict[str, Any]:
+def split_of(cells: Cells) -> dict[str, Any]:
+    """How many cells are on either side, and a hash of the names of those held out."""
     names = [name for name, test in zip(cells.names, cells.test, strict=True) if test]
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
     return {"n_train": int(np.sum(~cells.test)), "n_held_out": len(names), "sha256_of_held_out": digest}

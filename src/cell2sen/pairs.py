@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cell2sen import genes as gene_names
 from cell2sen.matrix import open_source
 from cell2sen.organism import organism_of_cells
-from cell2sen.rank import Ranker, Recipe
+from cell2sen.rank import Ranker, RankFit, RankFitter, Recipe
 from cell2sen.scale import recognise, refuse_unrankable
 from cell2sen.sentences import clean_perturbations
 from cell2sen.task import Prompt, Task
@@ -223,6 +223,18 @@ class Cells:
             )
         self.matrix = self.matrix[:, known]
         self.symbols = tuple(symbol for symbol, keep in zip(self.symbols, known, strict=True) if keep)
+
+    def rank_fit(self) -> RankFit | None:
+        """Expression at each place of the training cells' sentences, from 1,024 of them at most."""
+        rows = np.flatnonzero(~self.test)[:1024]
+        fitter = RankFitter()
+        self.add_to(fitter, rows)
+        return fitter.fit()
+
+    def add_to(self, fitter: RankFitter, rows: NDArray[np.int64]) -> None:
+        """Let a rank fit see some cells."""
+        indptr, _, values = self.ranker.rank(self.matrix[rows], [self.names[row] for row in rows])
+        fitter.add(indptr, self.scale.log10_cp10k(values, np.repeat(self.totals[rows], np.diff(indptr))))
 
     def mean_expression(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean of some cells in ln(1 + CP10k), float64 (genes,)."""

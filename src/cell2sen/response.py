@@ -47,6 +47,9 @@ class Response:
     predicted: sp.csr_matrix
     """float32 (m, vocabulary), not negative."""
 
+    corrected: tuple[str, ...]
+    """Perturbations of these rows that have a correction."""
+
     sentences: list[list[str]]
     """The genes of each prediction in descending order, as many as its prompt asked for."""
 
@@ -135,7 +138,8 @@ def respond(
         parts.append(sp.csr_matrix(corrections.corrected(control[chunk].toarray(), change, amount)))
     predicted = sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
     written = _written(predicted, symbols, [len(lists[row]) for row in rows])
-    return Response(rows=rows, control=control, predicted=predicted, sentences=written)
+    corrected = tuple(sorted(set(names) & set(known.amounts)))
+    return Response(rows=rows, control=control, predicted=predicted, corrected=corrected, sentences=written)
 
 
 def measured(data: AnnData | str | Path, symbols: Sequence[str], session: Session, options: Options) -> sp.csr_matrix:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cell2sen import response
+from cell2sen.backend import Unsupported
 from cell2sen.correction import CORRECTION_FILE, Corrections
 from cell2sen.model import METADATA_FILE, resolve
 from cell2sen.pairs import LEAST_CELLS, Cells, contexts
@@ -21,13 +22,14 @@ from cell2sen.session import load_model, start
 
 logger = logging.getLogger(__name__)
 
-#: Control cells of a file that are asked about, spread over perturbations and contexts, and of each context.
-MOST_CELLS, PER_CONTEXT = 320, (8, 40)
+#: Pairs of a perturbation and a context that are looked at, those with the most cells, and the control cells that are
+#: asked about: of a file, spread over these pairs, but no fewer and no more of each than so many.
+MOST_PAIRS, CELLS, CELLS_OF_PAIR = 200, 320, (8, 40)
 
 #: Amounts below it, in ln(1 + CP10k), are set to 0: there are thousands, and together they change nothing.
 LEAST = 5e-3
 
-#: Two means over the training cells of a context, float64 (genes,): what was missed, and the controls' expression.
+#: Two means over the training cells of a context, float64 (genes,): what was missed, and the predicted expression.
 Missed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -43,6 +45,11 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bo
     -------
     For each perturbation ``contexts`` and ``share``, which the model's metadata keep.
     """
+    (folder / CORRECTION_FILE).unlink(missing_ok=True)
+    file = folder / METADATA_FILE
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    metadata.pop("corrections", None)
+    file.write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
     model = resolve(folder)
     backend: Any = None
     genes: dict[str, int] = {}
@@ -51,9 +58,8 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bo
     for one in cells:
         if "perturb" not in one.data.tasks or not model.metadata.get("no_perturbation"):
             continue
-        groups = list(_groups(one))
-        least, most = PER_CONTEXT
-        per_context = int(np.clip(MOST_CELLS // max(1, len(groups)), least, most))
+        groups = sorted(_groups(one), key=lambda group: -len(group[2]))[:MOST_PAIRS]
+        per_context = int(np.clip(CELLS // max(1, len(groups)), *CELLS_OF_PAIR))
         names = list(dict.fromkeys(name for name, _, _ in groups))
         for name in tqdm(names, desc="corrections", unit=" perturbations", disable=not progress):
             if name in fitted:  # learned from two files: the first one counts
@@ -62,15 +68,13 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bo
             sides = [(control, treated) for other, control, treated in groups if other == name]
             try:
                 found = _missed(one, name, sides, per_context, backend, seed)
-            except (ValueError, KeyError) as error:  # a model without this correction rather than none
+            except (ValueError, KeyError, Unsupported) as error:  # a model without this correction rather than none
                 logger.warning("responses to %s of %s are not corrected: %s", name, one.data.file, error)
                 continue
-            if found is None:
-                return {}
             missed, halves = found
             part = share([what for what, _ in missed] if len(missed) > 1 else halves)
             mean = part * np.mean([what for what, _ in missed], axis=0)
-            level = np.mean([control for _, control in missed], axis=0)
+            level = np.mean([predicted for _, predicted in missed], axis=0)
             fitted[name] = one.symbols, _amounts(mean, level)
             said[name] = {"contexts": len(missed), "share": round(part, 3)}
             genes |= dict.fromkeys(one.symbols, 0)
@@ -81,9 +85,7 @@ def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bo
     for name, (symbols, amount) in fitted.items():
         amounts[name][[place[symbol] for symbol in symbols]] = amount
     Corrections(genes=tuple(genes), amounts=amounts).write(folder / CORRECTION_FILE)
-    file = folder / METADATA_FILE
-    metadata = json.loads(file.read_text(encoding="utf-8")) | {"corrections": said}
-    file.write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+    file.write_text(json.dumps(metadata | {"corrections": said}, indent=1, ensure_ascii=False), encoding="utf-8")
     return said
 
 
@@ -120,41 +122,36 @@ def _groups(cells: Cells) -> Iterator[tuple[str, list[int], list[int]]]:
 
 def _missed(
     cells: Cells, name: str, sides: Sequence[tuple[list[int], list[int]]], per_context: int, backend: Any, seed: int
-) -> tuple[list[Missed], list[NDArray[np.float64]]] | None:
-    """Of each context; and of two halves of the cells of the first one, which :func:`share` takes for want of another.
-
-    None where the model cannot say what it expects.
-    """
+) -> tuple[list[Missed], list[NDArray[np.float64]]]:
+    """Of each context; and of two halves of the first one's cells, which :func:`share` takes for want of another."""
     generator = np.random.default_rng(seed)
     asked = [np.sort(generator.permutation(control)[:per_context]) for control, _ in sides]
     adata = cells.anndata(np.concatenate(asked))
     adata.obs_names_make_unique()
     session = start(adata, "perturb", {"model": backend, "progress": False})
-    fit = session.sentences.fit or session.model.fit
-    if fit is None or not response.can_expect(session):
-        return None
+    fit = cells.rank_fit()  # not the session's: it has seen the genes that the model knows only
+    if fit is None:
+        raise ValueError("no cell has two expressed genes")
     slots = [{"perturbation": name}] * adata.n_obs
     found = response.respond(session, adata, slots, fit, options={}, seed=seed, correction=False)
     change = sp.csr_matrix(found.predicted - found.control)
     place = {symbol: number for number, symbol in enumerate(cells.symbols)}
     columns = [place[symbol] for symbol in session.sentences.symbols]
     context = np.repeat(np.arange(len(asked)), [len(rows) for rows in asked])[found.rows]
-    missed, halves = [], []
-    for number, (control, treated) in enumerate(sides):
+
+    def missed_of(rows: NDArray[Any], control: list[int], treated: list[int]) -> Missed:
         expected = np.zeros(len(cells.symbols))
-        expected[columns] = np.asarray(change[context == number].mean(axis=0)).ravel()
-        level = cells.mean_expression(control)
-        missed.append((cells.mean_expression(treated) - level - expected, level))
-        if not number:
-            halves = [
-                cells.mean_expression(treated[half::2]) - cells.mean_expression(control[half::2]) - expected
-                for half in (0, 1)
-            ]
-    return missed, halves
+        expected[columns] = np.asarray(change[rows].mean(axis=0)).ravel()
+        before = cells.mean_expression(control)
+        return cells.mean_expression(treated) - before - expected, np.maximum(before + expected, 0.0)
+
+    missed = [missed_of(np.flatnonzero(context == number), *side) for number, side in enumerate(sides)]
+    first, (control, treated) = np.flatnonzero(context == 0), sides[0]
+    return missed, [missed_of(first[half::2], control[half::2], treated[half::2])[0] for half in (0, 1)]
 
 
 def _amounts(missed: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """:attr:`Corrections.amounts` of a mean that was missed, where the controls' mean expression is `level`."""
+    """:attr:`Corrections.amounts` of a mean that was missed, where the mean prediction is `level`."""
     kept = np.where(np.abs(missed) < LEAST, 0.0, missed)
     falls = np.divide(np.minimum(kept, 0.0), level, out=np.zeros_like(kept), where=level > 0)
     return np.maximum(kept, 0.0) + np.maximum(falls, -1.0)

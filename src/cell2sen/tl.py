@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cell2sen import pipeline, response, tasks, wording
-from cell2sen.backend import Pooling, Sampling
+from cell2sen.backend import Pooling, Sampling, Unsupported
 from cell2sen.organism import scientific_name
 from cell2sen.rank import RankFit
 from cell2sen.sentences import Sentences
@@ -220,16 +220,23 @@ def perturb(
     vocabulary = session.sentences.symbols
     if readout not in ("auto", "expected", "sentence"):
         raise ValueError(f"no readout {readout!r}; available: ['auto', 'expected', 'sentence']")
-    if readout == "auto":
-        plain = guided and temperature == 0 and top_k is None and top_p is None
-        readout = "expected" if plain and response.can_expect(session) else "sentence"
-    found: response.Response | pipeline.Predictions
-    if readout == "expected":
-        found = response.respond(session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed,
-                                 correction=correction)  # fmt: skip
+    plain = guided and temperature == 0 and top_k is None and top_p is None
+    found: response.Response | pipeline.Predictions | None = None
+    if readout == "expected" or (readout == "auto" and plain and response.can_expect(session)):
+        try:
+            found = response.respond(
+                session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed, correction=correction
+            )
+        except Unsupported:  # genes of several tokens
+            if readout == "expected":
+                raise
+    corrected: tuple[str, ...] = ()
+    if isinstance(found, response.Response):
+        readout, corrected = "expected", found.corrected
         predicted, control = found.predicted, found.control
         answers = [parse_sentence(" ".join(genes), frozenset(vocabulary)) for genes in found.sentences]
     else:
+        readout = "sentence"
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
             stop=(".\n", "\n"),
@@ -250,7 +257,7 @@ def perturb(
     _record(
         result, "perturb",
         session.provenance(
-            unit="ln(1 + CP10k)", readout=readout, correction=correction, guided=guided,
+            unit="ln(1 + CP10k)", readout=readout, corrected="; ".join(corrected), guided=guided,
             n_genes=n_genes or session.length or 0, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0,
             seed=seed,
         ),

@@ -146,7 +146,10 @@ def train(
             shutil.copytree(folder / "adapter", temporary / "adapter")
         model_directory.check_tokenizer(temporary, tokens, texts)
         calibrate(temporary, list(cells.values()), progress=progress)
-        correct(temporary, list(cells.values()), seed=config.seed, progress=progress)
+        corrections = correct(temporary, list(cells.values()), seed=config.seed, progress=progress)
+        if start and (lost := sorted(set(start.metadata.get("corrections", {})) - set(corrections))):
+            logger.warning("%s corrects its responses to %d perturbations that were not trained on now (such as %s); "
+                           "the new model does not", start.name, len(lost), lost[0])  # fmt: skip
         measured = scorecard.scores(temporary, list(cells.values()), config.score_cells, seed=config.seed)
         model_directory.write_card(temporary, config, trainer.state, measured, scorecard.as_markdown(measured))
     shutil.rmtree(folder, ignore_errors=True)
