@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cell2sen import rank as module
+from cell2sen import rank_counts
 from cell2sen.rank import (
     Ranker,
     RankFit,
@@ -51,30 +51,68 @@ any_values = hnp.arrays(
     st.tuples(st.integers(1, 5), st.just(len(SYMBOLS))),
     elements=st.integers(0, 255),
 )
+large_counts = hnp.arrays(
+    st.sampled_from([np.float32, np.int64, np.uint16]), st.tuples(st.integers(1, 5), st.just(len(SYMBOLS))),
+    elements=st.sampled_from([0, 0, 1, 2, 253, 254, 255, 256, 257, 60_000]),
+)  # fmt: skip
 
 
-@given(values=few_values | any_values, seed=st.integers(0, 3), ties=st.sampled_from(["hash", "alphabetical"]))
-@settings(max_examples=150, deadline=None)
-def test_ranking_equals_its_definition(values, seed, ties):
+@given(
+    values=few_values | any_values | large_counts, seed=st.integers(0, 3), compiled=st.booleans(),
+    ties=st.sampled_from(["hash", "alphabetical"]),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_ranking_equals_its_definition(values, seed, ties, compiled):
     place = hash_order(SYMBOLS, seed) if ties == "hash" else np.argsort(np.argsort(SYMBOLS))
-    found = rank(sp.csr_matrix(values), recipe=Recipe(seed=seed, ties=ties))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank_counts, "LEAST", 0 if compiled else 2**62)
+        found = rank(sp.csr_matrix(values), recipe=Recipe(seed=seed, ties=ties))
     wanted = [slow_rank(row, SYMBOLS, place) for row in values.astype(float)]
     assert [genes for genes, _ in found] == wanted
     for row, (genes, ordered) in zip(values, found, strict=True):
         assert ordered == row[genes].astype(float).tolist()
 
 
+def test_compiled_and_sorted_counts_are_the_same():
+    pytest.importorskip("numba")
+    random = np.random.default_rng(0)
+    values = sp.random(300, 20_001, 0.05, format="csr", rng=random)
+    values.data = np.ceil(random.pareto(0.7, values.nnz)).astype(np.float32)
+    values.data[:3] = 255, 256, 2**17 - 1
+    ranker = Ranker([f"G{gene}" for gene in range(20_001)], Recipe())
+    indptr, counts = values.indptr.astype(np.int64), np.minimum(values.data, 2**17 - 1).astype(np.int32)
+    wanted = ranker._sorted_counts(indptr, values.indices, counts.copy())
+    indices = values.indices.astype(np.int64)
+    for read_only in (indptr, indices, counts):
+        read_only.flags.writeable = False
+    kernel = rank_counts.compiled()
+    found = rank_counts.rank_counts(kernel, indptr, indices, counts, ranker._place_of, ranker._gene_at)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_counts_are_ranked_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(rank_counts, "LEAST", 0)
+    rank_counts.compiled.cache_clear()
+    try:
+        assert rank_counts.kernel(10) is None
+        assert words([[0, 3, 1, 0, 0, 9, 0, 0, 0, 0]]) == [["MT-CO1", "Actb", "ACTB"]]
+    finally:
+        rank_counts.compiled.cache_clear()
+
+
 @given(
-    values=few_values | any_values, ties=st.sampled_from(["hash", "random"]), padding=st.sampled_from([0.0, 1.5, 99.0]),
-    at_once=st.sampled_from([1, 20, 2**19]), max_genes=st.integers(1, len(SYMBOLS) + 2) | st.none(),
+    values=few_values | any_values | large_counts, ties=st.sampled_from(["hash", "random"]), compiled=st.booleans(),
+    max_genes=st.integers(1, len(SYMBOLS) + 2) | st.none(),
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
-def test_neither_steps_nor_tables_nor_a_limit_change_the_order(values, ties, padding, at_once, max_genes):
+def test_runs_and_a_limit_do_not_change_the_order(values, ties, compiled, max_genes):
     ranker, names = Ranker(SYMBOLS, Recipe(ties=ties)), [f"c{row}" for row in range(len(values))]
     wanted_indptr, wanted_genes, wanted_values = ranker.rank(values, names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PADDING", padding)
-        patch.setattr(module, "_AT_ONCE", at_once)
+        patch.setattr(rank_counts, "LEAST", 0 if compiled else 2**62)
         found = ranker.ranked(sp.csr_matrix(values), names, max_genes)
     np.testing.assert_array_equal(found.indptr, wanted_indptr)
     for row, (start, stop) in enumerate(pairwise(wanted_indptr)):

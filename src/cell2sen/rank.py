@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen import rank_counts
+
 Ties = Literal["hash", "random", "alphabetical"]
 Case = Literal["keep", "upper"]
 
@@ -169,13 +171,14 @@ class Ranker:
             keep = data > 0  # False for NaN and stored zeros
             indptr = np.append(0, np.cumsum(keep, dtype=np.int64))[indptr]
             indices, data = indices[keep], data[keep]
-        found = self._sorted_counts(indptr, indices, data)
-        genes, starts, run_values = found or self._sorted(indptr, indices, data)
+        found = self._ranked_counts(indptr, indices, data) or self._sorted(indptr, indices, data)
+        genes, starts, run_values = found
         if random:
             assert names is not None
             run = np.zeros(len(genes), dtype=np.int64)
             run[starts] = 1
             run = np.cumsum(run)
+            genes = genes.copy()
             for name, (start, stop) in zip(names, pairwise(indptr.tolist()), strict=False):
                 order = _shuffle_ties(run[start:stop], cell_generator(self.recipe.seed, name))
                 genes[start:stop] = genes[start:stop][order]
@@ -186,26 +189,30 @@ class Ranker:
             genes = genes[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
         return Ranked(indptr, kept, genes, starts, run_values)
 
-    def _sorted_counts(
+    def _ranked_counts(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]] | None:
         """:meth:`_sorted` of whole numbers that fit into a key beside a place; None for others."""
         if not len(data) or data.max() > self._top:
             return None
-        genes, upper = np.empty(len(data), dtype=np.int32), np.empty(len(data), dtype=np.uint32)
-        for first, last in _steps(indptr):
-            few = slice(indptr[first], indptr[last])
-            counts = data[few].astype(np.int32)
-            if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data[few]):
-                return None
-            shifted = np.left_shift(counts, self._shift, out=counts).view(np.uint32)
-            keys = np.subtract(_take(self._key_of_zero, indices[few]), shifted, out=shifted)
-            keys = _sort_rows(keys, indptr[first : last + 1] - indptr[first])
-            np.right_shift(keys, self._bits, out=upper[few])
-            keys &= self._places
-            genes[few] = _take(self._gene_at, keys)
+        counts = data.astype(np.int32)
+        if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data):
+            return None
+        if kernel := rank_counts.kernel(len(counts)):
+            return rank_counts.rank_counts(kernel, indptr, indices, counts, self._place_of, self._gene_at)
+        return self._sorted_counts(indptr, indices, counts)
+
+    def _sorted_counts(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], counts: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+        """:meth:`_sorted` of counts, which are lost."""
+        shifted = np.left_shift(counts, self._shift, out=counts).view(np.uint32)
+        keys = np.subtract(_take(self._key_of_zero, indices), shifted, out=shifted)
+        _sort_rows(keys, indptr)
+        upper = keys >> self._bits
         starts = _run_starts(upper, indptr)
-        return genes, starts, (self._top - upper[starts]).astype(np.float64)
+        keys &= self._places
+        return _take(self._gene_at, keys), starts, (self._top - upper[starts]).astype(np.float64)
 
     def _sorted(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]
@@ -217,9 +224,7 @@ class Ranker:
         upper = _LOW - single.view(np.uint32)
         keys = upper.astype(np.uint64) << _HALF
         keys |= self._place_of[indices]
-        for first, last in _steps(indptr):
-            few = slice(indptr[first], indptr[last])
-            keys[few] = _sort_rows(keys[few], indptr[first : last + 1] - indptr[first])
+        _sort_rows(keys, indptr)
         places = keys.astype(np.uint32)
         if np.array_equal(single, data):
             upper = (keys >> _HALF).astype(np.uint32)
@@ -239,36 +244,11 @@ class Ranker:
 
 _HALF, _LOW = np.uint64(32), np.uint32(2**32 - 1)
 
-#: Values that are sorted at a time: smaller steps keep threads waiting for each other, larger ones take memory.
-_AT_ONCE = 2**19
 
-
-def _steps(indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """First and last row of what is sorted at a time."""
-    rows = max(1, _AT_ONCE * (len(indptr) - 1) // max(int(indptr[-1]), 1))
-    return [(first, min(first + rows, len(indptr) - 1)) for first in range(0, len(indptr) - 1, rows)]
-
-
-#: Rows are sorted as one table unless that were so many times larger than they are.
-_PADDING = 1.5
-
-
-def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[Any]:
-    """Each row sorted; `keys`, unsigned, may be changed.
-
-    Rows are filled up to a table that NumPy sorts in one call: from two calls on, threads wait for each other.
-    """
-    lengths = np.diff(indptr)
-    longest = int(lengths.max(initial=0))
-    if longest * len(lengths) > _PADDING * len(keys):
-        for start, stop in pairwise(indptr.tolist()):
-            keys[start:stop].sort()
-        return keys
-    filled = np.arange(longest, dtype=np.int32) < lengths.astype(np.int32)[:, None]
-    table = np.full(filled.shape, np.iinfo(keys.dtype).max, dtype=keys.dtype)  # last, whatever the keys are
-    table[filled] = keys
-    table.sort(axis=1)
-    return np.asarray(table[filled])
+def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> None:
+    """Sort each row in place."""
+    for start, stop in pairwise(indptr.tolist()):
+        keys[start:stop].sort()
 
 
 def _take(table: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,150 @@
+"""Counts ranked by counting them, compiled by numba where it is installed (scanpy brings it)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+#: From so many counts at a time on: importing numba takes a third of a second, compiling, once on a machine, two.
+LEAST = 2**17
+
+Kernel = Callable[..., int]
+
+
+def kernel(n_counts: int) -> Kernel | None:
+    """:func:`_rank`, compiled, where that is worth it and numba is there."""
+    return compiled() if n_counts >= LEAST else None
+
+
+def rank_counts(
+    kernel: Kernel, indptr: NDArray[np.int64], indices: NDArray[Any], counts: NDArray[np.int32],
+    place_of: NDArray[np.uint32], gene_at: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
+    """Genes of each cell in descending count, those of one count in the order of their places.
+
+    Parameters
+    ----------
+    kernel
+        What :func:`kernel` or :func:`compiled` gives.
+    indptr, indices
+        Rows and columns as in a canonical CSR matrix.
+    counts
+        int32 (nnz,), all above 0.
+    place_of, gene_at
+        int32 (genes,): place of each gene in the order of ties, and the inverse.
+
+    Returns
+    -------
+    genes
+        int32 (nnz,): column numbers.
+    starts
+        int64 (runs,): the entry that each run of equal counts within a cell begins with.
+    values
+        float64 (runs,): the count of each run.
+    """
+    genes = np.empty(len(counts), dtype=np.int32)
+    starts, values = np.empty(len(counts), dtype=np.int64), np.empty(len(counts), dtype=np.uint32)
+    columns = np.ascontiguousarray(indices, dtype=np.int32).view(np.uint32)
+    n_runs = kernel(indptr, columns, counts.view(np.uint32), place_of, gene_at, _BIT, genes, starts, values)
+    return genes, starts[:n_runs].copy(), values[:n_runs].astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def compiled() -> Kernel | None:
+    """:func:`_rank` as machine code, kept on disk beside this file or in the user's cache; None without numba."""
+    try:
+        import numba
+    except ImportError as error:  # not there, or not made for this NumPy
+        logger.debug("counts are sorted by NumPy: %s", error)
+        return None
+
+    def read(dtype: Any) -> Any:  # arrays that must not be written to are taken, too
+        return numba.types.Array(dtype, 1, "C", readonly=True)
+
+    def write(dtype: Any) -> Any:
+        return numba.types.Array(dtype, 1, "C")
+
+    int32, int64, uint32, uint64 = numba.int32, numba.int64, numba.uint32, numba.uint64
+    inputs = read(int64), read(uint32), read(uint32), read(uint32), read(int32), read(uint64)
+    signature = int64(*inputs, write(int32), write(int64), write(uint32))
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(_rank)
+    except RuntimeError:  # nowhere to keep it
+        return numba.njit(signature, nogil=True)(_rank)
+
+
+#: Counts from here on are few in a cell, and are sorted.
+_MANY = 255
+
+#: Where the only bit of a word is: by the upper six bits of its product with a de Bruijn sequence.
+_SEQUENCE = 0x03F79D71B4CB0A89
+_BIT = np.zeros(64, dtype=np.uint64)
+for _place in range(64):
+    _BIT[(_SEQUENCE << _place & 2**64 - 1) >> 58] = _place
+
+
+def _rank(
+    indptr: Any, indices: Any, counts: Any, place_of: Any, gene_at: Any, bit: Any, genes: Any, starts: Any, values: Any
+) -> int:
+    """Fill `genes`, `starts` and `values`; the number of runs.
+
+    A set of bits holds the places of a cell's genes; read in ascending order, each gene goes to the next free entry of
+    its count. So nothing is compared, and a gene costs two looks.
+    """
+    # Unsigned numbers throughout: with signed ones numba asks at each index whether it counts from the end.
+    one, six, low = np.uint64(1), np.uint64(6), np.uint64(0xFFFFFFFF)
+    sequence, to_bit, half, inside = np.uint64(_SEQUENCE), np.uint64(58), np.uint64(32), np.uint64(63)
+    many = np.uint32(_MANY)
+    words = np.zeros((len(gene_at) >> 6) + 1, dtype=np.uint64)
+    count_at = np.zeros(len(gene_at), dtype=np.uint8)
+    next_entry = np.zeros(_MANY + 1, dtype=np.uint64)
+    n_runs = np.uint64(0)
+    for row in range(len(indptr) - 1):
+        entry = np.uint64(indptr[row])
+        next_entry[:] = 0
+        for at in range(indptr[row], indptr[row + 1]):
+            place = np.uint64(place_of[indices[at]])
+            count = min(counts[at], many)
+            words[place >> six] |= one << (place & inside)
+            count_at[place] = count
+            next_entry[count] += one  # at first the number of genes with this count
+        if next_entry[many]:
+            keys = np.empty(next_entry[many], dtype=np.uint64)
+            n_keys = 0
+            for at in range(indptr[row], indptr[row + 1]):
+                if counts[at] >= many:
+                    keys[n_keys] = (low - np.uint64(counts[at])) << half | np.uint64(place_of[indices[at]])
+                    n_keys += 1
+            keys.sort()
+            before = low
+            for key in keys:
+                if key >> half != before:
+                    before = key >> half
+                    starts[n_runs], values[n_runs] = entry, low - before
+                    n_runs += one
+                genes[entry] = gene_at[key & low]
+                entry += one
+        for count in range(_MANY - 1, 0, -1):
+            if next_entry[count]:
+                starts[n_runs], values[n_runs] = entry, count
+                n_runs += one
+                entry, next_entry[count] = entry + next_entry[count], entry
+        for word in range(len(words)):
+            rest = words[word]
+            words[word] = 0
+            while rest:
+                lowest = rest & (~rest + one)
+                rest ^= lowest
+                place = np.uint64(word) << six | bit[lowest * sequence >> to_bit]
+                few = count_at[place]
+                if few < many:
+                    genes[next_entry[few]] = gene_at[place]
+                    next_entry[few] += one
+    return int(n_runs)
