@@ -15,6 +15,7 @@ import transformers
 from numpy.typing import NDArray
 
 from cell2sen import attention
+from cell2sen.linear import is_plain, linear
 
 _hf: Any = transformers  # typed in parts only
 
@@ -110,7 +111,7 @@ class Head:
         self._columns = None if columns is None else torch.from_numpy(columns).to(causal.device)
         self._rows: tuple[torch.Tensor, torch.Tensor | None] | None = None
         embedding: Any = causal.network.get_output_embeddings()
-        if self._columns is not None and type(embedding) is torch.nn.Linear:
+        if self._columns is not None and is_plain(embedding):
             bias: torch.Tensor | None = getattr(embedding, "bias", None)
             self._rows = embedding.weight[self._columns], None if bias is None else bias[self._columns]
 
@@ -119,7 +120,7 @@ class Head:
         if self._rows is None:
             logits_NV = self._causal.head(hidden_ND)
             return logits_NV if self._columns is None else logits_NV[:, self._columns]
-        return self._causal.capped(torch.nn.functional.linear(hidden_ND, *self._rows))
+        return self._causal.capped(linear(hidden_ND, *self._rows))
 
     def log_probabilities(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """float64 (N, C): of these tokens among all of the vocabulary, of which a part is held at a time."""
@@ -136,7 +137,7 @@ class Head:
         step = max(1, _LOGITS // len(hidden_ND))
         biases = [None] * len(embedding.weight) if embedding.bias is None else embedding.bias.split(step)
         sums = [
-            _log_sum_exp(self._causal.capped(torch.nn.functional.linear(hidden_ND, weight, bias)))
+            _log_sum_exp(self._causal.capped(linear(hidden_ND, weight, bias)))
             for weight, bias in zip(embedding.weight.split(step), biases, strict=False)
         ]
         return self.logits(hidden_ND).double() - torch.stack(sums).logsumexp(dim=0).double()[:, None]

@@ -19,7 +19,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from cell2sen import attention, batches, embedding, scoring
+from cell2sen import attention, batches, embedding, linear, scoring
 from cell2sen.allocator import keep_memory
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
 from cell2sen.causal import Causal
@@ -96,6 +96,7 @@ def load(
         ) from error
     if model.quantize is None:
         network.to(device)
+        linear.use(network)
     for module in network.modules():
         # What bitsandbytes packs anew for CPUs with AVX-512 must consist of whole blocks, which it does not look at.
         if hasattr(module, "support_avx512bf16_for_cpu") and (module.in_features % 64 or module.out_features % 32):
