@@ -25,8 +25,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import cell2sen as c2s
 from cell2sen import pipeline
-from cell2sen.pairs import Cells, barcode
 from cell2sen.train import read_config
+from cell2sen.training_data import Cells, barcode
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent.parent

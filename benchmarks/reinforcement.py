@@ -22,8 +22,8 @@ import numpy as np
 
 from cell2sen import pipeline, rewards, tasks, train
 from cell2sen.backend import Sampling
-from cell2sen.pairs import Augmentation, Cells
 from cell2sen.questions import Question, mean_sentence, questions
+from cell2sen.training_data import Augmentation, Cells
 from cell2sen.wording import word
 
 HERE = Path(__file__).parent.parent

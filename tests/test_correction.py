@@ -18,8 +18,8 @@ from cell2sen import tl, train
 from cell2sen.backend import Unsupported
 from cell2sen.correction import CORRECTION_FILE, Corrections, corrected, load
 from cell2sen.model import Model, resolve
-from cell2sen.pairs import Cells
 from cell2sen.response_calibration import correct, share
+from cell2sen.training_data import Cells
 
 SCRATCH = {"hidden_size": 16, "layers": 1, "heads": 2, "context": 128, "min_cells": 1}
 DATA = {

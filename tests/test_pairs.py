@@ -12,8 +12,9 @@ import pytest
 import training_cells
 
 from cell2sen import tasks
-from cell2sen.pairs import Augmentation, Cells, Split, TrainingData, barcode, exclude_held_out, pairs
+from cell2sen.pairs import pairs
 from cell2sen.task import Task, Template
+from cell2sen.training_data import Augmentation, Cells, Split, TrainingData, barcode, exclude_held_out
 
 TASKS = {name: tasks.load(name) for name in ("annotate", "generate", "perturb")}
 LENGTHS = {"annotate": 30, "generate": 12, "perturb": 15}

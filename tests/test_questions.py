@@ -11,8 +11,8 @@ import pytest
 import training_cells
 
 from cell2sen import tasks
-from cell2sen.pairs import Augmentation, Cells, Split, TrainingData
 from cell2sen.questions import Question, mean_sentence, questions
+from cell2sen.training_data import Augmentation, Cells, Split, TrainingData
 
 LENGTHS = {"perturb": 12, "generate": 10, "annotate": 10}
 

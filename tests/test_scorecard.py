@@ -13,7 +13,7 @@ import training_cells
 from cell2sen import scorecard, tl, train
 from cell2sen.calibration import calibrates
 from cell2sen.model import Model
-from cell2sen.pairs import Cells, Split, TrainingData
+from cell2sen.training_data import Cells, Split, TrainingData
 
 SCRATCH = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64, "context": 256, "min_cells": 3}
 DATA = {

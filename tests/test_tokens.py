@@ -72,7 +72,7 @@ def test_a_token_across_the_border_is_the_answers() -> None:
 
 
 def test_parts_of_a_row() -> None:
-    row = Tokenized(ids=np.arange(6), genes=np.arange(6) - 2, answer=4)
+    row = Tokenized(ids=np.arange(6), find_genes=lambda: np.arange(6) - 2, answer=4)
     assert len(row) == 6
     for part, ids, answer in (
         (slice(0, 3), [0, 1, 2], 3),
@@ -148,7 +148,7 @@ def test_continuations_that_are_none() -> None:
 
 def test_pad_and_shared() -> None:
     rows = [
-        Tokenized(ids=np.array(ids), genes=np.array(genes), answer=answer)
+        Tokenized(ids=np.array(ids), find_genes=lambda genes=genes: np.array(genes), answer=answer)
         for ids, genes, answer in (([5, 6, 7], [-1, 0, 1], 3), ([5, 8], [0, -1], 1))
     ]
     ids, real, genes = pad(rows, "left")

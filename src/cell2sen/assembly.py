@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from cell2sen import per_gene
 from cell2sen.numbered import NumberedGenes
-from cell2sen.parallel import in_parallel
 from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ _PROBE = 1000
 #: A single space between two other characters.
 _CUT = re.compile(r"(?<=\S) (?=\S)")
 
-#: Ids (length,), gene of each token (length,), where the answer begins.
-Row = tuple[NDArray[np.int64], NDArray[np.int64], int]
+#: Ids (length,), what tells the gene of each token (length,), where the answer begins.
+Row = tuple[NDArray[np.int64], Callable[[], NDArray[np.int64]], int]
 
 
 class _Plan(NamedTuple):
@@ -115,23 +114,24 @@ class Assembler:
 
     def rows(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Iterator[Row | None]:
         """Each prompt with its answer; None where the text must be tokenised."""
-        parts = (slice(first, first + _PROMPTS) for first in range(0, len(prompts), _PROMPTS))
-        laid_out = (self._laid_out(prompts[part], answers[part]) for part in parts)
-        several = len(prompts) > _PROMPTS  # threads take longer to start than a few prompts
-        for rows in in_parallel(_filled, laid_out) if several else itertools.starmap(_filled, laid_out):
-            yield from rows
-
-    def _laid_out(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> tuple[Any, ...]:
-        """What :func:`_filled` wants. Pieces that are learned later change nothing of it."""
-        plans = [self._plan(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        pieces, bounds = self._lay_out(plans)
-        of_answers: list[int | None] = [None] * len(plans)
-        ends = iter(bounds[1:].tolist())
-        for place, (plan, prompt, answer) in enumerate(zip(plans, prompts, answers, strict=True)):
-            if plan is not None:
-                last = next(ends)
-                of_answers[place] = self._of_answer(plan, pieces[:last], len(prompt.suffix)) if answer else 0
-        return pieces, bounds, of_answers, self._words, self._mixed, self._starts, self._covers
+        for first in range(0, len(prompts), _PROMPTS):
+            part = slice(first, first + _PROMPTS)
+            plans = [self._plan(*pair) for pair in zip(prompts[part], answers[part], strict=True)]
+            pieces, bounds = self._lay_out(plans)
+            ids, ends = _joined(pieces, self._words)
+            spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
+            for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
+                if plan is None:
+                    yield None
+                    continue
+                (first_piece, begin), (last_piece, end) = next(spans)
+                row = pieces[first_piece:last_piece]
+                of_answer = self._of_answer(plan, row, len(prompt.suffix)) if answer else 0
+                # Pieces that are learned later change nothing of what it is given here.
+                genes = partial(
+                    _genes_of, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
+                )
+                yield ids[begin:end], genes, end - begin - of_answer
 
     def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32], at: int) -> int:
         """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
@@ -169,45 +169,39 @@ class Assembler:
         """
         if len(self._lengths) > _PIECES:
             self._forget()
-        pieces: list[NDArray[np.int32]] = []
-        learned = False
-        for place, plan in enumerate(plans):
-            if plan is None:
-                continue
-            found = self._find(plan)
-            if found is None and not learned and self.exact:
-                self._learn([plan for plan in plans[place:] if plan is not None])
-                found, learned = self._find(plan), True
-            if found is None or not self.exact:
+        found = {place: self._find(plan) for place, plan in enumerate(plans) if plan is not None}
+        if not _known(*found.values()) and self.exact:
+            lacking = [place for place, row in found.items() if not _known(row)]
+            learned = [(place, plan) for place in lacking if (plan := plans[place]) is not None]
+            self._learn([plan for _, plan in learned])
+            found |= {place: self._find(plan) for place, plan in learned}
+        if not _known(*found.values()) or self._broken:  # a probe may have failed on the way
+            for place in [place for place, row in found.items() if self._broken or not _known(row)]:
                 plans[place] = None
-            else:
-                pieces.append(found)
-        if self._broken:  # a probe has failed on the way
-            plans[:], pieces = [None] * len(plans), []
-        bounds = np.append(0, np.cumsum([len(found) for found in pieces], dtype=np.int64))
-        return np.concatenate([np.empty(0, dtype=np.int32), *pieces]), bounds
+                del found[place]
+        bounds = np.append(0, np.cumsum(list(map(len, found.values())), dtype=np.int64))
+        return np.concatenate([np.empty(0, dtype=np.int32), *found.values()]), bounds
 
-    def _find(self, plan: _Plan) -> NDArray[np.int32] | None:
-        """Its pieces, int32; None if some are not known."""
+    def _find(self, plan: _Plan) -> NDArray[np.int32]:
+        """Its pieces, int32; -1 for one that is not known."""
         genes = plan.genes
         found = np.empty(1 + len(genes) + bool(plan.end[1]) + bool(plan.rest), dtype=np.int32)
+        found[0] = self._instructions.get(plan.instruction, -1)
+        if plan.rest:
+            found[-1] = self._rests.get(plan.rest, -1)
+        if plan.end[1]:
+            found[1 + len(genes)] = self._ends.get(plan.end, -1)
         inside = found[1 : 1 + len(genes)]
+        if isinstance(genes, NumberedGenes):
+            inside[:] = self._table(genes.symbols)[genes.numbers]
+            return found
         try:
-            found[0] = self._instructions[plan.instruction]
-            if isinstance(genes, NumberedGenes):
-                inside[:] = self._table(genes.symbols)[genes.numbers]
-                if len(genes) and inside.min() < 0:
-                    return None
-            elif len(genes) > 1:  # in one call for all; of one gene it would be no tuple
+            if len(genes) > 1:  # in one call for all; of one gene it would be no tuple
                 inside[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
-            else:
-                inside[:] = [self._genes[gene] for gene in genes]
-            if plan.rest:
-                found[-1] = self._rests[plan.rest]
-            if plan.end[1]:
-                found[1 + len(genes)] = self._ends[plan.end]
+                return found
         except KeyError:
-            return None
+            pass
+        inside[:] = [self._genes.get(gene, -1) for gene in genes]
         return found
 
     def _table(self, symbols: NDArray[Any]) -> NDArray[np.int32]:
@@ -288,22 +282,9 @@ class Assembler:
         return True
 
 
-def _filled(
-    pieces: NDArray[np.int32], bounds: NDArray[np.int64], of_answers: Sequence[int | None], words: pa.LargeBinaryArray,
-    mixed: NDArray[np.bool_], starts: NDArray[np.int64], covers: NDArray[np.bool_],
-) -> list[Row | None]:  # fmt: skip
-    """Rows of prompts, given their pieces, where each begins and how many tokens at its end are the answer's."""
-    ids, ends = _joined(pieces, words)
-    genes = _genes_of(pieces, bounds, ends, mixed, starts, covers)
-    spans = itertools.pairwise(ends[bounds].tolist())
-    rows: list[Row | None] = []
-    for of_answer in of_answers:
-        if of_answer is None:
-            rows.append(None)
-        else:
-            start, stop = next(spans)
-            rows.append((ids[start:stop], genes[start:stop], stop - start - of_answer))
-    return rows
+def _known(*rows: NDArray[np.int32]) -> bool:
+    """Whether these are pieces all."""
+    return not rows or bool(np.concatenate(rows).min(initial=0) >= 0)
 
 
 def _joined(
@@ -321,14 +302,13 @@ def _joined(
 
 
 def _genes_of(
-    pieces: NDArray[np.int32], bounds: NDArray[np.int64], ends: NDArray[np.int64], mixed: NDArray[np.bool_],
-    starts: NDArray[np.int64], covers: NDArray[np.bool_],
+    pieces: NDArray[np.int32], ends: NDArray[np.int64], mixed: NDArray[np.bool_], starts: NDArray[np.int64],
+    covers: NDArray[np.bool_],
 ) -> NDArray[np.int64]:  # fmt: skip
-    """Gene of each token, int64 (tokens,)."""
-    # The first piece of a prompt is its instruction, then come the genes.
-    gene = np.arange(-1, len(pieces) - 1) - np.repeat(bounds[:-1], np.diff(bounds))
-    lengths = np.diff(ends)
-    genes = np.repeat(gene, lengths)
+    """Gene of each token of a prompt, int64 (tokens,)."""
+    # The first piece is the instruction, then come the genes.
+    lengths, ends = np.diff(ends), ends - ends[0]
+    genes = np.repeat(np.arange(-1, len(pieces) - 1), lengths)
     partly = np.flatnonzero(mixed[pieces])
     places, tokens = (_ranges(each, lengths[partly]) for each in (ends[partly], starts[pieces[partly]]))
     genes[places[~covers[tokens]]] = -1

@@ -348,7 +348,7 @@ def _weights(
     # cap * tanh(x / cap) is 2 * cap * sigmoid(2 * x / cap) less the cap, and the softmax does not look at what all
     # scores have in common: a sixth of the time on a CPU, for some units of the last place, so not in float32.
     halves = in_place and softcap is not None and query_BHQD.dtype != torch.float32
-    if halves:
+    if in_place and softcap is not None:
         factor *= 2
     if in_place and query_BHQD.dtype == torch.float32:  # fewer numbers than there are scores; halves would be rounded
         query_BHQD, factor = query_BHQD * factor, 1.0
@@ -362,7 +362,7 @@ def _weights(
         if factor != 1.0:
             scores.mul_(factor)
         if softcap is not None:
-            scores = scores.sigmoid_().mul_(2 * softcap) if halves else scores.tanh_().mul_(softcap)
+            scores = scores.sigmoid_().mul_(2 * softcap) if halves else tanh_of_half_(scores).mul_(softcap)
     if visible is not None:
         scores = scores.masked_fill(~visible, torch.finfo(torch.float32).min)
     elif n_queries > 1:
@@ -374,6 +374,17 @@ def _weights(
             hidden = last.masked_fill(above, torch.finfo(torch.float32).min)
             scores = torch.cat([scores[..., : n_keys - n_queries], hidden], dim=-1)
     return scores.softmax(dim=-1)
+
+
+def tanh_of_half_(doubled: torch.Tensor) -> torch.Tensor:
+    """tanh(x) of 2x, float32, written over it: (e**2x - 1) / (e**2x + 1), on a CPU a fraction of the time of its tanh.
+
+    As exact as that, but for units of the last place: ``expm1`` keeps the digits of small numbers.
+    """
+    if doubled.device.type != "cpu":
+        return doubled.mul_(0.5).tanh_()
+    doubled.clamp_(max=80.0).expm1_()  # beyond, tanh is 1 and the power infinite
+    return doubled.div_(doubled + 2)
 
 
 def _mix(weights_BHQT: torch.Tensor, value_BKTD: torch.Tensor) -> torch.Tensor:

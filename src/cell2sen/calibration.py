@@ -17,9 +17,9 @@ from scipy.optimize import minimize_scalar
 
 from cell2sen import pipeline
 from cell2sen.model import METADATA_FILE, resolve
-from cell2sen.pairs import Augmentation, Cells, barcode
 from cell2sen.rank import Recipe
 from cell2sen.sentences import Sentences
+from cell2sen.training_data import Augmentation, Cells, barcode
 
 logger = logging.getLogger(__name__)
 

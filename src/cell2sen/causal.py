@@ -270,6 +270,8 @@ class Causal:
         if logits.requires_grad:
             return torch.tanh(logits / cap).mul(cap).float()
         # With a large vocabulary new memory takes longer than the numbers.
+        if logits.dtype == torch.float32:
+            return attention.tanh_of_half_(logits.mul_(2 / cap)).mul_(cap)
         return logits.div_(cap).tanh_().mul_(cap).float()
 
     def _append(self, ids_BQ: NDArray[np.int64], first: int, slots: Slots) -> None:

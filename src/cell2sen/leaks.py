@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.matching import Cells, fingerprints
-from cell2sen.pairs import barcode
+from cell2sen.training_data import barcode
 
 Status = Literal["passed", "failed", "warning", "not checked"]
 _BLOCK = 4096

@@ -16,11 +16,12 @@ import numpy as np
 from cell2sen import networks, tasks
 from cell2sen.backends.transformers import halves_are_fast
 from cell2sen.model import Model
-from cell2sen.pairs import Augmentation, Cells, pairs
+from cell2sen.pairs import pairs
 from cell2sen.questions import Question, questions
 from cell2sen.rewards import gene_set
 from cell2sen.task import Task
 from cell2sen.tokens import Tokens
+from cell2sen.training_data import Augmentation, Cells
 from cell2sen.training_file import TrainConfig, plain
 from cell2sen.wording import word
 

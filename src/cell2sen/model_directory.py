@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from cell2sen.model import METADATA_FILE, Model
-from cell2sen.pairs import Cells
 from cell2sen.rank import RankFitter, Recipe
 from cell2sen.task import Task
 from cell2sen.tokens import Tokens, load_tokens
+from cell2sen.training_data import Cells
 from cell2sen.training_file import TrainConfig, plain
 from cell2sen.wording import as_mapping
 

@@ -15,9 +15,9 @@ import numpy as np
 from cell2sen import gene_tokenizer
 from cell2sen.gene_vectors import change_vectors, gene_vectors, log_frequency
 from cell2sen.model import Model
-from cell2sen.pairs import LEAST_CELLS, Cells
 from cell2sen.task import Task
 from cell2sen.tokens import Tokens, load_tokens
+from cell2sen.training_data import LEAST_CELLS, Cells
 from cell2sen.training_file import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.pairs import Augmentation, Cells, contexts, control_pairs
+from cell2sen.pairs import control_pairs
 from cell2sen.task import Prompt, Task
+from cell2sen.training_data import Augmentation, Cells, contexts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from cell2sen import response
 from cell2sen.backend import Unsupported
 from cell2sen.correction import CORRECTION_FILE, Corrections
 from cell2sen.model import METADATA_FILE, resolve
-from cell2sen.pairs import LEAST_CELLS, Cells, contexts
 from cell2sen.session import load_model, start
+from cell2sen.training_data import LEAST_CELLS, Cells, contexts
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ Missed = tuple[NDArray[np.float64], NDArray[np.float64]]
 def correct(folder: Path, cells: Sequence[Cells], *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """Fit corrections of all perturbations that were trained on, and write them into the model's directory.
 
-    In each context (cell type, donor, …) with :data:`cell2sen.pairs.LEAST_CELLS` training cells on either side, what
-    was missed is the true mean change less the expected one. A correction is the mean of it over contexts, times the
-    share of it that :func:`share` finds worth adding. Held-out cells are not looked at. Models that have learned no
-    name for no perturbation get none.
+    In each context (cell type, donor, …) with :data:`cell2sen.training_data.LEAST_CELLS` training cells on either side,
+    what was missed is the true mean change less the expected one. A correction is the mean of it over contexts, times
+    the share of it that :func:`share` finds worth adding. Held-out cells are not looked at. Models that have learned
+    no name for no perturbation get none.
 
     Returns
     -------

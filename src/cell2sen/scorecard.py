@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cell2sen import evaluation, tl
 from cell2sen.calibration import calibrates
 from cell2sen.model import resolve
-from cell2sen.pairs import Cells, contexts
 from cell2sen.session import load_model
+from cell2sen.training_data import Cells, contexts
 
 if TYPE_CHECKING:
     from anndata import AnnData

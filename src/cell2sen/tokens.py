@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,12 +32,19 @@ class Tokenized:
     ids: NDArray[np.int64]
     """Token ids, int64 (length,), with the beginning-of-text token where the model wants one."""
 
-    genes: NDArray[np.int64]
-    """Gene of each token, int64 (length,): its number in ``prompt.genes``, -1 for tokens of no gene. A gene has the
-    tokens of its symbol and of the space before it."""
+    find_genes: Callable[[], NDArray[np.int64]]
+    """What makes `genes`, which take as long as the ids and are looked at for embeddings only."""
 
     answer: int
     """Where the answer begins; the length if there is none."""
+
+    @cached_property
+    def genes(self) -> NDArray[np.int64]:
+        """Gene of each token, int64 (length,): its number in ``prompt.genes``, -1 for tokens of no gene.
+
+        A gene has the tokens of its symbol and of the space before it.
+        """
+        return self.find_genes()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,7 +52,7 @@ class Tokenized:
     def __getitem__(self, part: slice) -> Tokenized:
         start, stop, _ = part.indices(len(self))
         answer = min(max(self.answer - start, 0), stop - start)
-        return Tokenized(ids=self.ids[part], genes=self.genes[part], answer=answer)
+        return Tokenized(ids=self.ids[part], find_genes=lambda: self.genes[part], answer=answer)
 
 
 class Tokens:
@@ -116,7 +124,7 @@ class Tokens:
         rest = [row for row, parts in enumerate(assembled) if parts is None]
         whole = iter(self._encode_whole([prompts[row] for row in rest], [answers[row] for row in rest]))
         return [
-            next(whole) if parts is None else Tokenized(ids=parts[0], genes=parts[1], answer=parts[2])
+            next(whole) if parts is None else Tokenized(ids=parts[0], find_genes=parts[1], answer=parts[2])
             for parts in assembled
         ]
 
@@ -127,12 +135,12 @@ class Tokens:
         for prompt, answer, text, encoding in zip(prompts, answers, texts, self._encodings(texts), strict=True):
             ids = encoding.ids
             starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-            genes = _genes(prompt, starts, stops)
             inside = np.flatnonzero(stops > len(text) - len(answer)) if answer else np.empty(0, np.int64)
             begin = int(inside[0]) if len(inside) else len(ids)
-            if len(opened := self._opened(ids)) > len(ids):
-                genes, begin = np.concatenate([[-1], genes]), begin + 1
-            rows.append(Tokenized(ids=np.array(opened, dtype=np.int64), genes=genes, answer=begin))
+            opened = np.array(self._opened(ids), dtype=np.int64)
+            added = len(opened) - len(ids)
+            genes = partial(_genes, prompt, starts, stops, added)
+            rows.append(Tokenized(ids=opened, find_genes=genes, answer=begin + added))
         return rows
 
     def known(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
@@ -310,20 +318,23 @@ def fit(
     return fitted, lengths
 
 
-def _genes(prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Gene of each token from the characters that both cover, int64 (tokens,); -1 for none.
+def _genes(
+    prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64], added: int
+) -> NDArray[np.int64]:  # fmt: skip
+    """Gene of each token from the characters that both cover, int64 (added + tokens,); -1 for none.
 
     The space before a gene is part of it, as most tokenizers write it; in some a digit leaves it alone in a token.
     """
+    opening = np.full(added, -1, dtype=np.int64)
     if not prompt.genes:
-        return np.full(len(starts), -1, dtype=np.int64)
+        return np.append(opening, np.full(len(starts), -1, dtype=np.int64))
     gene_starts, gene_stops = np.array(prompt.spans, dtype=np.int64).T
     gene_starts[1:] -= 1
     gene_starts[0] -= prompt.prefix[-1:].isspace()
     gene = np.searchsorted(gene_stops, starts, side="right")
     nearest = np.minimum(gene, len(gene_stops) - 1)
     covers = (gene < len(gene_stops)) & (gene_starts[nearest] < stops) & (starts < stops)
-    return np.where(covers, gene, -1)
+    return np.append(opening, np.where(covers, gene, -1))
 
 
 def _is_word(symbol: str) -> bool:

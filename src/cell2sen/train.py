@@ -19,10 +19,10 @@ from cell2sen.allocator import keep_memory
 from cell2sen.calibration import calibrate
 from cell2sen.learner import FIRST_STAGE_FILE, SETTINGS_FILE, Learner
 from cell2sen.model import Model, resolve
-from cell2sen.pairs import Cells, exclude_held_out
 from cell2sen.response_calibration import correct
 from cell2sen.rewards import REWARDS
 from cell2sen.task import Task
+from cell2sen.training_data import Cells, exclude_held_out
 from cell2sen.training_file import Grpo, Lora, Scratch, TrainConfig, from_mapping, plain, read_config
 from cell2sen.training_options import configure
 from cell2sen.wording import word

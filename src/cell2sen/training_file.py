@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cell2sen.pairs import Augmentation, Split, TrainingData
 from cell2sen.rewards import REWARDS
+from cell2sen.training_data import Augmentation, Split, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)

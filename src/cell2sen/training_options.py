@@ -21,7 +21,7 @@ PARTS = {
     "grpo": ("gene_sets", "gene_set"),
 }
 
-#: Option → key of :class:`cell2sen.pairs.Split`.
+#: Option → key of :class:`cell2sen.training_data.Split`.
 SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
 
 
@@ -34,9 +34,9 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Training file (``.yaml``), or the AnnData file to learn from.
     options
         :data:`GENERAL_OPTIONS`, ``from_scratch`` and its sizes, ``reward`` (``NAME`` or ``NAME=WEIGHT``) and its gene
-        set; for an AnnData file ``tasks`` and what :class:`cell2sen.pairs.TrainingData` and
-        :class:`cell2sen.pairs.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the columns
-        allow is learned; controls are matched by cell type, if there is such a column and no other context.
+        set; for an AnnData file ``tasks`` and what :class:`cell2sen.training_data.TrainingData` and
+        :class:`cell2sen.training_data.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the
+        columns allow is learned; controls are matched by cell type, if there is such a column and no other context.
     settings
         ``key=value`` for any key of a training file, the value in YAML: ``learning_rate=1e-4``, ``lora.r=8``.
 
