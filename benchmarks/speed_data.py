@@ -115,7 +115,7 @@ def config(sizes: dict):
 
     named = {name: size for name, size in sizes.items() if name != "vocabulary"}
     return transformers.Gemma2Config(
-        vocab_size=sizes["vocabulary"], max_position_embeddings=16_384, sliding_window=4096, bos_token_id=2,
+        vocab_size=sizes["vocabulary"], max_position_embeddings=32_768, sliding_window=4096, bos_token_id=2,
         eos_token_id=1, pad_token_id=0, **named,
     )  # fmt: skip
 
