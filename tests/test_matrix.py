@@ -299,3 +299,13 @@ def test_shared_blocks_out_of_order(dtype):
         np.testing.assert_array_equal(np.vstack([block.toarray() for block in found]), wanted)
     assert csr.indices.tolist() == indices
     np.testing.assert_array_equal(csr.data, data)
+
+
+@pytest.mark.parametrize("column", [-1, 5, 2**30])
+@pytest.mark.parametrize("ascending", [True, False])
+def test_a_damaged_matrix_is_refused(column, ascending):
+    columns = [0, column, 3] if not ascending else sorted([0, column, 3])
+    damaged = sp.csr_matrix((np.ones(4, dtype=np.float32), np.array([2, 1, 1, 1]), np.array([0, 1, 4])), shape=(2, 5))
+    damaged.indices[1:] = columns
+    with pytest.raises(ValueError, match=f"damaged.*gene number {column}.*5 genes"):
+        module.canonical(damaged)

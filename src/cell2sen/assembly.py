@@ -31,7 +31,7 @@ _ANCHOR = "A"
 _PROMPTS, _PIECES = 256, 2**19
 
 #: Of an id.
-_BYTES = 8
+_BYTES = 4
 
 #: Lists of symbols whose pieces are kept: a few data sets in turn.
 _TABLES = 8
@@ -43,7 +43,7 @@ _PROBE = 1000
 _CUT = re.compile(r"(?<=\S) (?=\S)")
 
 #: Ids (length,), what tells the gene of each token (length,), where the answer begins.
-Row = tuple[NDArray[np.int64], Callable[[], NDArray[np.int64]], int]
+Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
 
 
 class _Plan(NamedTuple):
@@ -85,7 +85,7 @@ class Assembler:
         # All pieces one behind the other: ids, whether a token covers its gene, the last character that it covers
         # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length,
         # whether it has tokens of no gene, and its ids as one word.
-        self._ids, self._stops = (np.empty(0, dtype=np.int64) for _ in range(2))
+        self._ids, self._stops = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         self._covers = np.empty(0, dtype=bool)
         self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
         self._mixed = np.empty(0, dtype=bool)
@@ -143,7 +143,7 @@ class Assembler:
         beyond = np.concatenate(stops) > at
         return len(beyond) - int(np.argmax(beyond)) if beyond.any() else 0
 
-    def _part(self, array: NDArray[np.int64], piece: int) -> NDArray[np.int64]:
+    def _part(self, array: NDArray[Any], piece: int) -> NDArray[Any]:
         return array[self._starts[piece] : self._starts[piece] + self._lengths[piece]]
 
     def _plan(self, prompt: Prompt, answer: str) -> _Plan | None:
@@ -259,7 +259,7 @@ class Assembler:
         numbers.update(zip(keys, range(len(self._lengths), len(self._lengths) + len(keys)), strict=True))
         self._starts = np.append(self._starts, len(self._ids) + np.cumsum(lengths) - lengths)
         self._lengths = np.append(self._lengths, lengths)
-        self._ids = np.append(self._ids, ids.astype(np.int64))
+        self._ids = np.append(self._ids, ids.astype(np.int32))
         self._stops = np.append(self._stops, stops.astype(np.int64))
         self._covers = np.append(self._covers, covers.astype(bool))
         self._mixed = np.append(self._mixed, [not np.all(covers) for _, _, covers in made])
@@ -289,16 +289,16 @@ def _known(*rows: NDArray[np.int32]) -> bool:
 
 def _joined(
     pieces: NDArray[np.int32], words: pa.LargeBinaryArray
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """Ids of the pieces one behind the other, int64 (tokens,), and where each piece begins, (pieces + 1,).
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # fmt: skip
+    """Ids of the pieces one behind the other, int32 (tokens,), and where each piece begins, (pieces + 1,).
 
     Arrow copies a piece at a time, where NumPy would look up each token.
     """
     if not len(pieces):
-        return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        return np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
     _, bounds, ids = pc.take(words, pa.array(pieces), boundscheck=False).buffers()
     ends = np.frombuffer(bounds, dtype=np.int64, count=len(pieces) + 1) // _BYTES
-    return np.frombuffer(ids, dtype=np.int64, count=ends[-1]), ends
+    return np.frombuffer(ids, dtype=np.int32, count=ends[-1]), ends
 
 
 def _genes_of(
@@ -315,7 +315,7 @@ def _genes_of(
     return genes
 
 
-def _words(ids: NDArray[np.int64], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
+def _words(ids: NDArray[np.int32], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
     """The ids of each piece as bytes, without a copy."""
     bounds = np.append(starts, len(ids)) * _BYTES
     return pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(bounds), pa.py_buffer(ids)])

@@ -18,12 +18,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from cell2sen import attention_flex
+
 #: The name under which transformers knows this function (``attn_implementation=NAME`` after :func:`register`).
 NAME = "cell2sen"
 
 #: Scores held at a time, in bytes of float32. On a CPU 64 queries of 8 heads against 4,096 keys, which stay in its last
 #: cache: less and more were both slower. GPUs want more work at a time; theirs is a guess, as none was to be had.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
+
+#: Devices on which :mod:`cell2sen.attention_flex` is tried where nothing is masked, packed or captured.
+_FUSED = ("cuda",)
 
 
 @dataclass
@@ -224,6 +229,12 @@ def attend(
             enable_gqa=_grouped(query, key),
         )
         return output_BHQD.transpose(1, 2).contiguous(), None
+
+    fused = query.device.type in _FUSED and not torch.is_grad_enabled() and not dropout
+    if fused and n_queries > 1 and attention_mask is None and packed is None and wanted is None:
+        output = attention_flex.attend(query, key, value, scaling, softcap, window)
+        if output is not None:
+            return output, None
 
     block_bytes = BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
     step = max(1, block_bytes // (4 * query.shape[0] * query.shape[1] * n_keys))

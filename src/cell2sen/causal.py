@@ -172,7 +172,7 @@ class Causal:
         if self.config.model_type not in _PLAIN_HEADS:
             self._check_head()
 
-    def begin(self, rows: Sequence[NDArray[np.int64]], room: int) -> Slots:
+    def begin(self, rows: Sequence[NDArray[np.int32]], room: int) -> Slots:
         """Read the beginnings of texts, each once, and what they have in common once for all of them.
 
         Nothing but keys and values is made: what the last layer would make of them is left out.
@@ -180,7 +180,7 @@ class Causal:
         Parameters
         ----------
         rows
-            Token ids of each row, int64; they may be empty.
+            Token ids of each row, int32; they may be empty.
         room
             Slots that are expected to be needed in all.
         """
@@ -190,7 +190,7 @@ class Causal:
         texts = list(distinct.values())
         common = _common(texts)
         if common:
-            self._append(texts[0][None, :common], 0, slots)
+            self._append(texts[0][None, :common].astype(np.int64), 0, slots)
         if len(texts) > 1:
             if common:
                 slots.take(torch.zeros(len(texts), dtype=torch.int64, device=self.device))
@@ -299,7 +299,7 @@ class Causal:
             )
 
 
-def _common(rows: Sequence[NDArray[np.int64]]) -> int:
+def _common(rows: Sequence[NDArray[np.int32]]) -> int:
     """Tokens at the beginning that all rows have in common."""
     length = min(map(len, rows))
     same = np.all(np.stack([row[:length] for row in rows]) == rows[0][:length], axis=0)

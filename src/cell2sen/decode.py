@@ -185,7 +185,7 @@ class Work:
 
 
 def write(
-    rows: Sequence[NDArray[np.int64]],
+    rows: Sequence[NDArray[np.int32]],
     steer: Steer,
     keys: Sequence[int],
     *,
@@ -202,7 +202,7 @@ def write(
     Parameters
     ----------
     rows
-        Token ids of the prompts, int64. All but each one's last are read already.
+        Token ids of the prompts, int32. All but each one's last are read already.
     keys
         For each row, see :func:`cell2sen.noise.row_key`.
     read

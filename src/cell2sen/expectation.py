@@ -21,7 +21,7 @@ from cell2sen.decode import draw
 
 def expected(
     causal: Causal,
-    rows: Sequence[NDArray[np.int64]],
+    rows: Sequence[NDArray[np.int32]],
     gene_ids: NDArray[np.int64],
     asks: Sequence[int],
     worth: NDArray[np.float64],

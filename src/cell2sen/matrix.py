@@ -277,14 +277,31 @@ def rows_of(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
 
 
 def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
-    """The block with columns ascending in each row, none twice; itself, marked so, where it is. Never modified."""
+    """The block with columns ascending in each row, none twice; itself, marked so, where it is. Never modified.
+
+    Raises
+    ------
+    ValueError
+        Columns that the matrix has not: what follows looks them up unchecked.
+    """
     ascending = np.empty(block.nnz, dtype=bool)
     np.greater(block.indices[1:], block.indices[:-1], out=ascending[1:])
     ascending[block.indptr[:-1][block.indptr[:-1] < block.nnz]] = True  # the first of each row
     if ascending.all():
         block.has_canonical_format = True
-        return block
-    return _to_csr(block)
+    else:
+        block = _to_csr(block)
+    rows = np.flatnonzero(np.diff(block.indptr))
+    for column in (
+        block.indices[block.indptr[rows]].min(initial=0),
+        block.indices[block.indptr[rows + 1] - 1].max(initial=0),
+    ):
+        if not 0 <= column < max(block.shape[1], 1):
+            raise ValueError(
+                f"the matrix is damaged: an entry has the gene number {column}, and there are {block.shape[1]} genes "
+                "(counted from 0); write the file anew"
+            )
+    return block
 
 
 def _to_csr(block: Any) -> sp.csr_matrix:

@@ -109,7 +109,7 @@ def _tree(rests: Sequence[tuple[int, ...]]) -> _Tree:
     )
 
 
-def _read(causal: Causal, begun: Sequence[NDArray[np.int64]], rests: Sequence[Rest]) -> NDArray[np.float64]:
+def _read(causal: Causal, begun: Sequence[NDArray[np.int32]], rests: Sequence[Rest]) -> NDArray[np.float64]:
     """Log-probability of each continuation of each text, float64 (B, continuations)."""
     slots = causal.begin([row[:-1] for row in begun], max(map(len, begun)) + _NODES)
     scores = np.zeros((len(begun), len(rests)), dtype=np.float64)
@@ -132,7 +132,7 @@ def _read(causal: Causal, begun: Sequence[NDArray[np.int64]], rests: Sequence[Re
     return scores
 
 
-def _shares(causal: Causal, begun: Sequence[NDArray[np.int64]], tree: _Tree, slots: Slots) -> NDArray[np.float64]:
+def _shares(causal: Causal, begun: Sequence[NDArray[np.int32]], tree: _Tree, slots: Slots) -> NDArray[np.float64]:
     """Log-probability of each edge's token behind its node and each text, float64 (B, edges)."""
     n_rows, n_nodes = len(begun), len(tree.token)
     ids_BQ = np.tile(tree.token, (n_rows, 1))

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Tokenized:
     """A prompt, or a prompt and its answer, as a model reads it."""
 
-    ids: NDArray[np.int64]
-    """Token ids, int64 (length,), with the beginning-of-text token where the model wants one."""
+    ids: NDArray[np.int32]
+    """Token ids, int32 (length,), with the beginning-of-text token where the model wants one."""
 
     find_genes: Callable[[], NDArray[np.int64]]
     """What makes `genes`, which take as long as the ids and are looked at for embeddings only."""
@@ -137,7 +137,7 @@ class Tokens:
             starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
             inside = np.flatnonzero(stops > len(text) - len(answer)) if answer else np.empty(0, np.int64)
             begin = int(inside[0]) if len(inside) else len(ids)
-            opened = np.array(self._opened(ids), dtype=np.int64)
+            opened = np.array(self._opened(ids), dtype=np.int32)
             added = len(opened) - len(ids)
             genes = partial(_genes, prompt, starts, stops, added)
             rows.append(Tokenized(ids=opened, find_genes=genes, answer=begin + added))
