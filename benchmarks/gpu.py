@@ -4,8 +4,9 @@
 
 Rows: the measured ceiling of matrix products; parity of the attention with transformers' eager one; embedding of the 2B
 at 1k, 4k and 8k tokens with the share of the ceiling that it reaches, and beside it what Helical does (the causal model
-with its head, eager attention as it has the soft-cap, all hidden states kept); loading and embedding of the 27B in
-bfloat16 and 4-bit. ``--tiny`` runs the same code with tiny shapes wherever there is no GPU. Prints one JSON line a row.
+with its head, eager attention as it has the soft-cap, all hidden states kept); guided generation of 200 genes for 256
+cells; loading and embedding of the 27B in bfloat16 and 4-bit. ``--tiny`` runs the same code with tiny shapes wherever
+there is no GPU. Prints one JSON line a row.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import speed_data
 import torch
 import transformers
 
-from cell2sen import attention, backend
+from cell2sen import attention, attention_flex, backend
+from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.model import Model, resolve
 from cell2sen.task import Prompt
@@ -100,17 +103,21 @@ class Bench:
         self.say(
             row="attention against eager", tokens=length, largest_difference=float((one - other).abs().max()),
             least_cosine=float(cosine), dtype=str(self.dtype),
+            fused=self.device == "cuda" and not attention_flex.failed(),
         )  # fmt: skip
 
-    def embedding(self) -> None:
-        sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
+    def tokens(self, sizes: dict):
         folder = self.work / "tokenizer"
         folder.mkdir(exist_ok=True)
         speed_data.tokenizer(sizes["vocabulary"], self.genes).save(str(folder / "tokenizer.json"))
         names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        tokens = load_tokens(str(folder), local_files_only=True)
+        return load_tokens(str(folder), local_files_only=True)
+
+    def embedding(self) -> None:
+        sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
+        tokens = self.tokens(sizes)
         for length in (64, 128) if self.tiny else (1024, 4096, 8192):
             n = 3 if self.tiny else max(4, 65_536 // length)
             prompts = [self.prompt(tokens, length, row) for row in range(n)]
@@ -134,6 +141,26 @@ class Bench:
             self.say(**line)
             del network, made
 
+    def generation(self) -> None:
+        """Guided greedy sentences behind control sentences; with random weights guesses are worth less than trained."""
+        sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
+        n, genes = (2, 5) if self.tiny else (256, 200)
+        tokens = self.tokens(sizes)
+        made = TransformersBackend(
+            Model(name="random", path="random"), self.network(sizes, True, attention.NAME), tokens, progress=False
+        )
+        prompts = [replace(self.prompt(tokens, 64 if self.tiny else 1024, row), ask=genes) for row in range(n)]
+        known = tuple(gene for gene, writes in zip(self.genes, made.known_genes(self.genes), strict=True) if writes)
+        texts = made.generate(prompts, Sampling(), genes=known)
+        work = made.generator.work
+        written = sum(len(set(text.split()) & set(known)) for text in texts)
+        passes = work.passes / work.genes
+        seconds = self.seconds(lambda: made.generate(prompts, Sampling(), genes=known))
+        self.say(
+            row=f"guided generation, {genes} genes", cells=n, device=self.device, dtype=str(self.dtype), genes=written,
+            genes_per_second=round(written / seconds, 1), passes_per_gene=round(passes, 3), peak_gb=self._peak(),
+        )  # fmt: skip
+
     def usual_way(self, network, tokens, prompts, found, total: int, ours: float) -> dict:
         """Head, eager attention, every hidden state, two prompts at a time, padded on the left."""
         network.set_attn_implementation("eager")
@@ -141,7 +168,7 @@ class Bench:
         def embed() -> torch.Tensor:
             vectors = []
             for first in range(0, len(prompts), 2):
-                rows = [torch.from_numpy(row.ids) for row in tokens.encode(prompts[first : first + 2])]
+                rows = [torch.from_numpy(row.ids).long() for row in tokens.encode(prompts[first : first + 2])]
                 length = max(map(len, rows))
                 ids = torch.stack([torch.nn.functional.pad(row, (length - len(row), 0)) for row in rows]).to(
                     self.device
@@ -201,7 +228,7 @@ class Bench:
                 torch.cuda.empty_cache()
 
 
-ROWS = ["matrix", "parity", "embedding", "large"]
+ROWS = ["matrix", "parity", "embedding", "generation", "large"]
 
 
 def main() -> None:

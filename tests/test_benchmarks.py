@@ -38,12 +38,18 @@ def test_speed() -> None:
 
 def test_gpu_script_on_cpu() -> None:
     quantised = ["large"] if _has("bitsandbytes") else []
-    found = {line["row"]: line for line in lines("gpu.py", "--only", "matrix", "parity", "embedding", *quantised)}
+    found = {
+        line["row"]: line
+        for line in lines("gpu.py", "--only", "matrix", "parity", "embedding", "generation", *quantised)
+    }
     assert found["attention against eager"]["largest_difference"] < 1e-4
     for length in (64, 128):
         line = found[f"embedding, {length} tokens"]
         assert line["helical_way"]["least_cosine"] > 0.99999
         assert line["cell2sen"]["share_of_ceiling"] > 0
+    line = found["guided generation, 5 genes"]
+    assert line["genes"] == 2 * 5
+    assert line["passes_per_gene"] > 0
     if quantised:
         assert found["27B, 4bit"]["finite"]
 

@@ -56,6 +56,11 @@ def attend(
 _failed: list[str] = []
 
 
+def failed() -> bool:
+    """Whether the kernel was tried in this process and given up."""
+    return bool(_failed)
+
+
 def _tried(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -175,6 +180,7 @@ def _passes(
     wanted = scores.masked_fill(~seen.to(device), -math.inf).softmax(dim=-1) @ values
     apart = float((found.transpose(1, 2).double() - wanted).abs().max())
     if not apart < (5e-3 if dtype == torch.float32 else 5e-2):  # TF32; 8 bits of bfloat16 of values up to 4
-        _log.warning("flex_attention is wrong by %.3g here, a slower attention is used", apart)
+        _failed.append(f"wrong by {apart:.3g}")
+        _log.warning("flex_attention is %s here, a slower attention is used", _failed[0])
         return False
     return True
