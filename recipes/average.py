@@ -20,10 +20,10 @@ from cell2sen import model_directory, scorecard
 from cell2sen.calibration import calibrate
 from cell2sen.correction import CORRECTION_FILE
 from cell2sen.model import METADATA_FILE, resolve
-from cell2sen.pairs import Cells, exclude_held_out
 from cell2sen.response_calibration import correct
 from cell2sen.session import load_model
 from cell2sen.train import read_config
+from cell2sen.training_data import Cells, exclude_held_out
 
 WEIGHTS = "model.safetensors"
 

@@ -17,13 +17,10 @@ class Layer(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _anew():
+def _anew(monkeypatch):
     """What has been found out of a kernel holds for that kernel only."""
-    attention_flex._passes.cache_clear()
-    attention_flex._failed.clear()
-    yield
-    attention_flex._passes.cache_clear()
-    attention_flex._failed.clear()
+    monkeypatch.setattr(attention_flex, "faults", {})
+    monkeypatch.setattr(attention_flex, "_said", set())
 
 
 @pytest.fixture
@@ -148,7 +145,56 @@ def test_running_out_of_memory_is_no_fault_of_the_kernel(monkeypatch, kernel):
         monkeypatch.setattr(attention_flex, "_kernel", lambda: full)
         with pytest.raises(torch.OutOfMemoryError):
             attention_flex.attend(*states(10, 10), 0.3, 2.0, None)
-    assert not attention_flex._failed
+    assert list(attention_flex.faults.values()) == [""]
+
+
+def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
+    def kernel(query, key, value, **named):
+        if query.shape[1] == 4:
+            raise RuntimeError("four heads do not compile")
+        return flex.flex_attention(query, key, value, **named)
+
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: kernel)
+    with torch.inference_mode():
+        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is None
+        assert attention_flex.attend(*states(200, 200, heads=8), 0.3, 2.0, None) is not None
+
+
+def test_is_left_alone_where_numbers_would_be_rounded(kernel):
+    query, key, value = states(200, 200)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is None
+        assert attention_flex.attend(query, key, value.bfloat16(), 0.3, 2.0, None) is None
+        assert not kernel
+        assert not attention_flex.faults
+        assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is not None
+
+
+def test_one_graph_for_lengths_and_windows(monkeypatch):
+    """Traced as on a GPU, all of it or nothing, but not made into machine code."""
+    made = []
+
+    def backend(graph, example):
+        made.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: torch.compile(
+        flex.flex_attention, dynamic=True, fullgraph=True, backend=backend
+    ))  # fmt: skip
+    for mode in (torch.inference_mode(), torch.no_grad()):
+        with mode:
+            for n_keys in (200, 300, 700):
+                for window in (None, 90, 150):
+                    query, key, value = states(n_keys, n_keys)
+                    found = attention_flex.attend(query, key, value, 0.3, 2.0, window)
+                    wanted, _ = attention.attend(
+                        Layer(), query, key, value, None, scaling=0.3, softcap=2.0, sliding_window=window
+                    )
+                    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len(made) <= 4, "as many queries as keys or fewer, in either mode"
+    torch._dynamo.reset()
 
 
 def test_is_used_for_plain_prompts_only(monkeypatch, kernel):

@@ -307,5 +307,6 @@ def test_a_damaged_matrix_is_refused(column, ascending):
     columns = [0, column, 3] if not ascending else sorted([0, column, 3])
     damaged = sp.csr_matrix((np.ones(4, dtype=np.float32), np.array([2, 1, 1, 1]), np.array([0, 1, 4])), shape=(2, 5))
     damaged.indices[1:] = columns
-    with pytest.raises(ValueError, match=f"damaged.*gene number {column}.*5 genes"):
-        module.canonical(damaged)
+    for read in (module.canonical, module._to_csr):  # blocks that are shared, and blocks that are not
+        with pytest.raises(ValueError, match=f"damaged.*gene number {column}.*5 genes"):
+            read(damaged)

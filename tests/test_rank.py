@@ -97,8 +97,34 @@ def test_counts_are_ranked_without_numba(monkeypatch):
     monkeypatch.setattr(rank_counts, "LEAST", 0)
     rank_counts.compiled.cache_clear()
     try:
-        assert rank_counts.kernel(10) is None
+        assert rank_counts.kernel(10, 1, 10) is None
         assert words([[0, 3, 1, 0, 0, 9, 0, 0, 0, 0]]) == [["MT-CO1", "Actb", "ACTB"]]
+    finally:
+        rank_counts.compiled.cache_clear()
+
+
+def test_few_counts_and_sparse_cells_are_sorted(monkeypatch):
+    monkeypatch.setattr(rank_counts, "compiled", lambda: "compiled")
+    assert rank_counts.kernel(2**17, 100, 20_000) == "compiled"
+    assert rank_counts.kernel(2**17 - 1, 100, 20_000) is None
+    assert rank_counts.kernel(2**17, 500, 20_000) is None
+
+
+def test_a_disk_without_room_does_not_stop_the_ranking(monkeypatch):
+    numba = pytest.importorskip("numba")
+    made = numba.njit
+
+    def njit(*arguments, **named):
+        if named.get("cache"):
+            raise OSError("no space left on device")
+        return made(*arguments, **named)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    rank_counts.compiled.cache_clear()
+    try:
+        monkeypatch.setattr(rank_counts, "LEAST", 0)
+        assert words([[0, 3, 1, 0, 0, 9, 0, 0, 0, 0]]) == [["MT-CO1", "Actb", "ACTB"]]
+        assert rank_counts.compiled() is not None
     finally:
         rank_counts.compiled.cache_clear()
 

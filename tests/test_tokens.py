@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens, pad, shared
+from cell2sen.tokens import Tokenized, Tokens, common_length, fit, load_tokens, pad, shared
 
 KINDS = ["spm", "bytes", "genes"]
 genes = st.lists(st.sampled_from(tiny.GENES) | st.text("ABCde-.19βé", min_size=1, max_size=9), max_size=12)
@@ -151,18 +151,30 @@ def test_pad_and_shared() -> None:
         Tokenized(ids=np.array(ids), find_genes=lambda genes=genes: np.array(genes), answer=answer)
         for ids, genes, answer in (([5, 6, 7], [-1, 0, 1], 3), ([5, 8], [0, -1], 1))
     ]
-    ids, real, genes = pad(rows, "left")
+    ids, real, genes = pad(rows, "left", 3)
     assert ids.tolist() == [[5, 6, 7], [0, 5, 8]]
     assert real.tolist() == [[True] * 3, [False, True, True]]
     assert genes.tolist() == [[-1, 0, 1], [-1, 0, -1]]
-    ids, real, genes = pad(rows, "right")
+    ids, real, genes = pad(rows, "right", 3)
     assert ids.tolist() == [[5, 6, 7], [5, 8, 0]]
     assert real.tolist() == [[True] * 3, [True, True, False]]
     assert genes.tolist() == [[-1, 0, 1], [0, -1, -1]]
+    assert pad(rows, "left", 5)[1].tolist() == [[False] * 2 + [True] * 3, [False] * 3 + [True] * 2]
+    assert pad(rows, "right", 99)[1].sum(axis=1).tolist() == [3, 2]
+    assert pad(rows, "right", 99)[0].shape == (2, 8)
     assert shared(rows) == 1
     assert shared(rows[:1]) == 3
     assert shared([rows[0], replace(rows[0], answer=2)]) == 2
     assert shared([rows[0], replace(rows[0], ids=np.array([9, 6, 7]))]) == 0
+
+
+def test_lengths_that_batches_have_in_common() -> None:
+    for longest in (*range(1, 300), 511, 512, 513, 1942, 8000, 8192):
+        found = common_length(longest, 8192)
+        assert longest <= found <= min(8192, max(longest + 8, longest * 33 / 32))
+        assert common_length(found, 8192) == found
+        assert common_length(longest, longest) == common_length(longest, longest - 5) == longest
+    assert len({common_length(longest, 8192) for longest in range(1, 8193)}) < 220
 
 
 # -- cutting

@@ -27,6 +27,10 @@ BLOCK = 128
 _VERSIONS = 64
 
 
+#: What is wrong with the kernel for heads of a shape, ``""`` for nothing; what was not asked for was not tried.
+faults: dict[tuple[Any, ...], str] = {}
+
+
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -42,41 +46,30 @@ def attend(
     query
         (B, H, Q, D): the last Q of the T positions.
     key, value
-        (B, K, T, D), H a multiple of K.
+        (B, K, T, D), H a multiple of K, of the dtype of the queries.
     window
         A query sees itself and the ``window - 1`` positions before it.
     """
-    heads = query.shape[1], key.shape[1], query.shape[3]
-    if _failed or not _passes(heads, query.dtype, query.device, softcap, window is not None):
+    mixed = not query.dtype == key.dtype == value.dtype
+    if mixed or torch.is_autocast_enabled(query.device.type):  # which would round what is not to be rounded
         return None
-    return _tried(query, key, value, scaling, softcap, window)
-
-
-#: Why the kernel is not tried any more.
-_failed: list[str] = []
-
-
-def failed() -> bool:
-    """Whether the kernel was tried in this process and given up."""
-    return bool(_failed)
-
-
-def _tried(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float,
-    softcap: float | None,
-    window: int | None,
-) -> torch.Tensor | None:
+    heads = query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device, softcap
     try:
-        return _attend(query, key, value, scaling, softcap, window)
+        if heads not in faults:
+            faults[heads] = _fault(*heads)
+        if not faults[heads]:
+            return _attend(query, key, value, scaling, softcap, window)
     except torch.OutOfMemoryError:  # of a batch that is too large: the budget's business
         raise
     except Exception as error:  # of dynamo, inductor, triton or the driver: nothing of it may stop an embedding
-        _failed.append(str(error).partition("\n")[0])
-        _log.warning("flex_attention does not work here, a slower attention is used: %s", _failed[0])
-        return None
+        faults[heads] = str(error).partition("\n")[0] or type(error).__name__
+    if faults[heads] not in _said:
+        _said.add(faults[heads])
+        _log.warning("a slower attention is used instead of flex_attention: %s", faults[heads])
+    return None
+
+
+_said: set[str] = set()
 
 
 def _attend(
@@ -119,13 +112,13 @@ def block_mask(n_queries: int, n_keys: int, offset: int, window: int | None, dev
     def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return (first_Q[query] <= key) & (key <= last_Q[query])
 
-    low_Q = offset + BLOCK * torch.arange(n_queries // BLOCK)[:, None]
-    low_T = BLOCK * torch.arange(n_keys // BLOCK)[None, :]
+    low_Q = offset + BLOCK * torch.arange(n_queries // BLOCK, device=device)[:, None]
+    low_T = BLOCK * torch.arange(n_keys // BLOCK, device=device)[None, :]
     high_Q, high_T = low_Q + BLOCK - 1, low_T + BLOCK - 1
     some = (low_T <= high_Q) & (low_Q - high_T < reach)
     all_ = (high_T <= low_Q) & (high_Q - low_T < reach)
     listed = [
-        each.to(torch.int32).to(device)[None, None]
+        each.to(torch.int32)[None, None]
         for blocks in (some & ~all_, all_)
         for each in (blocks.sum(1), blocks.int().argsort(dim=1, descending=True, stable=True))
     ]
@@ -156,31 +149,23 @@ def _kernel() -> Callable[..., torch.Tensor]:
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
-@lru_cache(maxsize=32)
-def _passes(
-    heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device, softcap: float | None, windowed: bool
-) -> bool:
-    """Whether the kernel compiles for such heads and gives what a plain calculation does."""
-    n_heads, n_groups, depth = heads
-    n_queries, n_keys, window = 200, 300, 90 if windowed else None
-    generator = torch.Generator().manual_seed(0)
+def _fault(
+    n_heads: int, n_groups: int, depth: int, dtype: torch.dtype, device: torch.device, softcap: float | None
+) -> str:
+    """Compare with a plain calculation for heads like these; what is wrong, or ``""``."""
+    n_queries, n_keys, window, scaling = 200, 300, 90, 1 / math.sqrt(depth)
+    generator = torch.Generator("cpu").manual_seed(0)
     query, key, value = (
-        torch.randn((2, many, length, depth), generator=generator).to(device, dtype)
+        torch.randn((2, many, length, depth), generator=generator, device="cpu").to(device, dtype)
         for many, length in ((n_heads, n_queries), (n_groups, n_keys), (n_groups, n_keys))
     )
-    scaling = 1 / math.sqrt(depth)
-    found = _tried(query, key, value, scaling, softcap, window)
-    if found is None:
-        return False
+    found = _attend(query, key, value, scaling, softcap, window)
     keys, values = (each.double().repeat_interleave(n_heads // n_groups, dim=1) for each in (key, value))
     scores = query.double() @ keys.transpose(2, 3) * scaling
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-    distance = torch.arange(n_keys - n_queries, n_keys)[:, None] - torch.arange(n_keys)[None, :]
-    seen = (distance >= 0) & (distance < (window or n_keys))
-    wanted = scores.masked_fill(~seen.to(device), -math.inf).softmax(dim=-1) @ values
+    last = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]
+    distance = last - torch.arange(n_keys, device=device)[None, :]
+    wanted = scores.masked_fill((distance < 0) | (distance >= window), -math.inf).softmax(dim=-1) @ values
     apart = float((found.transpose(1, 2).double() - wanted).abs().max())
-    if not apart < (5e-3 if dtype == torch.float32 else 5e-2):  # TF32; 8 bits of bfloat16 of values up to 4
-        _failed.append(f"wrong by {apart:.3g}")
-        _log.warning("flex_attention is %s here, a slower attention is used", _failed[0])
-        return False
-    return True
+    # TF32; 8 bits of bfloat16 of values up to 4.
+    return "" if apart < (5e-3 if dtype == torch.float32 else 5e-2) else f"it is wrong by {apart:.3g}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen import attention
 from cell2sen.linear import is_plain, linear
+from cell2sen.tokens import common_length
 
 _hf: Any = transformers  # typed in parts only
 
@@ -190,11 +191,10 @@ class Causal:
         texts = list(distinct.values())
         common = _common(texts)
         if common:
-            self._append(texts[0][None, :common].astype(np.int64), 0, slots)
+            self._append(texts[0][None, :common], 0, slots)
         if len(texts) > 1:
             if common:
                 slots.take(torch.zeros(len(texts), dtype=torch.int64, device=self.device))
-            # Padding lies behind each text, in slots that its next tokens are written to.
             rest = np.zeros((len(texts), max(map(len, texts)) - common), dtype=np.int64)
             for line, text in zip(rest, texts, strict=True):
                 line[: len(text) - common] = text[common:]
@@ -205,7 +205,7 @@ class Causal:
 
     def read(
         self,
-        ids_BQ: NDArray[np.int64],
+        ids_BQ: NDArray[np.integer],
         position_BQ: NDArray[np.int64],
         slots: Slots,
     ) -> torch.Tensor:
@@ -225,7 +225,7 @@ class Causal:
 
     def read_tree(
         self,
-        ids_BQ: NDArray[np.int64],
+        ids_BQ: NDArray[np.integer],
         depth_Q: NDArray[np.int64],
         above_QQ: NDArray[np.bool_],
         lengths_B: NDArray[np.int64],
@@ -274,17 +274,20 @@ class Causal:
             return attention.tanh_of_half_(logits.mul_(2 / cap)).mul_(cap)
         return logits.div_(cap).tanh_().mul_(cap).float()
 
-    def _append(self, ids_BQ: NDArray[np.int64], first: int, slots: Slots) -> None:
+    def _append(self, ids_BQ: NDArray[np.integer], first: int, slots: Slots) -> None:
+        # Filled up behind each text, in slots that its next tokens are written to.
+        most = int(self.config.max_position_embeddings) - first
+        ids_BQ = np.pad(ids_BQ, ((0, 0), (0, common_length(ids_BQ.shape[1], most) - ids_BQ.shape[1])))
         slots.first, slots.end = first, first + ids_BQ.shape[1]
         with attention.until(int(self.config.num_hidden_layers) - 1):
             self._forward(ids_BQ, torch.arange(first, slots.end, device=self.device)[None], None, slots)
 
     def _forward(
-        self, ids_BQ: NDArray[np.int64], position_BQ: torch.Tensor, sight: attention.Sight | None, slots: Slots
+        self, ids_BQ: NDArray[np.integer], position_BQ: torch.Tensor, sight: attention.Sight | None, slots: Slots
     ) -> torch.Tensor:
         named = {"position_ids": position_BQ, "past_key_values": slots, "use_cache": True}
         with attention.seeing(sight):
-            output = self.base(input_ids=torch.from_numpy(ids_BQ).to(self.device), **named)
+            output = self.base(input_ids=torch.from_numpy(ids_BQ).to(self.device, torch.int64), **named)
         hidden_BQD: torch.Tensor = output.last_hidden_state
         return hidden_BQD
 

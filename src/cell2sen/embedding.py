@@ -98,12 +98,13 @@ class _Inputs:
         self, base: Any, tokenize: Callable[[Sequence[Prompt]], list[Tokenized]], side: Literal["left", "right"]
     ) -> None:
         self._device = base.get_input_embeddings().weight.device
+        self._most = int(base.config.get_text_config().max_position_embeddings)
         self._tokenize = tokenize
         self._side = side
 
     def of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         """Arguments of the model, which tokens are real, bool (B, L), and their genes, int64 (B, L)."""
-        arrays = pad(self._tokenize(prompts), self._side)
+        arrays = pad(self._tokenize(prompts), self._side, self._most)
         ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self._device) for array in arrays)
         if self._side == "right":  # no mask needed: no real token looks to its right
             return {"input_ids": ids_BL}, real_BL, gene_BL

@@ -30,6 +30,7 @@ from cell2sen.causal import Head
 from cell2sen.decode import Steer
 from cell2sen.generation import Generator
 from cell2sen.guide import Guide, Plan
+from cell2sen.linear import is_plain
 from cell2sen.questions import Question
 from cell2sen.task import Prompt, parse_sentence
 from cell2sen.trie import GeneTrie
@@ -340,7 +341,7 @@ def _log_shares(
     hidden_ND = hidden_ND.to(head.weight.dtype)
     if candidates_K is None:
         logits_NK = head(hidden_ND)
-    elif type(head) is torch.nn.Linear and getattr(head, "bias", None) is None:
+    elif is_plain(head) and getattr(head, "bias", None) is None:
         logits_NK = torch.nn.functional.linear(hidden_ND, head.weight[candidates_K])
     else:  # with a bias, or adapters
         logits_NK = head(hidden_ND)[:, candidates_K]

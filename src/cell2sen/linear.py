@@ -26,6 +26,7 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None =
         and rows.dtype == torch.float32
         and weight.device.type == "cpu"
         and weight.numel() >= _LEAST
+        and (bias is None or bias.is_contiguous())
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_faster()

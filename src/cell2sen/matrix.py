@@ -282,26 +282,29 @@ def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
     Raises
     ------
     ValueError
-        Columns that the matrix has not: what follows looks them up unchecked.
+        Columns that the matrix has not.
     """
     ascending = np.empty(block.nnz, dtype=bool)
     np.greater(block.indices[1:], block.indices[:-1], out=ascending[1:])
     ascending[block.indptr[:-1][block.indptr[:-1] < block.nnz]] = True  # the first of each row
-    if ascending.all():
-        block.has_canonical_format = True
-    else:
-        block = _to_csr(block)
-    rows = np.flatnonzero(np.diff(block.indptr))
-    for column in (
-        block.indices[block.indptr[rows]].min(initial=0),
-        block.indices[block.indptr[rows + 1] - 1].max(initial=0),
-    ):
-        if not 0 <= column < max(block.shape[1], 1):
+    if not ascending.all():
+        return _to_csr(block)
+    block.has_canonical_format = True
+    return _with_columns_of_its_own(block)
+
+
+def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
+    """The canonical matrix as it is; what follows looks its columns up unchecked."""
+    rows = np.flatnonzero(np.diff(csr.indptr))
+    lowest = csr.indices[csr.indptr[rows]].min(initial=0)
+    highest = csr.indices[csr.indptr[rows + 1] - 1].max(initial=0)
+    for column in (lowest, highest):
+        if not 0 <= column < max(csr.shape[1], 1):
             raise ValueError(
-                f"the matrix is damaged: an entry has the gene number {column}, and there are {block.shape[1]} genes "
+                f"the matrix is damaged: an entry has the gene number {column}, and there are {csr.shape[1]} genes "
                 "(counted from 0); write the file anew"
             )
-    return block
+    return csr
 
 
 def _to_csr(block: Any) -> sp.csr_matrix:
@@ -318,7 +321,7 @@ def _to_csr(block: Any) -> sp.csr_matrix:
         if csr.dtype.kind in "iu":  # sums of small integers would wrap around
             csr = csr.astype(np.int64)
         csr.sum_duplicates()
-    return csr
+    return _with_columns_of_its_own(csr)
 
 
 def _native(data: NDArray[Any]) -> NDArray[Any]:

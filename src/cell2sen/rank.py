@@ -113,10 +113,11 @@ class Ranked(NamedTuple):
 class Ranker:
     """Ranks blocks of cells over one fixed set of symbols.
 
-    Each entry becomes one whole number: the value upside down in its upper bits, the gene's place in the tie order in
-    the lower ones. No two keys of a cell are equal, so that sorting them is the ranking, whatever the sort algorithm.
-    Counts and places fit into 32 bits together, which is less to sort than the 64 that other values need. The first
-    genes of a sentence are not sorted apart from the others, as the rank fit wants all positions.
+    Many counts are ranked by counting them (:mod:`cell2sen.rank_counts`). Of what is sorted, each entry becomes one
+    whole number: the value upside down in its upper bits, the gene's place in the tie order in the lower ones. No two
+    keys of a cell are equal, so that sorting them is the ranking, whatever the sort algorithm. Counts and places fit
+    into 32 bits together, which is less to sort than the 64 that other values need. The first genes of a sentence are
+    not ranked apart from the others, as the rank fit wants all positions.
     """
 
     def __init__(self, symbols: Sequence[str], recipe: Recipe) -> None:
@@ -198,7 +199,7 @@ class Ranker:
         counts = data.astype(np.int32)
         if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data):
             return None
-        if kernel := rank_counts.kernel(len(counts)):
+        if kernel := rank_counts.kernel(len(counts), len(indptr) - 1, len(self._gene_at)):
             return rank_counts.rank_counts(kernel, indptr, indices, counts, self._place_of, self._gene_at)
         return self._sorted_counts(indptr, indices, counts)
 

@@ -15,12 +15,15 @@ logger = logging.getLogger(__name__)
 #: From so many counts at a time on: importing numba takes a third of a second, compiling, once on a machine, two.
 LEAST = 2**17
 
+#: Genes for each of a cell's counts at most: every place is looked at, so cells with few genes are sorted in less time.
+_SPARSEST = 32
+
 Kernel = Callable[..., int]
 
 
-def kernel(n_counts: int) -> Kernel | None:
+def kernel(n_counts: int, n_cells: int, n_genes: int) -> Kernel | None:
     """:func:`_rank`, compiled, where that is worth it and numba is there."""
-    return compiled() if n_counts >= LEAST else None
+    return compiled() if n_counts >= LEAST and n_counts * _SPARSEST >= n_cells * n_genes else None
 
 
 def rank_counts(
@@ -38,7 +41,7 @@ def rank_counts(
     counts
         int32 (nnz,), all above 0.
     place_of, gene_at
-        int32 (genes,): place of each gene in the order of ties, and the inverse.
+        uint32 and int32 (genes,): place of each gene in the order of ties, and the inverse.
 
     Returns
     -------
@@ -64,6 +67,8 @@ def compiled() -> Kernel | None:
     except ImportError as error:  # not there, or not made for this NumPy
         logger.debug("counts are sorted by NumPy: %s", error)
         return None
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return None
 
     def read(dtype: Any) -> Any:  # arrays that must not be written to are taken, too
         return numba.types.Array(dtype, 1, "C", readonly=True)
@@ -76,7 +81,7 @@ def compiled() -> Kernel | None:
     signature = int64(*inputs, write(int32), write(int64), write(uint32))
     try:
         return numba.njit(signature, nogil=True, cache=True)(_rank)
-    except RuntimeError:  # nowhere to keep it
+    except (OSError, RuntimeError):  # nowhere to keep it
         return numba.njit(signature, nogil=True)(_rank)
 
 

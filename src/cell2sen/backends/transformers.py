@@ -28,7 +28,7 @@ from cell2sen.generation import Generator
 from cell2sen.model import Model
 from cell2sen.noise import row_key
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, fit, load_tokens
+from cell2sen.tokens import Tokenized, Tokens, common_length, fit, load_tokens
 
 _log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only
@@ -322,6 +322,7 @@ class TransformersBackend(Backend):
         """Do all rows batch by batch, in as much memory as there is; `kind` as :func:`batches.token_budget` has it."""
         size, item_size = self._batch_rows(), self.base.get_input_embeddings().weight.element_size()
         budget = batches.token_budget(self.config, self.device, item_size, **kind)
+        lengths = np.array([common_length(length, self.context) for length in lengths.tolist()], dtype=np.int64)
         batches.run(work, lengths, budget=budget, size=size, progress=self.progress, name=name)
 
     def _run_scored(self, work: Callable[[list[int]], None], lengths: NDArray[np.int64], name: str) -> None:
