@@ -6,6 +6,7 @@ N places where a token is decided, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,6 +171,10 @@ class Causal:
         self.config = network.config.get_text_config()
         self.device: torch.device = self.base.get_input_embeddings().weight.device
         self.vocabulary = int(network.get_output_embeddings().out_features)
+        # transformers has renamed the argument in 5.24, and wants to take the old name away in 5.40.
+        models = [type(module) for module in network.modules() if isinstance(module, _hf.PreTrainedModel)]
+        renamed = any("cache" in inspect.signature(model.forward).parameters for model in models)
+        self._cache = "cache" if renamed else "past_key_values"
         if self.config.model_type not in _PLAIN_HEADS:
             self._check_head()
 
@@ -285,7 +290,7 @@ class Causal:
     def _forward(
         self, ids_BQ: NDArray[np.integer], position_BQ: torch.Tensor, sight: attention.Sight | None, slots: Slots
     ) -> torch.Tensor:
-        named = {"position_ids": position_BQ, "past_key_values": slots, "use_cache": True}
+        named = {"position_ids": position_BQ, self._cache: slots, "use_cache": True}
         with attention.seeing(sight):
             output = self.base(input_ids=torch.from_numpy(ids_BQ).to(self.device, torch.int64), **named)
         hidden_BQD: torch.Tensor = output.last_hidden_state
