@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from cell2sen import attention
+from cell2sen.causal import cache_name
 
 BATCH, KV_HEADS, LENGTH, DEPTH = 3, 2, 13, 4
 
@@ -240,16 +241,16 @@ def test_models_with_a_cache_equal_eager(architecture: str) -> None:
     position = (real.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         wanted = eager(input_ids=ids, attention_mask=real.long(), position_ids=position).logits
-        cache, start = None, 0
+        name, cache, start = cache_name(ours), None, 0
         for stop in (40, 47, 48, 49, 60, 70):
             part = slice(start, stop)
             output = ours(
                 input_ids=ids[:, part],
                 attention_mask=real[:, :stop].long(),
                 position_ids=position[:, part],
-                past_key_values=cache,
                 use_cache=True,
+                **{name: cache},
             )
             keep = real[:, part]
             torch.testing.assert_close(output.logits[keep], wanted[:, part][keep], rtol=1e-4, atol=1e-4)
-            cache, start = output.past_key_values, stop
+            cache, start = getattr(output, name), stop

@@ -171,10 +171,7 @@ class Causal:
         self.config = network.config.get_text_config()
         self.device: torch.device = self.base.get_input_embeddings().weight.device
         self.vocabulary = int(network.get_output_embeddings().out_features)
-        # transformers has renamed the argument in 5.24, and wants to take the old name away in 5.40.
-        models = [type(module) for module in network.modules() if isinstance(module, _hf.PreTrainedModel)]
-        renamed = any("cache" in inspect.signature(model.forward).parameters for model in models)
-        self._cache = "cache" if renamed else "past_key_values"
+        self._cache = cache_name(network)
         if self.config.model_type not in _PLAIN_HEADS:
             self._check_head()
 
@@ -305,6 +302,13 @@ class Causal:
             raise ValueError(
                 f"the head of {self.config.model_type!r} is not known; known: {list(_PLAIN_HEADS)} and plain ones"
             )
+
+
+def cache_name(network: torch.nn.Module) -> str:
+    """What transformers calls the cache: ``past_key_values`` until 5.23, ``cache`` since, without the other from 5.40."""
+    models = {type(module) for module in network.modules() if isinstance(module, _hf.PreTrainedModel)}
+    renamed = any("cache" in inspect.signature(model.forward).parameters for model in models)
+    return "cache" if renamed else "past_key_values"
 
 
 def _common(rows: Sequence[NDArray[np.int32]]) -> int:
