@@ -305,7 +305,7 @@ class Causal:
 
 
 def cache_name(network: torch.nn.Module) -> str:
-    """What transformers calls the cache: ``past_key_values`` until 5.23, ``cache`` since, without the other from 5.40."""
+    """What transformers calls the cache: ``past_key_values`` until 5.23, ``cache`` since; the other goes with 5.40."""
     models = {type(module) for module in network.modules() if isinstance(module, _hf.PreTrainedModel)}
     renamed = any("cache" in inspect.signature(model.forward).parameters for model in models)
     return "cache" if renamed else "past_key_values"
