@@ -1,7 +1,7 @@
 """Products of linear layers in float32 on CPUs where oneDNN, which PyTorch has on board, is faster than MKL.
 
-PyTorch gives float32 to MKL. On AMD's CPUs oneDNN takes a seventh to a half less time for long texts, and half or less
-for the few rows of a decoding step (``docs/benchmarks.md``); bfloat16 goes to oneDNN in any case.
+PyTorch gives float32 to MKL. On an AMD CPU oneDNN took a seventh to a quarter less time for long texts, and half or
+less for the few rows that decoding reads of a large head (``docs/benchmarks.md``); bfloat16 goes to oneDNN anyway.
 """
 
 from __future__ import annotations
