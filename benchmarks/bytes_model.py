@@ -21,8 +21,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cell2sen import tasks
-from cell2sen.train import train
-from cell2sen.training_file import from_mapping
+from cell2sen.training import train
+from cell2sen.training.config import from_mapping
 
 KANG = "kang_ifnb_2000x9015.h5ad"
 END = "<|endoftext|>"

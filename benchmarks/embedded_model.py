@@ -24,9 +24,9 @@ from sklearn.metrics import accuracy_score, f1_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import cell2sen as c2s
-from cell2sen import pipeline
-from cell2sen.train import read_config
-from cell2sen.training_data import Cells, barcode
+from cell2sen.inference import pipeline
+from cell2sen.training import read_config
+from cell2sen.training.cells import Cells, barcode
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent.parent

@@ -46,7 +46,7 @@ def cells(n: int, genes: int, density: float, seed: int) -> ad.AnnData:
 
 def measure(n: int, genes: int, density: float, resamples: int) -> dict[str, Any]:
     """One size, in this process."""
-    from cell2sen.evaluation import evaluate
+    from cell2sen.evaluation.evaluate import evaluate
 
     real, predicted = cells(n, genes, density, 0), cells(n, genes, density, 1)
     predicted = predicted[predicted.obs["drug"] != "control"].copy()

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 import transformers
 
-from cell2sen import pipeline
 from cell2sen.backend import Sampling
-from cell2sen.session import load_model, start
+from cell2sen.inference import pipeline
+from cell2sen.inference.session import load_model, start
 from cell2sen.task import parse_sentence
 
 

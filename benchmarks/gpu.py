@@ -23,12 +23,14 @@ import speed_data
 import torch
 import transformers
 
-from cell2sen import attention, attention_flex, backend
+from cell2sen import backend
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
+from cell2sen.engine.network import attention
+from cell2sen.engine.network import flex_attention as attention_flex
+from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import Model, resolve
 from cell2sen.task import Prompt
-from cell2sen.tokens import load_tokens
 
 TEMPLATE = ("Below are the genes of one cell, strongest first.\nCell sentence: ", ".\nThe cell type is:")
 

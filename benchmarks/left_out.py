@@ -27,8 +27,8 @@ import scanpy as sc
 from scipy.stats import kendalltau
 
 import cell2sen as c2s
-from cell2sen.train import read_config, train
-from cell2sen.training_data import Split
+from cell2sen.training import read_config, train
+from cell2sen.training.cells import Split
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent.parent

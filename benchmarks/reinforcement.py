@@ -20,11 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cell2sen import pipeline, rewards, tasks, train
+from cell2sen import tasks
 from cell2sen.backend import Sampling
-from cell2sen.questions import Question, mean_sentence, questions
-from cell2sen.training_data import Augmentation, Cells
-from cell2sen.wording import word
+from cell2sen.cli.training_options import configure
+from cell2sen.inference import pipeline
+from cell2sen.inference.templates import word
+from cell2sen.training import TrainConfig, rewards, train
+from cell2sen.training.cells import Augmentation, Cells
+from cell2sen.training.questions import Question, mean_sentence, questions
 
 HERE = Path(__file__).parent.parent
 RECIPE = HERE / "recipes" / "interferon.yaml"
@@ -73,12 +76,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, changes of the recipe.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    config = train.configure(RECIPE, {"model": arguments.model}, arguments.set)
+    config = configure(RECIPE, {"model": arguments.model}, arguments.set)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trained = arguments.trained or Path(folder) / "trained"
         if not arguments.trained:
-            train.train(config, trained, base=arguments.data_dir)
+            train(config, trained, base=arguments.data_dir)
         seconds = time.perf_counter() - started
         result = measure(config, arguments.data_dir, trained)
     result |= {"seconds_of_training": None if arguments.trained else round(seconds, 1)}
@@ -88,7 +91,7 @@ def main() -> None:
         arguments.out.write_text(line + "\n", encoding="utf-8")
 
 
-def measure(config: train.TrainConfig, base: Path, trained: Path) -> dict:
+def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
     [data], grpo = config.data, config.grpo
     assert config.model
     before = pipeline.load_model({"model": config.model, "progress": False})

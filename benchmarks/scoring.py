@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import transformers
 
-from cell2sen.session import load_model, start
+from cell2sen.inference.session import load_model, start
 
 
 def names(n: int) -> list[str]:

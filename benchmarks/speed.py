@@ -113,7 +113,7 @@ class Bench:
 
     def sentences_of_tokens(self, n: int, tokens: int) -> list[str]:
         """Sentences whose prompts have just below so many tokens."""
-        from cell2sen.tokens import load_tokens
+        from cell2sen.engine.tokenization.tokenizer import load_tokens
 
         made = load_tokens(self.checkpoint(), local_files_only=True)
         texts = self.sentences(n, tokens // 2)
@@ -226,7 +226,7 @@ class Bench:
 
     def _annotate(self, how: str, dtype: str) -> None:
         """One generation per cell is cell2sentence's way; as long as labels are on average: random weights end none."""
-        from cell2sen.tokens import load_tokens
+        from cell2sen.engine.tokenization.tokenizer import load_tokens
 
         n, genes, labels = (3, 30, 5) if self.tiny else (self.scaled(2), 450, 50)
         name = f"annotation with {labels} labels{how}"
@@ -249,7 +249,7 @@ class Bench:
         import bytes_model
 
         from cell2sen.model import resolve
-        from cell2sen.sentences import from_anndata
+        from cell2sen.sentences.sentences import from_anndata
 
         if self.data_dir is None:
             self.say({"row": "perturbation", "not_measured": "needs --data-dir, cells to learn from"})

@@ -53,8 +53,8 @@ class Measured:
 
 
 def cell2sen_sentences(job, measure):
-    from cell2sen.rank import Recipe
-    from cell2sen.sentences import from_anndata
+    from cell2sen.sentences.ranking import Recipe
+    from cell2sen.sentences.sentences import from_anndata
 
     adata, recipe = ad.read_h5ad(job["cells"]), Recipe(max_genes=job["max_genes"])
     if job["form"] == "ids":
@@ -72,9 +72,9 @@ def cell2sen_sentences(job, measure):
 def cell2sen_tokens(job, measure):
     import numpy as np
 
-    from cell2sen.numbered import NumberedGenes
+    from cell2sen.engine.tokenization.tokenizer import load_tokens
+    from cell2sen.sentences.gene_list import NumberedGenes
     from cell2sen.task import Prompt
-    from cell2sen.tokens import load_tokens
 
     tokens = load_tokens(job["checkpoint"], local_files_only=True)
     before, after = job["template"].split("{cell_sentence}")
@@ -127,8 +127,8 @@ def cell2sen_annotate(job, measure):
 def cell2sen_perturb(job, measure):
     from cell2sen import backend, tasks
     from cell2sen.backend import Sampling
+    from cell2sen.inference.templates import word
     from cell2sen.model import resolve
-    from cell2sen.wording import word
 
     model = resolve(job["checkpoint"], dtype=job["dtype"])
     made, task = backend.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)

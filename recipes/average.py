@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from cell2sen import model_directory, scorecard
-from cell2sen.calibration import calibrate
-from cell2sen.correction import CORRECTION_FILE
+from cell2sen.inference.corrections import CORRECTION_FILE
+from cell2sen.inference.session import load_model
 from cell2sen.model import METADATA_FILE, resolve
-from cell2sen.response_calibration import correct
-from cell2sen.session import load_model
-from cell2sen.train import read_config
-from cell2sen.training_data import Cells, exclude_held_out
+from cell2sen.training import read_config
+from cell2sen.training.cells import Cells, exclude_held_out
+from cell2sen.training.release import directory as model_directory
+from cell2sen.training.release import scorecard
+from cell2sen.training.release.fit_calibration import calibrate
+from cell2sen.training.release.fit_corrections import correct
 
 WEIGHTS = "model.safetensors"
 

@@ -172,9 +172,9 @@ PROMISES = {
         assert task.parse(task.complete(phase="G1")) == "G1"
     """,
     "src/cell2sen/backends/bag.py": """
-        from cell2sen import backend, model, tasks
-        assert "bag" in backend.names()
-        bag = backend.load(model.Model(name="none", path="none"), "bag")
+        from cell2sen import backend, backends, model, tasks
+        assert "bag" in backends.names()
+        bag = backends.load(model.Model(name="none", path="none"), "bag")
         prompts = [tasks.load("embed").prompt(genes=genes) for genes in (["CD3D", "IL7R"], ["CD3D"], [])]
         found = bag.embed(prompts, pooling="genes")
         assert found.vectors.sum(axis=1).tolist() == [2, 1, 0] and found.genes_used.tolist() == [2, 1, 0]
@@ -185,8 +185,8 @@ PROMISES = {
         else:
             raise AssertionError("score must be refused")
     """,
-    "src/cell2sen/metrics.py": """
-        from cell2sen import metrics
+    "src/cell2sen/evaluation/metrics/metrics.py": """
+        from cell2sen.evaluation.metrics import metrics
         made = metrics.get("matthews")
         assert made.higher_is_better and made.summary.startswith("Matthews correlation")
         assert made.function(["B", "T", "T"], ["B", "T", "T"]) == made.perfect

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cell2sen.model import EMBEDDED, KNOWN, METADATA_FILE, Model, resolve
-from cell2sen.rank import RankFit, Recipe
+from cell2sen.sentences.ranking import RankFit, Recipe
 
 
 def checkpoint(folder: Path, **metadata) -> Path:

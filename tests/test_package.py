@@ -37,16 +37,16 @@ PUBLIC = {
     "Cell2Sen": "cell2sen.helical",
     "Cell2SenConfig": "cell2sen.helical",
     "Model": "cell2sen.model",
-    "RankFit": "cell2sen.rank",
-    "Recipe": "cell2sen.rank",
+    "RankFit": "cell2sen.sentences.ranking",
+    "Recipe": "cell2sen.sentences.ranking",
     "Sampling": "cell2sen.backend",
-    "Sentences": "cell2sen.sentences",
+    "Sentences": "cell2sen.sentences.sentences",
     "Task": "cell2sen.task",
     "Unsupported": "cell2sen.backend",
     "__version__": None,
-    "cell_eval": "cell2sen.handover",
-    "check": "cell2sen.checks",
-    "evaluate": "cell2sen.evaluation",
+    "cell_eval": "cell2sen.evaluation.cell_eval",
+    "check": "cell2sen.inference.check",
+    "evaluate": "cell2sen.evaluation.evaluate",
     "pl": None,
     "tl": None,
 }
@@ -110,8 +110,10 @@ def test_light(program: str) -> None:
 
 
 def test_check_is_the_function_whatever_was_imported_first() -> None:
-    run_python("-c", "import cell2sen.checks, cell2sen; assert callable(cell2sen.check)")
-    run_python("-c", "import cell2sen; first = cell2sen.check; import cell2sen.checks; assert cell2sen.check is first")
+    run_python("-c", "import cell2sen.inference.check, cell2sen; assert callable(cell2sen.check)")
+    run_python(
+        "-c", "import cell2sen; first = cell2sen.check; import cell2sen.inference.check; assert cell2sen.check is first"
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))

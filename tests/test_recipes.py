@@ -13,8 +13,8 @@ import training_cells
 import yaml
 from safetensors.torch import load_file
 
-from cell2sen import train
-from cell2sen.correction import load
+from cell2sen import training
+from cell2sen.inference.corrections import load
 from cell2sen.model import resolve
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "average.py"
@@ -38,11 +38,11 @@ def test_average_of_two_seeds(tmp_path: Path) -> None:
     training_cells.write(tmp_path / "cells.h5ad", n=200)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
-    start = train.train(train.read_config(recipe), tmp_path / "start", base=tmp_path, progress=False)
+    start = training.train(training.read_config(recipe), tmp_path / "start", base=tmp_path, progress=False)
     seeds = []
     for seed in (0, 1):
-        settings = train.from_mapping({**SETTINGS, "from_scratch": None, "model": start.path, "seed": seed})
-        seeds.append(Path(train.train(settings, tmp_path / f"seed-{seed}", base=tmp_path, progress=False).path))
+        settings = training.from_mapping({**SETTINGS, "from_scratch": None, "model": start.path, "seed": seed})
+        seeds.append(Path(training.train(settings, tmp_path / f"seed-{seed}", base=tmp_path, progress=False).path))
     done = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     found, *parts = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", *seeds))
@@ -59,8 +59,8 @@ def test_average_of_two_seeds(tmp_path: Path) -> None:
     assert {one["task"] for one in made.metadata["scores"]} == {"annotate", "perturb"}
     again = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
     assert "exists already" in again.stderr
-    larger = train.from_mapping({**SETTINGS, "from_scratch": {**SETTINGS["from_scratch"], "hidden_size": 32}})
-    other = train.train(larger, tmp_path / "other", base=tmp_path, progress=False)
+    larger = training.from_mapping({**SETTINGS, "from_scratch": {**SETTINGS["from_scratch"], "hidden_size": 32}})
+    other = training.train(larger, tmp_path / "other", base=tmp_path, progress=False)
     differing = average(recipe, tmp_path / "no", seeds[0], other.path, "--data-dir", tmp_path)
     assert "do not have the same tensors" in differing.stderr
     assert not (tmp_path / "no").exists()

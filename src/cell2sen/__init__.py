@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cell2sen import pl, tl
     from cell2sen.backend import Sampling, Unsupported
-    from cell2sen.checks import check
-    from cell2sen.evaluation import evaluate
-    from cell2sen.handover import cell_eval
+    from cell2sen.evaluation.cell_eval import cell_eval
+    from cell2sen.evaluation.evaluate import evaluate
     from cell2sen.helical import Cell2Sen, Cell2SenConfig
+    from cell2sen.inference.check import check
     from cell2sen.model import Model
-    from cell2sen.rank import RankFit, Recipe
-    from cell2sen.sentences import Sentences
+    from cell2sen.sentences.ranking import RankFit, Recipe
+    from cell2sen.sentences.sentences import Sentences
     from cell2sen.task import Task
 
 __version__ = "0.1.0"
@@ -42,15 +42,15 @@ _HOME = {
     "Cell2Sen": "helical",
     "Cell2SenConfig": "helical",
     "Model": "model",
-    "RankFit": "rank",
-    "Recipe": "rank",
+    "RankFit": "sentences.ranking",
+    "Recipe": "sentences.ranking",
     "Sampling": "backend",
-    "Sentences": "sentences",
+    "Sentences": "sentences.sentences",
     "Task": "task",
     "Unsupported": "backend",
-    "cell_eval": "handover",
-    "check": "checks",
-    "evaluate": "evaluation",
+    "cell_eval": "evaluation.cell_eval",
+    "check": "inference.check",
+    "evaluate": "evaluation.evaluate",
 }
 _MODULES = ("pl", "tl")
 

@@ -1,13 +1,11 @@
-"""Backend contract: embed, generate, score; Sampling, Embeddings, Unsupported, load()."""
+"""Backend contract: embed, generate, score, expect; Sampling, Embeddings, Unsupported."""
 
 from __future__ import annotations
 
 import abc
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,25 +174,3 @@ def check_asks(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]:
                 f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for {prompt.ask}"
             )
     return [prompt.ask or 0 for prompt in prompts]
-
-
-def names() -> list[str]:
-    """The backends in the folder."""
-    import cell2sen.backends
-
-    return sorted(module.name for module in pkgutil.iter_modules(cell2sen.backends.__path__))
-
-
-def load(model: Model, backend: str = "transformers", **options: Any) -> Backend:
-    """Load `model` into a backend by name. `options` (device, batch size, …) change the speed, never the numbers.
-
-    Raises
-    ------
-    ValueError
-        No such backend; lists those there are.
-    """
-    if backend not in names():
-        raise ValueError(f"no backend {backend!r}; available: {names()}")
-    module = importlib.import_module(f"cell2sen.backends.{backend}")
-    loaded: Backend = module.load(model, **options)
-    return loaded

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen import pipeline
 from cell2sen.backend import AttentionMap, Backend, Sampling
+from cell2sen.inference import pipeline
+from cell2sen.inference.session import Options, Session, load_model, recipe_for, start
 from cell2sen.model import EMBEDDED, KNOWN
-from cell2sen.sentences import Sentences, from_anndata
-from cell2sen.session import Options, Session, load_model, recipe_for, start
+from cell2sen.sentences.sentences import Sentences, from_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData

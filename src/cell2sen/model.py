@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cell2sen.rank import RankFit, Recipe
+from cell2sen.sentences.ranking import RankFit, Recipe
 
 Dtype = Literal["auto", "bfloat16", "float32", "float16"]
 Quantize = Literal["4bit", "8bit"]

@@ -10,8 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cell2sen.numbered import NumberedGenes
-from cell2sen.organism import scientific_name
+from cell2sen.data.genes.organism import scientific_name
+from cell2sen.sentences.gene_list import NumberedGenes
 
 #: Slots that every template may use without the caller naming them.
 BUILT_IN_SLOTS = ("genes", "n_genes", "organism")

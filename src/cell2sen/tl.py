@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cell2sen import pipeline, response, tasks, wording
+from cell2sen import tasks
 from cell2sen.backend import Pooling, Sampling, Unsupported
-from cell2sen.organism import scientific_name
-from cell2sen.rank import RankFit
-from cell2sen.sentences import Sentences
-from cell2sen.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
+from cell2sen.data.genes.organism import scientific_name
+from cell2sen.inference import expected_response as response
+from cell2sen.inference import pipeline
+from cell2sen.inference import templates as wording
+from cell2sen.inference.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
+from cell2sen.sentences.ranking import RankFit
+from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task, parse_sentence
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def embed(
     copy
         Return a changed copy instead of writing into `adata`.
     **options
-        Model, matrix, genes, wording and speed: see :class:`cell2sen.session.Options`.
+        Model, matrix, genes, wording and speed: see :class:`cell2sen.inference.session.Options`.
 
     Returns
     -------
@@ -183,12 +186,13 @@ def perturb(
         What is predicted. ``"sentence"``: the expression of one written sentence, control and prediction through the
         same rank fit, so that reconstruction errors common to both cancel. ``"expected"``: the measured expression of
         the control, plus what the model expects of each gene with the perturbation less what it expects without it
-        (:mod:`cell2sen.response`); better by far where means are wanted, possible with models that write a gene as one
-        token and have learned what no perturbation is. ``"auto"``: expected where the model can, unless `guided`,
-        `temperature`, `top_k` or `top_p` ask for a way of writing.
+        (:mod:`cell2sen.inference.expected_response`); better by far where means are wanted, possible with models that
+        write a gene as one token and have learned what no perturbation is. ``"auto"``: expected where the model can,
+        unless `guided`, `temperature`, `top_k` or `top_p` ask for a way of writing.
     correction
         Of expected responses: add what they missed on average in the cells that the model was trained on, where its
-        directory says so for this perturbation (:mod:`cell2sen.correction`); ``False`` for the model's own word.
+        directory says so for this perturbation (:mod:`cell2sen.inference.corrections`); ``False`` for the model's own
+        word.
     guided
         Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
     temperature, top_k, top_p, seed

@@ -19,16 +19,18 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from cell2sen import attention, batches, embedding, linear, scoring
-from cell2sen.allocator import keep_memory
 from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, check_asks, check_embed
-from cell2sen.causal import Causal
-from cell2sen.expectation import expected
-from cell2sen.generation import Generator
+from cell2sen.engine import embedding, scoring
+from cell2sen.engine.decoding.sampling import row_key
+from cell2sen.engine.expectation import expected
+from cell2sen.engine.generation import Generator
+from cell2sen.engine.network import attention, linear
+from cell2sen.engine.network import batching as batches
+from cell2sen.engine.network.allocator import keep_memory
+from cell2sen.engine.network.causal_lm import Causal
+from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, load_tokens
 from cell2sen.model import Model
-from cell2sen.noise import row_key
 from cell2sen.task import Prompt
-from cell2sen.tokens import Tokenized, Tokens, common_length, fit, load_tokens
 
 _log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only
@@ -158,7 +160,7 @@ class TransformersBackend(Backend):
     Parameters
     ----------
     network
-        A ``...ForCausalLM`` whose attention is :mod:`cell2sen.attention`.
+        A ``...ForCausalLM`` whose attention is :mod:`cell2sen.engine.network.attention`.
 
     Attributes
     ----------

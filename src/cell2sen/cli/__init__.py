@@ -1,0 +1,5 @@
+"""Command line."""
+
+from cell2sen.cli.predict import app, main
+
+__all__ = ["app", "main"]

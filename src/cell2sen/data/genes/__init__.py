@@ -1,0 +1,1 @@
+"""Gene identifiers, symbols, organisms and gene sets."""

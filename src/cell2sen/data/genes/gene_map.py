@@ -1,0 +1,123 @@
+"""GeneMap: which columns become which symbols, and what was lost on the way."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+logger = logging.getLogger("cell2sen.data.genes.symbols")  # which makes the maps
+
+_WARN_DROPPED = 0.2
+
+#: The numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through the table.
+COUNTS = (
+    "ids_mapped", "suffixes_removed", "aliases_replaced", "aliases_kept", "ambiguous_aliases", "duplicate_symbols",
+    "duplicate_columns", "case_collisions", "dropped", "dropped_ids", "dropped_numbers", "dropped_missing",
+    "dropped_whitespace", "ambiguous_ids", "unknown",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneMap:
+    """Which columns of a matrix become which symbols. Made by :func:`cell2sen.data.genes.symbols.resolve`."""
+
+    n_columns: int
+    """Columns of the matrix that the map applies to."""
+
+    columns: NDArray[np.int64]
+    """int64 (kept,), ascending: the columns that have a symbol."""
+
+    positions: NDArray[np.int64]
+    """int64 (kept,): where in `symbols` each of `columns` goes. Columns that share a symbol share a position."""
+
+    symbols: tuple[str, ...]
+    """Unique, in the order of their first column."""
+
+    account: dict[str, Any]
+    """What was used and what was lost, as int, str, list of str and one dict of them: ready for ``adata.uns``."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every column is kept under a symbol of its own, so that :meth:`apply` has nothing to do."""
+        return self.n_columns == len(self.columns) == len(self.symbols)
+
+    @property
+    def by_column(self) -> tuple[str | None, ...]:
+        """Symbol of each of the `n_columns` columns, ``None`` where the column is dropped."""
+        position = dict(zip(self.columns.tolist(), self.positions.tolist(), strict=True))
+        return tuple(self.symbols[position[i]] if i in position else None for i in range(self.n_columns))
+
+    def apply(self, block: Any) -> Any:
+        """Select the columns, and merge those that share a symbol by their maximum in each cell.
+
+        The maximum gives the same order of genes on counts, CP10k and log values, which a sum does not. NaN counts only
+        where all merged columns are NaN.
+
+        Parameters
+        ----------
+        block
+            (cells, n_columns), sparse or dense, any real dtype. Never modified.
+
+        Returns
+        -------
+        scipy.sparse.csr_matrix
+            (cells, len(symbols)), same dtype, sorted indices, no entry twice. Shares memory with `block` where nothing
+            has to be done. Stored zeros and NaN are passed on.
+        """
+        matrix = sp.csr_matrix(block)  # no copy of a CSR matrix's arrays, but a new object
+        if matrix.shape[1] != self.n_columns:
+            raise ValueError(f"the gene map is for {self.n_columns} columns, found a block of {matrix.shape[1]}")
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        if self.is_identity:
+            return matrix
+        position = np.full(self.n_columns, -1, dtype=matrix.indices.dtype)
+        position[self.columns] = self.positions
+        indices = position[matrix.indices]
+        keep = indices >= 0
+        indptr = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr]
+        shape = (matrix.shape[0], len(self.symbols))
+        result = sp.csr_matrix((matrix.data[keep], indices[keep], indptr), shape=shape)
+        if len(self.columns) == len(self.symbols):
+            return result
+        return _merge_by_maximum(result, np.bincount(self.positions, minlength=len(self.symbols)))
+
+    def summary(self) -> str:
+        """The account in one line, with up to three examples for each number."""
+        account = self.account
+        parts = [f"{account['genes']} genes → {account['symbols']} symbols from {account['source']}"]
+        for key in COUNTS:
+            if account.get(key):
+                parts.append(f"{key.replace('_', ' ')} {account[key]} ({', '.join(account['examples'][key][:3])})")
+        return "; ".join(parts)
+
+    def log(self) -> GeneMap:
+        """Log the account, with a warning where much was lost; the map itself."""
+        logger.info("%s", self.summary())
+        if (dropped := self.account["dropped"]) > _WARN_DROPPED * self.n_columns:
+            lost = (
+                f"{dropped} of {self.n_columns} genes have no symbol, such as {self.account['examples']['dropped'][:3]}"
+            )
+            logger.warning("%s, and are left out; pass symbols= (a column of var) or gene_table=", lost)
+        return self
+
+
+def _merge_by_maximum(matrix: Any, group_sizes: NDArray[np.int64]) -> Any:
+    """One entry per cell and symbol; in a group with columns not stored, their zero takes part in the maximum."""
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    first = np.append(True, (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0))[: len(rows)]
+    start = np.flatnonzero(first)
+    if not len(start):
+        return matrix
+    rows, indices, data = rows[start], matrix.indices[start], np.fmax.reduceat(matrix.data, start)
+    partly = np.diff(np.append(start, len(matrix.data))) < group_sizes[indices]
+    data[partly] = np.fmax(data[partly], np.zeros(1, dtype=data.dtype))
+    indptr = np.searchsorted(rows, np.arange(matrix.shape[0] + 1))
+    return sp.csr_matrix((data, indices, indptr), shape=matrix.shape)

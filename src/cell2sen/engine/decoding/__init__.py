@@ -1,0 +1,1 @@
+"""Answers token by token: constraint, drafts, sampling."""

@@ -1,0 +1,1 @@
+"""The network: attention, key-value cache, batches, processor settings."""

@@ -1,0 +1,343 @@
+"""Prompts → token ids from pieces that are tokenised once: each gene, each instruction, each ending."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cell2sen.engine.tokenization import exactness as per_gene
+from cell2sen.sentences.gene_list import NumberedGenes
+from cell2sen.task import Prompt
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_log = logging.getLogger(__name__)
+
+#: Stands before what is tokenised alone, so that a piece has the offsets that it has within a text.
+_ANCHOR = "A"
+
+#: Prompts assembled at a time; pieces kept before all are forgotten (a gene is one, an ending another).
+_PROMPTS, _PIECES = 256, 2**19
+
+#: Of an id.
+_BYTES = 4
+
+#: Lists of symbols whose pieces are kept: a few data sets in turn.
+_TABLES = 8
+
+#: Genes of the sentences that are tokenised as a whole to see whether the proof keeps its promise.
+_PROBE = 1000
+
+#: A single space between two other characters.
+_CUT = re.compile(r"(?<=\S) (?=\S)")
+
+#: Ids (length,), what tells the gene of each token (length,), where the answer begins.
+Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
+
+
+class _Plan(NamedTuple):
+    """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
+
+    instruction: str
+    genes: tuple[str, ...] | NumberedGenes
+    """Without the last one where it has something joined to it."""
+
+    end: tuple[str, str]
+    """The last gene and what is joined to it; the latter may be empty."""
+
+    rest: str
+
+
+class Assembler:
+    """Tokenises prompts from pieces, where that is proven to be the same as tokenising their text.
+
+    Parameters
+    ----------
+    bos
+        Id that stands once before every text, None for none.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, bos: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._bos = bos
+        self._broken = False
+        self._forget()
+
+    def _forget(self) -> None:
+        # Number of each piece. Genes by their symbol, endings by gene and text, instructions and rests by their text.
+        self._genes: dict[str, int] = {}
+        self._instructions: dict[str, int] = {}
+        self._ends: dict[tuple[str, str], int] = {}
+        self._rests: dict[str, int] = {}
+        # The genes again, for lists of symbols: the list (kept, or another one could get its id), piece of each symbol.
+        self._tables: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
+        # All pieces one behind the other: ids, whether a token covers its gene, the last character that it covers
+        # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length,
+        # whether it has tokens of no gene, and its ids as one word.
+        self._ids, self._stops = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+        self._covers = np.empty(0, dtype=bool)
+        self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
+        self._mixed = np.empty(0, dtype=bool)
+        self._words = _words(self._ids, self._starts)
+
+    @cached_property
+    def _verdict(self) -> per_gene.Verdict:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        verdict = per_gene.prove(per_gene.describe(self._tokenizer), vocabulary)
+        if not verdict.by:
+            _warn(f"it is not proven that genes may be tokenised one by one, because of {verdict.why}")
+        return verdict
+
+    @property
+    def exact(self) -> bool:
+        """Whether pieces may be put together. Logs one warning where it is not proven."""
+        return bool(self._verdict.by) and not self._broken
+
+    def lengths(self, prompts: Sequence[Prompt]) -> Iterator[int | None]:
+        """Tokens of each prompt; None where its text must be tokenised."""
+        for first in range(0, len(prompts), _PROMPTS):
+            plans = [self._plan(prompt, "") for prompt in prompts[first : first + _PROMPTS]]
+            pieces, bounds = self._lay_out(plans)
+            lengths = iter(np.diff(np.append(0, np.cumsum(self._lengths[pieces]))[bounds]).tolist())
+            yield from (None if plan is None else next(lengths) for plan in plans)
+
+    def rows(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Iterator[Row | None]:
+        """Each prompt with its answer; None where the text must be tokenised."""
+        for first in range(0, len(prompts), _PROMPTS):
+            part = slice(first, first + _PROMPTS)
+            plans = [self._plan(*pair) for pair in zip(prompts[part], answers[part], strict=True)]
+            pieces, bounds = self._lay_out(plans)
+            ids, ends = _joined(pieces, self._words)
+            spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
+            for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
+                if plan is None:
+                    yield None
+                    continue
+                (first_piece, begin), (last_piece, end) = next(spans)
+                row = pieces[first_piece:last_piece]
+                of_answer = self._of_answer(plan, row, len(prompt.suffix)) if answer else 0
+                # Pieces that are learned later change nothing of what it is given here.
+                genes = partial(
+                    _genes_of, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
+                )
+                yield ids[begin:end], genes, end - begin - of_answer
+
+    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32], at: int) -> int:
+        """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
+        stops = []
+        if plan.end[1]:
+            stops.append(self._part(self._stops, pieces[-2 if plan.rest else -1]))
+        if plan.rest:
+            stops.append(self._part(self._stops, pieces[-1]) + len(plan.end[1]))
+        beyond = np.concatenate(stops) > at
+        return len(beyond) - int(np.argmax(beyond)) if beyond.any() else 0
+
+    def _part(self, array: NDArray[Any], piece: int) -> NDArray[Any]:
+        return array[self._starts[piece] : self._starts[piece] + self._lengths[piece]]
+
+    def _plan(self, prompt: Prompt, answer: str) -> _Plan | None:
+        """Where to cut; None if that cannot be done."""
+        before = prompt.prefix
+        if not prompt.genes or before[-1:] != " " or not self._may_end(before[:-1]):
+            return None
+        joined, rest = self._split(prompt.suffix + answer)
+        genes = prompt.genes[:-1] if joined else prompt.genes
+        return _Plan(before[:-1], genes, (prompt.genes[-1], joined), rest)
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """What follows the last gene, at the first place where it may be cut; there is nothing to cut in ``.``."""
+        return _split(text, self._verdict.mark)
+
+    def _may_end(self, text: str) -> bool:
+        return _may_end(text, self._verdict.mark)
+
+    def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Pieces of all prompts, int32 (pieces,), and where each prompt begins, (prompts + 1,).
+
+        Plans that cannot be carried out become None.
+        """
+        if len(self._lengths) > _PIECES:
+            self._forget()
+        found = {place: self._find(plan) for place, plan in enumerate(plans) if plan is not None}
+        if not _known(*found.values()) and self.exact:
+            lacking = [place for place, row in found.items() if not _known(row)]
+            learned = [(place, plan) for place in lacking if (plan := plans[place]) is not None]
+            self._learn([plan for _, plan in learned])
+            found |= {place: self._find(plan) for place, plan in learned}
+        if not _known(*found.values()) or self._broken:  # a probe may have failed on the way
+            for place in [place for place, row in found.items() if self._broken or not _known(row)]:
+                plans[place] = None
+                del found[place]
+        bounds = np.append(0, np.cumsum(list(map(len, found.values())), dtype=np.int64))
+        return np.concatenate([np.empty(0, dtype=np.int32), *found.values()]), bounds
+
+    def _find(self, plan: _Plan) -> NDArray[np.int32]:
+        """Its pieces, int32; -1 for one that is not known."""
+        genes = plan.genes
+        found = np.empty(1 + len(genes) + bool(plan.end[1]) + bool(plan.rest), dtype=np.int32)
+        found[0] = self._instructions.get(plan.instruction, -1)
+        if plan.rest:
+            found[-1] = self._rests.get(plan.rest, -1)
+        if plan.end[1]:
+            found[1 + len(genes)] = self._ends.get(plan.end, -1)
+        inside = found[1 : 1 + len(genes)]
+        if isinstance(genes, NumberedGenes):
+            inside[:] = self._table(genes.symbols)[genes.numbers]
+            return found
+        try:
+            if len(genes) > 1:  # in one call for all; of one gene it would be no tuple
+                inside[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
+                return found
+        except KeyError:
+            pass
+        inside[:] = [self._genes.get(gene, -1) for gene in genes]
+        return found
+
+    def _table(self, symbols: NDArray[Any]) -> NDArray[np.int32]:
+        """Piece of each symbol, int32 (symbols,); -1 where there is none yet."""
+        if id(symbols) not in self._tables:
+            known = [self._genes.get(symbol, -1) for symbol in symbols.tolist()]
+            self._tables[id(symbols)] = symbols, np.array(known, dtype=np.int32)
+            if len(self._tables) > _TABLES:
+                del self._tables[next(iter(self._tables))]
+        return self._tables[id(symbols)][1]
+
+    def _unknown(self, genes: tuple[str, ...] | NumberedGenes) -> Sequence[str]:
+        """Those of the genes that are no piece yet."""
+        if isinstance(genes, NumberedGenes):
+            genes = genes.symbols[genes.numbers[self._table(genes.symbols)[genes.numbers] < 0]].tolist()
+        return [gene for gene in genes if gene not in self._genes]
+
+    def _learn(self, plans: Sequence[_Plan]) -> None:
+        """Tokenise what is new in them and can be trusted."""
+        last = tuple(plan.end[0] for plan in plans)
+        new = dict.fromkeys(itertools.chain.from_iterable(map(self._unknown, (last, *(plan.genes for plan in plans)))))
+        genes = [gene for gene in new if per_gene.fits(gene, self._verdict, self._tokenizer)]
+        self._add(self._genes, genes, [f" {gene}" for gene in genes], list(map(len, genes)))
+        ends = [end for end in dict.fromkeys(plan.end for plan in plans) if end[1] and end not in self._ends]
+        ends = [end for end in ends if end[0] in self._genes]
+        self._add(self._ends, ends, [f" {gene}{text}" for gene, text in ends], [len(gene) for gene, _ in ends])
+        rests = [rest for rest in dict.fromkeys(plan.rest for plan in plans) if rest and rest not in self._rests]
+        self._add(self._rests, rests, rests, [0] * len(rests))
+        for text in dict.fromkeys(plan.instruction for plan in plans):
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            if ids and text not in self._instructions:  # without a token it does not say whether the text is opened
+                opened = ids if self._bos is None or ids[0] == self._bos else [self._bos, *ids]
+                self._append(self._instructions, [text], [(opened, [0] * len(opened), [False] * len(opened))])
+        if genes and not self._keeps_its_promise(genes):
+            self._broken = True
+            _warn("genes tokenised one by one are not what they are in a sentence")
+
+    def _add(self, numbers: dict[Any, int], keys: Sequence[Any], texts: Sequence[str], genes: Sequence[int]) -> None:
+        """New pieces, each with a space and a gene of so many characters (0: none) at its beginning."""
+        skip = len(self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids)
+        made = []
+        encodings = self._tokenizer.encode_batch([_ANCHOR + text for text in texts], add_special_tokens=False)
+        for length, encoding in zip(genes, encodings, strict=True):
+            offsets = np.array(encoding.offsets[skip:], dtype=np.int64).reshape(-1, 2) - len(_ANCHOR)
+            starts, stops = offsets.T
+            covers = (starts < stops) & (starts < length + 1) & (length > 0)
+            made.append((encoding.ids[skip:], stops - (length + 1 if length else 0), covers))
+        self._append(numbers, keys, made)
+
+    def _append(self, numbers: dict[Any, int], keys: Sequence[Any], made: Sequence[tuple[Any, Any, Any]]) -> None:
+        if not keys:
+            return
+        lengths = np.array([len(ids) for ids, _, _ in made], dtype=np.int64)
+        ids, stops, covers = (np.concatenate(column) for column in zip(*made, strict=True))
+        numbers.update(zip(keys, range(len(self._lengths), len(self._lengths) + len(keys)), strict=True))
+        self._starts = np.append(self._starts, len(self._ids) + np.cumsum(lengths) - lengths)
+        self._lengths = np.append(self._lengths, lengths)
+        self._ids = np.append(self._ids, ids.astype(np.int32))
+        self._stops = np.append(self._stops, stops.astype(np.int64))
+        self._covers = np.append(self._covers, covers.astype(bool))
+        self._mixed = np.append(self._mixed, [not np.all(covers) for _, _, covers in made])
+        self._words = _words(self._ids, self._starts)
+        if numbers is self._genes:
+            self._tables.clear()
+
+    def _keeps_its_promise(self, genes: Sequence[str]) -> bool:
+        """Whether sentences of these genes, as they come and shuffled, have the ids of their genes."""
+        shuffled = np.random.default_rng(0).permutation(len(genes)).tolist()
+        for order in (range(len(genes)), shuffled):
+            for first in range(0, len(genes), _PROBE):
+                part = [genes[gene] for gene in order[first : first + _PROBE]]
+                text = _ANCHOR + "".join(f" {gene}" for gene in part)
+                wanted = self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids
+                for gene in part:
+                    wanted += self._part(self._ids, self._genes[gene]).tolist()
+                if self._tokenizer.encode(text, add_special_tokens=False).ids != wanted:
+                    return False
+        return True
+
+
+def _known(*rows: NDArray[np.int32]) -> bool:
+    """Whether these are pieces all."""
+    return not rows or bool(np.concatenate(rows).min(initial=0) >= 0)
+
+
+def _joined(
+    pieces: NDArray[np.int32], words: pa.LargeBinaryArray
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # fmt: skip
+    """Ids of the pieces one behind the other, int32 (tokens,), and where each piece begins, (pieces + 1,).
+
+    Arrow copies a piece at a time, where NumPy would look up each token.
+    """
+    if not len(pieces):
+        return np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
+    _, bounds, ids = pc.take(words, pa.array(pieces), boundscheck=False).buffers()
+    ends = np.frombuffer(bounds, dtype=np.int64, count=len(pieces) + 1) // _BYTES
+    return np.frombuffer(ids, dtype=np.int32, count=ends[-1]), ends
+
+
+def _genes_of(
+    pieces: NDArray[np.int32], ends: NDArray[np.int64], mixed: NDArray[np.bool_], starts: NDArray[np.int64],
+    covers: NDArray[np.bool_],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Gene of each token of a prompt, int64 (tokens,)."""
+    # The first piece is the instruction, then come the genes.
+    lengths, ends = np.diff(ends), ends - ends[0]
+    genes = np.repeat(np.arange(-1, len(pieces) - 1), lengths)
+    partly = np.flatnonzero(mixed[pieces])
+    places, tokens = (_ranges(each, lengths[partly]) for each in (ends[partly], starts[pieces[partly]]))
+    genes[places[~covers[tokens]]] = -1
+    return genes
+
+
+def _words(ids: NDArray[np.int32], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
+    """The ids of each piece as bytes, without a copy."""
+    bounds = np.append(starts, len(ids)) * _BYTES
+    return pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(bounds), pa.py_buffer(ids)])
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``start, start + 1, …`` of each length, one range behind the other, int64."""
+    stops = np.cumsum(lengths)
+    return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1] if len(stops) else 0)
+
+
+def _may_end(text: str, mark: str) -> bool:
+    return bool(text) and not text[-1].isspace() and text[-1] != mark
+
+
+@lru_cache(maxsize=64)  # the prompts of a task mostly end alike
+def _split(text: str, mark: str) -> tuple[str, str]:
+    if text[:1] == " " and text[1:2].strip():
+        return "", text
+    at = next((match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark)), len(text))
+    return text[:at], text[at:]
+
+
+def _warn(why: str) -> None:
+    _log.warning("whole sentences are tokenised, which is slower than gene by gene: %s", why)

@@ -1,0 +1,1 @@
+"""Predictions beside real cells, baselines and ceilings."""

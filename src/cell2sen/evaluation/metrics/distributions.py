@@ -1,0 +1,264 @@
+"""Distances: metrics between sets of cells in an embedding: MMD, Wasserstein, energy distance, scFID, k-NN, FOSCTTM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cell2sen.evaluation.metrics.metrics import metric
+
+Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""How often each cell of truth (resamples, n) and answer (resamples, m) is drawn in each bootstrap sample."""
+
+SHRINKAGE = 0.1
+PROJECTIONS = 50
+_CHUNK = 2048
+_ENTRIES = 2**23
+_FEW = "fewer than two cells"
+
+
+def _energy(cross: Any, within_truth: Any, within_answer: Any) -> Any:
+    return 2.0 * cross - within_truth - within_answer
+
+
+@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None) -> Any:
+    """Energy distance between two sets of cells.
+
+    2·E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖ with Euclidean distances; the means over pairs x ≠ x' (U-statistics), so that the
+    expected value of two samples of one distribution is 0 at any number of cells (Székely & Rizzo 2013; E-distance of
+    Peidli et al., Nature Methods 2024, whose code squares the distances). Small negative values are chance.
+
+    Parameters
+    ----------
+    truth, answer
+        (n, dimensions) and (m, dimensions).
+    weights
+        Bootstrap samples to compute it for; a pair of two copies of one cell does not count.
+
+    Returns
+    -------
+    float, or float64 (resamples,) with `weights`.
+    """
+    x, y = _cells(truth, answer)
+    return _mean_pairs(x, y, weights, _euclidean, _energy)
+
+
+@metric(perfect=0.0, range=(0.0, 2.0), level="cells", undefined=_FEW)
+def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, bandwidth: float | None = None) -> Any:
+    """Squared maximum mean discrepancy with a Gaussian kernel.
+
+    E k(x, x') + E k(y, y') − 2·E k(x, y), unbiased (Gretton et al., JMLR 2012, eq. 3); k(a, b) = exp(−‖a − b‖² /
+    (2σ²)), σ the median distance between cells of the truth, or `bandwidth`. Between 0 and 2; small negative values
+    are chance.
+    """
+    x, y = _cells(truth, answer)
+    sigma = bandwidth or median_distance(x)
+    return _mean_pairs(
+        x, y, weights, lambda a, b: np.exp(-(_euclidean(a, b) ** 2) / (2 * sigma**2)), lambda *parts: -_energy(*parts)
+    )
+
+
+def median_distance(cells: ArrayLike, most: int = 1000) -> float:
+    """Median Euclidean distance between cells (of the first `most`); 1 where all are the same."""
+    x = np.asarray(cells, float)[:most]
+    return float(np.median(_euclidean(x, x)[np.triu_indices(len(x), 1)])) or 1.0
+
+
+@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, seed: int = 0) -> Any:
+    """Sliced Wasserstein-1 distance: the mean over random directions of the distance of the projected cells.
+
+    mean_θ ∫ |F_θ(z) − G_θ(z)| dz over 50 directions, uniform on the sphere, fixed by `seed` (Rabin et al. 2011;
+    Bonneel et al. 2015). Each direction equals ``scipy.stats.wasserstein_distance``.
+    """
+    x, y = _cells(truth, answer)
+    directions = np.random.default_rng(seed).normal(size=(x.shape[1], PROJECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    first, second = x @ directions, y @ directions
+    w, v = _unit(weights, len(x), len(y))
+    w, v = w / w.sum(axis=1, keepdims=True), v / v.sum(axis=1, keepdims=True)
+    total = np.zeros(len(w))
+    for one, other in zip(first.T, second.T, strict=True):
+        both = np.concatenate([one, other])
+        order = np.argsort(both, kind="stable")
+        steps = np.concatenate([w, -v], axis=1)[:, order]
+        total += np.abs(np.cumsum(steps, axis=1)[:, :-1]) @ np.diff(both[order])
+    return _first(total / PROJECTIONS, weights)
+
+
+@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, shrinkage: float = SHRINKAGE) -> Any:
+    """Fréchet distance between the normal distributions fitted to two sets of cells (single-cell FID).
+
+    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al., NeurIPS 2017; for cells Rizvi et al. 2025), in any embedding.
+    Covariances of few cells are rank-deficient: Σ ← (1 − s)·Σ + s·tr(Σ)/d·I with ``shrinkage`` s = 0.1. The value
+    falls with the number of cells: compare only at equal counts, as `evaluate` does. To be taken per combination of
+    labels, then averaged.
+    """
+    x, y = _cells(truth, answer)
+    w, v = _unit(weights, len(x), len(y))
+    values = np.empty(len(w))
+    step = max(1, 2**22 // max(1, x.shape[1] ** 2))
+    for start in range(0, len(w), step):
+        mean_x, cov_x = _gauss(x, w[start : start + step], shrinkage)
+        mean_y, cov_y = _gauss(y, v[start : start + step], shrinkage)
+        level, axes = np.linalg.eigh(cov_x)
+        root = (axes * np.sqrt(np.maximum(level, 0))[:, None, :]) @ axes.transpose(0, 2, 1)
+        inner = root @ cov_y @ root
+        mixed = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.transpose(0, 2, 1)) / 2), 0)).sum(axis=1)
+        traces = np.trace(cov_x, axis1=1, axis2=2) + np.trace(cov_y, axis1=1, axis2=2)
+        values[start : start + step] = ((mean_x - mean_y) ** 2).sum(axis=1) + traces - 2 * mixed
+    return _first(np.maximum(values, 0.0), weights)
+
+
+def knn_labels(cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, k: int) -> NDArray[Any]:
+    """Label of each query by the vote of its `k` nearest cells, object (queries,); ties go to the nearest of the tied.
+
+    Exact Euclidean neighbours, in blocks of queries.
+    """
+    return votes(neighbours(cells, queries, k), np.asarray(labels, dtype=object))
+
+
+def knn_accuracy(
+    cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, expected: Sequence[Any], k: int = 5
+) -> float:
+    """Share of predicted cells that a k-nearest-neighbour classifier of real cells gives the label that they stand for.
+
+    mean(vote of the k nearest real cells = expectedᵢ), Euclidean (Rizvi et al. 2025; k = 3, 5, 10, 25). Controls are
+    among the real cells, under labels of their own, so a copied control is wrong.
+    """
+    if len(labels) < k:
+        return math.nan
+    return float(np.mean(knn_labels(cells, labels, queries, k) == np.asarray(expected, dtype=object)))
+
+
+for _k in (3, 5, 10, 25):
+
+    def _knn(cells: Any, labels: Any, queries: Any, expected: Any, k: int = _k) -> float:
+        return knn_accuracy(cells, labels, queries, expected, k)
+
+    _knn.__doc__ = f"Share of predicted cells that the {_k} nearest real cells give the label that they stand for."
+    metric(
+        perfect=1.0,
+        range=(0.0, 1.0),
+        level="cells",
+        name=f"knn_accuracy_{_k}",
+        undefined="fewer reference cells than k",
+    )(knn_accuracy if _k == 5 else _knn)
+
+
+def neighbours(cells: ArrayLike, queries: ArrayLike, k: int) -> NDArray[np.int64]:
+    """Rows of the `k` nearest cells of each query, nearest first, int64 (queries, k); ties in the order of rows.
+
+    Exact: products choose the candidates, with room for their rounding, and differences decide between them.
+    """
+    x, z = np.asarray(cells, float), np.asarray(queries, float)
+    k = min(k, len(x))
+    found = np.empty((len(z), k), dtype=np.int64)
+    squares = np.square(x).sum(axis=1)
+    step = max(1, _ENTRIES // max(1, len(x)))
+    for start in range(0, len(z), step):
+        block = z[start : start + step]
+        near = (-2.0 * block) @ x.T
+        near += squares
+        room = 8 * x.shape[1] * np.finfo(float).eps * (squares.max(initial=0.0) + np.square(block).sum(axis=1))
+        chosen = near <= np.partition(near, k - 1, axis=1)[:, [k - 1]] + room[:, None]
+        rows, columns = np.nonzero(chosen)
+        parts = range(0, len(rows), _CHUNK * 64)
+        spans = [(rows[at : at + _CHUNK * 64], columns[at : at + _CHUNK * 64]) for at in parts]
+        distance = np.concatenate([np.square(block[one] - x[other]).sum(axis=1) for one, other in spans])
+        order = np.lexsort((columns, distance, rows))
+        first = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))[:-1]])
+        found[start : start + step] = columns[order][first[:, None] + np.arange(k)]
+    return found
+
+
+@metric(perfect=0.0, range=(0.0, 1.0), level="cells", undefined=_FEW)
+def foscttm(first: ArrayLike, second: ArrayLike) -> float:
+    """Fraction of samples closer than the true match, of two embeddings of the same cells; 0.5 by chance.
+
+    For each cell of one embedding the share of the other cells of the second that are nearer to it than its own,
+    averaged over cells and over both directions (Liu et al., WABI 2019); Euclidean, ties half.
+
+    Parameters
+    ----------
+    first, second
+        (cells, dimensions), row i of both is the same cell (or a bulk sample and its own pseudobulk).
+    """
+    x, y = np.asarray(first, float), np.asarray(second, float)
+    if x.shape != y.shape:
+        raise ValueError(f"FOSCTTM needs the same cells in the same dimensions twice, found {x.shape} and {y.shape}")
+    if len(x) < 2:
+        return math.nan
+    total = 0.0
+    for a, b in ((x, y), (y, x)):
+        for start in range(0, len(a), _CHUNK):
+            found = _euclidean(a[start : start + _CHUNK], b)
+            own = found[np.arange(len(found)), np.arange(start, start + len(found))][:, None]
+            total += ((found < own).sum() + 0.5 * ((found == own).sum() - len(found))) / (len(x) - 1)
+    return float(total / (2 * len(x)))
+
+
+def _cells(truth: ArrayLike, answer: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.asarray(truth, dtype=np.float64), np.asarray(answer, dtype=np.float64)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"two sets of cells in the same dimensions are needed, found shapes {x.shape} and {y.shape}")
+    if len(x) < 2 or len(y) < 2:
+        raise ValueError(f"at least two cells on each side are needed, found {len(x)} and {len(y)}")
+    return x, y
+
+
+def _euclidean(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.spatial.distance import cdist
+
+    return cdist(x, y)
+
+
+def _unit(weights: Weights | None, n: int, m: int) -> Weights:
+    return (np.ones((1, n)), np.ones((1, m))) if weights is None else weights
+
+
+def _first(values: NDArray[np.float64], weights: Weights | None) -> Any:
+    return float(values[0]) if weights is None else values
+
+
+def _mean_pairs(x: Any, y: Any, weights: Weights | None, kernel: Any, combine: Any) -> Any:
+    """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), in one number."""
+    w, v = _unit(weights, len(x), len(y))
+    cross = ((w @ kernel(x, y)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
+
+    def within(cells: Any, counts: Any) -> Any:
+        values = kernel(cells, cells)
+        np.fill_diagonal(values, 0.0)
+        pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
+        return ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+
+    return _first(combine(cross, within(x, w), within(y, v)), weights)
+
+
+def _gauss(cells: Any, weights: Any, shrinkage: float) -> tuple[Any, Any]:
+    """Means (resamples, d) and shrunken unbiased covariances (resamples, d, d)."""
+    share = weights / weights.sum(axis=1, keepdims=True)
+    mean = share @ cells
+    n, d = weights.sum(axis=1), cells.shape[1]
+    second = np.stack([(cells * one[:, None]).T @ cells for one in share])
+    covariance = (second - mean[:, :, None] * mean[:, None, :]) * (n / np.maximum(n - 1, 1))[:, None, None]
+    scale = np.trace(covariance, axis1=1, axis2=2) / d
+    return mean, (1 - shrinkage) * covariance + shrinkage * scale[:, None, None] * np.eye(d)
+
+
+def votes(rows: NDArray[np.int64], labels: NDArray[Any]) -> NDArray[Any]:
+    """Label with most votes in each row of neighbours, object (queries,); ties go to the nearest of the tied."""
+    names, codes = np.unique(labels.astype(str), return_inverse=True)
+    voted = codes[rows]
+    counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
+    best = counts.max(axis=1, keepdims=True)
+    # Of the labels with most votes, the one that is met first among the neighbours.
+    leading = np.take_along_axis(counts == best, voted, axis=1)
+    chosen: NDArray[Any] = names[voted[np.arange(len(rows)), leading.argmax(axis=1)]].astype(object)
+    return chosen

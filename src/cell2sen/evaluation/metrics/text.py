@@ -1,0 +1,97 @@
+"""BERTScore: similarity of free text under any encoder, BioBERT among them (through torchmetrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.evaluation.metrics.metrics import metric
+
+BIOBERT = "dmis-lab/biobert-v1.1"
+
+
+@metric(perfect=1.0, range=(0.0, 1.0), level="text", undefined="no encoder was given")
+def bertscore(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any]) -> float:
+    """BERTScore F1 of texts under an encoder, averaged over texts.
+
+    Tokens are matched greedily by the cosine of their contextual vectors (last layer): recall R over the truth's
+    tokens, precision P over the answer's, F1 = 2PR / (P + R); no idf, no rescaling (Zhang et al., ICLR 2020). Computed
+    by torchmetrics. An empty answer scores 0. Numbers of two encoders cannot be compared.
+
+    Parameters
+    ----------
+    encoder
+        A directory or hub id, or a pair ``(model, tokenizer)``.
+    """
+    return float(np.mean(bertscores(truth, answer, encoder)))
+
+
+@metric(perfect=1.0, range=(0.0, 1.0), level="text", undefined="BioBERT is not there")
+def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any] = BIOBERT) -> float:
+    """BERTScore F1 with BioBERT v1.1 (Lee et al., Bioinformatics 2020), for texts about cells.
+
+    The hub's ``dmis-lab/biobert-v1.1``, fetched where there is a network, or a local directory that holds it.
+    """
+    return bertscore(truth, answer, encoder)
+
+
+def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any]) -> NDArray[np.float64]:
+    """BERTScore F1 of each text, float64 (texts,). Equal pairs of texts are computed once."""
+    try:
+        from torchmetrics.functional.text.bert import bert_score
+    except ImportError as error:
+        raise ImportError("BERTScore needs torchmetrics: pip install 'cell2sen[eval]'") from error
+    if len(truth) != len(answer) or not len(truth):
+        raise ValueError(
+            f"truth and answer must be of the same length and not empty, found {len(truth)} and {len(answer)}"
+        )
+    model, tokenizer = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    pairs = list(
+        dict.fromkeys((str(a), str(t)) for t, a in zip(truth, answer, strict=True) if str(a).strip() and str(t).strip())
+    )
+    scores: dict[tuple[str, str], float] = {}
+    # One pair a call: torchmetrics 1.9 sorts both sides by length and does not put them back in order, so that in a
+    # batch of unequal lengths texts are compared with those of other rows.
+    limit = min(512, int(getattr(tokenizer, "model_max_length", 512)))
+    for pair in pairs:
+        found = bert_score(
+            [pair[0]],
+            [pair[1]],
+            model=model,
+            user_tokenizer=tokenizer,
+            user_forward_fn=_last_layer,
+            max_length=limit,
+            truncation=True,
+            verbose=False,
+        )
+        scores[pair] = float(np.asarray(found["f1"]))
+    return np.array([scores.get((str(a), str(t)), 0.0) for t, a in zip(truth, answer, strict=True)])
+
+
+def load_encoder(encoder: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a directory or hub id; safetensors only.
+
+    Raises
+    ------
+    OSError
+        Not there, and not to be fetched.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        model = AutoModel.from_pretrained(encoder, use_safetensors=True, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no text encoder {encoder!r}: it must be a directory or a hub id with model.safetensors, config.json "
+            "and a "
+            f"tokenizer ({str(error).splitlines()[0]})"
+        ) from error
+    return model.eval(), tokenizer
+
+
+def _last_layer(model: Any, batch: Any) -> Any:
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state

@@ -1,0 +1,1 @@
+"""Groups, baselines, scores and their intervals."""

@@ -1,0 +1,1 @@
+"""The verbs: embed, annotate, perturb, generate, check. No torch, no AnnData written."""

@@ -1,0 +1,1 @@
+"""Expression to cell sentences and back."""

@@ -1,0 +1,1 @@
+"""What a finished training writes beside its weights."""

@@ -1,0 +1,688 @@
+"""The transformers backend obeys the contract and equals transformers' own plain, slow ways."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import tokenizers
+import torch
+import transformers
+from backend_contract import ANSWERS, DRAWN, VERBS, BackendContract, Make, assert_same
+from tiny import GENES, WINDOW, prompts
+
+from cell2sen import backends
+from cell2sen.backend import Sampling, Unsupported
+from cell2sen.backends.transformers import TransformersBackend, halves_are_fast
+from cell2sen.engine.decoding.guide import Guide
+from cell2sen.engine.network import attention
+from cell2sen.engine.network import batching as batches
+from cell2sen.model import Model, resolve
+from cell2sen.task import Prompt
+
+ALL = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(("gemma2", "gpt_neox"), ("spm", "bytes"))]
+CELLS = prompts(5)
+
+
+@pytest.fixture(scope="module", params=ALL)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def made(pair: tuple[str, str]) -> TransformersBackend:
+    return tiny.backend(*pair)
+
+
+@pytest.fixture(scope="module")
+def eager(pair: tuple[str, str], made: TransformersBackend) -> Any:
+    """The same weights as transformers itself runs them."""
+    return tiny.network(pair[0], made.tokens.tokenizer.get_vocab_size(), implementation="eager")
+
+
+class TestTransformers(BackendContract):
+    @pytest.fixture(
+        params=[
+            "gemma2-spm-right",
+            "gemma2-bytes-left",
+            "gpt_neox-spm-left",
+            "gpt_neox-bytes-right",
+            "gpt_neox-genes-left",
+        ]
+    )
+    def make(self, request: pytest.FixtureRequest) -> Make:
+        architecture, kind, side = request.param.split("-")
+        return lambda **options: tiny.backend(architecture, kind, padding_side=side, **options)
+
+
+# -- twins: one prompt at a time, no padding, nothing cached, everything computed
+
+
+def ids_of(made: TransformersBackend, text: str) -> torch.Tensor:
+    """The text as the tokenizer itself encodes it, with its own BOS."""
+    return torch.tensor([made.tokens.tokenizer.encode(text).ids])
+
+
+def test_the_tiny_models_test_what_they_should(made: TransformersBackend, pair: tuple[str, str]) -> None:
+    lengths = [ids_of(made, cell.text).shape[1] for cell in CELLS]
+    assert max(lengths) > 3 * WINDOW
+    assert len(set(lengths)) > 4
+    if pair[0] == "gemma2":
+        assert made.softcap == made.config.attn_logit_softcapping == 4.0
+        assert made.config.layer_types[:2] == ["sliding_attention", "full_attention"]
+        assert made.config.sliding_window == WINDOW
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_embeddings_equal_hidden_states(
+    made: TransformersBackend, eager: Any, pair: tuple[str, str], layer: int, side: str
+) -> None:
+    sided = tiny.backend(*pair, padding_side=side, batch_size=3)
+    states = []
+    hook = eager.base_model.layers[1].register_forward_hook(lambda *a: states.append(a[2]))
+    for pooling in ("mean", "genes", "last"):
+        found = sided.embed(CELLS, layer=layer, pooling=pooling).vectors
+        for cell, vector in zip(CELLS, found, strict=True):
+            with torch.no_grad():
+                output = eager(ids_of(made, cell.text), output_hidden_states=True)
+            state = output.hidden_states[layer]
+            if layer == 2:  # transformers gives the last state behind the final norm
+                state = states[-1]
+            [row] = made.tokens.encode([cell])
+            where = {"mean": slice(None), "genes": row.genes >= 0, "last": slice(-1, None)}[pooling]
+            np.testing.assert_allclose(vector, state[0].numpy()[where].mean(0), rtol=1e-5, atol=1e-5)
+    hook.remove()
+
+
+def test_attention_maps_equal_eager(made: TransformersBackend, eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 40_000)  # a few queries at a time
+    for layer in range(2):
+        found = made.embed(CELLS, attention_for=[1, 4], attention_layer=layer).attention
+        for row in (1, 4):
+            with torch.no_grad():
+                output = eager(ids_of(made, CELLS[row].text), output_attentions=True)
+            weights = output.attentions[layer][0].numpy()
+            [tokens] = made.tokens.encode([CELLS[row]])
+            n_genes = len(CELLS[row].genes)
+            wanted = np.zeros((weights.shape[0], n_genes, n_genes))
+            for a, b in itertools.product(range(n_genes), repeat=2):
+                block = weights[:, tokens.genes == a][:, :, tokens.genes == b]
+                wanted[:, a, b] = block.sum(axis=2).mean(axis=1)
+            assert found
+            assert found[row]
+            np.testing.assert_allclose(found[row].array, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_equal_a_full_forward_pass(made: TransformersBackend, eager: Any) -> None:
+    answers = [*ANSWERS, " CD4 CD44 RP11-34P13.7 MALAT1 TGFΒ1 " * 5, ".", ""]
+    found = made.score(CELLS, answers)
+    for cell, row in zip(CELLS, found, strict=True):
+        for answer, value in zip(answers, row, strict=True):
+            ids = ids_of(made, cell.text + answer)
+            begin = ids_of(made, cell.text).shape[1]
+            assert ids[:, :begin].tolist() == ids_of(made, cell.text).tolist()
+            with torch.no_grad():
+                log_shares = eager(ids).logits[0, begin - 1 : -1].double().log_softmax(-1)
+            wanted = log_shares.gather(1, ids[0, begin:, None]).sum()
+            assert value == pytest.approx(float(wanted), rel=1e-5, abs=1e-5)
+
+
+def test_scores_where_prompt_and_answer_share_a_token(eager: Any, made: TransformersBackend) -> None:
+    # "MA" + "LAT1" is tokenised as MALAT1 is: the shared token belongs to the answer.
+    cells = [Prompt(before="Cell sentence: B2M MA", key="a"), Prompt(before="Cell sentence: CD4 CD8A MA", key="b")]
+    answers = ["LAT1", "LAT1 CD4", "\u0301x"]
+    found = made.score(cells, answers)
+    for cell, row in zip(cells, found, strict=True):
+        for answer, value in zip(answers, row, strict=True):
+            encoding = made.tokens.tokenizer.encode(cell.text + answer)
+            begin = next(at for at, (_, stop) in enumerate(encoding.offsets) if stop > len(cell.text))
+            ids = torch.tensor([encoding.ids])
+            with torch.no_grad():
+                log_shares = eager(ids).logits[0, :-1].double().log_softmax(-1)
+            wanted = log_shares.gather(1, ids[0, 1:, None])[begin - 1 :].sum()
+            assert value == pytest.approx(float(wanted), rel=1e-5, abs=1e-5)
+
+
+def test_free_answers_equal_generate(made: TransformersBackend, eager: Any) -> None:
+    found = made.generate(CELLS, Sampling(max_new_tokens=40))
+    for cell, text in zip(CELLS, found, strict=True):
+        ids = ids_of(made, cell.text)
+        settings = transformers.GenerationConfig(
+            max_new_tokens=40, do_sample=False, eos_token_id=sorted(made.eos), pad_token_id=0
+        )
+        output = eager.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        assert text == made.tokens.text(output[0, ids.shape[1] :].tolist()).strip()
+
+
+@pytest.mark.parametrize("kind", ["spm", "bytes", "genes"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, kind: str) -> None:
+    made = tiny.backend(architecture, kind, batch_size=3)
+    vocabulary = made.tokens.tokenizer.get_vocab_size()
+    eager = tiny.network(architecture, vocabulary, implementation="eager")
+    cells = [replace(cell, ask=8 + row) for row, cell in enumerate(CELLS)]
+    found = made.generate(cells, Sampling(), genes=GENES)
+    for cell, text in zip(cells, found, strict=True):
+        ids = ids_of(made, cell.text)
+        guide = Guide(
+            made.generator.trie(tuple(GENES), cell.text),
+            [cell.ask or 0],
+            made.generator.ends("CD4", Sampling()),
+            vocabulary,
+        )
+        taken = [0]
+        end = min(made.eos)
+
+        def allowed(
+            _: int,
+            so_far: torch.Tensor,
+            guide: Guide = guide,
+            n: int = ids.shape[1],
+            taken: list[int] = taken,
+            end: int = end,
+        ) -> list[int]:
+            for token in so_far[n + taken[0] :].tolist():
+                guide.advance(0, token)
+                taken[0] += 1
+            return [end] if guide.done(0) else guide.allowed(0)
+
+        settings = transformers.GenerationConfig(max_new_tokens=300, do_sample=False, eos_token_id=end, pad_token_id=0)
+        output = eager.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=settings, prefix_allowed_tokens_fn=allowed
+        )
+        if not guide.done(0):  # the very last token is never shown to the function
+            guide.advance(0, int(output[0, -1]))
+        assert text.split(" ") == [GENES[gene] for gene in guide.written[0]]
+        # Where no end token had to stand for the rest, the text reads the same.
+        written = made.tokens.text(output[0, ids.shape[1] :].tolist()).split()
+        if kind != "genes":
+            assert written[: len(text.split()) - 1] == text.split()[:-1]
+
+
+# -- what is not computed
+
+
+def test_no_logits_for_embeddings_and_few_for_scores(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend(*pair)
+    vocabulary, shapes = made.tokens.tokenizer.get_vocab_size(), []
+    original = torch.nn.functional.linear
+
+    def watched(*arguments: Any, **named: Any) -> torch.Tensor:
+        output = original(*arguments, **named)
+        if output.shape[-1] == vocabulary:
+            shapes.append(tuple(output.shape))
+        return output
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    made.embed(CELLS, attention_for=[2])
+    made.embed(CELLS, layer=1)
+    assert shapes == []
+    made.generate(CELLS, Sampling(max_new_tokens=3))
+    assert shapes
+    assert all(shape in {(n, vocabulary) for n in range(1, 6)} for shape in shapes)
+    shapes.clear()
+    made.score(CELLS, ANSWERS)
+    # One place for each different beginning of an answer.
+    wanted = 0
+    for cell in CELLS:
+        texts = made.tokens.encode([cell] * len(ANSWERS), ANSWERS)
+        wanted += len({tuple(text.ids[:at]) for text in texts for at in range(text.answer, len(text))})
+    assert sum(shape[0] for shape in shapes) == wanted
+    assert all(len(shape) == 2 for shape in shapes)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_layers_above_are_not_run(made: TransformersBackend, layer: int) -> None:
+    run: list[int] = []
+    hooks = [each.register_forward_hook(lambda *_, at=at: run.append(at)) for at, each in enumerate(made.base.layers)]
+    made.embed(CELLS[:2], layer=layer)
+    assert run == list(range(layer))
+    run.clear()
+    made.embed(CELLS[:2])
+    assert run == [0, 1]
+    for hook in hooks:
+        hook.remove()
+
+
+def test_cutting_needs_a_known_final_norm() -> None:
+    made = tiny.backend()
+    made.base.other_norm = made.base.final_layer_norm
+    del made.base.final_layer_norm
+    with pytest.raises(Unsupported, match="cannot be cut"):
+        made.embed(CELLS, layer=2)
+
+
+def test_an_exception_leaves_no_trace(made: TransformersBackend) -> None:
+    before = made.embed(CELLS)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no memory")
+
+    hook = made.base.layers[1].register_forward_hook(fail)
+    for call in (
+        lambda: made.embed(CELLS, attention_for=[0]),
+        lambda: made.generate(CELLS, Sampling()),
+        lambda: made.score(CELLS, ANSWERS),
+    ):
+        with pytest.raises(RuntimeError, match="no memory"):
+            call()
+    hook.remove()
+    assert attention._capture.get() is None
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    after = made.embed(CELLS)
+    assert after.attention is None
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+
+
+# -- faults of other implementations
+
+
+def test_fault_1_no_genes_of_the_control_cell_in_an_answer(made: TransformersBackend) -> None:
+    # Unequal prompts in one batch: cut at the number of real tokens, an answer would begin within a padded prompt.
+    cells = prompts(4, genes=(3, 4), seed=1) + prompts(2, genes=(39, 40), seed=2)
+    made.batch_size = None
+    together = made.generate(cells, Sampling(max_new_tokens=6))
+    for cell, text in zip(cells, together, strict=True):
+        assert text == made.generate([cell], Sampling(max_new_tokens=6))[0]
+        assert made.count_tokens([text])[0] <= 6 * 4  # bytes that are no text come back as several tokens each
+        assert cell.genes[-1] + cell.suffix not in text
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_fault_2_last_token_and_mean_know_padding(pair: tuple[str, str], side: str) -> None:
+    made = tiny.backend(*pair, padding_side=side)
+    for pooling in ("last", "mean", "genes"):
+        together = made.embed(CELLS, pooling=pooling).vectors
+        alone = np.concatenate([made.embed([cell], pooling=pooling).vectors for cell in CELLS])
+        np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_fault_3_gemma_keeps_its_soft_caps(tmp_path: Path) -> None:
+    made = backends.load(resolve(tiny.save(tmp_path, "gemma2", "spm"), dtype="float32"), progress=False)
+    assert made.softcap == 4.0  # type: ignore[attr-defined]
+    uncapped = tiny.backend("gemma2", "spm")
+    for layer in uncapped.base.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    gap = np.abs(made.embed(CELLS).vectors - uncapped.embed(CELLS).vectors)
+    assert gap.max() > 0.1
+    uncapped = tiny.backend("gemma2", "spm")
+    uncapped.config.final_logit_softcapping = None
+    assert np.abs(made.score(CELLS, ANSWERS) - uncapped.score(CELLS, ANSWERS)).max() > 0.1
+
+
+def test_fault_4_memory_of_an_embedding_does_not_grow_with_the_vocabulary() -> None:
+    # As test_no_logits above, from the other side: no tensor as large as the logits is ever alive.
+    made = tiny.backend("gpt_neox", "bytes", batch_size=7)
+    vocabulary = made.tokens.tokenizer.get_vocab_size()
+    sizes: list[int] = []
+
+    def watch(*_: Any) -> None:
+        tensors = (each for each in gc.get_objects() if type(each) is torch.Tensor)
+        sizes.extend(each.numel() for each in tensors if each.dim() == 3 and each.shape[-1] == vocabulary)
+
+    hook = made.base.final_layer_norm.register_forward_hook(watch)
+    made.embed(CELLS)
+    hook.remove()
+    assert sizes == []
+
+
+def test_fault_10_bos_exactly_once() -> None:
+    made = tiny.backend("gemma2", "spm")
+    bos = made.tokens.bos
+    assert bos is not None
+    for cell in (CELLS[0], replace(CELLS[0], before="<bos>" + CELLS[0].before)):
+        [alone], [joined] = made.tokens.encode([cell]), made.tokens.encode([cell], [" T cell."])
+        for row in (alone, joined):
+            assert row.ids[0] == bos
+            assert (row.ids == bos).sum() == 1
+        assert joined.ids[: joined.answer].tolist() == alone.ids.tolist()
+    literal = replace(CELLS[0], before="<bos>" + CELLS[0].before)
+    np.testing.assert_array_equal(made.embed([literal]).vectors, made.embed([CELLS[0]]).vectors)
+    np.testing.assert_array_equal(made.score([literal], ANSWERS), made.score([CELLS[0]], ANSWERS))
+
+
+# -- stop strings and end tokens
+
+
+def force(made: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the model write this text, then `CD4` for ever."""
+    ids = made.tokens.ids([text + " CD4" * 20])[0]
+    step = iter(ids)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(hidden.shape[0], made.causal.vocabulary)
+        logits[:, next(step)] = 9.0
+        return logits
+
+    monkeypatch.setattr(made.causal, "head", head)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_stop_string_that_is_a_token(special: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend("gemma2", "spm")
+    if special:
+        made.tokens.tokenizer.add_special_tokens(["<ctrl100>"])
+    made.model = replace(made.model, stop=("<ctrl100>",))
+    force(made, " T cell.<ctrl100> B", monkeypatch)
+    assert made.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
+
+
+def test_a_stop_string_over_several_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend("gpt_neox", "bytes")
+    force(made, " NK cell, human. CD8A", monkeypatch)
+    assert made.generate(CELLS[:1], Sampling(max_new_tokens=30, stop=(", human",))) == ["NK cell"]
+
+
+def test_end_of_text_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend("gpt_neox", "bytes")
+    force(made, " T cell.<|endoftext|> B", monkeypatch)
+    assert made.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
+
+
+def test_generation_settings_in_the_checkpoint_change_nothing(tmp_path: Path) -> None:
+    wanted = tiny.backend().generate(CELLS, Sampling(max_new_tokens=12))
+    folder = tiny.save(tmp_path)
+    (folder / "generation_config.json").write_text(
+        json.dumps(
+            {
+                "do_sample": True,
+                "temperature": 3.0,
+                "repetition_penalty": 5.0,
+                "min_new_tokens": 9,
+                "eos_token_id": [0, 300],
+            }
+        )
+    )
+    made: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    assert made.eos == {0, 300}
+    assert made.generate(CELLS, Sampling(max_new_tokens=12)) == wanted
+
+
+# -- guided by lists that the model cannot write
+
+
+def test_genes_that_cannot_be_written() -> None:
+    made = tiny.backend("gpt_neox", "genes")
+    assert made.known_genes(["CD4", "XYZ1", "CD44"]).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"cannot write 1 of 2 genes, such as \['XYZ1'\]; see known_genes"):
+        made.generate([replace(CELLS[0], ask=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
+
+
+def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
+    with pytest.raises(ValueError, match="must not end in whitespace"):
+        tiny.backend().generate([replace(CELLS[0], after=". \n")], Sampling(), genes=GENES)
+
+
+def test_an_empty_prompt() -> None:
+    with pytest.raises(ValueError, match=r"prompts without any text: \['nobody'\]"):
+        tiny.backend().embed([Prompt(before="", key="nobody")])
+    with pytest.raises(ValueError, match=r"\['nobody'\] have no token before the answer"):
+        tiny.backend().score([Prompt(before="", key="nobody")], [" B"])
+
+
+# -- loading
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["spm", "bytes"])
+def test_load_from_a_directory(tmp_path: Path, architecture: str, kind: str) -> None:
+    folder = tiny.save(tmp_path / "checkpoint", architecture, kind)
+    model = resolve(folder, dtype="float32")
+    made: Any = backends.load(model, progress=False)
+    wanted = tiny.backend(architecture, kind)
+    assert made.model is model
+    assert made.context == tiny.CONTEXT
+    assert made.eos == wanted.eos
+    np.testing.assert_array_equal(made.embed(CELLS).vectors, wanted.embed(CELLS).vectors)
+    assert made.generate(CELLS, DRAWN) == wanted.generate(CELLS, DRAWN)
+    assert made.generate(CELLS, DRAWN, genes=GENES) == wanted.generate(CELLS, DRAWN, genes=GENES)
+
+
+def test_metadata_beside_the_weights(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path)
+    (folder / "cell2sen.json").write_text(json.dumps({"dtype": "float32", "genes": ["CD4", "B2M"], "stop": ["x"]}))
+    made: Any = backends.load(resolve(folder), progress=False)
+    assert next(made.network.parameters()).dtype == torch.float32
+    assert made.known_genes(["CD4", "CD44"]).tolist() == [True, False]
+
+
+def test_bfloat16_only_where_the_cpu_has_it_or_the_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.save(tmp_path, "gemma2", "spm")
+    for fast, asked, computed in (
+        (False, None, "float32"), (True, None, "bfloat16"),
+        (False, "bfloat16", "bfloat16"), (True, "float32", "float32"),
+    ):  # fmt: skip
+        monkeypatch.setattr("cell2sen.backends.transformers.halves_are_fast", lambda fast=fast: fast)
+        made: Any = backends.load(resolve(folder, dtype=asked), progress=False, device="cpu")
+        assert next(made.network.parameters()).dtype == getattr(torch, computed)
+        assert made.model.provenance()["dtype"] == computed
+    monkeypatch.undo()
+    for capabilities, fast in (({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert halves_are_fast() is fast
+
+
+def test_bfloat16_is_close(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "gemma2", "spm")
+    made: Any = backends.load(resolve(folder, dtype="bfloat16"), progress=False, batch_size=3)
+    assert next(made.network.parameters()).dtype == torch.bfloat16
+    exact = tiny.backend("gemma2", "spm")
+    for layer in (-1, 1):
+        found, wanted = made.embed(CELLS, layer=layer).vectors, exact.embed(CELLS, layer=layer).vectors
+        assert found.dtype == np.float32
+        cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert cosine.min() > 0.99
+    alone = np.concatenate([made.embed([cell]).vectors for cell in CELLS])
+    np.testing.assert_allclose(made.embed(CELLS).vectors, alone, atol=0.1)
+
+
+@pytest.mark.parametrize("revision", [None, "abc123"])
+def test_a_missing_checkpoint_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = Model(name="x", path="nobody/nothing", revision=revision)
+    command = "hf download nobody/nothing" + (" --revision abc123" if revision else "")
+    with pytest.raises(FileNotFoundError, match=command + "\n"):
+        backends.load(model)
+
+
+def test_incomplete_and_pickled_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint.*lacks config.json, tokenizer.json, \*.safetensors"):
+        backends.load(Model(name="empty", path=str(tmp_path)))
+    folder = tiny.save(tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"lacks \*.safetensors$"):
+        backends.load(resolve(folder))
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
+        "model_type": "strange",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        backends.load(resolve(folder))
+
+
+def test_a_tokenizer_class_that_rebuilds_the_file(tmp_path: Path) -> None:
+    # GemmaTokenizer takes vocabulary and merges and makes its own normaliser: with another one in the file, other ids.
+    folder = tiny.save(tmp_path, "gemma2", "spm")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Replace("-", ""), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "GemmaTokenizer"}))
+    rebuilt = transformers.AutoTokenizer.from_pretrained(folder)
+    text = "Cell sentence: HLA-DRA MT-CO1"
+    wanted = tokenizer.encode(text, add_special_tokens=False).ids
+    assert rebuilt.encode(text, add_special_tokens=False) != wanted
+    made: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    assert made.tokens.ids([text]) == [wanted]
+    assert made.tokens.bos == tokenizer.token_to_id("<bos>")
+
+
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+def test_quantised(tmp_path: Path, quantize: str, architecture: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    # bitsandbytes wants multiples of 32 on some CPUs
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "initializer_range": 0.05}
+    sizes |= {"head_dim": 32} if architecture == "gemma2" else {}
+    folder = tiny.save(tmp_path, architecture, "spm", **sizes)
+    whole: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    made: Any = backends.load(resolve(folder, quantize=quantize), progress=False)
+    kinds = {type(module).__name__ for module in made.base.modules()}
+    assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantize] in kinds
+    found, wanted = made.embed(CELLS).vectors, whole.embed(CELLS).vectors
+    cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.9
+    assert not np.allclose(found, wanted, atol=1e-4)
+    alone = np.concatenate([made.embed([cell]).vectors for cell in CELLS])
+    np.testing.assert_allclose(found, alone, atol=0.05 if quantize == "4bit" else 0)
+    for text in made.generate(CELLS, Sampling(), genes=GENES):
+        assert set(text.split(" ")) <= set(GENES)
+    assert np.isfinite(made.score(CELLS, ANSWERS)).all()
+
+
+def test_quantisation_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'cell2sen\[quant\]'"):
+        backends.load(Model(name="x", path="nobody/nothing", quantize="4bit"))
+
+
+def test_a_head_that_is_not_understood() -> None:
+    made = tiny.tokens("bytes")
+    network = tiny.network("gpt_neox", made.tokenizer.get_vocab_size())
+    network.config.model_type = "other"
+    TransformersBackend(Model(name="plain", path="x"), network, made)
+    original = network.forward
+
+    def scaled(**named: Any) -> Any:
+        output = original(**named)
+        output.logits = output.logits * 0.5
+        return output
+
+    network.forward = scaled
+    with pytest.raises(ValueError, match="head of 'other' is not known"):
+        TransformersBackend(Model(name="scaled", path="x"), network, made)
+
+
+def test_another_attention_is_refused() -> None:
+    made = tiny.tokens("bytes")
+    network = tiny.network("gpt_neox", made.tokenizer.get_vocab_size(), implementation="sdpa")
+    with pytest.raises(ValueError, match="attn_implementation='cell2sen'"):
+        TransformersBackend(Model(name="x", path="x"), network, made)
+
+
+# -- speed options
+
+
+def test_batch_sizes(made: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    hook = made.base.get_input_embeddings().register_forward_hook(lambda *a: shapes.append(tuple(a[1][0].shape)))
+    made.batch_size = 3
+    made.embed(CELLS)
+    assert [shape[0] for shape in shapes] == [3, 2]
+    assert [shape[1] for shape in shapes] == sorted((shape[1] for shape in shapes), reverse=True)
+    shapes.clear()
+    made.batch_size = None
+    monkeypatch.setattr(batches, "MOST_TOKENS", {"cpu": 250})
+    made.embed(CELLS)
+    assert all(rows * length <= 250 or rows == 1 for rows, length in shapes)
+    assert sum(rows for rows, _ in shapes) == 5
+    hook.remove()
+    made.batch_size = 0
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        made.embed(CELLS)
+    made.batch_size = None
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    made: TransformersBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = made.embed(CELLS, attention_for=[1])
+    rows: list[int] = []
+    original = type(made.base.layers[0]).forward
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        rows.append(len(hidden))
+        if len(hidden) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        found = made.embed(CELLS, attention_for=[1])
+    np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
+    assert found.attention
+    assert wanted.attention
+    assert found.attention[1]
+    assert wanted.attention[1]
+    np.testing.assert_allclose(found.attention[1].array, wanted.attention[1].array, rtol=1e-5, atol=1e-5)
+    assert rows[0] == 5
+    assert max(rows[1:]) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts at a time; going on with 2"
+    ]
+
+
+@pytest.mark.parametrize("verb", ["generate", "draw", "guide", "draw_guided", "score", "expect"])
+def test_out_of_memory_on_the_way_changes_nothing(
+    verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tiny.backend("gpt_neox", "genes")
+    wanted = VERBS[verb](made, CELLS)
+    forward, calls = type(made.base.layers[0]).forward, 0
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if len(hidden) > 2 and calls > 3:  # the prompts are read, and then there is no room
+            raise torch.OutOfMemoryError("no memory")
+        return forward(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        assert_same(VERBS[verb](made, CELLS), wanted)
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts at a time; going on with 2"
+    ]
+
+
+def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress, cells, shown in ((True, CELLS, True), (True, CELLS[:3], False), (False, CELLS, False)):
+        tiny.backend(progress=progress, batch_size=1).embed(cells)
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert bool(output.err) is shown
+
+
+def test_one_warning_for_all_batches(caplog: pytest.LogCaptureFixture) -> None:
+    cells = [replace(cell, genes=tuple(GENES * 9)) for cell in CELLS]
+    made = tiny.backend(batch_size=1)
+    with caplog.at_level(logging.WARNING):
+        used = made.embed(cells).genes_used
+    [record] = caplog.records
+    assert record.getMessage().startswith("5 of 5")
+    assert f"last {5 * 9 * len(GENES) - used.sum()} genes" in record.getMessage()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import logging
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from cell2sen.data.genes.organism import organism_of_cells, scientific_name
+
+HUMAN, MOUSE = ["CD4", "LYZ", "GNLY"], ["Cd4", "Lyz2", "Gnly"]
+
+
+def obs(**columns):
+    return pd.DataFrame(columns, index=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("spoken", "name"),
+    [
+        ("human", "Homo sapiens"), ("Homo_sapiens", "Homo sapiens"), (" NCBITaxon:9606 ", "Homo sapiens"),
+        (9606, "Homo sapiens"), ("Mouse", "Mus musculus"), ("NCBITaxon:10090", "Mus musculus"),
+        ("Danio rerio", "Danio rerio"),
+    ],
+)  # fmt: skip
+def test_scientific_name(spoken, name):
+    assert scientific_name(spoken) == name
+
+
+@pytest.mark.parametrize("key", ["organism", "species", "organism_ontology_term_id"])
+def test_obs_goes_before_uns(key):
+    mixed = obs(**{key: pd.Categorical(["human", "mouse"])})
+    assert organism_of_cells(mixed, {"organism": "Danio rerio"}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+
+
+def test_case_of_the_column_does_not_matter():
+    assert organism_of_cells(obs(Species=["human", "mouse"]), {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+    both = obs(Organism=["Danio rerio"] * 2, organism=["human", "mouse"])
+    assert organism_of_cells(both, {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+
+
+@pytest.mark.parametrize("value", ["mouse", np.str_("mouse"), ["mouse"], np.array(["mouse", "Mouse"][:1])])
+@pytest.mark.parametrize("key", ["organism", "species", "organism_ontology_term_id"])
+def test_uns(key, value):
+    assert organism_of_cells(obs(), {key: value}, None, HUMAN) == ("Mus musculus",) * 2
+
+
+def test_several_organisms_in_uns_say_nothing():
+    assert organism_of_cells(obs(), {"organism": ["human", "mouse"]}, None, HUMAN) == ("Homo sapiens",) * 2
+
+
+def test_given_goes_first():
+    human = obs(organism=["human", "human"])
+    assert organism_of_cells(human, {}, "mouse", HUMAN) == ("Mus musculus",) * 2
+    assert organism_of_cells(human, {}, pd.Series(["mouse", "human"]), HUMAN) == ("Mus musculus", "Homo sapiens")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["human"], "2 cells, found 1"), (["human", None], "missing"), (["human", np.nan], "missing")],
+)
+def test_given_for_other_cells(given, message):
+    with pytest.raises(ValueError, match=message):
+        organism_of_cells(obs(), {}, given, HUMAN)
+
+
+def test_the_last_resort_is_the_look_of_the_genes(caplog):
+    assert organism_of_cells(obs(), {}, None, MOUSE) == ("Mus musculus",) * 2
+    assert organism_of_cells(obs(), {}, None, HUMAN) == ("Homo sapiens",) * 2
+    assert organism_of_cells(obs(), {}, None, ["ENSMUSG00000000001", "ENSMUSG00000000003"]) == ("Mus musculus",) * 2
+    assert not caplog.records
+    assert organism_of_cells(obs(), {}, None, ["CD4", "Lyz2"]) == ("Homo sapiens",) * 2
+    assert "taken as Homo sapiens" in caplog.text
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, "", " "])
+def test_cells_without_an_organism(missing, caplog):
+    caplog.set_level(logging.WARNING)
+    assert organism_of_cells(obs(organism=["human", missing]), {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+    assert "missing in 1 of 2 cells" in caplog.text
+    assert organism_of_cells(obs(organism=[missing, missing]), {"species": "mouse"}, None, HUMAN)[0] == "Mus musculus"
+
+
+def test_nothing_is_remembered():
+    """Fault 7: the first dataset's organism stuck to the model."""
+    assert organism_of_cells(obs(organism=["mouse"] * 2), {}, None, HUMAN)[0] == "Mus musculus"
+    assert organism_of_cells(obs(), {}, None, HUMAN)[0] == "Homo sapiens"
+
+
+def test_two_species_in_one_file(shared_data):
+    adata = anndata.read_h5ad(shared_data / "pancreas_human_mouse_328x12474.h5ad")
+    found = pd.Series(organism_of_cells(adata.obs, adata.uns, None, list(adata.var_names)))
+    assert set(found) == {"Homo sapiens", "Mus musculus"}

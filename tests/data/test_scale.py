@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from cell2sen.data.scale import BASES, Scale, are_counts, recognise, refuse_unrankable
+
+BASE = pytest.mark.parametrize("base", ["e", "2", "10"])
+TOTAL = pytest.mark.parametrize("total", [1e4, 1e6, 1853.0])
+
+
+@pytest.fixture(scope="module")
+def counts() -> sp.csr_matrix:
+    """300 cells with between 500 and 5,000 counts on 1,000 genes, as uneven as real ones."""
+    generator = np.random.default_rng(0)
+    genes = generator.gamma(0.2, size=1000)
+    depth = np.exp(generator.uniform(np.log(500), np.log(5000), size=300))
+    return sp.csr_matrix(generator.poisson(np.outer(depth, genes / genes.sum())).astype(np.float32))
+
+
+def normalise(counts, total):
+    matrix = counts.astype(np.float64)
+    matrix.data *= np.repeat(total / np.asarray(matrix.sum(axis=1)).ravel(), np.diff(matrix.indptr))
+    return matrix
+
+
+def log(matrix, base):
+    matrix = matrix.copy()
+    matrix.data = np.log1p(matrix.data) / np.log(BASES[base])
+    return matrix
+
+
+def rounded(matrix, decimals):
+    matrix = matrix.copy()
+    matrix.data = np.round(matrix.data, decimals)
+    return matrix
+
+
+def variable(matrix):
+    """Some of the genes, such as the variable ones."""
+    return matrix[:, np.random.default_rng(0).permutation(matrix.shape[1])[: matrix.shape[1] // 4]]
+
+
+def with_holes(matrix):
+    matrix = matrix.copy()
+    matrix.data[::97] = np.nan
+    return matrix
+
+
+def slow_log10_cp10k(counts):
+    dense = counts.toarray().astype(float)
+    return np.log10(1 + dense / dense.sum(axis=1, keepdims=True) * 1e4)
+
+
+def through(scale, matrix):
+    """All values of a matrix through the scale that was recognised."""
+    values = matrix.copy().astype(float)
+    values.data = scale.log10_cp10k(matrix.data, np.repeat(scale.row_sums(matrix), np.diff(matrix.indptr)))
+    return values.toarray()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
+def test_counts(counts, dtype):
+    matrix = counts.astype(dtype)
+    assert recognise(matrix) == recognise(matrix.toarray()) == recognise(matrix[:1]) == Scale(kind="counts")
+    np.testing.assert_allclose(through(recognise(matrix), matrix), slow_log10_cp10k(counts))
+
+
+@TOTAL
+@pytest.mark.parametrize("change", [lambda m: m, lambda m: rounded(m, 3), lambda m: m.astype(np.float32)])
+def test_linear(counts, total, change):
+    matrix = change(normalise(counts, total))
+    scale = recognise(matrix)
+    assert (scale.kind, scale.base, scale.certain) == ("normalised", "", True)
+    assert scale.total == pytest.approx(total, rel=0.01)
+    np.testing.assert_allclose(through(scale, matrix), slow_log10_cp10k(counts), atol=0.005)
+
+
+@BASE
+@TOTAL
+@pytest.mark.parametrize("change", [lambda m: m, lambda m: rounded(m, 3), lambda m: m.astype(np.float32)])
+def test_logarithms(counts, base, total, change):
+    matrix = change(log(normalise(counts, total), base))
+    scale = recognise(matrix)
+    assert (scale.kind, scale.base, scale.certain) == ("log", base, True)
+    assert scale.total == pytest.approx(total, rel=0.01)
+    np.testing.assert_allclose(through(scale, matrix), slow_log10_cp10k(counts), atol=0.01)
+
+
+@BASE
+@TOTAL
+@pytest.mark.parametrize("change", [variable, lambda m: rounded(variable(m), 3), with_holes])
+def test_logarithms_after_genes_were_left_out(counts, base, total, change):
+    scale = recognise(change(log(normalise(counts, total), base)))
+    assert (scale.kind, scale.base) == ("log", base)
+    if total == 1e6:  # cells of more than 1e4 cannot be CP10k
+        assert scale.total > 1e5
+
+
+def test_a_subset_of_log_cp10k_is_read_as_cp10k(counts):
+    matrix = log(normalise(counts, 1e4), "e")
+    scale = recognise(variable(matrix))
+    assert scale.certain
+    np.testing.assert_allclose(
+        through(scale, variable(matrix)), variable(sp.csr_matrix(slow_log10_cp10k(counts))).toarray(), rtol=1e-4
+    )
+
+
+@BASE
+def test_one_cell(counts, base):
+    one = log(normalise(counts, 1e4), base)[:1]
+    assert recognise(one) == Scale(kind="log", base=base, total=1e4)
+
+
+@BASE
+def test_logarithm_of_counts_is_normalised(counts, base):
+    matrix = log(counts, base)
+    scale = recognise(matrix)
+    assert scale == Scale(kind="log", base=base, of_counts=True)
+    np.testing.assert_allclose(through(scale, matrix), slow_log10_cp10k(counts), rtol=1e-4)
+
+
+def test_normalised_input_is_not_normalised_again(counts):
+    """Fault 5: a subset of genes of CP10k must not be scaled up to 1e4."""
+    matrix = log(normalise(counts, 1e4), "10")
+    np.testing.assert_allclose(through(recognise(matrix), matrix), matrix.toarray(), rtol=1e-4)
+
+
+def test_bulk_logarithms_are_not_taken_for_linear_values():
+    """Sums of logarithms over many genes are nearly the same in all samples."""
+    generator = np.random.default_rng(0)
+    values = generator.gamma(1.0, size=5000) * generator.gamma(20.0, size=(12, 5000))
+    matrix = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
+    sums = matrix.sum(axis=1)
+    assert sums.std() < 0.01 * sums.mean()
+    assert recognise(matrix) == Scale(kind="log", base="e", total=1e4)
+
+
+def test_what_cannot_be_recognised_is_said_to_be_assumed(counts):
+    generator = np.random.default_rng(0)
+    noisy = counts.copy()
+    noisy.data = noisy.data * generator.uniform(0.7, 1, size=noisy.nnz)
+    scale = recognise(noisy)
+    assert (scale.kind, scale.certain) == ("normalised", False)
+    assert "assumed" in str(scale)
+    means = log(normalise(counts, 1e4), "e").toarray().reshape(30, 10, -1).mean(axis=1)
+    assert recognise(means * 0.9) == Scale(kind="log", base="e", certain=False)
+
+
+@pytest.mark.parametrize("values", [np.zeros((3, 4)), sp.csr_matrix((3, 4)), np.full((3, 4), np.nan)])
+def test_nothing_to_recognise(values):
+    assert recognise(values) == Scale(kind="counts")
+
+
+def test_input_is_not_changed(counts):
+    matrix = with_holes(log(counts, "e"))
+    before = matrix.data.copy()
+    recognise(matrix)
+    np.testing.assert_array_equal(matrix.data, before)
+
+
+def test_scaled_values_are_refused(counts):
+    dense = np.log1p(counts.toarray())
+    scaled = dense - dense.mean(axis=0)
+    with pytest.raises(ValueError, match=r"not be negative.*-\d.*z-scores.*instead: there is layer='counts'"):
+        recognise(scaled, "there is layer='counts'")
+    with pytest.raises(ValueError, match="infinite"):
+        refuse_unrankable(np.array([1.0, np.inf]))
+    with pytest.raises(ValueError, match="negative"):
+        refuse_unrankable(np.array([1.0, -np.inf]))
+    refuse_unrankable(np.array([np.nan, 0.0, 3.0]))
+    refuse_unrankable(np.array([], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"),
+    [
+        (Scale(kind="counts"), "counts"),
+        (Scale(kind="log", base="e", total=1e4), "log base e of 1 + x, total 1e+04 per cell"),
+        (Scale(kind="log", base="2", of_counts=True), "log base 2 of 1 + x of counts"),
+        (Scale(kind="normalised", certain=False), "linear, normalised, total unknown (genes were left out), assumed"),
+    ],
+)
+def test_a_scale_says_what_it_is(scale, text):
+    assert str(scale) == text
+
+
+REAL = (
+    "kang_ifnb_2000x9015.h5ad", "papalexi_thp1_20729x299.h5ad", "mouse_brain_merfish_1000x1122.h5ad",
+    "spatial_mouse_olfactory_bulb_260x15928.h5ad", "pancreas_human_mouse_328x12474.h5ad",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_data(shared_data, name):
+    import anndata
+
+    real = anndata.read_h5ad(shared_data / name).X[:256]
+    real = real[np.asarray(real.sum(axis=1)).ravel() > 0]
+    assert recognise(real).kind == "counts"
+    for base in BASES:
+        matrix = log(normalise(real, 1e4), base)
+        assert recognise(matrix) == Scale(kind="log", base=base, total=1e4)
+        subset = recognise(rounded(variable(matrix), 3))
+        assert (subset.kind, subset.base, subset.certain) == ("log", base, True)
+    assert recognise(normalise(real, 1e6)) == Scale(kind="normalised", total=1e6)
+
+
+def test_pbmc68k_reduced_raw():
+    scanpy = pytest.importorskip("scanpy")
+    scale = recognise(scanpy.datasets.pbmc68k_reduced().raw.X)
+    assert (scale.kind, scale.base, scale.certain) == ("log", "e", True)
+
+
+def test_a_base_that_would_give_impossible_totals_is_not_it():
+    """One cell of log2 CPM with small counts: the few steps that reading it as log10 leaves look whole as well."""
+    counts = np.array([[1] * 50 + [2] * 10 + [5]], dtype=float)
+    scale = recognise(np.log2(1 + counts / counts.sum() * 1e6))
+    assert (scale.kind, scale.base) == ("log", "2")
+    assert scale.total == pytest.approx(1e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"), [(3, True), (0, True), (0.5, False), (-1, False), (np.nan, False), (np.inf, False)]
+)
+@pytest.mark.parametrize("place", [0, 2**16, 2**17 + 4])
+def test_counts_are_what_is_recognised_as_counts(value, whole, place):
+    values = np.ones((1, 2**17 + 5))
+    values[0, place] = value
+    assert are_counts(values[0]) == whole
+    if value >= 0 and np.isfinite(value):
+        assert (recognise(values) == Scale(kind="counts")) == whole
+
+
+def test_whole_numbers_are_looked_at_as_they_are():
+    assert are_counts(np.array([], dtype=np.float32))
+    assert are_counts(np.array([0, 255], dtype=np.uint8))
+    assert not are_counts(np.array([0, -1], dtype=np.int64))

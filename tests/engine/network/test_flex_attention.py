@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch.nn.attention import flex_attention as flex
+
+from cell2sen.engine.network import attention
+from cell2sen.engine.network import flex_attention as attention_flex
+from cell2sen.engine.network.flex_attention import BLOCK, block_mask
+
+CPU = torch.device("cpu")
+
+
+class Layer(torch.nn.Module):
+    layer_idx = 0
+
+
+@pytest.fixture(autouse=True)
+def _anew(monkeypatch):
+    """What has been found out of a kernel holds for that kernel only."""
+    monkeypatch.setattr(attention_flex, "faults", {})
+    monkeypatch.setattr(attention_flex, "_said", set())
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """flex_attention as it is, not compiled; what it was called with."""
+    calls = []
+
+    def called(query, key, value, **named):
+        calls.append((tuple(query.shape), tuple(key.shape)))
+        return flex.flex_attention(query, key, value, **named)
+
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: called)
+    return calls
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+
+
+def states(n_queries, n_keys, heads=4, groups=2, depth=16):
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn((2, many, length, depth), generator=generator)
+        for many, length in ((heads, n_queries), (groups, n_keys), (groups, n_keys))
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 90, 128, 129, 300])
+@pytest.mark.parametrize(("n_queries", "n_keys", "offset"), [(3, 3, 0), (2, 4, 256), (1, 4, 301), (2, 3, 60)])
+def test_blocks_are_those_of_the_whole_mask(n_queries, n_keys, offset, window):
+    made = block_mask(n_queries * BLOCK, n_keys * BLOCK, offset, window, CPU)
+    distance = offset + torch.arange(n_queries * BLOCK)[:, None] - torch.arange(n_keys * BLOCK)[None]
+    seen = (distance >= 0) & (distance < (window or n_keys * BLOCK + offset))
+    parts = seen.reshape(n_queries, BLOCK, n_keys, BLOCK)
+    whole = flex.create_block_mask(made.mask_mod, None, None, n_queries * BLOCK, n_keys * BLOCK, device="cpu")
+    assert torch.equal(
+        flex.create_mask(made.mask_mod, 1, 1, n_queries * BLOCK, n_keys * BLOCK, device="cpu")[0, 0], seen
+    )
+    for some, wanted in (
+        (listed(made.full_kv_num_blocks, made.full_kv_indices), parts.all(3).all(1)),
+        (listed(made.kv_num_blocks, made.kv_indices), parts.any(3).any(1) & ~parts.all(3).all(1)),
+    ):
+        assert some == [set(row.nonzero().ravel().tolist()) for row in wanted]
+    assert torch.equal(made.to_dense(), whole.to_dense())
+
+
+def listed(numbers, indices):
+    return [set(row[:n].tolist()) for n, row in zip(numbers[0, 0], indices[0, 0], strict=True)]
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("window", [None, 70])
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(200, 200), (128, 256), (77, 300), (1, 129)])
+def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kernel):
+    query, key, value = states(n_queries, n_keys)
+    with torch.inference_mode():
+        found = attention_flex.attend(query, key, value, 0.3, softcap, window)
+        wanted, _ = attention.attend(
+            Layer(), query, key, value, None, scaling=0.3, softcap=softcap, sliding_window=window
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert kernel[-1][0][2] % BLOCK == kernel[-1][1][2] % BLOCK == 0
+
+
+def test_a_kernel_is_tried_once_for_each_shape_of_heads(kernel):
+    with torch.inference_mode():
+        for length in (100, 200, 300):
+            attention_flex.attend(*states(length, length), 0.3, 2.0, None)
+        assert len(kernel) == 4
+        attention_flex.attend(*states(100, 100, heads=2), 0.3, 2.0, None)
+    assert len(kernel) == 6
+
+
+@pytest.mark.parametrize("fault", ["fails", "wrong"])
+def test_a_kernel_that_cannot_be_trusted_is_left_alone(fault, monkeypatch, caplog):
+    calls = []
+
+    def broken(query, key, value, **named):
+        calls.append(1)
+        if fault == "fails":
+            raise RuntimeError("no Triton here\nand a long story")
+        return flex.flex_attention(query, key, value, **{**named, "score_mod": None})  # the cap forgotten
+
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: broken)
+    monkeypatch.setattr(attention, "_FUSED", ("cpu",))
+    query, key, value = states(200, 200)
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            found, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
+        monkeypatch.setattr(attention, "_FUSED", ())
+        wanted, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
+    assert torch.equal(found, wanted)
+    assert (len(calls), len(caplog.records)) == (1, 1)
+    assert "slower" in caplog.text
+    assert "long story" not in caplog.text
+
+
+def test_a_batch_that_fails_later_is_done_otherwise(monkeypatch, caplog):
+    calls = []
+
+    def kernel(query, key, value, **named):
+        calls.append(query.shape[2])
+        if query.shape[2] > 2 * BLOCK:
+            raise RuntimeError("this length does not compile")
+        return flex.flex_attention(query, key, value, **named)
+
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: kernel)
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is not None
+        assert attention_flex.attend(*states(300, 300), 0.3, 2.0, None) is None
+        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is None
+    assert len(calls) == 3
+    assert len(caplog.records) == 1
+
+
+def test_running_out_of_memory_is_no_fault_of_the_kernel(monkeypatch, kernel):
+    with torch.inference_mode():
+        attention_flex.attend(*states(10, 10), 0.3, 2.0, None)
+
+        def full(*_, **__):
+            raise torch.OutOfMemoryError("no room")
+
+        monkeypatch.setattr(attention_flex, "_kernel", lambda: full)
+        with pytest.raises(torch.OutOfMemoryError):
+            attention_flex.attend(*states(10, 10), 0.3, 2.0, None)
+    assert list(attention_flex.faults.values()) == [""]
+
+
+def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
+    def kernel(query, key, value, **named):
+        if query.shape[1] == 4:
+            raise RuntimeError("four heads do not compile")
+        return flex.flex_attention(query, key, value, **named)
+
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: kernel)
+    with torch.inference_mode():
+        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is None
+        assert attention_flex.attend(*states(200, 200, heads=8), 0.3, 2.0, None) is not None
+
+
+def test_is_left_alone_where_numbers_would_be_rounded(kernel):
+    query, key, value = states(200, 200)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is None
+        assert attention_flex.attend(query, key, value.bfloat16(), 0.3, 2.0, None) is None
+        assert not kernel
+        assert not attention_flex.faults
+        assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is not None
+
+
+def test_one_graph_for_lengths_and_windows(monkeypatch):
+    """Traced as on a GPU, all of it or nothing, but not made into machine code."""
+    made = []
+
+    def backend(graph, example):
+        made.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(attention_flex, "_kernel", lambda: torch.compile(
+        flex.flex_attention, dynamic=True, fullgraph=True, backend=backend
+    ))  # fmt: skip
+    for mode in (torch.inference_mode(), torch.no_grad()):
+        with mode:
+            for n_keys in (200, 300, 700):
+                for window in (None, 90, 150):
+                    query, key, value = states(n_keys, n_keys)
+                    found = attention_flex.attend(query, key, value, 0.3, 2.0, window)
+                    wanted, _ = attention.attend(
+                        Layer(), query, key, value, None, scaling=0.3, softcap=2.0, sliding_window=window
+                    )
+                    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len(made) <= 4, "as many queries as keys or fewer, in either mode"
+    torch._dynamo.reset()
+
+
+def test_is_used_for_plain_prompts_only(monkeypatch, kernel):
+    monkeypatch.setattr(attention, "_FUSED", ("cpu",))
+    query, key, value = states(40, 40)
+    named = {"scaling": 0.3, "softcap": 2.0, "sliding_window": 9}
+    with torch.no_grad():
+        attention.attend(Layer(), query, key, value, None, **named)
+        assert len(kernel) == 2
+        real = torch.ones((2, 40), dtype=torch.bool)
+        real[0, 30:] = False
+        attention.attend(Layer(), query, key, value, real, **named)  # a mask
+        attention.attend(Layer(), query[:, :, :1], key, value, None, **named)  # a single query
+        packed = torch.arange(40).remainder(20)[None]
+        attention.attend(Layer(), query, key, value, None, position_ids=packed, **named)
+        attention.attend(Layer(), query, key, value, None, dropout=0.5, **named)
+        with attention.capture(0, {0: torch.zeros(40, dtype=torch.int64)}, {0: 1}):
+            attention.attend(Layer(), query, key, value, None, **named)
+    with torch.enable_grad():
+        attention.attend(Layer(), query.requires_grad_(), key, value, None, **named)
+    assert len(kernel) == 2

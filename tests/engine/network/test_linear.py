@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cell2sen.engine.network import linear as module
+from cell2sen.engine.network.causal_lm import Head
+from cell2sen.engine.network.linear import is_plain, linear, onednn_is_faster, use
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a PyTorch without oneDNN")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What oneDNN is asked for, on every CPU."""
+    found = []
+    operation = module._onednn()
+
+    def counted(rows, *rest):
+        found.append(tuple(rows.shape))
+        return operation(rows, *rest)
+
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(module, "_onednn", lambda: counted)
+    return found
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(1, 512), (3, 7, 512), (0, 512), (1000, 512)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_equals_the_product_of_pytorch(shape, bias, calls):
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(shape, generator=generator), torch.randn((600, 512), generator=generator)
+    added = torch.randn(600, generator=generator) if bias else None
+    with torch.inference_mode():
+        found = linear(rows, weight, added)
+    assert calls == [shape]
+    wanted = functional.linear(rows.double(), weight.double(), None if added is None else added.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+@needs_onednn
+def test_reads_rows_and_weights_that_are_parts_of_others(calls):
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn((5, 9, 512), generator=generator), torch.randn((2000, 512), generator=generator)
+    with torch.inference_mode():
+        for rows_part, weight_part in ((rows[:, ::2], weight), (rows[1:, 3], weight[100:900]), (rows, weight[::2])):
+            found = linear(rows_part, weight_part)
+            torch.testing.assert_close(found, functional.linear(rows_part, weight_part), rtol=1e-5, atol=1e-4)
+    assert len(calls) == 3
+
+
+@needs_onednn
+@pytest.mark.parametrize("why", ["gradients", "small", "halves", "autocast", "another CPU"])
+def test_leaves_to_pytorch_what_it_does_not_do(why, calls, monkeypatch):
+    rows, weight = torch.ones((2, 512)), torch.ones((600, 512))
+    if why == "small":
+        weight = weight[:500]
+    elif why == "halves":
+        rows, weight = rows.bfloat16(), weight.bfloat16()
+    elif why == "another CPU":
+        monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
+    elif why == "gradients":
+        weight.requires_grad_()
+    with torch.set_grad_enabled(why == "gradients"), torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
+        found = linear(rows, weight)
+    assert not calls
+    assert found.dtype == (torch.float32 if why not in ("halves", "autocast") else torch.bfloat16)
+    assert (found == 512).all()
+    if why == "gradients":
+        found.sum().backward()
+        assert (weight.grad == 2).all()
+
+
+def test_a_machine_is_asked_once_and_by_its_name(monkeypatch):
+    for vendor, wanted in (("GenuineIntel", False), ("", False), ("vendor_id\t: AuthenticAMD", None)):
+        onednn_is_faster.cache_clear()
+        monkeypatch.setattr(module, "_vendor", lambda vendor=vendor: vendor)
+        backends = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+        assert onednn_is_faster() is (backends if wanted is None else wanted)
+    onednn_is_faster.cache_clear()
+
+    def gone():
+        raise AttributeError("no such operation")
+
+    monkeypatch.setattr(module, "_onednn", gone)
+    assert not onednn_is_faster()
+    onednn_is_faster.cache_clear()
+
+
+class Adapted(torch.nn.Linear):
+    """As bitsandbytes and peft have them."""
+
+
+@needs_onednn
+def test_a_network_keeps_weights_and_names_and_foreign_layers(calls):
+    network = torch.nn.ModuleDict({"plain": torch.nn.Linear(512, 512), "adapted": Adapted(512, 512)})
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    use(network)
+    assert is_plain(network["plain"])
+    assert not is_plain(network["adapted"])
+    assert type(network["adapted"]) is Adapted
+    assert list(network.state_dict()) == list(before)
+    with torch.inference_mode():
+        found = network["plain"](torch.ones(3, 512))
+        assert calls == [(3, 512)]
+        torch.testing.assert_close(
+            found, functional.linear(torch.ones(3, 512), before["plain.weight"], before["plain.bias"])
+        )
+
+
+@needs_onednn
+def test_a_head_is_read_by_it(calls):
+    class Causal:
+        device = torch.device("cpu")
+        vocabulary = 6000
+
+        class network:
+            embedding = torch.nn.Linear(512, 6000, bias=False)
+            get_output_embeddings = classmethod(lambda cls: cls.embedding)
+
+        @staticmethod
+        def capped(logits):
+            return logits
+
+    use(Causal.network.embedding)
+    hidden = torch.randn(7, 512, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = Head(Causal, np.array([3, 5])).log_probabilities(hidden)
+        wanted = functional.linear(hidden.double(), Causal.network.embedding.weight.double()).log_softmax(1)[:, [3, 5]]
+    assert calls
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)

@@ -1,0 +1,66 @@
+"""The tree of answers; that scores are right is tested against full forward passes with the transformers backend."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+from tiny import prompts
+
+from cell2sen.engine import scoring
+from cell2sen.engine.network import causal_lm as causal
+
+CELLS = prompts(4)
+ANSWERS = [f" {state}{kind}." for state, kind in itertools.product(("", "naive ", "CD4 "), ("T cell", "B cell", "NK"))]
+
+
+def test_the_tree() -> None:
+    tree = scoring._tree([(5,), (5, 6, 7), (5, 6, 8), (9, 6)])
+    # Read are the beginnings (), 5, 5 6, 9; the last token of an answer is an edge only.
+    assert tree.token[1:].tolist() == [5, 6, 9]
+    assert tree.depth.tolist() == [0, 1, 2, 1]
+    assert tree.above.tolist() == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, False, False, True],
+    ]
+    edges = list(zip(tree.edge_node.tolist(), tree.edge_token.tolist(), strict=True))
+    assert sorted(edges) == [(0, 5), (0, 9), (1, 6), (2, 7), (2, 8), (3, 6)]
+    assert [[edges[edge] for edge in path] for path in tree.paths] == [
+        [(0, 5)], [(0, 5), (1, 6), (2, 7)], [(0, 5), (1, 6), (2, 8)], [(0, 9), (3, 6)]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+def test_trees_in_parts_and_logits_in_parts(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend(architecture, "spm" if architecture == "gemma2" else "bytes")
+    answers = [*ANSWERS, ANSWERS[3], "", " T"]
+    wanted = made.score(CELLS, answers)
+    assert (wanted[:, 3] == wanted[:, len(ANSWERS)]).all()
+    assert (wanted[:, len(ANSWERS) + 1] == 0).all()
+    for nodes, logits in ((1, 2**24), (7, 1000), (256, 1)):
+        monkeypatch.setattr(scoring, "_NODES", nodes)
+        monkeypatch.setattr(causal, "_LOGITS", logits)
+        np.testing.assert_allclose(made.score(CELLS, answers), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_no_array_of_all_cells_answers_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend()
+    sizes: list[int] = []
+    capped = made.causal.capped
+
+    def watched(logits):  # type: ignore[no-untyped-def]
+        sizes.append(logits.numel())
+        return capped(logits)
+
+    monkeypatch.setattr(made.causal, "capped", watched)
+    monkeypatch.setattr(causal, "_LOGITS", 1000)
+    made.score(CELLS, ANSWERS)
+    of_answers = sizes.pop()  # the tokens of the answers behind every node
+    assert len(sizes) > 3
+    assert max(sizes) <= 1000
+    assert sum(sizes) % made.causal.vocabulary == 0
+    assert of_answers < sum(sizes)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cell2sen.evaluation.metrics import text as bertscore
+
+pytest.importorskip("torchmetrics")
+
+WORDS = [f"w{number}" for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with random weights, on disk."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=40,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=34, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=64, initializer_range=0.3,
+        )  # fmt: skip
+        model = BertModel(config)
+    folder = tmp_path_factory.mktemp("encoder")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def f1(truth: str, answer: str, model: Any, tokenizer: Any) -> float:
+    """The definition, one pair of texts at a time, without special tokens."""
+    import torch
+
+    def vectors(text: str) -> np.ndarray:
+        coded = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            found = (
+                model(input_ids=coded["input_ids"], attention_mask=coded["attention_mask"])
+                .last_hidden_state[0, 1:-1]
+                .numpy()
+            )
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    similarity = vectors(truth) @ vectors(answer).T
+    recall, precision = similarity.max(axis=1).mean(), similarity.max(axis=0).mean()
+    return 2 * precision * recall / (precision + recall)
+
+
+def test_bertscore_equals_its_definition_whatever_the_lengths(encoder: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(8)]
+    answer = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(8)]
+    loaded = bertscore.load_encoder(str(encoder))
+    found = bertscore.bertscores(truth, answer, loaded)
+    np.testing.assert_allclose(found, [f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)], atol=1e-5)
+    # torchmetrics itself pairs texts of a batch wrongly where their lengths differ; the day it does not, batches may
+    # return.
+    np.testing.assert_allclose(bertscore.bertscores(truth[::-1], answer[::-1], loaded), found[::-1], atol=1e-6)
+    assert bertscore.bertscore(truth, answer, str(encoder)) == pytest.approx(found.mean())
+
+
+def test_equal_and_empty_texts(encoder: Path) -> None:
+    found = bertscore.bertscores(["w1 w2", "w1 w2", "w3"], ["w1 w2", "", "w4"], str(encoder))
+    assert found[0] == pytest.approx(1, abs=1e-6)
+    assert found[1] == 0
+    assert 0 <= found[2] < 1
+
+
+def test_long_texts_are_cut_to_what_the_encoder_takes(encoder: Path) -> None:
+    text = " ".join(WORDS * 3)
+    assert bertscore.bertscore([text], [text], str(encoder)) == pytest.approx(1, abs=1e-6)
+
+
+def test_missing_encoder_is_named() -> None:
+    with pytest.raises(OSError, match="no text encoder '/nowhere/biobert': it must be a directory or a hub id"):
+        bertscore.load_encoder("/nowhere/biobert")
+
+
+def test_biobert_is_the_default_of_its_score(monkeypatch: pytest.MonkeyPatch, encoder: Path) -> None:
+    asked = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr(bertscore, "load_encoder", load)
+    with pytest.raises(OSError, match="no network"):
+        bertscore.biobert_score(["w1"], ["w1"])
+    assert asked == ["dmis-lab/biobert-v1.1"]
+
+
+def test_biobert_score_is_the_score_of_that_encoder(encoder: Path) -> None:
+    """With a local directory, as where BioBERT was stored beforehand."""
+    truth, answer = ["w1 w2 w3", "w4"], ["w1 w5", "w4 w6 w7"]
+    loaded = bertscore.load_encoder(str(encoder))
+    expected = np.mean([f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)])
+    assert bertscore.biobert_score(truth, answer, str(encoder)) == pytest.approx(expected, abs=1e-5)

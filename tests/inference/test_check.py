@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from cells import GENES, cells, checkpoint
+
+import cell2sen as c2s
+from cell2sen.inference.check import Check, _duration, _parameters
+from cell2sen.model import Model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(checkpoint(tmp_path_factory.mktemp("models") / "tiny", genes=GENES))
+
+
+def line(found: Check, topic: str) -> Any:
+    (one,) = (finding for finding in found.findings if finding.topic == topic)
+    return one
+
+
+def test_what_a_good_input_is(model: str) -> None:
+    found = c2s.check(cells(), model)
+    assert found.ok
+    assert {finding.level for finding in found.findings} <= {"ok", "warning"}
+    numbers = found.numbers
+    assert (numbers["n_cells"], numbers["n_genes"], numbers["matrix"]) == (6, len(GENES), "X")
+    assert (numbers["scale"], numbers["identifiers"], numbers["organisms"]) == ("counts", "symbols", ["Homo sapiens"])
+    assert numbers["share_of_genes_known"] == 1
+    assert numbers["n_empty_cells"] == numbers["n_missing_values"] == numbers["n_duplicate_cell_names"] == 0
+    for key in ("genes_per_cell", "tokens_per_cell", "n_cells_cut", "context", "expected_memory_gb"):
+        assert key in numbers
+    assert numbers["expected_seconds_on_cpu"] >= 0
+
+
+def test_text_and_json_say_the_same(model: str) -> None:
+    found = c2s.check(cells(), model)
+    parsed = json.loads(found.to_json())
+    assert parsed["ok"] is True
+    assert parsed["n_cells"] == 6
+    assert str(found) == found.text
+    for finding in parsed["findings"]:
+        assert finding["text"] in found.text
+    assert found.text.endswith("ready")
+
+
+def test_nothing_is_changed(model: str) -> None:
+    adata = cells()
+    before = adata.copy()
+    c2s.check(adata, model)
+    assert (adata.X != before.X).nnz == 0
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert adata.uns == before.uns
+
+
+def test_file_and_object_agree(model: str, tmp_path: Path) -> None:
+    adata = cells()
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    timing = {"seconds_to_write_sentences", "expected_seconds_on_cpu"}
+    numbers = [c2s.check(one, model).numbers for one in (adata, tmp_path / "in.h5ad", str(tmp_path / "in.h5ad"))]
+    plain = [{key: value for key, value in one.items() if key not in timing} for one in numbers]
+    assert plain[0] == plain[1] == plain[2]
+
+
+def test_shares_do_not_contradict_examples(tmp_path: Path) -> None:
+    names = [f"GENE{number}" for number in range(3000)]
+    adata = anndata.AnnData(sp.csr_matrix(np.ones((2, 3000), dtype=np.float32)), var=pd.DataFrame(index=names))
+    known = Model(name="known", path="nowhere/at-all", metadata={"genes": names[:-1]})
+    text = line(c2s.check(adata, known), "known genes").text
+    assert text.startswith("2,999 of 3,000 symbols are known to known (100.0%); left out are for example GENE2999")
+
+
+# -- what would fail
+
+
+def broken(change: Any) -> anndata.AnnData:
+    adata = cells()
+    dense = adata.X.toarray()
+    change(dense)
+    adata.X = sp.csr_matrix(dense)
+    return adata
+
+
+def negative(dense: Any) -> None:
+    dense[0, 0] = -1
+
+
+def infinite(dense: Any) -> None:
+    dense[0, 0] = np.inf
+
+
+def nothing(dense: Any) -> None:
+    dense[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: broken(negative), "must not be negative"),
+        (lambda: broken(infinite), "must be finite"),
+        (lambda: broken(nothing), "none of the 6 cells has an expressed gene"),
+        (lambda: cells()[:0].copy(), "0 cells"),
+        (lambda: cells(genes=[f"xyz{number}" for number in range(40)]), "none of the 40 genes is known"),
+        (lambda: "nowhere.h5ad", "there is no file nowhere.h5ad"),
+        (lambda: 3, "expected AnnData or the path"),
+    ],
+)
+def test_what_would_fail_is_reported_and_not_raised(model: str, make: Any, words: str) -> None:
+    found = c2s.check(make(), model)
+    assert not found.ok
+    assert words in found.text
+    assert found.text.endswith("mend the errors above first")
+    assert json.loads(found.to_json())["ok"] is False
+
+
+@pytest.mark.parametrize("options", [{"layer": "x"}, {"use_raw": True}, {"perturbation_column": "x"}, {"symbols": "x"}])
+def test_columns_that_are_not_there(model: str, options: dict[str, Any]) -> None:
+    found = c2s.check(cells(), model, **options)
+    assert not found.ok
+    assert not found.text.startswith("ERROR    input        '")  # no repr of a KeyError
+
+
+def test_what_check_lets_pass_does_pass(model: str) -> None:
+    adata = cells()
+    assert c2s.check(adata, model).ok
+    c2s.tl.embed(adata, model=model, progress=False)
+
+
+# -- what is doubtful
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_doubtful_input_is_a_warning(model: str) -> None:
+    def change(dense: Any) -> None:
+        dense[2] = 0
+        dense[3, 0] = np.nan
+
+    adata = broken(change)
+    adata.obs_names = ["c0", "c0", "c2", "c3", "c4", "c5"]
+    adata.uns["organism"] = "mouse"
+    found = c2s.check(adata, model)
+    assert found.ok
+    for topic, words in (
+        ("empty cells", "1 cells have no gene"),
+        ("missing", "1 values are NaN"),
+        ("cell names", "1 cell names occur twice"),
+        ("organism", "Mus musculus; tiny was not trained on it"),
+    ):
+        assert line(found, topic).level == "warning"
+        assert words in line(found, topic).text
+
+
+def test_what_will_be_cut(model: str) -> None:
+    adata = cells()
+    found = c2s.check(adata, model, max_genes=5)
+    assert found.numbers["n_cells_at_limit"] == 6
+    assert "6 of 6 cells reach the limit of 5" in line(found, "genes/cell").text
+    generator = np.random.default_rng(0)
+    wide = anndata.AnnData(sp.csr_matrix(generator.poisson(5, (3, 50)).astype(np.float32)), var=adata.var)
+    tokens = c2s.check(wide, model, max_genes=50).numbers
+    assert tokens["context"] == 512
+    assert tokens["n_cells_cut"] == 0
+
+
+def test_cells_longer_than_the_context(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "short")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    found = c2s.check(cells(), str(path))
+    assert found.ok
+    assert found.numbers["n_cells_cut"] > 0
+    assert line(found, "tokens").level == "warning"
+    assert "longer than the context of 64 tokens and lose their weakest genes" in line(found, "tokens").text
+
+
+def test_perturbations_are_counted(model: str) -> None:
+    adata = cells()
+    adata.obs["pert"] = ["IFN-beta", None, "IL-6", "", "IFN-beta", float("nan")]
+    found = c2s.check(adata, model, perturbation_column="pert")
+    assert "2 different ones, for example ['IFN-beta', 'IL-6']; 3 cells without" in line(found, "perturbations").text
+
+
+def test_checkpoint_that_is_not_here() -> None:
+    found = c2s.check(cells(), "gemma-2-27b")
+    assert found.ok
+    assert "hf download vandijklab/C2S-Scale-Gemma-2-27B" in line(found, "model").text
+    assert "estimated" in line(found, "tokens").text
+
+
+def test_no_weights_are_touched(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("cell2sen.backends.load", refuse)
+    assert c2s.check(cells(), model).ok
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        c2s.tl.embed(cells(), model=model, progress=False)
+
+
+# -- estimates
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [
+        # From the table of sizes in the models' documentation.
+        ({"model_type": "gpt_neox", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+          "intermediate_size": 4096, "vocab_size": 50304, "tie_word_embeddings": False}, 0.405),
+        ({"model_type": "gpt_neox", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8,
+          "intermediate_size": 8192, "vocab_size": 50304, "tie_word_embeddings": False}, 1.0),
+        ({"model_type": "gemma2", "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+          "head_dim": 256, "num_key_value_heads": 4, "intermediate_size": 9216, "vocab_size": 256000}, 2.6),
+        ({"model_type": "gemma2", "hidden_size": 4608, "num_hidden_layers": 46, "num_attention_heads": 32,
+          "head_dim": 128, "num_key_value_heads": 16, "intermediate_size": 36864, "vocab_size": 256000}, 27.2),
+    ],
+)  # fmt: skip
+def test_parameters_of_known_models(config: dict[str, Any], billions: float) -> None:
+    assert sum(_parameters(config)) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "a second"), (1.9, "a second"), (45, "45 seconds"), (600, "10 minutes"), (9000, "2 hours"), (2e5, "2 days")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert _duration(seconds) == words
+
+
+def test_real_cells(shared_data: Path, model: str) -> None:
+    found = c2s.check(shared_data / "pancreas_human_mouse_328x12474.h5ad", "pythia-410m")
+    assert found.ok
+    assert found.numbers["organisms"] == ["Homo sapiens", "Mus musculus"]

@@ -1,0 +1,115 @@
+"""Responses: measured control plus expected change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata
+import numpy as np
+import pytest
+import scanpy as sc
+from cells import GENES, cells, fake
+
+from cell2sen import tl
+from cell2sen.backend import Unsupported
+
+NAMED = {"no_perturbation": "no perturbation"}
+
+
+def predict(adata: Any = None, perturbation: Any = "IFN-beta", **options: Any) -> anndata.AnnData:
+    merged: Any = {"model": fake(**NAMED), "progress": False, "readout": "expected", **options}
+    return tl.perturb(cells() if adata is None else adata, perturbation, **merged)
+
+
+def log_normalised(adata: anndata.AnnData) -> np.ndarray:
+    copy = adata.copy()
+    sc.pp.normalize_total(copy, target_sum=1e4)
+    sc.pp.log1p(copy)
+    return copy.X.toarray()
+
+
+def test_the_change_is_added_to_what_was_measured() -> None:
+    adata = cells()
+    found = predict(adata)
+    assert list(found.var_names) == GENES
+    np.testing.assert_allclose(found.layers["control"].toarray(), log_normalised(adata), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found.X.toarray(), found.layers["control"].toarray() + found.layers["delta"].toarray(), atol=1e-6
+    )
+    assert (found.X.toarray() >= 0).all()
+    assert np.abs(found.layers["delta"].toarray()).max() > 0.1
+    assert found.uns["cell2sen"]["perturb"]["readout"] == "expected"
+
+
+def test_the_change_is_one_expectation_less_the_other() -> None:
+    """The twin: both expectations asked of the backend by hand."""
+    from cell2sen.inference.session import start
+
+    adata, model = cells(), fake(**NAMED)
+    found = predict(adata, model=model)
+    session = start(adata, "perturb", {"model": model, "progress": False})
+    lists = session.sentences.gene_lists(session.length)
+    fit = session.sentences.fit
+    assert fit is not None
+    worth = fit.expression(np.arange(200)) * np.log(10)
+    sides = []
+    for name in ("IFN-beta", "no perturbation"):
+        prompts = [
+            session.task.prompt(genes=genes, organism="Homo sapiens", key=key, ask=len(genes), perturbation=name)
+            for genes, key in zip(lists, adata.obs_names, strict=True)
+        ]
+        sides.append(model.expect(prompts, GENES, worth))
+    wanted = np.maximum(log_normalised(adata) + sides[0] - sides[1], 0)
+    np.testing.assert_allclose(found.X.toarray(), wanted, atol=2e-3)
+
+
+def test_no_perturbation_changes_nothing() -> None:
+    assert predict(perturbation="no perturbation").layers["delta"].nnz == 0
+
+
+def test_sentences_are_the_highest_genes_of_the_prediction() -> None:
+    found = predict()
+    for row, sentence in enumerate(found.obs["sentence"]):
+        genes = sentence.split()
+        values = found[row].X.toarray()[0]
+        assert values[[GENES.index(gene) for gene in genes]].min() >= np.sort(values)[-len(genes)] - 1e-6
+    assert (found.obs["validity"] == 1).all()
+
+
+def test_cells_are_predicted_alone_as_together_and_skipped_where_nothing_is_named() -> None:
+    adata = cells()
+    whole = predict(adata, ["IFN-beta", None, "IFN-beta", "", "drug", "IFN-beta"])
+    assert list(whole.obs_names) == ["c0", "c2", "c4", "c5"]
+    alone = predict(adata[[4]].copy(), "drug", model=fake(**NAMED))
+    # The rank fit, a property of the data set, is what differs between one cell and six.
+    assert list(alone.obs["sentence"]) != []
+    again = predict(adata[[5, 4, 2, 0]].copy(), ["IFN-beta", "drug", "IFN-beta", "IFN-beta"])
+    assert again.shape == whole.shape
+
+
+def test_readout_by_itself() -> None:
+    def readout(**options: Any) -> str:
+        return str(predict(readout="auto", **options).uns["cell2sen"]["perturb"]["readout"])
+
+    assert readout() == "expected"
+    assert readout(temperature=1.0) == "sentence"
+    assert readout(guided=False, max_new_tokens=5) == "sentence"
+    assert readout(model=fake()) == "sentence"
+    with pytest.raises(Unsupported, match="no_perturbation"):
+        predict(model=fake())
+    with pytest.raises(ValueError, match="no readout 'mean'"):
+        predict(readout="mean")
+
+
+def test_log_values_and_counts_give_the_same_prediction() -> None:
+    adata = cells()
+    logged = adata.copy()
+    sc.pp.normalize_total(logged, target_sum=1e4)
+    sc.pp.log1p(logged)
+    np.testing.assert_allclose(predict(logged).X.toarray(), predict(adata).X.toarray(), atol=1e-3)
+
+
+def test_at_least_one_gene() -> None:
+    for readout in ("expected", "sentence"):
+        with pytest.raises(ValueError, match="n_genes must be at least 1, found 0"):
+            predict(n_genes=0, readout=readout)

@@ -1,0 +1,123 @@
+"""Rewards of written sentences, against values counted by hand and slow twins."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cell2sen.training import rewards
+from cell2sen.training.rewards import Answer
+
+TRUTH = list("ABCDEF")
+
+
+def answer(written: str, **changes: object) -> Answer:
+    return Answer(**{"written": list(written), "truth": TRUTH, "control": list("FEDCBA"), **changes})
+
+
+def slow_tau(written: list[str], truth: list[str], genes: list[str]) -> float:
+    """Pairs of genes, one by one; genes that are not named share the last place."""
+    place = [{gene: s.index(gene) if gene in s else 99 for gene in genes} for s in (truth, written)]
+    signs = [[np.sign(p[b] - p[a]) for a, b in itertools.combinations(genes, 2)] for p in place]
+    x, y = map(np.array, signs)
+    return float((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()))
+
+
+class TestKendallTau:
+    def test_perfect_and_reversed(self) -> None:
+        assert rewards.kendall_tau(answer("ABCDEF")) == pytest.approx(1)
+        assert rewards.kendall_tau(answer("FEDCBA")) == pytest.approx(-1)
+
+    @pytest.mark.parametrize("genes", [[], ["A", "C", "F", "X"]])
+    def test_equals_the_slow_twin(self, genes: list[str]) -> None:
+        generator = np.random.default_rng(0)
+        for _ in range(30):
+            written = list(generator.permutation(list("ABCDEFGH"))[:5])
+            wanted = genes or sorted({*written, *TRUTH})
+            found = rewards.kendall_tau(answer("".join(written), genes=genes))
+            assert found == pytest.approx(slow_tau(written, TRUTH, wanted))
+
+    def test_only_the_gene_set_counts(self) -> None:
+        assert rewards.kendall_tau(answer("AXYZBC", genes=["A", "B", "C"])) == pytest.approx(1)
+        assert rewards.kendall_tau(answer("XYZ", genes=["A", "B"])) == 0, "an answer that says nothing gets nothing"
+        assert math.isnan(rewards.kendall_tau(answer("ABC", genes=["X", "Y"])))
+
+
+def test_overlap() -> None:
+    assert rewards.overlap(answer("FEDCBA")) == 1
+    assert rewards.overlap(answer("ABCX")) == pytest.approx(3 / 7)
+    assert rewards.overlap(answer("ABXY", genes=["A", "B", "X", "D"])) == pytest.approx(2 / 4)
+    assert rewards.overlap(answer("XYZ")) == 0
+    assert math.isnan(rewards.overlap(answer("ABC", genes=["Z"])))
+
+
+class TestChange:
+    def test_of_the_truth_is_one_and_of_the_opposite_is_negative(self) -> None:
+        assert rewards.change(answer("ABCDEF")) == pytest.approx(1)
+        assert rewards.change(answer("FEDCBA")) == 0, "a copy of the control changes nothing"
+        back = answer("EFDCAB", control=list("ABCDEF"), truth=list("BACDFE"))
+        assert rewards.change(back) < 0.5
+
+    def test_is_the_correlation_of_logarithms_of_places(self) -> None:
+        genes = list("ABCDEF")
+        one = answer("CABDFE")
+        before, truth, written = ([-math.log(1 + s.index(g)) for g in genes] for s in ("FEDCBA", "ABCDEF", "CABDFE"))
+        expected = np.corrcoef(np.subtract(truth, before), np.subtract(written, before))[0, 1]
+        assert rewards.change(one) == pytest.approx(expected)
+
+    def test_without_control_or_change_there_is_none(self) -> None:
+        assert math.isnan(rewards.change(answer("ABC", control=[])))
+        assert math.isnan(rewards.change(answer("ABC", control=TRUTH)))
+
+
+def test_strength_ends_at_zero_where_a_sentence_ends() -> None:
+    values = rewards.strength(["A", "B", "C"], ["C", "A", "B", "X"])
+    np.testing.assert_allclose(values, np.log([4 / 3, 4, 2, 1]))
+
+
+def test_validity() -> None:
+    assert rewards.validity(answer("ABC", n_words=4)) == 0.75
+    assert rewards.validity(answer("", n_words=0)) == 0
+
+
+class TestEmbedding:
+    @staticmethod
+    def embed(sentences: list[list[str]]) -> np.ndarray:
+        return np.array([[sentence.count(letter) for letter in "ABCDEF"] for sentence in sentences], dtype=np.float32)
+
+    def test_is_minus_the_relative_distance(self) -> None:
+        found = rewards.embedding([answer("ABCDEF"), answer("ABC"), answer("ABX", genes=["A", "B"])], self.embed)
+        assert found == pytest.approx([0, -math.sqrt(3 / 6), 0])
+
+    def test_needs_an_embedder(self) -> None:
+        with pytest.raises(ValueError, match="'embedding' needs a model"):
+            rewards.score(["embedding"], [answer("A")])
+
+
+def test_all_rewards_at_once() -> None:
+    answers = [answer("ABCDEF", n_words=6), answer("FEDXYZ", n_words=8)]
+    found = rewards.score(list(rewards.REWARDS), answers, TestEmbedding.embed)
+    assert found.shape == (2, len(rewards.REWARDS))
+    np.testing.assert_allclose(found[0], [1, 1, 1, 1, 0], atol=1e-9)
+    assert (found[1] < found[0]).all()
+    with pytest.raises(ValueError, match=r"no rewards \['f1'\]; available: \['kendall_tau'"):
+        rewards.score(["f1"], answers)
+
+
+class TestGeneSets:
+    def test_are_read_from_gmt(self, tmp_path: Path) -> None:
+        file = tmp_path / "sets.gmt"
+        file.write_text("ONE\thttp://x\tA\tB\tA\t\n\nTWO\t\tC\n", encoding="utf-8")
+        assert rewards.read_gmt(file) == {"ONE": ("A", "B"), "TWO": ("C",)}
+        assert rewards.gene_set(file, "TWO") == ("C",)
+        with pytest.raises(ValueError, match=r"has no gene set 'THREE'; available: \['ONE', 'TWO'\]"):
+            rewards.gene_set(file, "THREE")
+        with pytest.raises(FileNotFoundError, match="no file of gene sets"):
+            rewards.gene_set(tmp_path / "none.gmt", "ONE")
+        file.write_text("ONE A B\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="line 1, is no gene set"):
+            rewards.read_gmt(file)
