@@ -23,7 +23,7 @@ import speed_data
 import torch
 import transformers
 
-from cell2sen import backend
+from cell2sen import backends
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.engine.network import attention
@@ -218,7 +218,7 @@ class Bench:
         folder = speed_data.checkpoint(self.work / "large", sizes, self.genes, dtype, self.device)
         for quantize in (None, "4bit"):
             started = time.perf_counter()
-            made = backend.load(resolve(folder, dtype=dtype, quantize=quantize), progress=False)
+            made = backends.load(resolve(folder, dtype=dtype, quantize=quantize), progress=False)
             loaded = time.perf_counter() - started
             vectors = made.embed([self.prompt(made.tokens, 64 if self.tiny else 1024, 0)]).vectors
             self.say(

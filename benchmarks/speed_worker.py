@@ -101,11 +101,11 @@ def tokenizers_tokens(job, measure):
 
 
 def cell2sen_embed(job, measure):
-    from cell2sen import backend
+    from cell2sen import backends
     from cell2sen.model import resolve
     from cell2sen.task import Prompt
 
-    made = backend.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
     prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
     vectors = measure(lambda: made.embed(prompts).vectors)
@@ -113,11 +113,11 @@ def cell2sen_embed(job, measure):
 
 
 def cell2sen_annotate(job, measure):
-    from cell2sen import backend
+    from cell2sen import backends
     from cell2sen.model import resolve
     from cell2sen.task import Prompt
 
-    made = backend.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
     prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
     scores = measure(lambda: made.score(prompts, [f" {label}." for label in job["labels"]]))
@@ -125,13 +125,13 @@ def cell2sen_annotate(job, measure):
 
 
 def cell2sen_perturb(job, measure):
-    from cell2sen import backend, tasks
+    from cell2sen import backends, tasks
     from cell2sen.backend import Sampling
     from cell2sen.inference.templates import word
     from cell2sen.model import resolve
 
     model = resolve(job["checkpoint"], dtype=job["dtype"])
-    made, task = backend.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
+    made, task = backends.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
     prompts = [
         task.prompt(
             genes=text.split(), organism="Homo sapiens", perturbation=job["perturbation"], ask=len(text.split())
