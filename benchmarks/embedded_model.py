@@ -217,7 +217,7 @@ def generation(config, base: Path, backend) -> dict:
     each = 20
     drawn = c2s.tl.generate(sorted(set(truth)), n=each, genes=adata, model=backend, temperature=1.0, progress=False)
     session = pipeline.start(adata, "generate", {"model": backend, "progress": False})
-    lists = session.sentences.gene_lists(session.length)
+    lists = session.sentences.gene_names(session.length)
     real = pipeline.expression(lists, session.sentences.symbols, session.sentences.fit).toarray()
     neighbours = KNeighborsClassifier(10).fit(real[test], truth[test])
     generator = np.random.default_rng(0)

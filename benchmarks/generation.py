@@ -86,7 +86,7 @@ def main() -> None:
     session = start(controls, "perturb", {"model": backend, "progress": False})
     slots = [{"perturbation": "IFN-beta"}] * controls.n_obs
     known = session.sentences.symbols
-    lists = session.sentences.gene_lists(arguments.genes)
+    lists = session.sentences.gene_names(arguments.genes)
     prompts = [
         session.task.prompt(genes=genes, organism=organism, perturbation="IFN-beta")
         for genes, organism in zip(lists, session.sentences.organism, strict=True)

@@ -62,7 +62,7 @@ def main() -> None:
     options = {"model": arguments.model, "dtype": "float32", "device": arguments.device, "progress": False}
     backend: Any = load_model(options)  # type: ignore[arg-type]
     session = start(cells, "annotate", {"model": backend, "progress": False})
-    lists = session.sentences.gene_lists(arguments.genes)
+    lists = session.sentences.gene_names(arguments.genes)
     prompts = [session.task.prompt(genes=genes, organism="Homo sapiens") for genes in lists]
     tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
     network = transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)

@@ -265,7 +265,7 @@ class Bench:
         template = described.metadata["templates"]["perturb"][0]["prompt"]
         job = {
             "job": "perturb", "checkpoint": str(model), "dtype": "float32", "template": template, "genes": genes,
-            "sentences": [" ".join(one) for one in made.gene_lists(genes)], "known": list(made.symbols),
+            "sentences": [" ".join(one) for one in made.gene_names(genes)], "known": list(made.symbols),
             "perturbation": "IFN-beta",
         }  # fmt: skip
         self.row(f"perturbation, {genes} genes", job, ["helical"], None, cells=n)

@@ -66,26 +66,26 @@ def cell2sen_sentences(job, measure):
             return made, made.texts()
 
         made, _ = measure(work)
-    return {"genes": int(made.n_genes.sum()), "first": made.gene_lists(20)[0]}
+    return {"genes": int(made.n_genes.sum()), "first": made.gene_names(20)[0]}
 
 
 def cell2sen_tokens(job, measure):
     import numpy as np
 
     from cell2sen.engine.tokenization.tokenizer import load_tokens
-    from cell2sen.sentences.gene_list import NumberedGenes
+    from cell2sen.sentences.gene_list import GeneList
     from cell2sen.task import Prompt
 
     tokens = load_tokens(job["checkpoint"], local_files_only=True)
     before, after = job["template"].split("{cell_sentence}")
-    # Genes by their number, as Sentences.numbered has them and every verb hands them on.
+    # Gene ids, as in Sentences.gene_lists and in the prompts of every verb.
     number: dict[str, int] = {}
     rows = [
         np.array([number.setdefault(word, len(number)) for word in text.split()], dtype=np.int32)
         for text in job["sentences"]
     ]
     symbols = np.array(list(number), dtype=object)
-    prompts = [Prompt(before=before, genes=NumberedGenes(row, symbols), after=after) for row in rows]
+    prompts = [Prompt(before=before, genes=GeneList(row, symbols), after=after) for row in rows]
     ids = measure(lambda: tokens.encode(prompts))
     return {"tokens": int(sum(map(len, ids))), "ids": [row.ids.tolist() for row in ids[:20]]}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cell2sen.data.genes.organism import scientific_name
-from cell2sen.sentences.gene_list import NumberedGenes
+from cell2sen.sentences.gene_list import GeneList
 
 #: Slots that every template may use without the caller naming them.
 BUILT_IN_SLOTS = ("genes", "n_genes", "organism")
@@ -30,7 +30,7 @@ class Prompt:
     before: str
     """Text before the genes. The whole prompt, if there are no genes."""
 
-    genes: tuple[str, ...] | NumberedGenes = ()
+    genes: tuple[str, ...] | GeneList = ()
     """Gene symbols in descending expression, without whitespace."""
 
     after: str = ""
@@ -191,7 +191,7 @@ class Task:
         values = {**self.defaults, **slots, "organism": scientific_name(organism)}
         before, mark, after = template.partition("{genes}")
         filled = [self._fill(part, values) for part in (before, after)]
-        named = genes if isinstance(genes, NumberedGenes) else tuple(genes)
+        named = genes if isinstance(genes, GeneList) else tuple(genes)
         return Prompt(before=filled[0], genes=named if mark else (), after=filled[1], key=key, ask=ask)
 
     def complete(self, *, variant: int = 0, **slots: str) -> str:

@@ -48,7 +48,7 @@ def test_the_change_is_one_expectation_less_the_other() -> None:
     adata, model = cells(), fake(**NAMED)
     found = predict(adata, model=model)
     session = start(adata, "perturb", {"model": model, "progress": False})
-    lists = session.sentences.gene_lists(session.length)
+    lists = session.sentences.gene_names(session.length)
     fit = session.sentences.fit
     assert fit is not None
     worth = fit.expression(np.arange(200)) * np.log(10)

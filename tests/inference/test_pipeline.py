@@ -113,7 +113,7 @@ def test_words_that_no_model_knows_are_left_out() -> None:
     backend = fake(genes=GENES)
     sentences = given("CD4 xx LYZ", "", "yy", "B2M CD4")
     left = session.without_unknown(sentences, backend)
-    assert left.gene_lists() == [["CD4", "LYZ"], [], [], ["B2M", "CD4"]]
+    assert left.gene_names() == [["CD4", "LYZ"], [], [], ["B2M", "CD4"]]
     assert set(left.symbols) == {"CD4", "LYZ", "B2M"}
     known = given("CD4 LYZ")
     assert session.without_unknown(known, backend) is known

@@ -60,7 +60,7 @@ def normalised(adata, base=None, total=1e4):
 
 
 def same(one, other, rtol=1e-9):
-    assert one.gene_lists() == other.gene_lists()
+    assert one.gene_names() == other.gene_names()
     assert one.names.tolist() == other.names.tolist()
     np.testing.assert_allclose(*([fit.slope, fit.intercept, fit.r_squared] for fit in (one.fit, other.fit)), rtol=rtol)
 
@@ -69,9 +69,9 @@ def same(one, other, rtol=1e-9):
 def test_sentences_equal_their_definition(adata, max_genes, seed):
     found = from_anndata(adata, Recipe(max_genes=max_genes, seed=seed))
     wanted = slow_sentences(adata, max_genes, seed)
-    assert found.gene_lists() == wanted
-    assert found.gene_lists(3) == [genes[:3] for genes in wanted]
-    assert list(map(list, found.numbered(3))) == found.gene_lists(3)
+    assert found.gene_names() == wanted
+    assert found.gene_names(3) == [genes[:3] for genes in wanted]
+    assert list(map(list, found.gene_lists(3))) == found.gene_names(3)
     assert found.texts().to_pylist() == [" ".join(genes) for genes in wanted]
     assert found.n_genes.tolist() == list(map(len, wanted))
     assert found.symbols == list(adata.var_names)
@@ -171,9 +171,9 @@ def test_case_collisions_are_merged_and_counted(adata):
     adata.X = sp.csr_matrix(np.tile(np.array([[1, 5, 0, 3]], dtype=np.float32), (N, 1)))
     adata.var_names = ["Actb", "ACTB", "Cd4", "Lyz2"]
     kept = from_anndata(adata)
-    assert kept.gene_lists()[0] == ["ACTB", "Lyz2", "Actb"]
+    assert kept.gene_names()[0] == ["ACTB", "Lyz2", "Actb"]
     upper = from_anndata(adata, Recipe(case="upper"))
-    assert upper.gene_lists()[0] == ["ACTB", "LYZ2"]
+    assert upper.gene_names()[0] == ["ACTB", "LYZ2"]
     assert upper.symbols == ["ACTB", "CD4", "LYZ2"]
     assert (upper.account["case_collisions"], kept.account["case_collisions"]) == (1, 0)
 
@@ -181,7 +181,7 @@ def test_case_collisions_are_merged_and_counted(adata):
 def test_genes_unknown_to_the_model_leave_before_ranking(adata):
     known = [gene for gene in adata.var_names if not gene.endswith("3")]
     found = from_anndata(adata, Recipe(max_genes=4), known=lambda symbols: np.isin(symbols, known))
-    assert found.gene_lists() == slow_sentences(adata[:, known], 4)
+    assert found.gene_names() == slow_sentences(adata[:, known], 4)
     assert found.symbols == known
     assert found.account["n_unknown_to_model"] == 3
     assert found.account["examples_unknown_to_model"] == ["GENE3", "GENE13", "GENE23"]
@@ -265,7 +265,7 @@ def test_all_zero_genes_stay_in_the_vocabulary(adata):
     adata.X = sp.csr_matrix(adata.X @ sp.diags([0.0] + [1.0] * (GENES - 1)))
     found = from_anndata(adata)
     assert "GENE0" in found.symbols
-    assert not any("GENE0" in genes for genes in found.gene_lists())
+    assert not any("GENE0" in genes for genes in found.gene_names())
 
 
 def test_empty_object():
@@ -324,7 +324,7 @@ def test_names_need_not_be_unique(adata):
     found = from_anndata(adata, Recipe(ties="random"))
     assert found.names.tolist() == ["a"] * N
     assert len(found.symbols) == GENES - 1
-    assert all(len(set(genes)) == len(genes) for genes in found.gene_lists())
+    assert all(len(set(genes)) == len(genes) for genes in found.gene_names())
 
 
 def test_organism_is_that_of_the_dataset_at_hand(adata):
@@ -361,7 +361,7 @@ def test_some_of_the_cells(adata, rows):
     if isinstance(rows, slice):
         index = list(range(N))[rows]
     assert len(some) == len(some.n_genes) == len(some.texts()) == len(some.organism) == len(index)
-    assert some.gene_lists() == [every.gene_lists()[row] for row in index]
+    assert some.gene_names() == [every.gene_names()[row] for row in index]
     assert some.texts().to_pylist() == [every.texts()[row].as_py() for row in index]
     assert some.names.tolist() == some.obs.index.tolist() == [f"cell {row}" for row in index]
     assert some.perturbations == tuple(every.perturbations[row] for row in index)
@@ -371,7 +371,7 @@ def test_some_of_the_cells(adata, rows):
 
 def test_sentences_are_iterated_cell_by_cell(adata):
     every = from_anndata(adata)
-    assert [one.gene_lists()[0] for one in every] == every.gene_lists()
+    assert [one.gene_names()[0] for one in every] == every.gene_names()
 
 
 def test_texts_come_in_chunks(adata, monkeypatch):
@@ -449,14 +449,14 @@ def test_dataset_round_trip(adata, tmp_path):
     dataset.save_to_disk(tmp_path / "saved")
     for one in (dataset, datasets.load_from_disk(str(tmp_path / "saved"))):
         read = Sentences.from_dataset(one)
-        assert read.gene_lists() == every.gene_lists()
+        assert read.gene_names() == every.gene_names()
         assert (read.fit, read.organism, read.perturbations) == (every.fit, every.organism, every.perturbations)
         assert read.names.tolist() == every.names.tolist()
         assert read.obs["kind"].tolist() == every.obs["kind"].tolist()
         assert read.obs["score"].tolist() == every.obs["score"].tolist()
         assert read.to_dataset()[:] == dataset[:]
     half = Sentences.from_dataset(dataset.select([7, 2]))
-    assert half.gene_lists() == every[[7, 2]].gene_lists()
+    assert half.gene_names() == every[[7, 2]].gene_names()
 
 
 def test_a_dataset_by_hand(caplog):
@@ -465,7 +465,7 @@ def test_a_dataset_by_hand(caplog):
     read = Sentences.from_dataset(
         Dataset.from_dict({"cell_sentence": [" B  A ", None, ""], "organism": ["mouse", None, ""]})
     )
-    assert read.gene_lists() == [["B", "A"], [], []]
+    assert read.gene_names() == [["B", "A"], [], []]
     assert read.organism == ("Mus musculus", "Homo sapiens", "Homo sapiens")
     assert read.names.tolist() == ["0", "1", "2"]
     assert read.perturbations == (None,) * 3
@@ -492,7 +492,7 @@ def test_real_counts(shared_data):
     path = shared_data / "kang_ifnb_2000x9015.h5ad"
     found = from_anndata(path, Recipe(max_genes=200), perturbation_column="condition")
     real = anndata.read_h5ad(path)
-    assert found.gene_lists()[:20] == slow_sentences(real[:20], 200)
+    assert found.gene_names()[:20] == slow_sentences(real[:20], 200)
     assert set(found.perturbations) == set(real.obs["condition"])
     assert -0.8 < found.fit.slope < -0.6
     assert found.fit.r_squared > 0.8

@@ -286,7 +286,7 @@ def _tokens(sentences: Sentences, model: Model) -> tuple[float, float, bool]:
         tokens = load_tokens(model.path, local_files_only=True, revision=model.revision)
     except (OSError, ValueError):
         return TOKENS_PER_GENE, 60.0, False
-    sample = sentences[: min(100, len(sentences))].gene_lists()
+    sample = sentences[: min(100, len(sentences))].gene_names()
     words: NDArray[np.int64] = tokens.count([" " + gene for genes in sample for gene in genes])
     return float(words.mean()) if len(words) else 1.0, float(tokens.count([frame.text])[0]), True
 

@@ -106,7 +106,7 @@ def respond(
     rows = np.array([row for row, one in enumerate(slots) if one is not None and present[row]], dtype=np.int64)
     if not len(rows):
         raise ValueError("none of the cells to predict has an expressed gene that can be written")
-    lists = sentences.numbered(n_genes or session.length)
+    lists = sentences.gene_lists(n_genes or session.length)
     symbols = sentences.symbols
     worth = fit.expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
     control = measured(data, symbols, session, options)[rows]

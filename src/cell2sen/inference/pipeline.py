@@ -42,7 +42,7 @@ def embed(
     sentences = session.sentences
     rows = np.flatnonzero(sentences.n_genes > 0)
     place = {int(row): number for number, row in enumerate(rows)}
-    lists = sentences.numbered(session.length)
+    lists = sentences.gene_lists(session.length)
     prompts = [
         session.task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]))
         for row in rows
@@ -123,7 +123,7 @@ def predict(
     limit = sentences.recipe.max_genes
     if n_genes is not None and limit is not None and n_genes > limit:
         logger.warning("the sentences have %d genes at most, so n_genes=%d asks for no more", limit, n_genes)
-    lists = sentences.numbered(length)
+    lists = sentences.gene_lists(length)
     prompts = [
         session.task.prompt(
             genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]), ask=len(lists[row]),
@@ -200,7 +200,7 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     sentences, task = session.sentences, session.task
     assert task.target is not None
     rows = np.flatnonzero(sentences.n_genes > 0)
-    lists = sentences.numbered(session.length)
+    lists = sentences.gene_lists(session.length)
     prompts = [
         task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
     ]

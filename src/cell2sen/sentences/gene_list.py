@@ -1,4 +1,4 @@
-"""Genes by their numbers in a list of symbols that many cells share; strings are made where somebody reads them."""
+"""GeneList: a cell's genes as integer ids into a shared vocabulary; strings are made lazily."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class NumberedGenes(Sequence[str]):
-    """The genes of one cell. Reads as, equals and hashes as the tuple of their symbols; a slice shares its memory.
+class GeneList(Sequence[str]):
+    """The genes of one cell. Reads, compares and hashes as the tuple of their symbols; a slice shares its memory.
 
-    A thousand strings take longer to look up than their numbers do, and a prompt's token ids want the numbers only.
+    Building a thousand strings takes longer than looking up a prompt's token ids, which needs the gene ids only.
 
     Parameters
     ----------
-    numbers
-        int32 (n,): the genes in order, as places in `symbols`. Not to be changed afterwards.
+    ids
+        int32 (n,): the genes in order, as indices into `symbols`. Must not be changed afterwards.
     symbols
-        Object array of str (symbols,). The same array for all cells, as whatever is found out about its symbols is
-        kept with it. Not to be changed afterwards.
+        Object array of str (symbols,). The same array object for all cells, since look-up tables (token ids) are cached
+        per array. Must not be changed afterwards.
     """
 
-    __slots__ = ("numbers", "symbols")
+    __slots__ = ("ids", "symbols")
 
-    def __init__(self, numbers: NDArray[np.int32], symbols: NDArray[Any]) -> None:
-        self.numbers = numbers
+    def __init__(self, ids: NDArray[np.int32], symbols: NDArray[Any]) -> None:
+        self.ids = ids
         self.symbols = symbols
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.ids)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> NumberedGenes: ...
-    def __getitem__(self, place: int | slice) -> str | NumberedGenes:
-        if isinstance(place, slice):
-            return NumberedGenes(self.numbers[place], self.symbols)
-        return str(self.symbols[self.numbers[place]])
+    def __getitem__(self, index: slice) -> GeneList: ...
+    def __getitem__(self, index: int | slice) -> str | GeneList:
+        if isinstance(index, slice):
+            return GeneList(self.ids[index], self.symbols)
+        return str(self.symbols[self.ids[index]])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.symbols[self.numbers].tolist())
+        return iter(self.symbols[self.ids].tolist())
 
     def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, tuple | NumberedGenes) else NotImplemented
+        return tuple(self) == tuple(other) if isinstance(other, tuple | GeneList) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(tuple(self))

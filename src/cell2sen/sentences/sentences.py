@@ -21,7 +21,7 @@ from cell2sen.data.genes import naming
 from cell2sen.data.genes.organism import organism_of_cells, scientific_name
 from cell2sen.data.reader import Source, canonical, open_source, rows_of
 from cell2sen.data.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
-from cell2sen.sentences.gene_list import NumberedGenes
+from cell2sen.sentences.gene_list import GeneList
 from cell2sen.sentences.ranking import Ranker, RankFit, RankFitter, Recipe, run_sums
 from cell2sen.sentences.threads import in_parallel
 
@@ -92,12 +92,12 @@ class Sentences:
         """The vocabulary as a list."""
         return list(self.vocabulary.to_pylist())
 
-    def gene_lists(self, max_genes: int | None = None) -> list[list[str]]:
+    def gene_names(self, max_genes: int | None = None) -> list[list[str]]:
         """Symbols of each cell in order, cut after `max_genes`."""
-        return [list(genes) for genes in self.numbered(max_genes)]
+        return [list(genes) for genes in self.gene_lists(max_genes)]
 
-    def numbered(self, max_genes: int | None = None) -> list[NumberedGenes]:
-        """:meth:`gene_lists` as prompts want them: numbers, of which strings are made only where they are read."""
+    def gene_lists(self, max_genes: int | None = None) -> list[GeneList]:
+        """:meth:`gene_names` as gene ids, which prompts are built from; strings are made lazily."""
         symbols = np.asarray(self.symbols, dtype=object)
         flat = self.genes.flatten().to_numpy()
         stops = np.cumsum(self.n_genes)
@@ -105,7 +105,7 @@ class Sentences:
         if max_genes is not None:
             stops = np.minimum(stops, starts + max_genes)
         bounds = zip(starts.tolist(), stops.tolist(), strict=True)
-        return [NumberedGenes(flat[start:stop], symbols) for start, stop in bounds]
+        return [GeneList(flat[start:stop], symbols) for start, stop in bounds]
 
     def texts(self) -> pa.ChunkedArray:
         """Each cell's sentence: symbols joined by single spaces, string (n,).

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cell2sen.engine.tokenization import assembly
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, fit
-from cell2sen.sentences.gene_list import NumberedGenes
+from cell2sen.sentences.gene_list import GeneList
 from cell2sen.task import Prompt
 
 KINDS = ["spm", "bytes", "genes", "whole"]
@@ -71,7 +71,7 @@ def numbered(prompts: list[Prompt], order: np.random.Generator) -> list[Prompt]:
     symbols = np.array([*listed, "CD4"], dtype=object)[order.permutation(len(listed) + 1)]
     place = {symbol: number for number, symbol in enumerate(symbols.tolist())}
     rows = [np.array([place[gene] for gene in prompt.genes], dtype=np.int32) for prompt in prompts]
-    return [replace(prompt, genes=NumberedGenes(row, symbols)) for prompt, row in zip(prompts, rows, strict=True)]
+    return [replace(prompt, genes=GeneList(row, symbols)) for prompt, row in zip(prompts, rows, strict=True)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +108,7 @@ def test_numbered_genes_are_cut_alike(kind: str) -> None:
     found, found_lengths = fit(asked, context=context, room=room, count=made.lengths)
     assert found == wanted != named
     assert found_lengths.tolist() == lengths.tolist()
-    assert all(isinstance(prompt.genes, NumberedGenes) for prompt in found)
+    assert all(isinstance(prompt.genes, GeneList) for prompt in found)
 
 
 def test_many_lists_of_symbols() -> None:
@@ -125,7 +125,7 @@ def test_numbered_genes_need_no_strings(monkeypatch: pytest.MonkeyPatch) -> None
     made = tokens("bytes")
     asked = numbered(tiny.prompts(600), np.random.default_rng(0))
     wanted = made.encode(asked)
-    monkeypatch.setattr(NumberedGenes, "__iter__", lambda self: pytest.fail("strings were made"))
+    monkeypatch.setattr(GeneList, "__iter__", lambda self: pytest.fail("strings were made"))
     monkeypatch.setattr(made, "_encode_whole", _none)
     for found, one in zip(made.encode(asked), wanted, strict=True):
         same(found, one)

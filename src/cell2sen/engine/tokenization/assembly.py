@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization import exactness as per_gene
-from cell2sen.sentences.gene_list import NumberedGenes
+from cell2sen.sentences.gene_list import GeneList
 from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _Plan(NamedTuple):
     """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
 
     instruction: str
-    genes: tuple[str, ...] | NumberedGenes
+    genes: tuple[str, ...] | GeneList
     """Without the last one where it has something joined to it."""
 
     end: tuple[str, str]
@@ -192,8 +192,8 @@ class Assembler:
         if plan.end[1]:
             found[1 + len(genes)] = self._ends.get(plan.end, -1)
         inside = found[1 : 1 + len(genes)]
-        if isinstance(genes, NumberedGenes):
-            inside[:] = self._table(genes.symbols)[genes.numbers]
+        if isinstance(genes, GeneList):
+            inside[:] = self._table(genes.symbols)[genes.ids]
             return found
         try:
             if len(genes) > 1:  # in one call for all; of one gene it would be no tuple
@@ -213,10 +213,10 @@ class Assembler:
                 del self._tables[next(iter(self._tables))]
         return self._tables[id(symbols)][1]
 
-    def _unknown(self, genes: tuple[str, ...] | NumberedGenes) -> Sequence[str]:
+    def _unknown(self, genes: tuple[str, ...] | GeneList) -> Sequence[str]:
         """Those of the genes that are no piece yet."""
-        if isinstance(genes, NumberedGenes):
-            genes = genes.symbols[genes.numbers[self._table(genes.symbols)[genes.numbers] < 0]].tolist()
+        if isinstance(genes, GeneList):
+            genes = genes.symbols[genes.ids[self._table(genes.symbols)[genes.ids] < 0]].tolist()
         return [gene for gene in genes if gene not in self._genes]
 
     def _learn(self, plans: Sequence[_Plan]) -> None:
