@@ -1,20 +1,21 @@
-# make demo | test | lint | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
+# make demo | test | quick | lint | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
 # Options: PYTHON=python3.12, VENV=.venv, PIP_FLAGS="...", PYTEST_FLAGS="...".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 PEERS ?= .venv-peers
 BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test quick lint bench clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
 	@echo "make test   create $(VENV) and run all tests"
+	@echo "make quick  the tests that take seconds: under two minutes on two cores"
 	@echo "make lint   style, types and layers"
 	@echo "make bench  speed and memory beside the peers, which get an environment of their own"
 	@echo "make clean  remove $(VENV) and everything that was built"
@@ -24,6 +25,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+quick: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,105 @@
+"""The layout of the repository: tests mirror modules, files and folders stay small.
+
+Exceptions are listed with their reason. Lists of gaps only become shorter: a gap that is closed must leave its list.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE, TESTS = ROOT / "src" / "cell2sen", ROOT / "tests"
+FOLDERS = sorted({path.parent for path in SOURCE.rglob("*.py")})
+FILES = sorted([*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")])
+
+MAX_LINES, MAX_MODULES = 500, 10
+
+#: Folders in `src/cell2sen`, in the order of the import layers, and the modules beside them.
+TOP_FOLDERS = {"cli", "training", "inference", "evaluation", "backends", "tasks", "engine", "sentences", "data", "nano"}
+TOP_MODULES = {"tl.py", "pl.py", "helical.py", "backend.py", "model.py", "task.py", "__init__.py"}
+
+#: Test file → what it tests instead of one module.
+NO_MODULE = {
+    "test_package.py": "the package as a whole: public names, wheel",
+    "test_layout.py": "the repository",
+    "test_docs.py": "README.md, CONTRIBUTING.md, docs/",
+    "test_benchmarks.py": "benchmarks/",
+    "test_recipes.py": "recipes/",
+    "tasks/test_tasks.py": "the menu as a whole",
+}
+#: Module → where it is tested instead.
+NO_TEST_FILE = {"backend.py": "the contract: helpers/backend_contract.py, called for every backend in tests/backends"}
+
+#: Gaps, to be closed.
+MODULES_WITHOUT_TEST = {
+    "cli/train.py", "cli/training_options.py", "data/genes/gene_map.py", "data/splits.py", "engine/generation.py",
+    "evaluation/comparison.py", "evaluation/inputs.py", "evaluation/leakage.py", "evaluation/report/figures.py",
+    "evaluation/scoring/arms.py", "evaluation/scoring/baselines.py", "evaluation/scoring/bootstrap.py",
+    "evaluation/scoring/cells.py", "evaluation/scoring/labels.py", "evaluation/scoring/pca.py",
+    "evaluation/scoring/tables.py", "inference/session.py", "sentences/counting_sort.py",
+    "training/cells.py", "training/config.py", "training/release/directory.py",
+    "training/release/fit_corrections.py", "training/trainers/setup.py",
+}  # fmt: skip
+TESTS_WITHOUT_MODULE = {"engine/test_drawn.py"}
+TOO_LONG = {
+    "backends/test_transformers.py", "data/genes/test_symbols.py", "evaluation/test_evaluate.py",
+    "sentences/test_sentences.py", "test_tl.py", "training/test_train.py",
+}  # fmt: skip
+REPEATED = {"Interrupt", "broken", "frame", "model", "pair", "run", "where", "with_values"}
+
+
+def files_of_tests() -> set[Path]:
+    return {path.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+
+
+def module_of(test: Path) -> Path:
+    return test.with_name(test.name.removeprefix("test_"))
+
+
+def definitions(path: Path) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Functions and classes of a file, without those inside them."""
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    modules = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    with_code = {path.relative_to(SOURCE) for path in modules if definitions(path)}
+    missing = {str(path) for path in with_code - {module_of(test) for test in files_of_tests()}}
+    assert missing == MODULES_WITHOUT_TEST | set(NO_TEST_FILE)
+
+
+def test_every_test_file_has_a_module_of_its_name() -> None:
+    strays = {str(test) for test in files_of_tests() if not (SOURCE / module_of(test)).is_file()}
+    assert strays == TESTS_WITHOUT_MODULE | set(NO_MODULE)
+
+
+def test_no_file_is_long() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    longer = {str(path.relative_to(TESTS)) for path, length in lengths.items() if length > MAX_LINES}
+    assert longer == TOO_LONG
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(SOURCE)))
+def test_no_folder_is_crowded(folder: Path) -> None:
+    modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MAX_MODULES, f"{folder.name} holds {len(modules)} modules: {sorted(modules)}"
+    assert (folder / "__init__.py").is_file()
+
+
+def test_the_package_shows_its_folders_and_contracts() -> None:
+    entries = {path for path in SOURCE.iterdir() if path.name != "__pycache__"}
+    assert {path.name for path in entries if path.is_dir()} == TOP_FOLDERS
+    assert {path.name for path in entries if path.is_file()} == TOP_MODULES | {"py.typed"}
+
+
+def test_nothing_is_written_twice_in_the_tests() -> None:
+    """Fixtures, functions and classes that several files need are in a conftest.py or in helpers/."""
+    bodies: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in definitions(path):
+            bodies.setdefault(ast.dump(ast.Module(body=node.body, type_ignores=[])), []).append(node.name)
+    assert {name for names in bodies.values() if len(names) > 1 for name in names} == REPEATED
