@@ -20,6 +20,7 @@ SPELLINGS = {
 def test_spellings_plurals_and_case_find_the_trained_label():
     found = members(["B", "CD14+ Mono", "cd4 t cells", "Podocyte"], TRAINED, SPELLINGS)
     assert found == [("B cell",), ("CD14+ monocyte",), ("CD4 T cell",), ("Podocyte",)]
+    assert members(["CD4 T-cell", "B cell."], TRAINED, SPELLINGS) == [("CD4 T cell",), ("B cell",)]
 
 
 def test_a_broad_label_stands_for_several():

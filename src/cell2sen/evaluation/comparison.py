@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.labels import normalise_label
 from cell2sen.evaluation import inputs as matching
 from cell2sen.evaluation import leakage as leaks
 from cell2sen.evaluation.inputs import Cells, align, groups, label, read
 from cell2sen.evaluation.leakage import Check
-from cell2sen.evaluation.metrics.metrics import normalise_label
 from cell2sen.evaluation.scoring import bootstrap
 from cell2sen.evaluation.scoring.arms import Key
 from cell2sen.evaluation.scoring.baselines import Arms

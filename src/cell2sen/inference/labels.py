@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cell2sen.data.labels import normalise_label
 
 
 def members(
@@ -51,15 +52,7 @@ def pool(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArra
 
 
 def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequence[str]]) -> list[str]:
-    wanted = _plain(label)
-    exact = [label] if label in trained else [name for name in trained if _plain(name) == wanted]
-    spelled = [name for name in trained if any(_plain(other) == wanted for other in spellings.get(name, ()))]
+    wanted = normalise_label(label)
+    exact = [label] if label in trained else [name for name in trained if normalise_label(name) == wanted]
+    spelled = [name for name in trained if any(normalise_label(other) == wanted for other in spellings.get(name, ()))]
     return list(dict.fromkeys([*exact, *spelled]))
-
-
-def _plain(label: str) -> str:
-    """Lower case, single spaces, words without plural s."""
-    words = re.split(r"[\s_]+", label.strip().lower())
-    return " ".join(
-        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words
-    )

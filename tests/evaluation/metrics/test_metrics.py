@@ -61,23 +61,6 @@ def test_accuracy_is_exact_up_to_the_final_full_stop() -> None:
         metrics.accuracy([], ["B cell"])
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("CD14+ Monocytes.", "cd14+ monocyte"),
-        ("CD4 T cells", "cd4 t cell"),
-        ("CD4 T-cell", "cd4 t cell"),
-        ("activated_stellate", "activated stellate"),
-        ("CD4+/CD25-", "cd4+/cd25-"),
-        ("mast", "mast"),
-        ("DCs", "dcs"),  # too short to tell a plural from a name
-        ("Cell class", "cell class"),
-    ],
-)
-def test_normalised_labels(text: str, expected: str) -> None:
-    assert metrics.normalise_label(text) == expected
-
-
 def test_normalisation_keeps_apart_what_is_different() -> None:
     assert metrics.normalised_accuracy(["CD14+ Mono", "CD25+ T"], ["CD14 Mono", "CD25- T"]) == 0
     assert metrics.normalised_accuracy(["Monocytes"], ["CD14+ Mono"], {"CD14+ mono": "monocyte"}) == 1

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cell2sen.data.labels import normalise_label, trim_label
+
 Level = Literal["labels", "confidence", "text", "profile", "change", "cells", "sentences"]
 """What a metric compares: labels; probabilities with labels; texts; mean expression; mean change from control; sets of
 cells in an embedding; written sentences.
@@ -111,7 +113,7 @@ def accuracy(truth: Sequence[str], answer: Sequence[str]) -> float:
     the 27B checkpoint writes) are dropped, nothing else. Definition of Rizvi et al. 2025 (C2S-Scale).
     """
     truth, answer = _paired(truth, answer)
-    return float(np.mean([_trimmed(a) == _trimmed(t) for t, a in zip(truth, answer, strict=True)]))
+    return float(np.mean([trim_label(a) == trim_label(t) for t, a in zip(truth, answer, strict=True)]))
 
 
 @metric(perfect=1.0, range=(0.0, 1.0), level="labels")
@@ -120,7 +122,7 @@ def normalised_accuracy(
 ) -> float:
     """Share of cells whose label is right up to case, punctuation, plural and given synonyms.
 
-    mean(normalise(answerᵢ) = normalise(truthᵢ)), see :func:`normalise_label`.
+    mean(normalise(answerᵢ) = normalise(truthᵢ)), see :func:`cell2sen.data.labels.normalise_label`.
     """
     truth, answer = _paired(truth, answer)
     same = [normalise_label(a, synonyms) == normalise_label(t, synonyms) for t, a in zip(truth, answer, strict=True)]
@@ -174,7 +176,7 @@ def brier(truth: Sequence[str], answer: Sequence[str], confidence: ArrayLike) ->
     mean((pᵢ − [answerᵢ = truthᵢ])²) (Brier, Monthly Weather Review 1950; for the answered label only).
     """
     truth, answer = _paired(truth, answer)
-    right = np.array([_trimmed(a) == _trimmed(t) for t, a in zip(truth, answer, strict=True)], dtype=float)
+    right = np.array([trim_label(a) == trim_label(t) for t, a in zip(truth, answer, strict=True)], dtype=float)
     return float(np.mean((_probabilities(confidence, len(truth)) - right) ** 2))
 
 
@@ -184,22 +186,12 @@ def calibration_curve(
     """Cells, number of right answers and sum of stated probabilities in each bin, each (bins,)."""
     truth, answer = _paired(truth, answer)
     stated = _probabilities(confidence, len(truth))
-    right = np.array([_trimmed(a) == _trimmed(t) for t, a in zip(truth, answer, strict=True)], dtype=float)
+    right = np.array([trim_label(a) == trim_label(t) for t, a in zip(truth, answer, strict=True)], dtype=float)
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.searchsorted(edges, stated, side="left") - 1, 0, bins - 1)
     counts = np.bincount(which, minlength=bins)
     sums = [np.bincount(which, values, bins).astype(np.float64) for values in (right, stated)]
     return counts.astype(np.int64), sums[0], sums[1]
-
-
-def normalise_label(text: str, synonyms: Mapping[str, str] | None = None) -> str:
-    """A label without case, punctuation and plural: ``"CD14+ Monocytes."`` → ``"cd14+ monocyte"``; then `synonyms`.
-
-    Plus signs stay, they tell cell types apart; a hyphen is a space, unless it ends a word (``"CD25-"``).
-    """
-    table = {_normalised(key): _normalised(value) for key, value in (synonyms or {}).items()}
-    found = _normalised(text)
-    return table.get(found, found)
 
 
 # ── sentences ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,16 +219,6 @@ def uniqueness(sentence: str | Sequence[str], vocabulary: Collection[str]) -> fl
 
 def _words(sentence: str | Sequence[str]) -> list[str]:
     return re.sub(r"\s*\.\s*$", "", sentence).split() if isinstance(sentence, str) else list(sentence)
-
-
-def _trimmed(text: str) -> str:
-    return re.sub(r", (human|mouse)$", "", str(text).strip().removesuffix(".").strip())
-
-
-def _normalised(text: str) -> str:
-    text = re.sub(r"[-‐–](?=\w)|_", " ", _trimmed(text).lower())
-    words = re.sub(r"[^\w+\-/αβγδ ]", " ", text).split()
-    return " ".join(re.sub(r"(?<=[a-z]{3})(?<!s)s$", "", word) for word in words)
 
 
 def _paired(truth: Sequence[Any], answer: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.labels import normalise_label
 from cell2sen.evaluation.inputs import Cells
 from cell2sen.evaluation.metrics import distributions as distances
-from cell2sen.evaluation.metrics.metrics import Metric, calibration_curve, confusion, f1_of_confusion, normalise_label
+from cell2sen.evaluation.metrics.metrics import Metric, calibration_curve, confusion, f1_of_confusion
 from cell2sen.evaluation.scoring import bootstrap
 from cell2sen.evaluation.scoring.arms import CEILING, PREDICTION, Missing
 from cell2sen.evaluation.scoring.bootstrap import Score
