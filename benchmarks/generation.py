@@ -27,10 +27,10 @@ import numpy as np
 import torch
 import transformers
 
+from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.inference import pipeline
 from cell2sen.inference.session import load_model, start
-from cell2sen.task import parse_sentence
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -118,7 +118,7 @@ def main() -> None:
     generate = start(controls, "generate", {"model": backend, "progress": False})
     drawn = [
         generate.task.prompt(
-            organism="Homo sapiens", cell_type=label, key=f"{label}{number}", ask=min(arguments.genes, 200)
+            organism="Homo sapiens", cell_type=label, key=f"{label}{number}", answer_genes=min(arguments.genes, 200)
         )
         for label in labels
         for number in range(arguments.cells // 2)

@@ -30,7 +30,7 @@ from cell2sen.engine.network import attention
 from cell2sen.engine.network import flex_attention as attention_flex
 from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import Model, resolve
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 TEMPLATE = ("Below are the genes of one cell, strongest first.\nCell sentence: ", ".\nThe cell type is:")
 
@@ -151,7 +151,7 @@ class Bench:
         made = TransformersBackend(
             Model(name="random", path="random"), self.network(sizes, True, attention.NAME), tokens, progress=False
         )
-        prompts = [replace(self.prompt(tokens, 64 if self.tiny else 1024, row), ask=genes) for row in range(n)]
+        prompts = [replace(self.prompt(tokens, 64 if self.tiny else 1024, row), answer_genes=genes) for row in range(n)]
         known = tuple(gene for gene, writes in zip(self.genes, made.known_genes(self.genes), strict=True) if writes)
         texts = made.generate(prompts, Sampling(), genes=known)
         work = made.generator.work
@@ -205,11 +205,11 @@ class Bench:
         while high - low > 1:
             middle = (low + high) // 2
             fits = (
-                tokens.lengths([Prompt(before=TEMPLATE[0], genes=tuple(words[:middle]), after=TEMPLATE[1])])[0]
+                tokens.lengths([Prompt.of_cell(TEMPLATE[0], genes=tuple(words[:middle]), after=TEMPLATE[1])])[0]
                 <= length
             )
             low, high = (middle, high) if fits else (low, middle)
-        return Prompt(before=TEMPLATE[0], genes=tuple(words[: max(low, 1)]), after=TEMPLATE[1], key=str(row))
+        return Prompt.of_cell(TEMPLATE[0], genes=tuple(words[: max(low, 1)]), after=TEMPLATE[1], key=str(row))
 
     def large(self) -> None:
         """The 27B from a checkpoint on disk, in bfloat16 and 4-bit."""

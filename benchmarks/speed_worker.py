@@ -73,8 +73,8 @@ def cell2sen_tokens(job, measure):
     import numpy as np
 
     from cell2sen.engine.tokenization.tokenizer import load_tokens
+    from cell2sen.prompt import Prompt
     from cell2sen.sentences.gene_list import GeneList
-    from cell2sen.task import Prompt
 
     tokens = load_tokens(job["checkpoint"], local_files_only=True)
     before, after = job["template"].split("{cell_sentence}")
@@ -85,7 +85,7 @@ def cell2sen_tokens(job, measure):
         for text in job["sentences"]
     ]
     symbols = np.array(list(number), dtype=object)
-    prompts = [Prompt(before=before, genes=GeneList(row, symbols), after=after) for row in rows]
+    prompts = [Prompt.of_cell(before, genes=GeneList(row, symbols), after=after) for row in rows]
     ids = measure(lambda: tokens.encode(prompts))
     return {"tokens": int(sum(map(len, ids))), "ids": [row.ids.tolist() for row in ids[:20]]}
 
@@ -103,11 +103,11 @@ def tokenizers_tokens(job, measure):
 def cell2sen_embed(job, measure):
     from cell2sen import backends
     from cell2sen.model import resolve
-    from cell2sen.task import Prompt
+    from cell2sen.prompt import Prompt
 
     made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
-    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
     vectors = measure(lambda: made.embed(prompts).vectors)
     return {"tokens": int(made.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
 
@@ -115,11 +115,11 @@ def cell2sen_embed(job, measure):
 def cell2sen_annotate(job, measure):
     from cell2sen import backends
     from cell2sen.model import resolve
-    from cell2sen.task import Prompt
+    from cell2sen.prompt import Prompt
 
     made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
-    prompts = [Prompt(before=before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
     scores = measure(lambda: made.score(prompts, [f" {label}." for label in job["labels"]]))
     return {"tokens": int(made.tokens.lengths(prompts).sum()), "best": scores.argmax(axis=1).tolist()}
 
@@ -134,7 +134,10 @@ def cell2sen_perturb(job, measure):
     made, task = backends.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
     prompts = [
         task.prompt(
-            genes=text.split(), organism="Homo sapiens", perturbation=job["perturbation"], ask=len(text.split())
+            genes=text.split(),
+            organism="Homo sapiens",
+            perturbation=job["perturbation"],
+            answer_genes=len(text.split()),
         )
         for text in job["sentences"]
     ]

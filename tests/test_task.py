@@ -4,10 +4,11 @@ import dataclasses
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from cells import cells as some_cells
 
-from cell2sen.task import ParsedSentence, Prompt, Task, Template, parse_label, parse_sentence
+from cell2sen.prompt import Genes
+from cell2sen.sentences.sentences import from_anndata
+from cell2sen.task import Task, Template
 
 LABEL = Task(
     name="label",
@@ -17,22 +18,50 @@ LABEL = Task(
 )
 WRITE = Task(
     name="write",
-    answer="sentence",
+    answer="sentences",
     templates=(Template(prompt="Write {n_genes} genes of {cell_type}:", answer=" {sentence}."),),
 )
+TISSUE = Task(
+    name="tissue",
+    answer="label",
+    target="tissue",
+    cells=(2, 20),
+    templates=(
+        Template(
+            prompt="{n_cells} cells of a {organism}, {n_genes} genes each:\n{cells}Tissue:",
+            cell="Cell {number}: {genes}.\n",
+            answer=" {tissue}.",
+        ),
+    ),
+)
+SAMPLE = Task(
+    name="sample",
+    answer="sentences",
+    target="sentence",
+    templates=(
+        Template(prompt="{n_cells} cells of {tissue}:", answer="{cells}", answer_cell="\nCell {number}: {sentence}."),
+    ),
+)
+TYPES = Task(
+    name="types",
+    answer="labels",
+    target="cell_type",
+    cells=(2, 20),
+    templates=(
+        Template(
+            prompt="{cells}Types:", cell="Cell {number}: {genes}.\n", answer="{cells}",
+            answer_cell="\n{number}. {cell_type}",
+        ),
+    ),
+)  # fmt: skip
+NAME = Task(
+    name="name",
+    answer="text",
+    target="name",
+    templates=(Template(prompt="The {n_genes} genes {gene_set} are the set:", answer=" {name}."),),
+)
 GENES = ("CD4", "LYZ", "B2M")
-
-genes = st.lists(st.text(st.characters(categories=["L", "N", "P"], exclude_characters="{}"), min_size=1), max_size=9)
-
-
-# --- prompts
-
-
-@given(genes=genes, before=st.text(st.characters(exclude_characters="{}")))
-def test_spans_are_where_the_genes_are(genes, before):
-    prompt = Prompt(before=before + "{n_genes} ", genes=tuple(genes), after=".")
-    assert [prompt.text[start:stop] for start, stop in prompt.spans] == genes
-    assert prompt.text == prompt.prefix + " ".join(genes) + prompt.suffix
+CELLS = {"c1": ("CD4", "LYZ", "B2M"), "c2": ("LYZ", "ACTB", "FTL")}
 
 
 def test_a_shortened_prompt_tells_the_truth_about_itself():
@@ -46,7 +75,7 @@ def test_a_shortened_prompt_tells_the_truth_about_itself():
 
 
 def test_the_number_of_genes_to_write():
-    assert WRITE.prompt(cell_type="B cells", ask=7).text == "Write 7 genes of B cells:"
+    assert WRITE.prompt(cell_type="B cells", answer_genes=7).text == "Write 7 genes of B cells:"
 
 
 @pytest.mark.parametrize("organism", ["human", "Homo sapiens", "NCBITaxon:9606"])
@@ -56,7 +85,7 @@ def test_organism_by_its_scientific_name(organism):
 
 
 def test_values_are_not_filled_twice():
-    assert WRITE.prompt(cell_type="{organism}", ask=1).text == "Write 1 genes of {organism}:"
+    assert WRITE.prompt(cell_type="{organism}", answer_genes=1).text == "Write 1 genes of {organism}:"
 
 
 def test_slots_and_defaults():
@@ -65,8 +94,8 @@ def test_slots_and_defaults():
     with pytest.raises(KeyError, match=r"needs a value for 'cell_type'; given: \['organism', 'tissue'\]"):
         WRITE.prompt(tissue="blood")
     filled = dataclasses.replace(WRITE, defaults={"cell_type": "T cells"})
-    assert filled.prompt(ask=1).text == "Write 1 genes of T cells:"
-    assert filled.prompt(ask=1, cell_type="B cells").text == "Write 1 genes of B cells:"
+    assert filled.prompt(answer_genes=1).text == "Write 1 genes of T cells:"
+    assert filled.prompt(answer_genes=1, cell_type="B cells").text == "Write 1 genes of B cells:"
     with pytest.raises(ValueError, match="has no template"):
         Task(name="x", answer="none", templates=())
 
@@ -112,54 +141,71 @@ def test_other_words():
         LABEL.reworded([], "user")
 
 
-# --- answers
+# --- several cells, gene sets, answers of all kinds
 
 
-def slow_parse(text, vocabulary):
-    words = text.strip()
-    words = (words[:-1] if words.endswith(".") else words).split()
-    places = {gene: [i for i, word in enumerate(words) if word == gene] for gene in set(words) & set(vocabulary)}
-    means = {gene: sum(at) / len(at) for gene, at in places.items()}
-    return tuple(sorted(means, key=lambda gene: (means[gene], places[gene][0]))), len(words)
+def test_cells_are_numbered_and_named():
+    prompt = TISSUE.prompt(cells=CELLS, key="c1")
+    assert prompt.text == (
+        "2 cells of a Homo sapiens, 3 genes each:\nCell 1: CD4 LYZ B2M.\nCell 2: LYZ ACTB FTL.\nTissue:"
+    )
+    assert [genes.cell for genes in prompt.lists] == ["c1", "c2"]
+    assert prompt.genes == (*CELLS["c1"], *CELLS["c2"])
+    assert [prompt.text[start:stop] for start, stop in prompt.spans] == list(prompt.genes)
+    assert prompt.shorten(1).text == ("2 cells of a Homo sapiens, 1 genes each:\nCell 1: CD4.\nCell 2: LYZ.\nTissue:")
 
 
-@given(words=st.lists(st.sampled_from(["A", "B", "C", "D", "x", "y."])), end=st.sampled_from(["", ".", " .", " . \n"]))
-def test_parsed_sentence_equals_its_definition(words, end):
-    text = " ".join(words) + end
-    parsed = parse_sentence(text, ["A", "B", "C", "D"])
-    genes, n_words = slow_parse(text, "ABCD")
-    assert (parsed.genes, parsed.n_words) == (genes, n_words)
-    assert parsed.n_unknown + parsed.n_repeated + len(parsed.genes) == n_words
-    assert parsed == parse_sentence(text, dict.fromkeys("ABCD")) == parse_sentence(text, frozenset("ABCD"))
+def test_a_slot_of_the_block_has_one_value_for_each_cell_or_one_for_all():
+    block = Template(prompt="{cells}Tissue:", cell="{number} {cell_type} of {donor}: {genes}.\n", answer=" {tissue}.")
+    task = dataclasses.replace(TISSUE, templates=(block,))
+    assert task.slots == {"cell_type", "donor"}
+    text = task.prompt(cells=CELLS, cell_type=["T", "B"], donor="d1").text
+    assert text == "1 T of d1: CD4 LYZ B2M.\n2 B of d1: LYZ ACTB FTL.\nTissue:"
 
 
-@given(words=st.lists(st.sampled_from("ABC")))
-def test_a_repeated_gene_stays_before_genes_it_always_preceded(words):
-    order = parse_sentence(" ".join(words), set("ABC")).genes
-    for one in order:
-        for other in order:
-            last = max(place for place, word in enumerate(words) if word == one)
-            if one != other and last < words.index(other):
-                assert order.index(one) < order.index(other)
+def test_gene_sets_are_lists_of_no_cell():
+    prompt = NAME.prompt(gene_set=["B2M", "CD4"])
+    assert prompt.text == "The 2 genes B2M CD4 are the set:"
+    assert prompt.lists == (Genes(symbols=("B2M", "CD4")),)
+    assert NAME.parse(" antigen presentation. ") == "antigen presentation."
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("", ParsedSentence(genes=(), n_words=0, n_unknown=0, n_repeated=0)),
-        (".", ParsedSentence(genes=(), n_words=0, n_unknown=0, n_repeated=0)),
-        (" RP11-34P13.7 CD4.", ParsedSentence(genes=("RP11-34P13.7", "CD4"), n_words=2, n_unknown=0, n_repeated=0)),
-        ("LYZ CD4 foo LYZ LYZ", ParsedSentence(genes=("CD4", "LYZ"), n_words=5, n_unknown=1, n_repeated=2)),
-    ],
-)
-def test_parse_sentence(text, wanted):
-    parsed = WRITE.parse(text, ["CD4", "LYZ", "RP11-34P13.7"])
-    assert parsed == wanted
-    assert parsed.validity == (len(wanted.genes) / wanted.n_words if wanted.n_words else 0)
+def test_answers_with_a_part_for_each_cell():
+    text = SAMPLE.complete(n_cells=2, sentence=["CD4 LYZ", "LYZ FTL"])
+    assert text == "\nCell 1: CD4 LYZ.\nCell 2: LYZ FTL."
+    assert [one.genes for one in SAMPLE.parse(text, {"CD4", "LYZ", "FTL"})] == [("CD4", "LYZ"), ("LYZ", "FTL")]
+    assert SAMPLE.openings(2) == ["\nCell 1: ", ".\nCell 2: ", "."]
+    labels = TYPES.complete(n_cells=3, cell_type=["T cell", "B cell", "CD4+ T cell"])
+    assert TYPES.parse(labels) == ("T cell", "B cell", "CD4+ T cell")
+    assert TYPES.openings(2) == ["\n1. ", "\n2. ", ""]
 
 
-@pytest.mark.parametrize(
-    ("text", "label"), [(" B cells.", "B cells"), ("CD4 T\n", "CD4 T"), (".", ""), ("T cells ..", "T cells .")]
-)
-def test_parse_label(text, label):
-    assert parse_label(text) == LABEL.parse(text) == label
+def test_an_extended_prompt_keeps_its_numbers():
+    prompt = SAMPLE.prompt(tissue="blood", cells={"a": (), "b": ()}, answer_genes=5)
+    longer = prompt.extended("\nCell 1: ", Genes(symbols=("CD4", "LYZ"), cell="a"), ".\nCell 2:", key="b")
+    assert longer.text == "2 cells of blood:\nCell 1: CD4 LYZ.\nCell 2:"
+    assert longer.key == "b"
+
+
+def test_values_that_look_like_the_number_of_genes_are_refused():
+    with pytest.raises(ValueError, match="'tissue' must not contain"):
+        SAMPLE.prompt(tissue="a {n_genes}")
+
+
+def test_blocks_and_cells_belong_together():
+    with pytest.raises(ValueError, match=r"\{cells\} in prompt= and the block cell="):
+        dataclasses.replace(TISSUE, templates=(Template(prompt="{cells}Tissue:", answer=" {tissue}."),))
+
+
+def test_prompts_of_cells_and_of_samples():
+    cells = from_anndata(some_cells(6))
+    lists = cells.gene_lists(4)
+    one_each = LABEL.prompts(cells, [3, 1], length=4)
+    assert one_each == [
+        LABEL.prompt(genes=lists[row], organism=cells.organism[row], key=str(cells.names[row])) for row in (3, 1)
+    ]
+    [sample] = TISSUE.prompts(cells, [[4, 0, 2]], length=4)
+    shortest = min(len(lists[row]) for row in (4, 0, 2))
+    assert sample.key == cells.names[4]
+    assert [genes.cell for genes in sample.lists] == [cells.names[row] for row in (4, 0, 2)]
+    assert [tuple(genes.symbols) for genes in sample.lists] == [tuple(lists[row][:shortest]) for row in (4, 0, 2)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 Pooling = Literal["mean", "genes", "last"]
 
@@ -111,7 +111,7 @@ class Backend(abc.ABC):
     ) -> list[str]:
         """Answers, new text only.
 
-        With `genes` the answer is guided: exactly ``prompt.ask`` of these genes, each at most once.
+        With `genes` the answer is guided: exactly ``prompt.answer_genes`` of these genes, each at most once.
         """
 
     @abc.abstractmethod
@@ -127,7 +127,7 @@ class Backend(abc.ABC):
         """Expected worth of each of `genes` in a guided answer drawn at temperature 1, float32 (n, genes).
 
         A gene is worth ``worth[place]`` where it stands, places from 0, and nothing in an answer without it. An answer
-        has ``prompt.ask`` genes, each at most once. What is drawn on the way depends on `seed` and the prompt's key.
+        has ``prompt.answer_genes`` genes, each at most once. What is drawn depends on `seed` and the prompt's key.
         """
         raise Unsupported(f"{type(self).__name__} does not say how likely its answers are")
 
@@ -169,8 +169,9 @@ def check_asks(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]:
         A prompt asks for none, or for more than there are.
     """
     for prompt in prompts:
-        if not 1 <= (prompt.ask or 0) <= len(genes):
+        if not 1 <= (prompt.answer_genes or 0) <= len(genes):
             raise ValueError(
-                f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for {prompt.ask}"
+                f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for "
+                f"{prompt.answer_genes}"
             )
-    return [prompt.ask or 0 for prompt in prompts]
+    return [prompt.answer_genes or 0 for prompt in prompts]

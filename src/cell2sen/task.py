@@ -1,154 +1,83 @@
-"""Prompt, Task: templates in, parser out."""
+"""Task: prompt templates, kind of answer, and how the answer is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.answer import parse_blocks, parse_label, parse_sentence, parse_yes_no
 from cell2sen.data.genes.organism import scientific_name
+from cell2sen.prompt import N_GENES, Genes, Prompt
 from cell2sen.sentences.gene_list import GeneList
 
-#: Slots that every template may use without the caller naming them.
-BUILT_IN_SLOTS = ("genes", "n_genes", "organism")
+if TYPE_CHECKING:
+    from cell2sen.sentences.sentences import Sentences
+
+#: Slots that every template may have, filled without the caller naming them.
+BUILT_IN_SLOTS = ("cells", "genes", "n_cells", "n_genes", "number", "organism")
+
+#: Kinds of answers: nothing (embeddings), a label, a label for each cell, yes or no, a gene list that is no cell,
+#: sentences of one or several cells, free text.
+AnswerKind = Literal["none", "label", "labels", "yes_no", "genes", "sentences", "text"]
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """One cell's prompt, which knows where its genes are.
-
-    The text is ``before + " ".join(genes) + after``; ``{n_genes}`` in ``before`` and ``after`` stands for the number of
-    genes, so that a prompt can lose genes (:meth:`shorten`) and still tell the truth about itself.
-    """
-
-    before: str
-    """Text before the genes. The whole prompt, if there are no genes."""
-
-    genes: tuple[str, ...] | GeneList = ()
-    """Gene symbols in descending expression, without whitespace."""
-
-    after: str = ""
-    """Text after the genes."""
-
-    key: str = ""
-    """Names the row (usually the cell's name). Sampling is seeded by it, so that no row depends on its neighbours."""
-
-    ask: int | None = None
-    """How many genes the answer must have, where the answer is a cell sentence."""
-
-    @property
-    def prefix(self) -> str:
-        """The text before the genes with ``{n_genes}`` filled in."""
-        return self._count(self.before)
-
-    @property
-    def suffix(self) -> str:
-        """The text after the genes with ``{n_genes}`` filled in."""
-        return self._count(self.after)
-
-    @property
-    def text(self) -> str:
-        """The whole prompt."""
-        return self.prefix + " ".join(self.genes) + self.suffix
-
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """``(start, stop)`` of each gene in :attr:`text`, in characters, stop excluded."""
-        spans, at = [], len(self.prefix)
-        for gene in self.genes:
-            spans.append((at, at + len(gene)))
-            at += len(gene) + 1
-        return spans
-
-    def shorten(self, n_genes: int) -> Prompt:
-        """The same prompt with its first `n_genes` genes only."""
-        return replace(self, genes=self.genes[:n_genes])
-
-    def _count(self, text: str) -> str:
-        return text.replace("{n_genes}", str(len(self.genes) if self.genes or self.ask is None else self.ask))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Template:
-    """One wording of a task: the prompt with ``{slots}`` and the answer that belongs behind it."""
+    """One wording of a task, with ``{slots}``.
+
+    ``{genes}`` is the sentence of one cell. ``{cells}`` is :attr:`cell`, repeated for each cell of a sample. Any other
+    slot is text, or a list of genes that is no cell (a gene set) where a sequence is given for it.
+    """
 
     prompt: str
+    """Prompt; does not end in whitespace."""
+
     answer: str = ""
+    """Answer; begins with whitespace."""
+
+    cell: str = ""
+    """What ``{cells}`` of the prompt repeats: ``"Cell {number}: {genes}.\\n"``; ``{number}`` counts from 1."""
+
+    answer_cell: str = ""
+    """What ``{cells}`` of the answer repeats: ``"\\nCell {number}: {sentence}."``."""
 
     @property
-    def slots(self) -> frozenset[str]:
-        """Names of the slots of prompt and answer."""
-        return frozenset(_SLOT.findall(self.prompt)) | frozenset(_SLOT.findall(self.answer))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParsedSentence:
-    """A generated cell sentence after the rules of the inverse transform."""
-
-    genes: tuple[str, ...]
-    """Known genes, each once, in order."""
-
-    n_words: int
-    """Words in the text."""
-
-    n_unknown: int
-    """Words that are no known gene."""
-
-    n_repeated: int
-    """Known genes named again."""
+    def prompt_slots(self) -> frozenset[str]:
+        """Slots of the prompt and its repeated block."""
+        return frozenset(_SLOT.findall(self.prompt + self.cell))
 
     @property
-    def validity(self) -> float:
-        """Share of the words that are a known gene named for the first time; 0 for an empty answer."""
-        return len(self.genes) / self.n_words if self.n_words else 0.0
-
-
-def parse_sentence(text: str, vocabulary: Collection[str]) -> ParsedSentence:
-    """Read a generated cell sentence.
-
-    The final full stop is dropped, words are split on whitespace, words not in `vocabulary` are dropped, and a repeated
-    gene takes the mean of its positions. Positions are those in the text as written, so a gene that always preceded
-    another one still does.
-    """
-    if not isinstance(vocabulary, AbstractSet | Mapping):
-        vocabulary = frozenset(vocabulary)
-    words = re.sub(r"\s*\.\s*$", "", text).split()
-    positions: dict[str, list[int]] = {}
-    for position, word in enumerate(words):
-        if word in vocabulary:
-            positions.setdefault(word, []).append(position)
-    known = sum(map(len, positions.values()))
-    genes = sorted(positions, key=lambda gene: (sum(positions[gene]) / len(positions[gene]), positions[gene][0]))
-    return ParsedSentence(
-        genes=tuple(genes), n_words=len(words), n_unknown=len(words) - known, n_repeated=known - len(genes)
-    )
-
-
-def parse_label(text: str) -> str:
-    """Read a generated label: the text up to its final full stop, without surrounding whitespace."""
-    return text.strip().removesuffix(".").strip()
+    def answer_slots(self) -> frozenset[str]:
+        """Slots of the answer and its repeated block."""
+        return frozenset(_SLOT.findall(self.answer + self.answer_cell))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is asked of a model: wordings, the form of the answer, and how to read it.
+    """What a model is to do: templates and the kind of its answer.
 
-    The first template is used for inference, training draws from all of them.
+    The first template is used for inference; training draws from all.
     """
 
     name: str
     templates: tuple[Template, ...]
-    answer: Literal["none", "label", "sentence"]
-    """``"sentence"`` answers are guided to genes by default; ``"label"`` answers can be scored against a closed set."""
+    answer: AnswerKind
+    """``"sentences"`` and ``"genes"`` are guided to genes by default; labels are scored against a closed set."""
 
     target: str | None = None
     """Slot of the answer."""
+
+    cells: tuple[int, int] | None = None
+    """Fewest and most cells of a sample, for tasks whose prompt has ``{cells}``."""
 
     source: str = "cell2sen"
     """Where the wording comes from: recorded, and compared with what a checkpoint was trained on."""
@@ -158,85 +87,253 @@ class Task:
     def __post_init__(self) -> None:
         if not self.templates:
             raise ValueError(f"task {self.name!r} has no template")
+        for template in self.templates:
+            if ("{cells}" in template.prompt) != bool(template.cell):
+                raise ValueError(f"task {self.name!r}: {{cells}} in prompt= and the block cell= belong together")
 
     @property
     def slots(self) -> frozenset[str]:
-        """Slots to be given by the caller for a prompt (not those of the answer)."""
-        return frozenset(_SLOT.findall(self.templates[0].prompt)) - set(BUILT_IN_SLOTS)
+        """Slots of the prompt that the caller fills."""
+        return self.templates[0].prompt_slots - set(BUILT_IN_SLOTS)
+
+    @property
+    def reads_cells(self) -> bool:
+        """Whether the prompt has the sentence of a cell, or several."""
+        return bool(self.templates[0].prompt_slots & {"genes", "cells"})
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether the prompt has several cells."""
+        return "{cells}" in self.templates[0].prompt
 
     @property
     def template_hash(self) -> str:
-        """SHA-256 over all wordings, 16 hex digits; goes into the provenance."""
-        payload = json.dumps([[template.prompt, template.answer] for template in self.templates])
-        return hashlib.sha256(payload.encode()).hexdigest()[:16]
+        """SHA-256 over all templates, 16 hex digits; part of the provenance."""
+        payload = [
+            [template.prompt, template.answer, *([template.cell, template.answer_cell] if template.cell else [])]
+            for template in self.templates
+        ]
+        return hashlib.sha256(json.dumps(payload).encode()).hexdigest()[:16]
 
     def prompt(
         self,
         *,
         genes: Sequence[str] = (),
+        cells: Mapping[str, Sequence[str]] | None = None,
         organism: str = "Homo sapiens",
         key: str = "",
-        ask: int | None = None,
+        answer_genes: int | None = None,
         variant: int = 0,
-        **slots: str,
+        **slots: str | Sequence[str],
     ) -> Prompt:
         """Fill template number `variant`.
+
+        Parameters
+        ----------
+        genes
+            Genes of the cell, for templates with ``{genes}``.
+        cells
+            Name and genes of each cell of a sample, for templates with ``{cells}``.
+        key
+            Name of the row.
+        **slots
+            Text, or for a gene set its genes. Slots within the repeated block: one value for all cells, or a list.
 
         Raises
         ------
         KeyError
-            A slot of the template was not given; names it and the slots that were.
+            A slot of the template has no value; names it and those given.
         """
-        template = self.templates[variant].prompt
-        values = {**self.defaults, **slots, "organism": scientific_name(organism)}
-        before, mark, after = template.partition("{genes}")
-        filled = [self._fill(part, values) for part in (before, after)]
-        named = genes if isinstance(genes, GeneList) else tuple(genes)
-        return Prompt(before=filled[0], genes=named if mark else (), after=filled[1], key=key, ask=ask)
+        template = self.templates[variant]
+        cells = {key: genes} if cells is None else cells
+        values: dict[str, Any] = {**self.defaults, **slots, "organism": scientific_name(organism)}
+        values |= {"n_cells": str(len(cells)), "genes": _Cell(key, genes)}
+        segments: list[str | Genes] = []
+        for literal, slot in _parts(template.prompt):
+            segments.append(literal)
+            if slot == "cells":
+                for number, (name, symbols) in enumerate(cells.items()):
+                    per_cell = {slot: _of_cell(value, number) for slot, value in values.items()}
+                    per_cell |= {"number": str(number + 1), "genes": _Cell(name, symbols)}
+                    for text, inner in _parts(template.cell):
+                        segments += [text, *self._filled(inner, per_cell)]
+            else:
+                segments += self._filled(slot, values)
+        return Prompt(segments=_merged(segments), key=key, answer_genes=answer_genes)
 
-    def complete(self, *, variant: int = 0, **slots: str) -> str:
-        """The right answer's text, with its leading space and final full stop, as it stands behind the prompt."""
-        return self._fill(self.templates[variant].answer, slots)
+    def prompts(
+        self,
+        sentences: Sentences,
+        rows: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64],
+        *,
+        length: int | None = None,
+        answer_genes: Sequence[int] | None = None,
+        slots: Sequence[Mapping[str, Any]] | None = None,
+        variants: Sequence[int] | None = None,
+    ) -> list[Prompt]:
+        """A prompt for each cell, or for each sample of cells.
 
-    def parse(self, text: str, vocabulary: Collection[str] = ()) -> ParsedSentence | str:
-        """Read an answer: a :class:`ParsedSentence` or a label."""
-        return parse_sentence(text, vocabulary) if self.answer == "sentence" else parse_label(text)
+        Parameters
+        ----------
+        rows
+            Numbers of cells; for tasks of samples a list of numbers for each sample.
+        length
+            Genes of a cell at most. All cells of a sample have as many as the one with the fewest.
+        answer_genes, slots, variants
+            One entry for each prompt.
+
+        Returns
+        -------
+        Prompts in the order of `rows`, each named after its cell, or after the first cell of its sample.
+        """
+        lists = sentences.gene_lists(length)
+        prompts: list[Prompt] = []
+        for place, row in enumerate(rows):
+            some = [int(cell) for cell in np.atleast_1d(row)]
+            names = [str(sentences.names[cell]) for cell in some]
+            given: dict[str, Any] = {"genes": lists[some[0]]}
+            if self.reads_samples:
+                shortest = min(len(lists[cell]) for cell in some)
+                given = {"cells": {name: lists[cell][:shortest] for name, cell in zip(names, some, strict=True)}}
+            prompts.append(
+                self.prompt(
+                    **given,
+                    organism=sentences.organism[some[0]],
+                    key=names[0],
+                    answer_genes=None if answer_genes is None else int(answer_genes[place]),
+                    variant=0 if variants is None else variants[place],
+                    **(slots[place] if slots is not None else {}),
+                )
+            )
+        return prompts
+
+    def complete(self, *, variant: int = 0, n_cells: int = 1, **slots: str | Sequence[str]) -> str:
+        """The right answer's text behind the prompt, with its leading space and final full stop.
+
+        A slot within the repeated block has one value for each of `n_cells` cells; a gene list is joined by spaces.
+        """
+        template = self.templates[variant]
+        blocks = [
+            self._text(template.answer_cell, {name: _of_cell(value, number) for name, value in slots.items()}, number)
+            for number in range(n_cells)
+        ]
+        return self._text(template.answer, {**slots, "cells": "".join(blocks)})
+
+    def openings(self, n_cells: int, variant: int = 0) -> list[str]:
+        """Text before each cell's part of an answer, and behind the last one (``n_cells + 1`` entries)."""
+        assert self.target is not None
+        values: dict[str, Any] = {self.target: "\0"}
+        return self.complete(variant=variant, n_cells=n_cells, **values).split("\0")
+
+    def parse(self, text: str, vocabulary: Collection[str] = ()) -> Any:
+        """Read an answer.
+
+        Returns
+        -------
+        By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one for each cell;
+        ``"yes_no"`` a bool, or ``None`` for neither; ``"genes"`` a :class:`~cell2sen.answer.ParsedSentence`;
+        ``"sentences"`` a tuple of them, one for each cell.
+        """
+        block, target = self.templates[0].answer_cell, self.target or ""
+        if self.answer == "sentences":
+            parts = parse_blocks(text, block, target) if block else (text,)
+            return tuple(parse_sentence(part, vocabulary) for part in parts)
+        if self.answer == "labels":
+            return tuple(parse_label(part) for part in parse_blocks(text, block, target))
+        return _PARSERS[self.answer](text, vocabulary)
 
     def reworded(self, templates: Sequence[Template], source: str) -> Task:
-        """This task in other words.
+        """This task with other templates.
 
         Raises
         ------
         ValueError
-            A wording lacks the cell sentence or a slot of this task, has a slot that nothing fills, or more than one
+            A template lacks the cell sentence or a slot of this task, has a slot that nothing fills, or more than one
             place for the cell sentence.
         """
         if not templates:
             raise ValueError(f"task {self.name!r}: no template was given")
-        own, optional = self.templates[0], {"n_genes", "organism"}
+        own = self.templates[0]
+        optional = {"n_genes", "organism"} | ({"n_cells", "number"} if self.reads_samples else set())
         for template in templates:
-            for part, text, wanted in (
-                ("prompt", template.prompt, set(_SLOT.findall(own.prompt))),
-                ("answer", template.answer, set(_SLOT.findall(own.answer))),
+            for part, text, needed, present in (
+                ("prompt", template.prompt, own.prompt_slots, template.prompt_slots),
+                ("answer", template.answer, own.answer_slots, template.answer_slots),
             ):
-                found, where = set(_SLOT.findall(text)), f"task {self.name!r}: the {part} {text[:80]!r}"
-                if unknown := sorted(found - wanted - optional):
-                    raise ValueError(f"{where} has unknown slots {unknown}; available: {sorted(wanted | optional)}")
-                if missing := sorted(wanted - optional - found):
+                where = f"task {self.name!r}: the {part} {text[:80]!r}"
+                if unknown := sorted(present - needed - optional):
+                    raise ValueError(f"{where} has unknown slots {unknown}; available: {sorted(needed | optional)}")
+                if missing := sorted(needed - optional - present):
                     raise ValueError(f"{where} lacks the slots {missing}")
-            if template.prompt.count("{genes}") > 1:
+            if max(template.prompt.count("{genes}"), template.cell.count("{genes}")) > 1:
                 raise ValueError(
                     f"task {self.name!r}: the prompt {template.prompt[:80]!r} has {{genes}} more than once"
                 )
         return replace(self, templates=tuple(templates), source=source)
 
-    def _fill(self, text: str, values: Mapping[str, Any]) -> str:
-        def value(match: re.Match[str]) -> str:
-            name = match[1]
-            if name == "n_genes":
-                return match[0]
-            if name not in values:
-                raise KeyError(f"task {self.name!r} needs a value for {name!r}; given: {sorted(values)}")
-            return str(values[name])
+    def _filled(self, slot: str, values: Mapping[str, Any]) -> list[str | Genes]:
+        """The segment of one slot."""
+        if slot == "":
+            return []
+        if slot == "n_genes":
+            return [N_GENES]
+        value = self._value(slot, values)
+        if isinstance(value, _Cell):
+            return [Genes(symbols=_symbols(value.genes), cell=value.name)]
+        if isinstance(value, str):
+            if N_GENES in value:
+                raise ValueError(f"task {self.name!r}: the value of {slot!r} must not contain {N_GENES}")
+            return [value]
+        return [Genes(symbols=_symbols(value))] if isinstance(value, Sequence) else [str(value)]
 
-        return _SLOT.sub(value, text)
+    def _text(self, template: str, values: Mapping[str, Any], number: int = 0) -> str:
+        """A part of an answer with its slots filled."""
+        values = {**values, "number": str(number + 1)}
+        parts = [(literal, self._value(slot, values) if slot else "") for literal, slot in _parts(template)]
+        return "".join(literal + (value if isinstance(value, str) else " ".join(value)) for literal, value in parts)
+
+    def _value(self, slot: str, values: Mapping[str, Any]) -> Any:
+        if slot not in values:
+            given = sorted(set(values) - set(BUILT_IN_SLOTS) | ({"organism"} & set(values)))
+            raise KeyError(f"task {self.name!r} needs a value for {slot!r}; given: {given}")
+        return values[slot]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    name: str
+    genes: Sequence[str]
+
+
+_PARSERS: dict[str, Any] = {
+    "label": lambda text, _: parse_label(text),
+    "text": lambda text, _: text.strip(),
+    "yes_no": lambda text, _: parse_yes_no(text),
+    "genes": parse_sentence,
+}
+
+
+def _parts(template: str) -> Iterator[tuple[str, str]]:
+    """``(text, slot behind it)``; the last slot is empty."""
+    pieces = _SLOT.split(template)
+    yield from zip(pieces[::2], [*pieces[1::2], ""], strict=True)
+
+
+def _of_cell(value: Any, number: int) -> Any:
+    """The value of one cell, where there is one for each."""
+    return value if isinstance(value, str | _Cell) else value[number]
+
+
+def _symbols(genes: Sequence[str]) -> tuple[str, ...] | GeneList:
+    return genes if isinstance(genes, GeneList) else tuple(genes)
+
+
+def _merged(segments: Sequence[str | Genes]) -> tuple[str | Genes, ...]:
+    """Segments with neighbouring texts joined and empty ones dropped."""
+    merged: list[str | Genes] = []
+    for segment in segments:
+        if isinstance(segment, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += segment
+        elif segment != "":
+            merged.append(segment)
+    return tuple(merged)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cell2sen import tasks
+from cell2sen.answer import parse_sentence
 from cell2sen.backend import Pooling, Sampling, Unsupported
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.inference import expected_response as response
@@ -19,7 +20,7 @@ from cell2sen.inference import templates as wording
 from cell2sen.inference.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
 from cell2sen.sentences.ranking import RankFit
 from cell2sen.sentences.sentences import Sentences
-from cell2sen.task import Task, parse_sentence
+from cell2sen.task import Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -324,7 +325,7 @@ def generate(
     pipeline.warn_unknown("labels", labels, session.model, "labels")
     names = [f"{label}-{number}" for label in labels for number in range(n)]
     prompts = [
-        session.task.prompt(organism=organism, cell_type=label, key=name, ask=length)
+        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length)
         for label, name in zip(np.repeat(labels, n), names, strict=True)
     ]
     sampling = Sampling(

@@ -13,7 +13,7 @@ from tiny import CONTEXT
 from cell2sen import backends
 from cell2sen.backend import Sampling
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 MODEL = Model(name="fake", path="fake")
 
@@ -26,7 +26,7 @@ class TestFake(BackendContract):
 
 def test_cells_that_share_genes_are_similar() -> None:
     genes = [f"G{number}" for number in range(60)]
-    one, other, third = (Prompt(before="", genes=tuple(each)) for each in (genes[:30], genes[5:35], genes[30:]))
+    one, other, third = (Prompt.of_cell("", genes=tuple(each)) for each in (genes[:30], genes[5:35], genes[30:]))
     a, b, c = backends.load(MODEL, "fake").embed([one, other, third]).vectors
     assert np.corrcoef(a, b)[0, 1] > 0.5 > np.corrcoef(a, c)[0, 1]
 
@@ -38,4 +38,4 @@ def test_needs_no_torch() -> None:
 
 def test_takes_the_options_of_real_backends() -> None:
     made = backends.load(MODEL, "fake", device="cuda", batch_size=3, progress=True, offline=False)
-    assert len(made.generate([Prompt(before="x", ask=2)], Sampling(), genes=["A", "B"])[0].split()) == 2
+    assert len(made.generate([Prompt.of_cell("x", answer_genes=2)], Sampling(), genes=["A", "B"])[0].split()) == 2

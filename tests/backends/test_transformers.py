@@ -17,7 +17,7 @@ import tokenizers
 import torch
 import transformers
 from backend_contract import ANSWERS, DRAWN, VERBS, BackendContract, Make, assert_same
-from tiny import GENES, WINDOW, prompts
+from tiny import GENES, WINDOW, prompts, with_opening
 
 from cell2sen import backends
 from cell2sen.backend import Sampling, Unsupported
@@ -26,7 +26,7 @@ from cell2sen.engine.decoding.guide import Guide
 from cell2sen.engine.network import attention
 from cell2sen.engine.network import batching as batches
 from cell2sen.model import Model, resolve
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 ALL = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(("gemma2", "gpt_neox"), ("spm", "bytes"))]
 CELLS = prompts(5)
@@ -138,7 +138,10 @@ def test_scores_equal_a_full_forward_pass(made: TransformersBackend, eager: Any)
 
 def test_scores_where_prompt_and_answer_share_a_token(eager: Any, made: TransformersBackend) -> None:
     # "MA" + "LAT1" is tokenised as MALAT1 is: the shared token belongs to the answer.
-    cells = [Prompt(before="Cell sentence: B2M MA", key="a"), Prompt(before="Cell sentence: CD4 CD8A MA", key="b")]
+    cells = [
+        Prompt.of_cell("Cell sentence: B2M MA", key="a"),
+        Prompt.of_cell("Cell sentence: CD4 CD8A MA", key="b"),
+    ]
     answers = ["LAT1", "LAT1 CD4", "\u0301x"]
     found = made.score(cells, answers)
     for cell, row in zip(cells, found, strict=True):
@@ -169,13 +172,13 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
     made = tiny.backend(architecture, kind, batch_size=3)
     vocabulary = made.tokens.tokenizer.get_vocab_size()
     eager = tiny.network(architecture, vocabulary, implementation="eager")
-    cells = [replace(cell, ask=8 + row) for row, cell in enumerate(CELLS)]
+    cells = [replace(cell, answer_genes=8 + row) for row, cell in enumerate(CELLS)]
     found = made.generate(cells, Sampling(), genes=GENES)
     for cell, text in zip(cells, found, strict=True):
         ids = ids_of(made, cell.text)
         guide = Guide(
             made.generator.trie(tuple(GENES), cell.text),
-            [cell.ask or 0],
+            [cell.answer_genes or 0],
             made.generator.ends("CD4", Sampling()),
             vocabulary,
         )
@@ -295,7 +298,7 @@ def test_fault_1_no_genes_of_the_control_cell_in_an_answer(made: TransformersBac
     for cell, text in zip(cells, together, strict=True):
         assert text == made.generate([cell], Sampling(max_new_tokens=6))[0]
         assert made.count_tokens([text])[0] <= 6 * 4  # bytes that are no text come back as several tokens each
-        assert cell.genes[-1] + cell.suffix not in text
+        assert f"{cell.genes[-1]}{cell.segments[-1]}" not in text
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -340,13 +343,13 @@ def test_fault_10_bos_exactly_once() -> None:
     made = tiny.backend("gemma2", "spm")
     bos = made.tokens.bos
     assert bos is not None
-    for cell in (CELLS[0], replace(CELLS[0], before="<bos>" + CELLS[0].before)):
+    for cell in (CELLS[0], with_opening(CELLS[0], f"<bos>{CELLS[0].segments[0]}")):
         [alone], [joined] = made.tokens.encode([cell]), made.tokens.encode([cell], [" T cell."])
         for row in (alone, joined):
             assert row.ids[0] == bos
             assert (row.ids == bos).sum() == 1
         assert joined.ids[: joined.answer].tolist() == alone.ids.tolist()
-    literal = replace(CELLS[0], before="<bos>" + CELLS[0].before)
+    literal = with_opening(CELLS[0], f"<bos>{CELLS[0].segments[0]}")
     np.testing.assert_array_equal(made.embed([literal]).vectors, made.embed([CELLS[0]]).vectors)
     np.testing.assert_array_equal(made.score([literal], ANSWERS), made.score([CELLS[0]], ANSWERS))
 
@@ -415,7 +418,7 @@ def test_genes_that_cannot_be_written() -> None:
     made = tiny.backend("gpt_neox", "genes")
     assert made.known_genes(["CD4", "XYZ1", "CD44"]).tolist() == [True, False, True]
     with pytest.raises(ValueError, match=r"cannot write 1 of 2 genes, such as \['XYZ1'\]; see known_genes"):
-        made.generate([replace(CELLS[0], ask=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
+        made.generate([replace(CELLS[0], answer_genes=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
 
 
 def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
@@ -425,9 +428,9 @@ def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
 
 def test_an_empty_prompt() -> None:
     with pytest.raises(ValueError, match=r"prompts without any text: \['nobody'\]"):
-        tiny.backend().embed([Prompt(before="", key="nobody")])
+        tiny.backend().embed([Prompt.of_cell("", key="nobody")])
     with pytest.raises(ValueError, match=r"\['nobody'\] have no token before the answer"):
-        tiny.backend().score([Prompt(before="", key="nobody")], [" B"])
+        tiny.backend().score([Prompt.of_cell("", key="nobody")], [" B"])
 
 
 # -- loading

@@ -16,7 +16,7 @@ from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 GENES = tuple(f"GENE{number}" for number in range(10_000))
 ASK = 150
@@ -33,12 +33,12 @@ def backend() -> Any:
 def cells(n: int, ask: int = ASK) -> list[Prompt]:
     random = np.random.default_rng(0)
     return [
-        Prompt(
-            before="Cell sentence: ",
+        Prompt.of_cell(
+            "Cell sentence: ",
             genes=tuple(GENES[gene] for gene in random.choice(len(GENES), random.integers(20, 200), replace=False)),
             after=". Cell sentence:",
             key=f"cell{row}",
-            ask=ask - row % 7,
+            answer_genes=ask - row % 7,
         )
         for row in range(n)
     ]
@@ -95,9 +95,9 @@ def test_what_is_drawn_is_what_the_expectation_goes_through() -> None:
     # Behind the first gene of three, the expected worth of the others is their probability: that of the drawn sentence.
     made = backend()
     made.batch_size = None
-    prompts = [replace(cell, ask=40) for cell in cells(4)]
+    prompts = [replace(cell, answer_genes=40) for cell in cells(4)]
     last = made.expect(prompts, GENES, np.eye(40)[39], seed=1)
-    first = drawn([replace(cell, ask=39) for cell in cells(4)])
+    first = drawn([replace(cell, answer_genes=39) for cell in cells(4)])
     for row, genes in zip(last, first, strict=True):
         used = np.isin(GENES, genes)
         assert used.sum() == 39
@@ -108,7 +108,7 @@ def test_what_is_drawn_is_what_the_expectation_goes_through() -> None:
 def test_first_genes_have_the_distribution_of_the_model() -> None:
     n = 6000
     [cell] = cells(1)
-    rows = [replace(cell, key=f"draw{row}", ask=1) for row in range(n)]
+    rows = [replace(cell, key=f"draw{row}", answer_genes=1) for row in range(n)]
     found = [genes[0] for genes in drawn(rows, 500)]
     share = backend().expect(rows[:1], GENES, np.ones(1))[0].astype(np.float64)
     order = np.argsort(-share, kind="stable")

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from cell2sen.backend import Unsupported
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 GENES = tiny.GENES[:5]
 WORTH = np.array([4.0, 2.0, 1.0])
@@ -41,9 +41,9 @@ def twin(backend: object, prompt: Prompt, genes: list[str], ask: int) -> np.ndar
 def test_the_first_place_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_answers() -> None:
     backend = tiny.backend("gemma2", "genes")
     [prompt] = tiny.prompts(1, ask=0)
-    one = backend.expect([replace(prompt, ask=1)], GENES, WORTH)
+    one = backend.expect([replace(prompt, answer_genes=1)], GENES, WORTH)
     np.testing.assert_allclose(one[0], twin(backend, prompt, GENES, 1), rtol=1e-4)
-    rows = [replace(prompt, ask=3, key=f"draw{number}") for number in range(400)]
+    rows = [replace(prompt, answer_genes=3, key=f"draw{number}") for number in range(400)]
     found = backend.expect(rows, GENES, WORTH)
     np.testing.assert_allclose(found.sum(axis=1), WORTH.sum(), rtol=1e-5)
     error = found.std(axis=0) / np.sqrt(len(rows))

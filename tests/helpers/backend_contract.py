@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import GENES, prompts
+from tiny import GENES, prompts, with_genes, with_opening
 
 from cell2sen.backend import Backend, Embeddings, Sampling, Unsupported
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 Make = Callable[..., Backend]
 CELLS = prompts(5)
@@ -118,7 +118,7 @@ class BackendContract:
     def test_expected_worth_is_shared_out(self, make: Make, verb: Callable) -> None:
         if verb is not expect:
             pytest.skip("of expect")
-        asks = [cell.ask or 0 for cell in CELLS]
+        asks = [cell.answer_genes or 0 for cell in CELLS]
         for row, ask in zip(expect(make(), CELLS), asks, strict=True):
             assert (row >= 0).all()
             assert row.sum() == pytest.approx(np.linspace(3.0, 1.0, 8)[:ask].sum(), rel=1e-5)
@@ -160,7 +160,7 @@ class BackendContract:
         with pytest.raises(ValueError, match=r"rows \[5\]"):
             backend.embed(CELLS, attention_for=[0, 5])
         with pytest.raises(ValueError, match="'genes' needs at least one"):
-            backend.embed([Prompt(before="no genes here")], pooling="genes")
+            backend.embed([Prompt.of_cell("no genes here")], pooling="genes")
 
     def test_attention_only_for_those_asked_for(self, make: Make) -> None:
         if "attend" not in self.supports:
@@ -252,16 +252,16 @@ class BackendContract:
     @pytest.mark.parametrize("asks", [(1, 2, 4), (len(GENES), 9)])
     def test_guided_answers_are_genes_each_once_as_many_as_asked_for(self, make: Make, asks: tuple[int, ...]) -> None:
         backend = make()
-        cells = [replace(cell, ask=ask) for ask, cell in zip(asks, CELLS, strict=False)]
+        cells = [replace(cell, answer_genes=ask) for ask, cell in zip(asks, CELLS, strict=False)]
         samplings = (DRAWN, Sampling(max_new_tokens=1), replace(DRAWN, top_k=5), replace(DRAWN, top_p=0.5))
         for sampling in samplings if max(asks) < 9 else samplings[:1]:
             for cell, text in zip(cells, backend.generate(cells, sampling, genes=GENES), strict=True):
                 words = text.split(" ")
-                assert len(words) == cell.ask == len(set(words))
+                assert len(words) == cell.answer_genes == len(set(words))
                 assert set(words) <= set(GENES)
 
     def test_guided_by_a_short_list(self, make: Make) -> None:
-        cells = [replace(cell, ask=2) for cell in CELLS]
+        cells = [replace(cell, answer_genes=2) for cell in CELLS]
         for pair in (["CD4", "CD44"], ["CD44", "CD4", "CD44"]):
             for text in make().generate(cells, DRAWN, genes=pair):
                 assert sorted(text.split(" ")) == ["CD4", "CD44"]
@@ -270,7 +270,7 @@ class BackendContract:
         backend = make()
         for ask in (None, 0, 3):
             with pytest.raises(ValueError, match=r"1 to 2 genes.*asks for"):
-                backend.generate([replace(CELLS[0], ask=ask)], Sampling(), genes=["CD4", "B2M"])
+                backend.generate([replace(CELLS[0], answer_genes=ask)], Sampling(), genes=["CD4", "B2M"])
         assert backend.generate([], Sampling(), genes=[]) == []
 
     # -- score
@@ -292,7 +292,7 @@ class BackendContract:
 
     def test_genes_are_cut_to_the_context(self, make: Make, verb: Callable, caplog: pytest.LogCaptureFixture) -> None:
         backend = make()
-        long = replace(CELLS[1], genes=tuple(itertools.islice(itertools.cycle(GENES), 700)), ask=4)
+        long = with_genes(CELLS[1], itertools.islice(itertools.cycle(GENES), 700), answer_genes=4)
         with caplog.at_level(logging.WARNING):
             [found, _] = verb(backend, [long, CELLS[0]])
         assert len(caplog.records) == 1
@@ -311,13 +311,13 @@ class BackendContract:
 
     def test_room_is_left_for_the_answer(self, make: Make) -> None:
         backend = make()
-        long = replace(CELLS[1], genes=tuple(itertools.islice(itertools.cycle(GENES), 700)), ask=50)
+        long = with_genes(CELLS[1], itertools.islice(itertools.cycle(GENES), 700), answer_genes=50)
         [text] = backend.generate([long], Sampling(), genes=GENES)
         assert len(set(text.split())) == 50
 
     def test_what_does_not_fit_without_genes(self, make: Make, verb: Callable) -> None:
         backend = make()
-        wordy = replace(CELLS[0], before="word " * 5000)
+        wordy = with_opening(CELLS[0], "word " * 5000)
         with pytest.raises(
             ValueError, match=rf"'cell0' has \d+ tokens without any genes.*context of {backend.context}"
         ):

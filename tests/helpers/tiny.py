@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from cell2sen.engine.network import attention
 from cell2sen.engine.tokenization.gene_tokens import WORD
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Genes, Prompt
 
 #: Symbols with common beginnings (CD4, CD44), digits, hyphens, dots, mouse case and a Greek letter.
 _GENES = (
@@ -206,12 +208,23 @@ def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), ask: int
     """Cells of different length."""
     generator = np.random.default_rng(seed)
     return [
-        Prompt(
-            before="Below are the {n_genes} genes of a Homo sapiens cell by expression. Cell sentence: ",
+        Prompt.of_cell(
+            "Below are the {n_genes} genes of a Homo sapiens cell by expression. Cell sentence: ",
             genes=tuple(str(gene) for gene in generator.permutation(GENES)[: generator.integers(*genes)]),
             after=". The type of this cell is" if row % 2 else ".",
             key=f"cell{row}",
-            ask=None if ask is None else ask + row % 3,
+            answer_genes=None if ask is None else ask + row % 3,
         )
         for row in range(n)
     ]
+
+
+def with_genes(prompt: Prompt, genes: Iterable[str], **changes: Any) -> Prompt:
+    """The prompt of one cell with other genes."""
+    before, _, after = prompt.segments
+    return replace(prompt, segments=(before, Genes(symbols=tuple(genes), cell=prompt.key), after), **changes)
+
+
+def with_opening(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with another text at its beginning."""
+    return replace(prompt, segments=(text, *prompt.segments[1:]))

@@ -55,7 +55,9 @@ def test_the_change_is_one_expectation_less_the_other() -> None:
     sides = []
     for name in ("IFN-beta", "no perturbation"):
         prompts = [
-            session.task.prompt(genes=genes, organism="Homo sapiens", key=key, ask=len(genes), perturbation=name)
+            session.task.prompt(
+                genes=genes, organism="Homo sapiens", key=key, answer_genes=len(genes), perturbation=name
+            )
             for genes, key in zip(lists, adata.obs_names, strict=True)
         ]
         sides.append(model.expect(prompts, GENES, worth))

@@ -66,7 +66,7 @@ def test_published_checkpoints_speak_as_trained(package, caplog):
     assert (embed.name, embed.answer) == ("embed", "none")
     assert embed.prompt(genes=("CD4", "LYZ")).text == prompt.text
     generate = word(GENERATE, PUBLISHED)
-    assert generate.prompt(cell_type="B cells", ask=9).text == "9 words of B cells in Homo sapiens:"
+    assert generate.prompt(cell_type="B cells", answer_genes=9).text == "9 words of B cells in Homo sapiens:"
     assert generate.complete(sentence="A B") == " A B."
     assert not caplog.records
     # Other models may ask for these words, and nothing changes for them unasked.

@@ -1,4 +1,4 @@
-"""A GeneList behaves like the tuple of its symbols."""
+"""Numbered genes read as the tuple of their symbols."""
 
 from __future__ import annotations
 
@@ -11,61 +11,62 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cell2sen import tasks
+from cell2sen.prompt import Prompt
 from cell2sen.sentences.gene_list import GeneList
-from cell2sen.task import Prompt
 
 SYMBOLS = np.array(["CD4", "B2M", "LYZ", "CD4", "HLA-DRA"], dtype=object)
-gene_ids = st.lists(st.integers(0, len(SYMBOLS) - 1), max_size=6)
+numbers = st.lists(st.integers(0, len(SYMBOLS) - 1), max_size=6)
 
 
-def list_and_tuple(ids: list[int]) -> tuple[GeneList, tuple[str, ...]]:
-    """A GeneList and the tuple of its symbols."""
-    return GeneList(np.array(ids, dtype=np.int32), SYMBOLS), tuple(SYMBOLS[gene] for gene in ids)
+def made(numbers: list[int]) -> tuple[GeneList, tuple[str, ...]]:
+    """The genes and the tuple that they stand for."""
+    return GeneList(np.array(numbers, dtype=np.int32), SYMBOLS), tuple(SYMBOLS[number] for number in numbers)
 
 
-@given(gene_ids, gene_ids, st.integers(-7, 7), st.integers(-7, 7))
-def test_equals_the_tuple(left: list[int], right: list[int], start: int, stop: int) -> None:
-    (genes, names), (other_genes, other_names) = list_and_tuple(left), list_and_tuple(right)
-    assert genes == names
-    assert names == genes
-    assert (genes == other_genes) == (names == other_names)
-    assert (genes != other_names) == (names != other_names)
-    assert genes != list(names)
-    assert hash(genes) == hash(names)
-    assert repr(genes) == repr(names)
-    assert list(genes) == list(names)
-    assert bool(genes) == bool(names)
-    assert len(genes) == len(names)
-    part = genes[start:stop]
+@given(numbers, numbers, st.integers(-7, 7), st.integers(-7, 7))
+def test_as_the_tuple(one: list[int], other: list[int], start: int, stop: int) -> None:
+    (found, wanted), (second, beside) = made(one), made(other)
+    assert found == wanted
+    assert wanted == found
+    assert (found == second) == (wanted == beside)
+    assert (found != beside) == (wanted != beside)
+    assert found != list(wanted)
+    assert hash(found) == hash(wanted)
+    assert repr(found) == repr(wanted)
+    assert list(found) == list(wanted)
+    assert bool(found) == bool(wanted)
+    assert len(found) == len(wanted)
+    part = found[start:stop]
     assert isinstance(part, GeneList)
-    assert part == names[start:stop]
-    assert genes[::-1] == names[::-1]
-    assert " ".join(genes) == " ".join(names)
-    assert copy.deepcopy(genes) == pickle.loads(pickle.dumps(genes)) == names  # noqa: S301
+    assert part == wanted[start:stop]
+    assert found[::-1] == wanted[::-1]
+    assert " ".join(found) == " ".join(wanted)
+    assert copy.deepcopy(found) == pickle.loads(pickle.dumps(found)) == wanted  # noqa: S301
 
 
 def test_one_gene() -> None:
-    genes, names = list_and_tuple([4, 0])
-    assert type(genes[-1]) is str
-    assert (genes[0], genes[-1]) == (names[0], names[-1])
+    found, wanted = made([4, 0])
+    assert type(found[-1]) is str
+    assert (found[0], found[-1]) == (wanted[0], wanted[-1])
     with pytest.raises(IndexError):
-        genes[2]
+        found[2]
 
 
-@given(gene_ids)
-def test_prompts_are_equal(ids: list[int]) -> None:
-    by_id, by_name = (
-        Prompt(before="{n_genes} genes: ", genes=genes, after=".", ask=2) for genes in list_and_tuple(ids)
+@given(numbers)
+def test_prompts_are_the_same(some: list[int]) -> None:
+    genes, named = made(some)
+    found, wanted = (
+        Prompt.of_cell("{n_genes} genes: ", genes=each, after=".", answer_genes=2) for each in (genes, named)
     )
-    assert by_id == by_name
-    assert hash(by_id) == hash(by_name)
-    assert (by_id.text, by_id.spans, by_id.prefix) == (by_name.text, by_name.spans, by_name.prefix)
-    assert by_id.shorten(2) == by_name.shorten(2)
+    assert found == wanted
+    assert hash(found) == hash(wanted)
+    assert (found.text, found.spans) == (wanted.text, wanted.spans)
+    assert found.shorten(2) == wanted.shorten(2)
 
 
-def test_a_task_keeps_the_ids() -> None:
-    genes, names = list_and_tuple([1, 2, 0])
+def test_a_task_keeps_the_numbers() -> None:
+    genes, named = made([1, 2, 0])
     task = tasks.load("embed")
-    prompt = task.prompt(genes=genes)
-    assert prompt.genes is genes
-    assert prompt == task.prompt(genes=list(names))
+    found = task.prompt(genes=genes)
+    assert found.genes is genes
+    assert found == task.prompt(genes=list(named))

@@ -23,7 +23,7 @@ def test_every_task(name):
     assert task.name == name
     assert task.source == "cell2sen"
     assert tasks.load(task) is task
-    prompt = task.prompt(genes=GENES, organism="mouse", ask=5, **{slot: f"some {slot}" for slot in task.slots})
+    prompt = task.prompt(genes=GENES, organism="mouse", answer_genes=5, **{slot: f"some {slot}" for slot in task.slots})
     assert "Mus musculus" in prompt.text
     assert "{" not in prompt.text
     assert prompt.text.endswith(":")

@@ -289,7 +289,7 @@ def test_lengths_and_counts_of_prompts(folder: Path) -> None:
             assert f"the {len(prompt.genes)} most" in prompt.text
         if name != "annotate":
             n_answer = len(completion.removesuffix(".").split())
-            assert n_answer == prompt.ask <= LENGTHS[name]
+            assert n_answer == prompt.answer_genes <= LENGTHS[name]
             assert name == "perturb" or f"the {n_answer} most" in prompt.text
 
 

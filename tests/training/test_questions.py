@@ -66,7 +66,7 @@ def test_truth_is_the_mean_of_the_same_side_context_and_perturbation(folder: Pat
         for sentence, condition in ((question.truth, cell["condition"]), (question.control, "control")):
             values = log_mean(folder, obs.index[same & (obs["condition"] == condition).to_numpy()])
             assert [values[g] for g in sentence] == sorted(values.values(), reverse=True)[: len(sentence)]
-        assert question.prompt.ask == len(question.prompt.genes) == len(question.truth) <= 12
+        assert question.prompt.answer_genes == len(question.prompt.genes) == len(question.truth) <= 12
         assert f"perturbation: {cell['condition']}." in question.prompt.text
 
 
@@ -85,7 +85,8 @@ def test_cells_of_a_type_are_asked_for_without_a_control(folder: Path) -> None:
     assert len(generated) == np.sum(~one.test & (one.obs["condition"] == "control"))
     assert {question.control for question in generated} == {()}
     assert all(
-        question.prompt.genes == () and question.prompt.ask == len(question.truth) == 10 for question in generated
+        question.prompt.genes == () and question.prompt.answer_genes == len(question.truth) == 10
+        for question in generated
     )
     assert {question.task for question in ask(one, draw=1)} == {"generate"}
 

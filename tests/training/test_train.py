@@ -86,7 +86,9 @@ class TestFromScratch:
         prompts = [annotate.prompt(genes=genes, key="a"), annotate.prompt(genes=genes[::-1], key="b")]
         assert loaded.embed(prompts).vectors.shape == (2, 32)
         assert loaded.score(prompts, [" B cell.", " T cell."]).shape == (2, 2)
-        [text] = loaded.generate([generate.prompt(cell_type="B cell", key="c", ask=5)], Sampling(), genes=trained.genes)
+        [text] = loaded.generate(
+            [generate.prompt(cell_type="B cell", key="c", answer_genes=5)], Sampling(), genes=trained.genes
+        )
         assert len(set(text.strip(" .").split()) & set(trained.genes)) == 5
         assert loaded.known_genes(["CD4", "NOGENE"]).tolist() == [True, False]
         assert not (folder / "scratch.training").exists()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, check_asks, check_embed
 from cell2sen.engine.tokenization.tokenizer import fit
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 #: Answers whose mean is taken for an expectation.
 _ANSWERS = 8

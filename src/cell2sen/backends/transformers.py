@@ -30,7 +30,7 @@ from cell2sen.engine.network.allocator import keep_memory
 from cell2sen.engine.network.causal_lm import Causal
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, load_tokens
 from cell2sen.model import Model
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 _log = logging.getLogger(__name__)
 _hf: Any = transformers  # typed in parts only

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cell2sen.backend import AttentionMap, Embeddings, Unsupported
 from cell2sen.engine.network import attention
 from cell2sen.engine.tokenization.tokenizer import Tokenized, pad
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 POOLINGS = ("mean", "genes", "last")
 

@@ -16,7 +16,7 @@ from cell2sen.engine.decoding.loop import Free, Steer, Work, write
 from cell2sen.engine.decoding.sampling import row_key
 from cell2sen.engine.network.causal_lm import Causal, Head
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 #: Calls its first argument with the rows of each batch, given the lengths of all rows and a name for the progress bar.
 Run = Callable[[Callable[[list[int]], None], NDArray[np.int64], str], None]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen.engine.network.causal_lm import Causal, Head, Slots
 from cell2sen.engine.tokenization.tokenizer import Tokens, shared
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 #: Token ids behind what all texts of a cell share, and how many of them belong to the prompt still.
 Rest = tuple[tuple[int, ...], int]

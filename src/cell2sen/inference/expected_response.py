@@ -123,7 +123,7 @@ def respond(
                 [
                     session.task.prompt(
                         genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]),
-                        ask=len(lists[row]), **{**(slots[row] or {}), **instead},
+                        answer_genes=len(lists[row]), **{**(slots[row] or {}), **instead},
                     )
                     for row in some
                 ],

@@ -14,6 +14,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import AttentionMap, Embeddings, Pooling, Sampling
 from cell2sen.inference.labels import members, pool
 from cell2sen.inference.session import Session
@@ -22,7 +23,6 @@ from cell2sen.inference.session import start as start
 from cell2sen.model import Model
 from cell2sen.sentences.ranking import RankFit, Recipe
 from cell2sen.sentences.sentences import Sentences, clean_perturbations
-from cell2sen.task import ParsedSentence, parse_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ def predict(
     lists = sentences.gene_lists(length)
     prompts = [
         session.task.prompt(
-            genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]), ask=len(lists[row]),
-            **(slots[row] or {}),
+            genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]),
+            answer_genes=len(lists[row]), **(slots[row] or {}),
         )
         for row in rows
     ]  # fmt: skip
@@ -204,7 +204,8 @@ def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
     prompts = [
         task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
     ]
-    answers = [task.complete(variant=0, **{task.target: name}) for name in scored]
+    filled: list[dict[str, Any]] = [{task.target: name} for name in scored]
+    answers = [task.complete(**slots) for slots in filled]
     calibration = metadata.get("calibration", {}).get(task.name, {})
     temperature = float(calibration.get("temperature", 1.0))
     probabilities = np.full((len(sentences), len(labels)), np.nan)

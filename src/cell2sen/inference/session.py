@@ -229,7 +229,7 @@ def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: what the model was trained with, within the recipe's limit; ``None`` is all."""
     trained = model.metadata.get("lengths", {}).get("annotate" if task.name == "embed" else task.name)
     limits = [limit for limit in (trained, recipe.max_genes) if limit]
-    if not limits and task.answer == "sentence":
+    if not limits and task.answer == "sentences":
         return DEFAULT_GENES
     return min(limits) if limits else None
 

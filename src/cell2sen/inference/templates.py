@@ -120,7 +120,7 @@ def _from_package(task: Task) -> Task:
             f"the installed {PACKAGE} keeps its wording in another way than version 1.2 ({file.name}: {error!r}); "
             "templates='cell2sen' does without it"
         ) from error
-    sentence_slot = "{sentence}" if task.answer == "sentence" else "{genes}"
+    sentence_slot = "{sentence}" if task.answer == "sentences" else "{genes}"
 
     def ours(text: str) -> str:
         return text.replace("{num_genes}", "{n_genes}").replace("{cell_sentence}", sentence_slot)

@@ -139,7 +139,7 @@ class Sentences:
         """The inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
 
         A gene's value is that of its position on the rank fit; absent genes are 0. Words outside the vocabulary and
-        repeated genes must have been dropped before (:func:`cell2sen.task.parse_sentence`).
+        repeated genes must have been dropped before (:func:`cell2sen.answer.parse_sentence`).
 
         Raises
         ------

@@ -4,7 +4,7 @@ from cell2sen.task import Task, Template
 
 TASK = Task(
     name="generate",
-    answer="sentence",
+    answer="sentences",
     target="sentence",
     templates=(
         Template(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.task import Prompt, Task
+from cell2sen.prompt import Prompt
+from cell2sen.task import Task
 from cell2sen.training.cells import Augmentation, Cells, contexts
 
 
@@ -44,11 +45,11 @@ def pairs(
         if task.answer == "none":
             raise ValueError(f"task {name!r} has no answer to be learned")
         from_genes = "{genes}" in task.templates[0].prompt
-        if task.answer == "sentence" and from_genes and "perturbation" not in task.slots:
+        if task.answer == "sentences" and from_genes and "perturbation" not in task.slots:
             raise ValueError(f"task {name!r}: sentences are learned from labels, or from controls and a perturbation")
         answers = cells.values(str(task.target)) if task.answer == "label" else None
         slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
-        if task.answer == "sentence" and from_genes:
+        if task.answer == "sentences" and from_genes:
             sources = control_pairs(cells, everyone, side, generator)
         else:
             sources = ((cell, cell) for cell in map(int, side))
@@ -69,7 +70,9 @@ def pairs(
                 filled = {"sentence": " ".join(sentences[cell][:length])}
             asked = min(length, len(sentences[cell]))
             organism = cells.organism[cell]
-            prompt = task.prompt(genes=genes, organism=organism, key=names[cell], ask=asked, variant=variant, **values)
+            prompt = task.prompt(
+                genes=genes, organism=organism, key=names[cell], answer_genes=asked, variant=variant, **values
+            )
             yield name, prompt, task.complete(variant=variant, **filled)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.task import Prompt, Task
+from cell2sen.prompt import Prompt
+from cell2sen.task import Task
 from cell2sen.training.cells import Augmentation, Cells, contexts
 from cell2sen.training.examples import control_pairs
 
@@ -61,7 +62,7 @@ def questions(
     context = contexts(cells)
     for name in cells.data.tasks:
         task, length = tasks[name], lengths[name]
-        if task.answer != "sentence":
+        if task.answer != "sentences":
             raise ValueError(f"rewards are of cell sentences: task {name!r} answers with a {task.answer}")
         from_genes = "{genes}" in task.templates[0].prompt
         share = 1.0 if held_out else cells.data.draws.get(name, 1.0) - draw
@@ -91,7 +92,7 @@ def questions(
             ask = min(length, len(genes) if from_genes else len(real))
             variant = int(generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
             prompt = task.prompt(
-                genes=genes, organism=cells.organism[cell], key=cells.names[cell], ask=ask, variant=variant,
+                genes=genes, organism=cells.organism[cell], key=cells.names[cell], answer_genes=ask, variant=variant,
                 **dict(zip(slots, asked[cell], strict=True)),
             )  # fmt: skip
             yield Question(

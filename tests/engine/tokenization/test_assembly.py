@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from cell2sen.engine.tokenization import assembly
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, fit
+from cell2sen.prompt import Genes, Prompt
 from cell2sen.sentences.gene_list import GeneList
-from cell2sen.task import Prompt
 
 KINDS = ["spm", "bytes", "genes", "whole"]
 symbols = st.sampled_from(tiny.GENES) | st.text("ABCd-.19βé\u0301▁ <", min_size=1, max_size=6)
@@ -25,12 +25,21 @@ words = st.sampled_from(
     ["Cell", "sentence:", "{n_genes}", ".", " ", "  ", "\n", "▁", "<bos>", "<ctrl100>", "β", ", the", "4"]
 )
 texts = st.lists(words, max_size=6).map("".join)
-prompts = st.builds(
-    Prompt,
-    before=texts | texts.map(lambda text: text + "x: "),
-    genes=st.lists(symbols, max_size=7).map(tuple),
-    after=texts | st.sampled_from([".", ". The type is", " of", ""]),
-)
+gene_lists = st.lists(symbols, max_size=7).map(tuple)
+befores = texts | texts.map(lambda text: text + "x: ")
+afters = texts | st.sampled_from([".", ". The type is", " of", ""])
+#: Between two cells: what templates have, and what cannot be cut.
+betweens = afters | st.sampled_from([".\nCell 2: ", " ", "", ". ", " and a longer text: "])
+cells = st.builds(lambda genes: Genes(symbols=genes, cell="c"), gene_lists)
+
+
+def joined(before: str, lists: list[tuple[Genes, str]], after: str) -> Prompt:
+    """A prompt of any number of cells."""
+    return Prompt(segments=(before, *(segment for pair in lists for segment in pair), after))
+
+
+prompts = st.builds(Prompt.of_cell, befores, gene_lists, afters)
+prompts |= st.builds(joined, befores, st.lists(st.tuples(cells, betweens), max_size=20), afters)
 _made: dict[str, Tokens] = {}
 
 
@@ -70,8 +79,14 @@ def numbered(prompts: list[Prompt], order: np.random.Generator) -> list[Prompt]:
     listed = [*tiny.GENES[:5], *(gene for prompt in prompts for gene in prompt.genes)]
     symbols = np.array([*listed, "CD4"], dtype=object)[order.permutation(len(listed) + 1)]
     place = {symbol: number for number, symbol in enumerate(symbols.tolist())}
-    rows = [np.array([place[gene] for gene in prompt.genes], dtype=np.int32) for prompt in prompts]
-    return [replace(prompt, genes=GeneList(row, symbols)) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def by_number(segment: str | Genes) -> str | Genes:
+        if isinstance(segment, str):
+            return segment
+        ids = np.array([place[gene] for gene in segment.symbols], dtype=np.int32)
+        return replace(segment, symbols=GeneList(ids, symbols))
+
+    return [replace(prompt, segments=tuple(map(by_number, prompt.segments))) for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,9 +206,9 @@ def unproven() -> Tokens:
 
 def test_one_warning_and_the_whole_text_without_proof(caplog: pytest.LogCaptureFixture) -> None:
     made = unproven()
-    cell = Prompt(before="Cell sentence: ", genes=("CD4", "CD8A", "B2M"), after=".")
+    cell = Prompt.of_cell("Cell sentence: ", genes=("CD4", "CD8A", "B2M"), after=".")
     with caplog.at_level(logging.WARNING):
-        assert made.encode([Prompt(before="no genes")])
+        assert made.encode([Prompt.of_cell("no genes")])
         assert not caplog.records
         for _ in range(2):
             [row] = made.encode([cell])
@@ -210,8 +225,8 @@ def test_a_proof_that_fails_in_practice_is_found(
 ) -> None:
     made = unproven()
     monkeypatch.setattr("cell2sen.engine.tokenization.exactness._added_tokens", lambda added, mark: None)
-    cells = [Prompt(before="Cell sentence: ", genes=("B2M", "CD8A"), after=".")]
-    cells += [Prompt(before="Cell sentence: ", genes=("CD4", "CD8A", gene), after=".") for gene in tiny.GENES]
+    cells = [Prompt.of_cell("Cell sentence: ", genes=("B2M", "CD8A"), after=".")]
+    cells += [Prompt.of_cell("Cell sentence: ", genes=("CD4", "CD8A", gene), after=".") for gene in tiny.GENES]
     with caplog.at_level(logging.WARNING):
         for found, one in zip(made.encode(cells), made._encode_whole(cells, [""] * len(cells)), strict=True):
             same(found, one)
@@ -223,7 +238,7 @@ def test_a_proof_that_fails_in_practice_is_found(
 def test_strange_genes_take_the_long_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens("spm")
     cells = [
-        Prompt(before="Cells: ", genes=genes) for genes in (("CD4", "A B"), ("CD4", "A▁"), ("CD4", "B2M"), ("", "B2M"))
+        Prompt.of_cell("Cells: ", genes=genes) for genes in (("CD4", "A B"), ("CD4", "A▁"), ("CD4", "B2M"), ("", "B2M"))
     ]
     whole: list[str] = []
     original = made._encode_whole
@@ -244,7 +259,7 @@ def test_a_tokenizer_that_leaves_an_instruction_without_tokens() -> None:
         [tokenizers.pre_tokenizers.Split(tokenizers.Regex(gene_tokenizer.WORD), "isolated")]
     )
     made = Tokens(tokenizer, bos=0)
-    cell = Prompt(before="xyz ", genes=("CD4", "D4"))
+    cell = Prompt.of_cell("xyz ", genes=("CD4", "D4"))
     [found], [wanted] = made.encode([cell]), made._encode_whole([cell], [""])
     same(found, wanted)
     assert found.ids.tolist() == [0, 1, 2, 3, 0, 2, 3]

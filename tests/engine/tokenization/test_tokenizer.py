@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, load_tokens, pad, shared
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 KINDS = ["spm", "bytes", "genes"]
 genes = st.lists(st.sampled_from(tiny.GENES) | st.text("ABCde-.19βé", min_size=1, max_size=9), max_size=12)
@@ -33,7 +33,7 @@ def test_genes_of_tokens_are_those_whose_characters_they_cover(
     before: str, symbols: list[str], after: str, kind: str
 ) -> None:
     made = tiny.tokens(kind)
-    prompt = Prompt(before=before, genes=tuple(symbols), after=after)
+    prompt = Prompt.of_cell(before, genes=tuple(symbols), after=after)
     [row] = made.encode([prompt])
     encoding = made.tokenizer.encode(prompt.text, add_special_tokens=False)
     opening = [] if made.bos is None else [made.bos]
@@ -48,7 +48,7 @@ def test_genes_of_tokens_are_those_whose_characters_they_cover(
 
 
 def test_every_gene_has_its_tokens(tokens: Tokens) -> None:
-    prompt = Prompt(before="The {n_genes} genes: ", genes=tuple(tiny.GENES), after=". CD4 is a gene")
+    prompt = Prompt.of_cell("The {n_genes} genes: ", genes=tuple(tiny.GENES), after=". CD4 is a gene")
     [row] = tokens.encode([prompt])
     for gene, symbol in enumerate(tiny.GENES):
         assert tokens.text(row.ids[row.genes == gene].tolist()).strip() == symbol
@@ -57,7 +57,7 @@ def test_every_gene_has_its_tokens(tokens: Tokens) -> None:
 
 
 def test_answers_are_tokenised_with_their_prompt(tokens: Tokens) -> None:
-    prompt = Prompt(before="Cell sentence: ", genes=("CD4", "B2M"), after=". The type is")
+    prompt = Prompt.of_cell("Cell sentence: ", genes=("CD4", "B2M"), after=". The type is")
     [alone], [joined] = tokens.encode([prompt]), tokens.encode([prompt], [" a T cell."])
     assert joined.ids[: joined.answer].tolist() == alone.ids.tolist()
     assert joined.genes[: joined.answer].tolist() == alone.genes.tolist()
@@ -67,7 +67,7 @@ def test_answers_are_tokenised_with_their_prompt(tokens: Tokens) -> None:
 
 def test_a_token_across_the_border_is_the_answers() -> None:
     made = tiny.tokens("bytes")
-    [row] = made.encode([Prompt(before="Cell sentence: MA")], ["LAT1"])
+    [row] = made.encode([Prompt.of_cell("Cell sentence: MA")], ["LAT1"])
     assert made.text(row.ids[row.answer :].tolist()) == " MALAT1"
 
 
@@ -89,18 +89,18 @@ def test_parts_of_a_row() -> None:
 def test_bos_stands_once() -> None:
     made = tiny.tokens("spm")
     for text in ("CD4", "<bos>CD4"):
-        [row] = made.encode([Prompt(before=text)])
+        [row] = made.encode([Prompt.of_cell(text)])
         assert row.ids.tolist().count(made.bos) == 1
         assert row.ids[0] == made.bos
-        assert made.lengths([Prompt(before=text)]).tolist() == [len(row)]
-    assert made.count(["CD4"]).tolist() == [made.lengths([Prompt(before="CD4")])[0] - 1]
+        assert made.lengths([Prompt.of_cell(text)]).tolist() == [len(row)]
+    assert made.count(["CD4"]).tolist() == [made.lengths([Prompt.of_cell("CD4")])[0] - 1]
 
 
 def test_more_texts_than_are_held_at_a_time() -> None:
     made = tiny.tokens("bytes")
     texts = [f"CD4 {number}" for number in range(700)]
     assert made.count(texts).tolist() == [len(made.ids([text])[0]) for text in texts]
-    rows = made.encode([Prompt(before=text) for text in texts])
+    rows = made.encode([Prompt.of_cell(text) for text in texts])
     assert [made.text(row.ids.tolist()) for row in rows] == texts
 
 
@@ -185,7 +185,7 @@ def test_lengths_that_batches_have_in_common() -> None:
 def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, room: int) -> None:
     made = tiny.tokens("bytes")
     prompts = [
-        Prompt(before="{n_genes} ", genes=tuple(tiny.GENES * 2)[:n], after=".", key=str(row))
+        Prompt.of_cell("{n_genes} ", genes=tuple(tiny.GENES * 2)[:n], after=".", key=str(row))
         for row, n in enumerate(n_genes)
     ]
     rooms = [room + row for row in range(len(prompts))]
@@ -201,7 +201,7 @@ def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, room: 
 
 def test_fit_warns_once_and_only_if_it_cuts(caplog: pytest.LogCaptureFixture) -> None:
     made = tiny.tokens("bytes")
-    prompts = [Prompt(before="x ", genes=tuple(tiny.GENES[:n])) for n in (3, 50, 40)]
+    prompts = [Prompt.of_cell("x ", genes=tuple(tiny.GENES[:n])) for n in (3, 50, 40)]
     with caplog.at_level(logging.WARNING):
         assert fit(prompts, context=1000, room=[0] * 3, count=made.lengths)[0] == prompts
         assert fit([], context=10, room=[], count=made.lengths)[0] == []
@@ -217,7 +217,7 @@ def test_fit_warns_once_and_only_if_it_cuts(caplog: pytest.LogCaptureFixture) ->
 
 def test_fit_never_cuts_instruction_or_answer() -> None:
     made = tiny.tokens("bytes")
-    prompt = Prompt(before="Cell sentence: ", genes=("CD4",), after=".")
+    prompt = Prompt.of_cell("Cell sentence: ", genes=("CD4",), after=".")
     bare = int(made.lengths([prompt.shorten(0)])[0])
     [found], _ = fit([prompt], context=bare + 20, room=[20], count=made.lengths)
     assert found.genes == ()
@@ -277,6 +277,6 @@ def test_the_tokenizer_of_whole_genes() -> None:
     assert made.known([*tiny.GENES, "XYZ1"]).all(), "what is no gene is written in pieces"
     for text in ("Cell sentence:", "CD4", "a T cell."):
         assert all(len(ids) == 1 for ids in made.continuations(text, tiny.GENES[:-1]))
-    prompt = Prompt(before="Cell sentence: ", genes=tuple(tiny.GENES), after=". The type of this cell is")
+    prompt = Prompt.of_cell("Cell sentence: ", genes=tuple(tiny.GENES), after=". The type of this cell is")
     [row] = made.encode([prompt])
     assert np.bincount(row.genes[row.genes >= 0])[:-1].tolist() == [1] * (len(tiny.GENES) - 1)

@@ -169,7 +169,7 @@ def test_reward_on_held_out_cells_rises(folder: Path, tmp_path: Path, start: Mod
     model = run(folder, tmp_path / "out", settings)
     before, after = (rewards := log(tmp_path / "out", "eval_reward"))[0], rewards[-1]
     assert after > before + 0.1, rewards
-    prompt = tasks.load("perturb").prompt(genes=model.genes[:10], perturbation="IFN-beta", key="a", ask=10)
+    prompt = tasks.load("perturb").prompt(genes=model.genes[:10], perturbation="IFN-beta", key="a", answer_genes=10)
     [text] = backends.load(model, progress=False).generate([prompt], Sampling(), genes=model.genes)
     assert len(set(text.split())) == 10
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

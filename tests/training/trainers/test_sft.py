@@ -14,7 +14,7 @@ import transformers
 from trl.trainer.sft_config import SFTConfig
 
 from cell2sen.engine.network import attention
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 from cell2sen.training.trainers import sft
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
@@ -49,7 +49,7 @@ class TestSamples:
 
     def test_beginning_of_text_written_out_in_a_template_is_not_doubled(self) -> None:
         tokens = tiny.tokens("spm")
-        made = sft.samples([("annotate", Prompt(before="<bos>The type is"), " T.")], tokens, 64)
+        made = sft.samples([("annotate", Prompt.of_cell("<bos>The type is"), " T.")], tokens, 64)
         assert made[0]["input_ids"].count(tokens.bos) == 1
 
     @pytest.mark.parametrize("kind", ["spm", "bytes", "genes"])
@@ -57,19 +57,23 @@ class TestSamples:
     def test_too_long_they_lose_genes_and_nothing_else(self, kind: str, context: int) -> None:
         tokens = tiny.tokens(kind)
         pairs = [(task, prompt, completion) for task, prompt, completion in rows(8, seed=1) if task == "annotate"]
-        pairs = [(task, Prompt(before=p.before, genes=tuple(tiny.GENES) * 3, after=p.after), c) for task, p, c in pairs]
+        pairs = [(task, tiny.with_genes(p, tiny.GENES * 3), c) for task, p, c in pairs]
         made = sft.samples(pairs, tokens, context)
         for sample, (_, prompt, completion) in zip(made, pairs, strict=True):
             assert sample["length"] <= context
             kept = [n for n in range(len(prompt.genes) + 1) if prompt.shorten(n).text == sample["prompt"]]
             assert len(kept) == 1
-            assert tokens.text(sample["input_ids"]).endswith(prompt.after.strip() + completion)
+            assert tokens.text(sample["input_ids"]).endswith(str(prompt.segments[-1]).strip() + completion)
             # One gene more would not have fitted, with the token of slack.
             more = len(tokens.encode([prompt.shorten(kept[0] + 1)], [completion])[0]) + 2
             assert kept[0] == len(prompt.genes) or more > context
 
     def test_answers_that_do_not_fit_are_an_error(self) -> None:
-        pair = ("perturb", Prompt(before="Genes: ", genes=("CD4",), after=".", key="cell7"), " " + "CD4 " * 100 + ".")
+        pair = (
+            "perturb",
+            Prompt.of_cell("Genes: ", genes=("CD4",), after=".", key="cell7"),
+            " " + "CD4 " * 100 + ".",
+        )
         with pytest.raises(ValueError, match=r"prompt of 'cell7' has .* together more than the context of 60"):
             sft.samples([pair], tiny.tokens("bytes"), 60)
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization import exactness as per_gene
+from cell2sen.prompt import Genes, Prompt
 from cell2sen.sentences.gene_list import GeneList
-from cell2sen.task import Prompt
 
 if TYPE_CHECKING:
     import tokenizers
@@ -46,17 +46,40 @@ _CUT = re.compile(r"(?<=\S) (?=\S)")
 Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
 
 
-class _Plan(NamedTuple):
-    """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
+class _Part(NamedTuple):
+    """One gene list and the text behind it."""
 
-    instruction: str
     genes: tuple[str, ...] | GeneList
-    """Without the last one where it has something joined to it."""
+    """Without the last gene where something is joined to it."""
 
     end: tuple[str, str]
     """The last gene and what is joined to it; the latter may be empty."""
 
     rest: str
+    """The remaining text up to the next list; may be empty."""
+
+    @property
+    def n_genes(self) -> int:
+        return len(self.genes) + bool(self.end[1])
+
+
+class _Plan(NamedTuple):
+    """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
+
+    instruction: str
+    parts: tuple[_Part, ...]
+    tail: int
+    """Characters of the prompt behind its last gene."""
+
+    def gene_numbers(self) -> NDArray[np.int64]:
+        """Number of each piece's gene among all genes of the prompt, int64 (pieces,); -1 for pieces without one."""
+        numbers, first = [np.array([-1])], 0
+        for part in self.parts:
+            numbers.append(np.arange(first, first + part.n_genes))
+            if part.rest:
+                numbers.append(np.array([-1]))
+            first += part.n_genes
+        return np.concatenate(numbers)
 
 
 class Assembler:
@@ -120,27 +143,27 @@ class Assembler:
             pieces, bounds = self._lay_out(plans)
             ids, ends = _joined(pieces, self._words)
             spans = itertools.pairwise(zip(bounds.tolist(), ends[bounds].tolist(), strict=True))
-            for plan, prompt, answer in zip(plans, prompts[part], answers[part], strict=True):
+            for plan, answer in zip(plans, answers[part], strict=True):
                 if plan is None:
                     yield None
                     continue
                 (first_piece, begin), (last_piece, end) = next(spans)
                 row = pieces[first_piece:last_piece]
-                of_answer = self._of_answer(plan, row, len(prompt.suffix)) if answer else 0
+                of_answer = self._of_answer(plan, row) if answer else 0
                 # Pieces that are learned later change nothing of what it is given here.
                 genes = partial(
-                    _genes_of, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
+                    _genes_of, plan, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
                 )
                 yield ids[begin:end], genes, end - begin - of_answer
 
-    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32], at: int) -> int:
-        """Tokens from the first one on that reaches beyond character `at` of what follows the last gene."""
-        stops = []
-        if plan.end[1]:
-            stops.append(self._part(self._stops, pieces[-2 if plan.rest else -1]))
-        if plan.rest:
-            stops.append(self._part(self._stops, pieces[-1]) + len(plan.end[1]))
-        beyond = np.concatenate(stops) > at
+    def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32]) -> int:
+        """Tokens from the first one on that reaches beyond the prompt."""
+        stops, last = [], plan.parts[-1]
+        if last.end[1]:
+            stops.append(self._part(self._stops, pieces[-2 if last.rest else -1]))
+        if last.rest:
+            stops.append(self._part(self._stops, pieces[-1]) + len(last.end[1]))
+        beyond = np.concatenate(stops) > plan.tail
         return len(beyond) - int(np.argmax(beyond)) if beyond.any() else 0
 
     def _part(self, array: NDArray[Any], piece: int) -> NDArray[Any]:
@@ -148,12 +171,21 @@ class Assembler:
 
     def _plan(self, prompt: Prompt, answer: str) -> _Plan | None:
         """Where to cut; None if that cannot be done."""
-        before = prompt.prefix
-        if not prompt.genes or before[-1:] != " " or not self._may_end(before[:-1]):
+        texts, lists = _alternating(prompt)
+        if not lists or not all(len(symbols) for symbols in lists):
             return None
-        joined, rest = self._split(prompt.suffix + answer)
-        genes = prompt.genes[:-1] if joined else prompt.genes
-        return _Plan(before[:-1], genes, (prompt.genes[-1], joined), rest)
+        *opening, tail = texts
+        # The space before a list belongs to its first gene. Between two lists there may be that space alone.
+        if any(text[-1:] != " " for text in opening) or not self._may_end(opening[0][:-1]):
+            return None
+        behind = [text[:-1] for text in opening[1:]]
+        if any(text and not self._may_end(text) for text in behind):
+            return None
+        parts = []
+        for symbols, text in zip(lists, [*behind, tail + answer], strict=True):
+            joined, rest = self._split(text)
+            parts.append(_Part(symbols[:-1] if joined else symbols, (symbols[-1], joined), rest))
+        return _Plan(opening[0][:-1], tuple(parts), len(tail))
 
     def _split(self, text: str) -> tuple[str, str]:
         """What follows the last gene, at the first place where it may be cut; there is nothing to cut in ``.``."""
@@ -184,25 +216,33 @@ class Assembler:
 
     def _find(self, plan: _Plan) -> NDArray[np.int32]:
         """Its pieces, int32; -1 for one that is not known."""
-        genes = plan.genes
-        found = np.empty(1 + len(genes) + bool(plan.end[1]) + bool(plan.rest), dtype=np.int32)
+        found = np.empty(1 + sum(part.n_genes + bool(part.rest) for part in plan.parts), dtype=np.int32)
         found[0] = self._instructions.get(plan.instruction, -1)
-        if plan.rest:
-            found[-1] = self._rests.get(plan.rest, -1)
-        if plan.end[1]:
-            found[1 + len(genes)] = self._ends.get(plan.end, -1)
-        inside = found[1 : 1 + len(genes)]
+        start = 1
+        for part in plan.parts:
+            stop = start + len(part.genes)
+            self._find_genes(part.genes, found[start:stop])
+            if part.end[1]:
+                found[stop] = self._ends.get(part.end, -1)
+                stop += 1
+            if part.rest:
+                found[stop] = self._rests.get(part.rest, -1)
+                stop += 1
+            start = stop
+        return found
+
+    def _find_genes(self, genes: tuple[str, ...] | GeneList, found: NDArray[np.int32]) -> None:
+        """Write the pieces of genes into `found`."""
         if isinstance(genes, GeneList):
-            inside[:] = self._table(genes.symbols)[genes.ids]
-            return found
+            found[:] = self._table(genes.symbols)[genes.ids]
+            return
         try:
             if len(genes) > 1:  # in one call for all; of one gene it would be no tuple
-                inside[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
-                return found
+                found[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
+                return
         except KeyError:
             pass
-        inside[:] = [self._genes.get(gene, -1) for gene in genes]
-        return found
+        found[:] = [self._genes.get(gene, -1) for gene in genes]
 
     def _table(self, symbols: NDArray[Any]) -> NDArray[np.int32]:
         """Piece of each symbol, int32 (symbols,); -1 where there is none yet."""
@@ -221,14 +261,15 @@ class Assembler:
 
     def _learn(self, plans: Sequence[_Plan]) -> None:
         """Tokenise what is new in them and can be trusted."""
-        last = tuple(plan.end[0] for plan in plans)
-        new = dict.fromkeys(itertools.chain.from_iterable(map(self._unknown, (last, *(plan.genes for plan in plans)))))
+        parts = [part for plan in plans for part in plan.parts]
+        last = tuple(part.end[0] for part in parts)
+        new = dict.fromkeys(itertools.chain.from_iterable(map(self._unknown, (last, *(part.genes for part in parts)))))
         genes = [gene for gene in new if per_gene.fits(gene, self._verdict, self._tokenizer)]
         self._add(self._genes, genes, [f" {gene}" for gene in genes], list(map(len, genes)))
-        ends = [end for end in dict.fromkeys(plan.end for plan in plans) if end[1] and end not in self._ends]
+        ends = [end for end in dict.fromkeys(part.end for part in parts) if end[1] and end not in self._ends]
         ends = [end for end in ends if end[0] in self._genes]
         self._add(self._ends, ends, [f" {gene}{text}" for gene, text in ends], [len(gene) for gene, _ in ends])
-        rests = [rest for rest in dict.fromkeys(plan.rest for plan in plans) if rest and rest not in self._rests]
+        rests = [rest for rest in dict.fromkeys(part.rest for part in parts) if rest and rest not in self._rests]
         self._add(self._rests, rests, rests, [0] * len(rests))
         for text in dict.fromkeys(plan.instruction for plan in plans):
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -282,6 +323,18 @@ class Assembler:
         return True
 
 
+def _alternating(prompt: Prompt) -> tuple[list[str], list[tuple[str, ...] | GeneList]]:
+    """Texts around the gene lists, one more than lists, and the lists."""
+    texts, lists = [""], []
+    for piece in prompt.pieces:
+        if isinstance(piece, Genes):
+            lists.append(piece.symbols)
+            texts.append("")
+        else:
+            texts[-1] += piece
+    return texts, lists
+
+
 def _known(*rows: NDArray[np.int32]) -> bool:
     """Whether these are pieces all."""
     return not rows or bool(np.concatenate(rows).min(initial=0) >= 0)
@@ -302,13 +355,13 @@ def _joined(
 
 
 def _genes_of(
+    plan: _Plan,
     pieces: NDArray[np.int32], ends: NDArray[np.int64], mixed: NDArray[np.bool_], starts: NDArray[np.int64],
     covers: NDArray[np.bool_],
 ) -> NDArray[np.int64]:  # fmt: skip
     """Gene of each token of a prompt, int64 (tokens,)."""
-    # The first piece is the instruction, then come the genes.
     lengths, ends = np.diff(ends), ends - ends[0]
-    genes = np.repeat(np.arange(-1, len(pieces) - 1), lengths)
+    genes = np.repeat(plan.gene_numbers(), lengths)
     partly = np.flatnonzero(mixed[pieces])
     places, tokens = (_ranges(each, lengths[partly]) for each in (ends[partly], starts[pieces[partly]]))
     genes[places[~covers[tokens]]] = -1

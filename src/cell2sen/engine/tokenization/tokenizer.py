@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.assembly import Assembler
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 if TYPE_CHECKING:
     import tokenizers
@@ -315,7 +315,7 @@ def fit(
                 f"the prompt of {name!r} has {bare} tokens without any genes and needs {room[row]} "
                 f"for its answer, together more than the context of {context}; use a shorter instruction or answer"
             )
-        fits, over, lengths[row] = 0, len(prompt.genes), bare
+        fits, over, lengths[row] = 0, prompt.n_genes, bare
         while over - fits > 1:
             middle = (fits + over) // 2
             if (tokens := int(count([prompt.shorten(middle)])[0])) <= limit:
@@ -323,7 +323,7 @@ def fit(
             else:
                 over = middle
         fitted[row] = prompt.shorten(fits)
-        cut += len(prompt.genes) - fits
+        cut += len(prompt.genes) - len(fitted[row].genes)
     if cut:
         _log.warning(
             "%d of %d cell sentences were too long for the context of %d tokens: their last %d genes were cut",
@@ -343,11 +343,11 @@ def _genes(
     The space before a gene is part of it, as most tokenizers write it; in some a digit leaves it alone in a token.
     """
     opening = np.full(added, -1, dtype=np.int64)
-    if not prompt.genes:
+    if not len(prompt.genes):
         return np.append(opening, np.full(len(starts), -1, dtype=np.int64))
     gene_starts, gene_stops = np.array(prompt.spans, dtype=np.int64).T
-    gene_starts[1:] -= 1
-    gene_starts[0] -= prompt.prefix[-1:].isspace()
+    text = prompt.text
+    gene_starts -= [text[start - 1 : start].isspace() for start in gene_starts]
     gene = np.searchsorted(gene_stops, starts, side="right")
     nearest = np.minimum(gene, len(gene_stops) - 1)
     covers = (gene < len(gene_stops)) & (gene_starts[nearest] < stops) & (starts < stops)

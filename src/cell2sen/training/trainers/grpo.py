@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.engine.decoding.gene_trie import GeneTrie
@@ -31,7 +32,7 @@ from cell2sen.engine.decoding.loop import Steer
 from cell2sen.engine.generation import Generator
 from cell2sen.engine.network.causal_lm import Head
 from cell2sen.engine.network.linear import is_plain
-from cell2sen.task import Prompt, parse_sentence
+from cell2sen.prompt import Prompt
 from cell2sen.training import rewards
 from cell2sen.training.questions import Question
 from cell2sen.training.trainers import sft

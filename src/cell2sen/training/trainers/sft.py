@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from cell2sen.engine.tokenization.tokenizer import Tokens, fit
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
