@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, f1_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import cell2sen as c2s
-from cell2sen.inference import pipeline
+from cell2sen.inference.session import load_model, start
 from cell2sen.training import read_config
 from cell2sen.training.cells import Cells, barcode
 
@@ -216,9 +216,9 @@ def generation(config, base: Path, backend) -> dict:
     truth = adata.obs["cell_type"].astype(str).map(names).to_numpy()
     each = 20
     drawn = c2s.tl.generate(sorted(set(truth)), n=each, genes=adata, model=backend, temperature=1.0, progress=False)
-    session = pipeline.start(adata, "generate", {"model": backend, "progress": False})
+    session = start(adata, "generate", {"model": backend, "progress": False})
     lists = session.sentences.gene_names(session.length)
-    real = pipeline.expression(lists, session.sentences.symbols, session.sentences.fit).toarray()
+    real = session.expression(lists).toarray()
     neighbours = KNeighborsClassifier(10).fit(real[test], truth[test])
     generator = np.random.default_rng(0)
     copied = np.concatenate(
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[job.__name__ for job in jobs])
     arguments = parser.parse_args()
     config = read_config(arguments.recipe)
-    backend = pipeline.load_model({"model": arguments.model, "progress": False})
+    backend = load_model({"model": arguments.model, "progress": False})
     result = {"benchmark": "embedded_model", "weights": backend.model.provenance()["weights_sha256"]}
     for job in jobs:
         if job.__name__ in arguments.only:

@@ -29,7 +29,7 @@ import transformers
 
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
-from cell2sen.inference import pipeline
+from cell2sen.inference.perturb import predict_sentences
 from cell2sen.inference.session import load_model, start
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     each = float(np.mean([len(ids) for ids in backend.tokens.continuations("CD4", known)]))
 
     def guided() -> Any:
-        return pipeline.predict(session, slots, sampling=Sampling(), n_genes=arguments.genes)
+        return predict_sentences(session, slots, sampling=Sampling(), n_genes=arguments.genes)
 
     write = peer(arguments.model, arguments.device)
     texts = [prompt.text for prompt in prompts]

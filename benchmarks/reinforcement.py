@@ -23,7 +23,7 @@ import numpy as np
 from cell2sen import tasks
 from cell2sen.backend import Sampling
 from cell2sen.cli.training_options import configure
-from cell2sen.inference import pipeline
+from cell2sen.inference.session import load_model
 from cell2sen.inference.templates import word
 from cell2sen.training import TrainConfig, rewards, train
 from cell2sen.training.cells import Augmentation, Cells
@@ -62,7 +62,7 @@ def summary(values: np.ndarray, draws: int = 2000) -> list[float]:
 
 def predict(model: str, asked: Sequence[Question], symbols: Sequence[str]) -> list[list[str]]:
     """The answers of a model, greedily."""
-    backend = pipeline.load_model({"model": model, "progress": False})
+    backend = load_model({"model": model, "progress": False})
     task = word(tasks.load("perturb"), backend.model)
     assert asked[0].prompt.text.endswith(task.prompt(perturbation="IFN-beta").text[-20:])
     return [text.split() for text in backend.generate([one.prompt for one in asked], Sampling(), genes=symbols)]
@@ -94,7 +94,7 @@ def main() -> None:
 def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
     [data], grpo = config.data, config.grpo
     assert config.model
-    before = pipeline.load_model({"model": config.model, "progress": False})
+    before = load_model({"model": config.model, "progress": False})
     cells = Cells(data, base, before.model.recipe.case)
     cells.keep_genes(before.known_genes(cells.symbols))
     worded = {"perturb": word(tasks.load("perturb"), before.model)}

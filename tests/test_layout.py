@@ -39,7 +39,7 @@ MODULES_WITHOUT_TEST = {
     "evaluation/comparison.py", "evaluation/inputs.py", "evaluation/leakage.py", "evaluation/report/figures.py",
     "evaluation/scoring/arms.py", "evaluation/scoring/baselines.py", "evaluation/scoring/bootstrap.py",
     "evaluation/scoring/cells.py", "evaluation/scoring/labels.py", "evaluation/scoring/pca.py",
-    "evaluation/scoring/tables.py", "inference/session.py", "sentences/counting_sort.py",
+    "evaluation/scoring/tables.py", "sentences/counting_sort.py",
     "training/cells.py", "training/config.py", "training/release/directory.py",
     "training/release/fit_corrections.py", "training/trainers/setup.py",
 }  # fmt: skip

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.backend import AttentionMap, Backend, Sampling
-from cell2sen.inference import pipeline
+from cell2sen.inference.embed import embed_cells
+from cell2sen.inference.perturb import perturbation_slots, predict_sentences
 from cell2sen.inference.session import Options, Session, load_model, recipe_for, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.sentences import Sentences, from_anndata
@@ -223,7 +224,7 @@ class Cell2Sen:
         hidden_layer = emb_layer if emb_layer >= -1 else layers + 1 + emb_layer
         used = layers - 1 if hidden_layer == -1 else max(0, hidden_layer - 1)
         config = self.config
-        found = pipeline.embed(
+        found = embed_cells(
             session, pooling=_POOLING[config.aggregation_type], hidden_layer=hidden_layer,
             attention_for=range(len(session.sentences)) if output_attentions else (), attention_layer=used,
         )  # fmt: skip
@@ -253,13 +254,13 @@ class Cell2Sen:
 
         config = self.config
         session = self._session(dataset, "perturb")
-        slots = pipeline.perturbation_slots(session, perturbations_list)
+        slots = perturbation_slots(session, perturbations_list)
         vocabulary = _vocabulary(dataset, session)
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")
         )
         n_genes = self._genes_per_answer(session, vocabulary)
-        found = pipeline.predict(
+        found = predict_sentences(
             session, slots, guided=config.guided, vocabulary=vocabulary, n_genes=n_genes, sampling=sampling
         )
         predicted: list[str | None] = [None] * len(slots)

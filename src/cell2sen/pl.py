@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cell2sen.inference.pipeline import attention_key
+from cell2sen.inference.embed import attention_key
 
 if TYPE_CHECKING:
     from anndata import AnnData

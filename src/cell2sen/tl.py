@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from cell2sen import tasks
-from cell2sen.answer import parse_sentence
-from cell2sen.backend import Pooling, Sampling, Unsupported
-from cell2sen.data.genes.organism import scientific_name
-from cell2sen.inference import expected_response as response
-from cell2sen.inference import pipeline
-from cell2sen.inference import templates as wording
-from cell2sen.inference.session import DEFAULT_GENES, Options, Session, check_options, load_model, recipe_for, start
-from cell2sen.sentences.ranking import RankFit
-from cell2sen.sentences.sentences import Sentences
+from cell2sen.answer import ParsedSentence
+from cell2sen.backend import Pooling, Sampling
+from cell2sen.inference.annotate import check_labels, choose
+from cell2sen.inference.embed import attention_key, embed_cells
+from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
+from cell2sen.inference.perturb import Readout, perturbation_per_cell, predict_response
+from cell2sen.inference.session import Options, check_options, start
 from cell2sen.task import Task
 
 if TYPE_CHECKING:
@@ -29,6 +25,12 @@ UNS = "cell2sen"
 
 #: Label of cells whose best label is less probable than the threshold, and of cells without genes.
 UNKNOWN = "unknown"
+
+#: Unit of predicted expression.
+UNIT = "ln(1 + CP10k)"
+
+#: A cell sentence ends before the first of these strings.
+SENTENCE_END = (".\n", "\n")
 
 
 def embed(
@@ -80,7 +82,7 @@ def embed(
     _refuse_other_input(adata, copy=copy)
     rows = _cells(adata, attention_for)
     session = start(adata, "embed", options)
-    found = pipeline.embed(
+    found = embed_cells(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
     )
     adata = _copy(adata) if copy else adata
@@ -93,7 +95,7 @@ def embed(
     if found.attention is not None:
         maps = [(str(adata.obs_names[row]), found.attention[row]) for row in rows]
         adata.uns[UNS]["attention"] = {
-            pipeline.attention_key(name): {"genes": np.array(one.genes, dtype=object), "map": one.array}
+            attention_key(name): {"genes": np.array(one.genes, dtype=object), "map": one.array}
             for name, one in maps
             if one is not None
         }
@@ -133,11 +135,11 @@ def annotate(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
     if labels is not None:
-        labels = pipeline.check_labels(labels)
+        labels = check_labels(labels)
     _refuse_other_input(adata, copy=copy)
     session = start(adata, task, options)
     key_added = key_added or f"cell2sen_{session.task.target}"
-    choices = pipeline.choose(session, labels)
+    choices = choose(session, labels)
     picked, scores = choices.pick(threshold, UNKNOWN)
     adata = _copy(adata) if copy else adata
     used = set(picked)
@@ -161,7 +163,7 @@ def perturb(
     *,
     perturbation_column: str | None = None,
     n_genes: int | None = None,
-    readout: Literal["auto", "expected", "sentence"] = "auto",
+    readout: Readout = "auto",
     correction: bool = True,
     guided: bool = True,
     temperature: float = 0.0,
@@ -218,55 +220,34 @@ def perturb(
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
     if perturbation is not None:
-        perturbation = pipeline.one_per_cell(perturbation, adata.n_obs)
+        perturbation = perturbation_per_cell(perturbation, adata.n_obs)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
+    )
     session = start(adata, "perturb", options, perturbation_column=perturbation_column)
-    slots = pipeline.perturbation_slots(session, perturbation)
-    fit = _fit(session.sentences.fit, session.model.fit)
-    vocabulary = session.sentences.symbols
-    if readout not in ("auto", "expected", "sentence"):
-        raise ValueError(f"no readout {readout!r}; available: ['auto', 'expected', 'sentence']")
-    plain = guided and temperature == 0 and top_k is None and top_p is None
-    found: response.Response | pipeline.Predictions | None = None
-    if readout == "expected" or (readout == "auto" and plain and response.can_expect(session)):
-        try:
-            found = response.respond(
-                session, adata, slots, fit, options=options, n_genes=n_genes, seed=seed, correction=correction
-            )
-        except Unsupported:  # genes of several tokens
-            if readout == "expected":
-                raise
-    corrected: tuple[str, ...] = ()
-    if isinstance(found, response.Response):
-        readout, corrected = "expected", found.corrected
-        predicted, control = found.predicted, found.control
-        answers = [parse_sentence(" ".join(genes), frozenset(vocabulary)) for genes in found.sentences]
-    else:
-        readout = "sentence"
-        sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-            stop=(".\n", "\n"),
-        )  # fmt: skip
-        found = pipeline.predict(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
-        answers = found.answers
-        predicted = pipeline.expression([answer.genes for answer in answers], vocabulary, fit)
-        control = pipeline.expression(found.given, vocabulary, fit)
-    obs = adata.obs.iloc[found.rows].copy()
+    response = predict_response(
+        session, perturbation, sampling=sampling, readout=readout, correction=correction, guided=guided, n_genes=n_genes
+    )
+    obs = adata.obs.iloc[response.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
-    obs["perturbation"] = pd.Categorical([(slots[row] or {})["perturbation"] for row in found.rows])
-    _describe(obs, answers)
+    obs["perturbation"] = pd.Categorical(response.perturbations)
+    _describe(obs, response.answers)
     result = AnnData(
-        X=predicted, obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
-        layers={"control": control, "delta": (predicted - control).tocsr()},
-    )  # fmt: skip
-    _record(
-        result, "perturb",
-        session.provenance(
-            unit="ln(1 + CP10k)", readout=readout, corrected="; ".join(corrected), guided=guided,
-            n_genes=n_genes or session.length or 0, temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0,
-            seed=seed,
-        ),
-    )  # fmt: skip
+        X=response.predicted,
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(session.sentences.symbols, dtype=object)),
+        layers={"control": response.control, "delta": (response.predicted - response.control).tocsr()},
+    )
+    provenance = session.provenance(
+        unit=UNIT,
+        readout=response.readout,
+        corrected="; ".join(response.corrected),
+        guided=guided,
+        n_genes=n_genes or session.length or 0,
+        **_sampling_record(sampling),
+    )
+    _record(result, "perturb", provenance)
     return result
 
 
@@ -309,98 +290,36 @@ def generate(
     from anndata import AnnData
 
     check_options(options)
-    labels: list[Any] = [cell_type] if isinstance(cell_type, str) else list(cell_type)
-    if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
-        raise ValueError(f"cell_type must be one name or several, found {cell_type!r}")
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"cell types must differ, found {labels}; n= says how many cells of each")
-    for name, value in (("n", n), ("n_genes", n_genes)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, found {value}")
-    session, fit, organism = _generation_session(genes, options)
-    vocabulary = session.sentences.symbols
-    length = n_genes or min(session.length or DEFAULT_GENES, len(vocabulary))
-    if guided and length > len(vocabulary):
-        raise ValueError(f"{length} genes were asked for, but there are only {len(vocabulary)} to choose from")
-    pipeline.warn_unknown("labels", labels, session.model, "labels")
-    names = [f"{label}-{number}" for label in labels for number in range(n)]
-    prompts = [
-        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length)
-        for label, name in zip(np.repeat(labels, n), names, strict=True)
-    ]
+    cell_types = check_cell_types(cell_type, n, n_genes)
     sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=(".\n", "\n")
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
-    texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
-    known = frozenset(vocabulary)
-    answers = [parse_sentence(text, known) for text in texts]
-    obs = pd.DataFrame({"cell_type": pd.Categorical(np.repeat(labels, n))}, index=names)
-    _describe(obs, answers)
-    result = AnnData(
-        X=pipeline.expression([answer.genes for answer in answers], vocabulary, fit), obs=obs,
-        var=pd.DataFrame(index=pd.Index(vocabulary, dtype=object)),
-    )  # fmt: skip
-    _record(
-        result, "generate",
-        session.provenance(
-            unit="ln(1 + CP10k)", guided=guided, n_genes=length, temperature=temperature, top_k=top_k or 0,
-            top_p=top_p or 1.0, seed=seed, organism=organism,
-        ),
-    )  # fmt: skip
+    session, organism = generation_session(genes, options)
+    cells = generate_cells(
+        session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
+    )
+    obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
+    _describe(obs, cells.answers)
+    symbols = pd.Index(session.sentences.symbols, dtype=object)
+    result = AnnData(X=cells.expression, obs=obs, var=pd.DataFrame(index=symbols))
+    provenance = session.provenance(
+        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **_sampling_record(sampling)
+    )
+    _record(result, "generate", provenance)
     return result
 
 
-def _generation_session(genes: Any, options: Options) -> tuple[Session, RankFit, str]:
-    """Session over the genes that cells may be made of, the rank fit, and the organism of the cells."""
-    given = options.get("organism") or None
-    if given is not None and not isinstance(given, str):
-        raise ValueError(f"organism must be one name for generated cells, found {given!r}")
-    if isinstance(genes, str | Path) or hasattr(genes, "var_names"):
-        session = start(genes, "generate", options)
-        organisms = sorted(set(session.sentences.organism))
-        if len(organisms) > 1:
-            raise ValueError(f"the cells in genes= are of several organisms, {organisms}: say which one with organism=")
-        return session, _fit(session.sentences.fit, session.model.fit), organisms[0]
-    backend = load_model(options)
-    model = backend.model
-    recipe = recipe_for(model, options)
-    symbols = list(dict.fromkeys(genes if genes is not None else model.genes or ()))
-    if recipe.case == "upper":
-        symbols = list(dict.fromkeys(symbol.upper() for symbol in symbols))
-    if not symbols:
-        raise ValueError(
-            f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
-        )
-    keep = backend.known_genes(symbols)
-    if unknown := [symbol for symbol, known in zip(symbols, keep, strict=True) if not known]:
-        raise ValueError(
-            f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}"
-        )
-    no_cells = Sentences(
-        genes=pa.array([], type=pa.list_(pa.int32())), vocabulary=pa.array(symbols, type=pa.string()),
-        names=np.array([], dtype=object), organism=(), perturbations=(), obs=pd.DataFrame(),
-        recipe=recipe, fit=model.fit,
-    )  # fmt: skip
-    session = Session(
-        backend=backend,
-        sentences=no_cells,
-        task=wording.word(tasks.load("generate"), model, options.get("templates")),
-        matrix="",
-    )
-    return session, _fit(model.fit, None), scientific_name(given or "Homo sapiens")
+def _sampling_record(sampling: Sampling) -> dict[str, Any]:
+    """Sampling as plain values for ``uns``."""
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k or 0,
+        "top_p": sampling.top_p or 1.0,
+        "seed": sampling.seed,
+    }
 
 
-def _fit(own: RankFit | None, stored: RankFit | None) -> RankFit:
-    """The dataset's own rank fit, else the model's."""
-    fit = own or stored
-    if fit is None:
-        raise ValueError(
-            "there is no rank fit to turn sentences into expression: pass cells with at least two expressed genes"
-        )
-    return fit
-
-
-def _describe(obs: pd.DataFrame, answers: Sequence[Any]) -> None:
+def _describe(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
     obs["sentence"] = [" ".join(answer.genes) for answer in answers]
     obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
     obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)

@@ -215,7 +215,7 @@ def test_a_response_that_cannot_be_predicted_is_not_corrected(
         raise ValueError("no such thing")
 
     shutil.copytree(trained.path, tmp_path / "m")
-    monkeypatch.setattr("cell2sen.inference.expected_response.respond", fail)
+    monkeypatch.setattr("cell2sen.training.release.fit_corrections.expected_response", fail)
     assert correct(tmp_path / "m", [of(folder)]) == {}
     assert "responses to IL-2 of cells.h5ad are not corrected: no such thing" in caplog.text
 

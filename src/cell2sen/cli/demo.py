@@ -11,8 +11,8 @@ import typer
 
 from cell2sen import pl, tl
 from cell2sen.data.output import complete
-from cell2sen.inference import pipeline
 from cell2sen.inference.check import check
+from cell2sen.inference.session import load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,7 +51,7 @@ def run(out: Path, *, progress: bool = True) -> None:
     say("cell2sen demo: 700 human blood cells (scanpy.datasets.pbmc68k_reduced), the embedded model, no network\n")
     say("1  check     cell2sen.check(adata, use_raw=True)")
     say("\n".join("   " + line for line in check(adata, use_raw=True).text.splitlines()) + "\n")
-    backend = pipeline.load_model({"progress": progress})
+    backend = load_model({"progress": progress})
     say('2  embed     cell2sen.tl.embed(adata, use_raw=True)  →  adata.obsm["X_cell2sen"]')
     tl.embed(adata, model=backend, use_raw=True, progress=progress)
     say('3  annotate  cell2sen.tl.annotate(adata, labels=[…], use_raw=True)  →  adata.obs["cell2sen_cell_type"]')

@@ -7,10 +7,8 @@ what was measured of the cell, with what such differences miss on average (:mod:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,11 +19,8 @@ from cell2sen.data.genes import symbols as gene_names
 from cell2sen.data.reader import open_source
 from cell2sen.data.scale import recognise
 from cell2sen.inference import corrections
-from cell2sen.inference.session import Options, Session
+from cell2sen.inference.session import Session, Slots
 from cell2sen.sentences.ranking import RankFit
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: Cells whose expectations, a value for every gene, are in memory together.
 _CELLS = 256
@@ -35,7 +30,7 @@ LEAST = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Response:
+class ExpectedResponse:
     """Control and predicted expression of some rows, ln(1 + CP10k)."""
 
     rows: NDArray[np.int64]
@@ -60,27 +55,23 @@ def can_expect(session: Session) -> bool:
     return bool(named) and type(session.backend).expect is not Backend.expect
 
 
-def respond(
+def expected_response(
     session: Session,
-    data: AnnData | str | Path,
-    slots: Sequence[Mapping[str, str] | None],
-    fit: RankFit,
+    slots: Slots,
     *,
-    options: Options,
+    fit: RankFit | None = None,
     n_genes: int | None = None,
     seed: int = 0,
     correction: bool = True,
-) -> Response:
+) -> ExpectedResponse:
     """Predict the response of every row that has slots and genes.
 
     Parameters
     ----------
-    data
-        What the session was started with.
     slots
         One entry per cell: values for the task's slots, ``None`` to skip the cell.
     fit
-        What a gene is worth at each place of a sentence.
+        Expression at each rank; the session's by default.
     n_genes
         Genes of prompt and answer at most; as many as the model was trained with by default.
     correction
@@ -99,17 +90,12 @@ def respond(
             f"{session.model.name} has not learned what happens without a perturbation (no_perturbation: in its "
             "training), so no change can be expected; use readout='sentence'"
         )
-    if n_genes is not None and n_genes < 1:
-        raise ValueError(f"n_genes must be at least 1, found {n_genes}")
     sentences = session.sentences
-    present = sentences.n_genes > 0
-    rows = np.array([row for row, one in enumerate(slots) if one is not None and present[row]], dtype=np.int64)
-    if not len(rows):
-        raise ValueError("none of the cells to predict has an expressed gene that can be written")
-    lists = sentences.gene_lists(n_genes or session.length)
+    lists = sentences.gene_lists(session.genes_per_prompt(n_genes))
+    rows = session.rows_to_predict(slots)
     symbols = sentences.symbols
-    worth = fit.expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
-    control = measured(data, symbols, session, options)[rows]
+    worth = (fit or session.fit).expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
+    control = measured(session)[rows]
     names = [str((slots[row] or {}).get("perturbation")) for row in rows]
     known = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
     amounts = {name: known.of(name, symbols) for name in set(names)}
@@ -139,12 +125,21 @@ def respond(
     predicted = sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
     written = _written(predicted, symbols, [len(lists[row]) for row in rows])
     corrected = tuple(sorted(set(names) & set(known.amounts)))
-    return Response(rows=rows, control=control, predicted=predicted, corrected=corrected, sentences=written)
+    return ExpectedResponse(rows=rows, control=control, predicted=predicted, corrected=corrected, sentences=written)
 
 
-def measured(data: AnnData | str | Path, symbols: Sequence[str], session: Session, options: Options) -> sp.csr_matrix:
-    """The cells as ln(1 + CP10k) over these symbols, float32 CSR (cells, symbols)."""
-    with open_source(data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
+def measured(session: Session) -> sp.csr_matrix:
+    """Measured expression of the session's cells, ln(1 + CP10k), float32 CSR (cells, symbols).
+
+    Raises
+    ------
+    ValueError
+        The session began with sentences, which hold no expression.
+    """
+    if session.data is None:
+        raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
+    options, symbols = session.options, session.sentences.symbols
+    with open_source(session.data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
         mapped = gene_names.resolve(
             source.var, symbols=options.get("symbols"), table=options.get("gene_table"), aliases=options.get("aliases"),
             case=session.sentences.recipe.case,

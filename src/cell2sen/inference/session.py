@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
 from cell2sen.data.reader import open_source
 from cell2sen.inference import templates as wording
 from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.sentences.ranking import Case, Recipe, Ties
+from cell2sen.sentences.ranking import Case, RankFit, Recipe, Ties
 from cell2sen.sentences.sentences import Sentences, from_anndata, perturbations_of_cells
 from cell2sen.task import Task
 
@@ -26,58 +29,101 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Published models without a list of their own are asked for so many genes, as their tutorials do.
+#: Genes of a predicted sentence for models without a length of their own: 200, as in the tutorials of Cell2Sentence.
 DEFAULT_GENES = 200
 
+#: Values of the task's slots, one entry per cell; ``None`` for cells that are not predicted.
+Slots = Sequence[Mapping[str, str] | None]
 
-class Options(TypedDict, total=False):
-    """Arguments that all verbs take. The last five change the speed, all others the numbers."""
+
+class ModelOptions(TypedDict, total=False):
+    """Which model, and the precision of its weights."""
 
     model: str | Path | Model | Backend
-    """Known name, directory, hub id, :class:`Model`, or a loaded backend to be used again; the embedded model if not
-    given."""
+    """Known name, directory, hub id, :class:`Model`, or a loaded backend to be used again. Default: the embedded
+    model."""
 
     revision: str
+    """Revision of a model of the hub."""
+
     dtype: Literal["auto", "bfloat16", "float32", "float16"]
     quantize: Literal["4bit", "8bit"]
+    """Load the weights in 4 or 8 bits."""
+
+
+class MatrixOptions(TypedDict, total=False):
+    """Which values of an AnnData object are read, and the names of its genes."""
 
     layer: str
-    """Layer of the AnnData object with the values to rank."""
+    """Layer with the values to rank. Default: ``X``."""
 
     use_raw: bool
+    """Read ``adata.raw`` instead."""
+
     symbols: str
-    """``var`` column with gene symbols; found by itself where the index holds Ensembl ids."""
+    """``var`` column with gene symbols. Default: recognised where the index holds Ensembl ids."""
 
     gene_table: Any
     """Table identifier → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
 
     aliases: Any
+    """Table alias → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
+
     organism: str | Sequence[str]
+    """Organism of all cells, or of each cell. Default: read from the data."""
+
+
+class SentenceOptions(TypedDict, total=False):
+    """How cell sentences and prompts are written."""
+
     max_genes: int
-    """Genes of a sentence at most; the model's recipe says how many by default."""
+    """Maximum number of genes of a sentence. Default: the model's recipe."""
 
     ties: Ties
+    """Order of genes with equal values. Default: the model's recipe."""
+
     case: Case
+    """Case of gene symbols. Default: the model's recipe."""
+
     templates: str | Path | Mapping[str, Any]
-    """Other wording, see :func:`cell2sen.inference.templates.word`."""
+    """Other prompt templates, see :func:`cell2sen.inference.templates.task_for_model`."""
+
+
+class SpeedOptions(TypedDict, total=False):
+    """Options that change no result beyond rounding."""
 
     backend: str
+    """Name of the inference engine. Default: ``"transformers"``."""
+
     device: str
+    """``"auto"``, ``"cpu"`` or ``"cuda"``."""
+
     batch_size: int | None
+    """Prompts in a batch. Default: as many as fit into memory."""
+
     offline: bool
+    """Never download a checkpoint."""
+
     progress: bool
+    """Show progress bars."""
+
+
+class Options(ModelOptions, MatrixOptions, SentenceOptions, SpeedOptions, total=False):
+    """Options that all verbs take."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
-    """A loaded model and the sentences of one dataset, written as this model wants them."""
+    """A loaded model and the sentences of one dataset, written with this model's recipe and templates."""
 
     backend: Backend
     sentences: Sentences
     task: Task
 
-    matrix: str = "X"
-    """Where the values came from: ``"X"``, ``"raw.X"`` or the name of a layer."""
+    data: AnnData | str | Path | None = None
+    """What the sentences were written from; ``None`` if the session began with sentences."""
+
+    options: Options = field(default_factory=lambda: Options())
 
     @property
     def model(self) -> Model:
@@ -86,8 +132,65 @@ class Session:
 
     @property
     def length(self) -> int | None:
-        """Genes of a sentence in this task."""
+        """Genes of a sentence in this task; ``None`` is all."""
         return task_length(self.model, self.sentences.recipe, self.task)
+
+    @property
+    def fit(self) -> RankFit:
+        """Rank fit of the dataset, or else the model's.
+
+        Raises
+        ------
+        ValueError
+            Neither has one.
+        """
+        fit = self.sentences.fit or self.model.fit
+        if fit is None:
+            raise ValueError(
+                "there is no rank fit to turn sentences into expression: pass cells with at least two expressed genes"
+            )
+        return fit
+
+    @property
+    def matrix(self) -> str:
+        """Matrix that was read: ``"X"``, ``"raw.X"`` or the name of a layer; empty if no data was read."""
+        if self.data is None:
+            return ""
+        return "raw.X" if self.options.get("use_raw") else self.options.get("layer") or "X"
+
+    def genes_per_prompt(self, n_genes: int | None) -> int | None:
+        """`n_genes`, or else :attr:`length`.
+
+        Raises
+        ------
+        ValueError
+            Less than 1.
+        """
+        if n_genes is not None and n_genes < 1:
+            raise ValueError(f"n_genes must be at least 1, found {n_genes}")
+        return n_genes or self.length
+
+    def rows_to_predict(self, slots: Slots) -> NDArray[np.int64]:
+        """Rows that have slots and genes, int64 (m,), ascending.
+
+        Raises
+        ------
+        ValueError
+            There are none.
+        """
+        written = self.sentences.n_genes > 0
+        rows = np.array(
+            [row for row, values in enumerate(slots) if values is not None and written[row]], dtype=np.int64
+        )
+        if not len(rows):
+            raise ValueError("none of the cells to predict has an expressed gene that can be written")
+        return rows
+
+    def expression(self, gene_lists: Sequence[Sequence[str]]) -> sp.csr_matrix:
+        """Sentences → ln(1 + CP10k), the unit of scanpy's ``log1p``, by :attr:`fit`; float32 CSR (n, symbols)."""
+        matrix = self.sentences.expression(gene_lists, self.fit)
+        matrix.data *= np.float32(np.log(10.0))
+        return matrix
 
     def provenance(self, **verb: Any) -> dict[str, Any]:
         """All that changed the numbers, as plain values for ``adata.uns``."""
@@ -169,7 +272,8 @@ def start(
         backend=backend,
         sentences=sentences,
         task=wording.word(tasks.load(task), backend.model, options.get("templates")),
-        matrix="raw.X" if options.get("use_raw") else options.get("layer") or "X",
+        data=None if isinstance(data, Sentences) else data,
+        options=options,
     )
     wanted = options.get("max_genes")
     if wanted is not None and session.length is not None and wanted > session.length:
@@ -185,8 +289,9 @@ def start(
 
 def check_options(options: Options) -> None:
     """Refuse options that do not exist, with a list of those there are."""
-    if unknown := sorted(set(options) - set(Options.__annotations__)):
-        raise TypeError(f"unknown arguments {unknown}; available: {sorted(Options.__annotations__)}")
+    available = Options.__optional_keys__
+    if unknown := sorted(set(options) - available):
+        raise TypeError(f"unknown arguments {unknown}; available: {sorted(available)}")
 
 
 def without_unknown(sentences: Sentences, backend: Backend) -> Sentences:
@@ -217,6 +322,21 @@ def without_unknown(sentences: Sentences, backend: Backend) -> Sentences:
         genes=pa.ListArray.from_arrays(offsets.astype(np.int32), (np.cumsum(known) - 1)[ids[kept]].astype(np.int32)),
         vocabulary=pa.array([symbol for symbol, one in zip(symbols, known, strict=True) if one], type=pa.string()),
     )
+
+
+def warn_unknown(kind: str, names: Sequence[str], model: Model, key: str) -> None:
+    """Log one warning about names that the model was not trained on, if its metadata list those that it was."""
+    trained: Mapping[str, int] = model.metadata.get(key) or {}
+    spellings = {spelling for names in (model.metadata.get("spellings") or {}).values() for spelling in names}
+    unknown = [name for name in names if name not in trained and name not in spellings]
+    if trained and unknown:
+        lower = {name.lower(): name for name in trained}
+        close = {name: difflib.get_close_matches(name.lower(), lower, n=1) for name in unknown[:20]}
+        advice = "; ".join(f"did you mean {lower[match[0]]!r} for {name!r}?" for name, match in close.items() if match)
+        logger.warning(
+            "%s was not trained on the %s %s: its predictions for them are guesses. It was trained on %s%s",
+            model.name, kind, unknown[:20], list(trained)[:50], f"; {advice}" if advice else "",
+        )  # fmt: skip
 
 
 def recipe_for(model: Model, options: Options) -> Recipe:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from cell2sen.inference.pipeline import softmax
 from cell2sen.training.release.fit_calibration import calibrates, expected_calibration_error, fit_temperature
 
 
@@ -13,7 +13,7 @@ def drawn(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     """Scores, and labels drawn from their softmax at `temperature`."""
     generator = np.random.default_rng(0)
     scores = generator.normal(scale=3.0, size=(n, 4))
-    cumulative = softmax(scores, temperature).cumsum(axis=1)
+    cumulative = softmax(scores / temperature, axis=1).cumsum(axis=1)
     return scores, (generator.random((n, 1)) > cumulative).sum(axis=1).clip(max=3)
 
 
@@ -26,8 +26,8 @@ def test_temperature_is_recovered(temperature):
 def test_calibration_error_falls_to_near_zero():
     scores, truth = drawn(3.0)
     right = scores.argmax(axis=1) == truth
-    before = expected_calibration_error(softmax(scores).max(axis=1), right)
-    after = expected_calibration_error(softmax(scores, fit_temperature(scores, truth)).max(axis=1), right)
+    before = expected_calibration_error(softmax(scores, axis=1).max(axis=1), right)
+    after = expected_calibration_error(softmax(scores / fit_temperature(scores, truth), axis=1).max(axis=1), right)
     assert before > 0.2
     assert after < 0.02
 

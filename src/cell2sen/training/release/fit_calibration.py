@@ -14,9 +14,11 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from cell2sen.data.splits import barcode
-from cell2sen.inference import pipeline
+from cell2sen.inference.annotate import MIN_TRAINING_CELLS, choose
+from cell2sen.inference.session import load_model, start
 from cell2sen.model import METADATA_FILE, resolve
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences
@@ -48,7 +50,7 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
     """
 
     def loss(log_temperature: float) -> float:
-        probability = pipeline.softmax(log_likelihoods, float(np.exp(log_temperature)))[np.arange(len(truth)), truth]
+        probability = softmax(log_likelihoods / float(np.exp(log_temperature)), axis=1)[np.arange(len(truth)), truth]
         return float(-np.mean(np.log(np.maximum(probability, 1e-300))))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(20.0)), method="bounded").x))
@@ -71,19 +73,19 @@ def calibrate(folder: Path, cells: Sequence[Cells], *, progress: bool = False) -
     """
     model = resolve(folder)
     known: dict[str, int] = model.metadata.get("labels") or {}
-    labels = [label for label, count in known.items() if count >= pipeline.LEAST_CELLS]
+    labels = [label for label, count in known.items() if count >= MIN_TRAINING_CELLS]
     if rare := sorted(set(known) - set(labels)):
         logger.warning("labels of fewer than %d training cells are not offered where none are named: %s",
-                       pipeline.LEAST_CELLS, ", ".join(rare))  # fmt: skip
+                       MIN_TRAINING_CELLS, ", ".join(rare))  # fmt: skip
     if "annotate" not in model.metadata.get("templates", {}) or len(labels) < 2:
         return {}
-    backend = pipeline.load_model({"model": model, "progress": progress})
+    backend = load_model({"model": model, "progress": progress})
     scores, truth = [], []
     for one in cells:
         rows = _rows(one, labels, MOST_CELLS // len(cells))
         if not len(rows):
             continue
-        choices = pipeline.choose(pipeline.start(_sentences(one, rows), "annotate", {"model": backend}), labels)
+        choices = choose(start(_sentences(one, rows), "annotate", {"model": backend}), labels)
         scores.append(np.log(np.maximum(choices.probabilities, 1e-300)))
         assert one.label is not None
         truth.append(np.array([labels.index(str(label)) for label in one.label[rows]]))
@@ -91,7 +93,7 @@ def calibrate(folder: Path, cells: Sequence[Cells], *, progress: bool = False) -
         return {}
     likelihoods, right = np.concatenate(scores), np.concatenate(truth)
     temperature = fit_temperature(likelihoods, right)
-    before, after = pipeline.softmax(likelihoods), pipeline.softmax(likelihoods, temperature)
+    before, after = softmax(likelihoods, axis=1), softmax(likelihoods / temperature, axis=1)
     hit = likelihoods.argmax(axis=1) == right
     result = {
         "temperature": temperature, "n_cells": len(right), "accuracy": float(hit.mean()),

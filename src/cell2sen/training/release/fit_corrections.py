@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cell2sen.backend import Unsupported
-from cell2sen.inference import expected_response as response
 from cell2sen.inference.corrections import CORRECTION_FILE, Corrections
+from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import METADATA_FILE, resolve
 from cell2sen.training.cells import LEAST_CELLS, Cells, contexts
@@ -133,7 +133,7 @@ def _missed(
     if fit is None:
         raise ValueError("no cell has two expressed genes")
     slots = [{"perturbation": name}] * adata.n_obs
-    found = response.respond(session, adata, slots, fit, options={}, seed=seed, correction=False)
+    found = expected_response(session, slots, fit=fit, seed=seed, correction=False)
     change = sp.csr_matrix(found.predicted - found.control)
     place = {symbol: number for number, symbol in enumerate(cells.symbols)}
     columns = [place[symbol] for symbol in session.sentences.symbols]

@@ -262,9 +262,9 @@ class Learner:
 
     def _embed(self) -> Callable[[Sequence[Sequence[str]]], Any]:
         """Sentences → vectors of the model as it was before this training."""
-        from cell2sen.inference import pipeline
+        from cell2sen.inference.session import load_model
 
-        backend = pipeline.load_model({"model": self.start, "progress": False})  # type: ignore[typeddict-item]
+        backend = load_model({"model": self.start, "progress": False})  # type: ignore[typeddict-item]
         task = word(tasks.load("embed"), backend.model)
         return lambda lists: backend.embed([task.prompt(genes=genes) for genes in lists]).vectors
 

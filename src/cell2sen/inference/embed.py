@@ -1,0 +1,67 @@
+"""Cell embeddings and gene-level attention maps of a session's cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import numpy as np
+
+from cell2sen.backend import AttentionMap, Embeddings, Pooling
+from cell2sen.inference.session import Session
+
+
+def embed_cells(
+    session: Session,
+    *,
+    pooling: Pooling = "mean",
+    hidden_layer: int = -1,
+    attention_for: Sequence[int] = (),
+    attention_layer: int = -1,
+) -> Embeddings:
+    """Embedding of every cell, in order; NaN for cells without genes.
+
+    Parameters
+    ----------
+    pooling, attention_layer
+        See :meth:`cell2sen.backend.Backend.embed`.
+    hidden_layer
+        `layer` of :meth:`cell2sen.backend.Backend.embed`.
+    attention_for
+        Row numbers of the cells whose gene-level attention is returned.
+
+    Returns
+    -------
+    Embeddings
+        One entry per cell, cells without genes included; their attention maps are ``None``.
+    """
+    sentences = session.sentences
+    rows = np.flatnonzero(sentences.n_genes > 0)
+    prompt_of_row = {int(row): number for number, row in enumerate(rows)}
+    lists = sentences.gene_lists(session.length)
+    prompts = [
+        session.task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]))
+        for row in rows
+    ]
+    embeddings = session.backend.embed(
+        prompts,
+        pooling=pooling,
+        layer=hidden_layer,
+        attention_for=[prompt_of_row[row] for row in attention_for if row in prompt_of_row],
+        attention_layer=attention_layer,
+    )
+    vectors = np.full((len(sentences), embeddings.vectors.shape[1]), np.nan, dtype=np.float32)
+    vectors[rows] = embeddings.vectors
+    genes_used = np.zeros(len(sentences), dtype=np.int64)
+    genes_used[rows] = embeddings.genes_used
+    maps: list[AttentionMap | None] = [None] * len(sentences)
+    if embeddings.attention is not None:
+        for row, attention_map in zip(rows, embeddings.attention, strict=True):
+            maps[row] = attention_map
+    return Embeddings(vectors=vectors, genes_used=genes_used, attention=maps if len(attention_for) else None)
+
+
+def attention_key(cell: str) -> str:
+    """Key of a cell in ``uns["cell2sen"]["attention"]``: its name, percent-encoded where HDF5 does not allow it."""
+    key = quote(cell, safe=" :|+")
+    return key.replace(".", "%2E") if not key.strip(".") else key

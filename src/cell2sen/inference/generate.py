@@ -1,0 +1,165 @@
+"""Generated cells of given types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import scipy.sparse as sp
+
+from cell2sen import tasks
+from cell2sen.answer import ParsedSentence, parse_sentence
+from cell2sen.backend import Sampling
+from cell2sen.data.genes.organism import scientific_name
+from cell2sen.inference.session import (
+    DEFAULT_GENES,
+    Options,
+    Session,
+    load_model,
+    recipe_for,
+    start,
+    warn_unknown,
+)
+from cell2sen.inference.templates import word
+from cell2sen.sentences.sentences import Sentences
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratedCells:
+    """Generated cells, in the order of their types."""
+
+    names: list[str]
+    """``"<cell type>-<number>"``."""
+
+    cell_types: list[str]
+    answers: list[ParsedSentence]
+    expression: sp.csr_matrix
+    """float32 (n, symbols), ln(1 + CP10k)."""
+
+    n_genes: int
+    """Genes of each cell."""
+
+
+def generate_cells(
+    session: Session,
+    cell_types: Sequence[str],
+    *,
+    n: int,
+    organism: str,
+    sampling: Sampling,
+    guided: bool = True,
+    n_genes: int | None = None,
+) -> GeneratedCells:
+    """Generate `n` cells of each type over the genes of the session.
+
+    Parameters
+    ----------
+    session, organism
+        From :func:`generation_session`.
+    n_genes
+        Genes of each cell; by default the number that the model was trained with.
+
+    Raises
+    ------
+    ValueError
+        More genes per guided cell than there are in the session, or no rank fit.
+    """
+    symbols = session.sentences.symbols
+    length = n_genes or min(session.length or DEFAULT_GENES, len(symbols))
+    if guided and length > len(symbols):
+        raise ValueError(f"n_genes={length} is too many: there are only {len(symbols)} to choose from")
+    warn_unknown("labels", cell_types, session.model, "labels")
+    labels = [cell_type for cell_type in cell_types for _ in range(n)]
+    names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(n)]
+    prompts = [
+        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length)
+        for label, name in zip(labels, names, strict=True)
+    ]
+    texts = session.backend.generate(prompts, sampling, genes=symbols if guided else None)
+    known = frozenset(symbols)
+    answers = [parse_sentence(text, known) for text in texts]
+    expression = session.expression([answer.genes for answer in answers])
+    return GeneratedCells(names=names, cell_types=labels, answers=answers, expression=expression, n_genes=length)
+
+
+def generation_session(genes: AnnData | str | Path | Sequence[str] | None, options: Options) -> tuple[Session, str]:
+    """Session over the genes that cells may have, and the scientific name of the cells' organism.
+
+    Parameters
+    ----------
+    genes
+        AnnData or file whose genes, rank fit and organism are taken; symbols; ``None`` for the model's own list.
+
+    Raises
+    ------
+    ValueError
+        Genes that the model cannot write, no genes at all, or more than one organism.
+    """
+    organism = options.get("organism") or None
+    if organism is not None and not isinstance(organism, str):
+        raise ValueError(f"organism must be one name for generated cells, found {organism!r}")
+    if genes is None or not (isinstance(genes, str | Path) or hasattr(genes, "var_names")):
+        return _session_over(genes, options), scientific_name(organism or "Homo sapiens")
+    session = start(genes, "generate", options)
+    organisms = sorted(set(session.sentences.organism))
+    if len(organisms) > 1:
+        raise ValueError(f"the cells in genes= are of several organisms, {organisms}: choose one with organism=")
+    return session, organisms[0]
+
+
+def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None) -> list[str]:
+    """The cell types as a list.
+
+    Raises
+    ------
+    ValueError
+        No names, the same name twice, or fewer than one cell or gene.
+    """
+    cell_types: list[Any] = [cell_type] if isinstance(cell_type, str) else list(cell_type)
+    if not cell_types or not all(isinstance(name, str) and name.strip() for name in cell_types):
+        raise ValueError(f"cell_type must be one name or several, found {cell_type!r}")
+    if len(set(cell_types)) < len(cell_types):
+        raise ValueError(f"cell types must differ, found {cell_types}; n= sets the number of cells of each")
+    for name, value in (("n", n), ("n_genes", n_genes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}")
+    return cell_types
+
+
+def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
+    """Session without cells, over these symbols."""
+    backend = load_model(options)
+    model = backend.model
+    recipe = recipe_for(model, options)
+    symbols = list(dict.fromkeys(model.genes or () if genes is None else genes))
+    if recipe.case == "upper":
+        symbols = list(dict.fromkeys(symbol.upper() for symbol in symbols))
+    if not symbols:
+        raise ValueError(
+            f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
+        )
+    known = backend.known_genes(symbols)
+    if unknown := [symbol for symbol, is_known in zip(symbols, known, strict=True) if not is_known]:
+        raise ValueError(
+            f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}"
+        )
+    no_cells = Sentences(
+        genes=pa.array([], type=pa.list_(pa.int32())),
+        vocabulary=pa.array(symbols, type=pa.string()),
+        names=np.array([], dtype=object),
+        organism=(),
+        perturbations=(),
+        obs=pd.DataFrame(),
+        recipe=recipe,
+        fit=model.fit,
+    )
+    task = word(tasks.load("generate"), model, options.get("templates"))
+    return Session(backend=backend, sentences=no_cells, task=task, options=options)

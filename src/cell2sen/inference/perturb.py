@@ -1,0 +1,225 @@
+"""Predicted response to a perturbation: choice of the readout; predicted cell sentences."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cell2sen.answer import ParsedSentence, parse_sentence
+from cell2sen.backend import Sampling, Unsupported
+from cell2sen.inference.expected_response import can_expect, expected_response
+from cell2sen.inference.session import Session, Slots, warn_unknown
+from cell2sen.sentences.sentences import clean_perturbations
+
+logger = logging.getLogger(__name__)
+
+Readout = Literal["auto", "expected", "sentence"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Response:
+    """Control and predicted expression of the cells that have a perturbation and genes."""
+
+    rows: NDArray[np.int64]
+    """Rows that were predicted, int64 (m,), ascending."""
+
+    perturbations: list[str]
+    """Perturbation of each of these rows."""
+
+    control: sp.csr_matrix
+    """Expression of the control, float32 (m, symbols), ln(1 + CP10k)."""
+
+    predicted: sp.csr_matrix
+    """Predicted expression, float32 (m, symbols), ln(1 + CP10k)."""
+
+    answers: list[ParsedSentence]
+    """Predicted cell sentences."""
+
+    readout: Literal["expected", "sentence"]
+    corrected: tuple[str, ...] = ()
+    """Perturbations whose stored correction was added."""
+
+
+def predict_response(
+    session: Session,
+    perturbation: str | Sequence[str | None] | None,
+    *,
+    sampling: Sampling,
+    readout: Readout = "auto",
+    correction: bool = True,
+    guided: bool = True,
+    n_genes: int | None = None,
+) -> Response:
+    """Predict the expression of each cell after its perturbation.
+
+    Parameters
+    ----------
+    perturbation
+        One name for all cells, or one per cell; ``None`` takes those of the session's sentences.
+    sampling
+        Of written sentences; the expected readout takes its seed only.
+    readout
+        ``"auto"`` is expected where the model supports it and `guided` and `sampling` are at their defaults (greedy).
+    correction
+        Add the model's stored corrections to expected responses.
+    guided, n_genes
+        See :func:`predict_sentences`.
+
+    Raises
+    ------
+    Unsupported
+        ``readout="expected"`` of a model that does not support it.
+    ValueError
+        No such readout, no cell with a perturbation and genes, or no rank fit.
+    """
+    if readout not in get_args(Readout):
+        raise ValueError(f"no readout {readout!r}; available: {list(get_args(Readout))}")
+    slots = perturbation_slots(session, perturbation)
+    symbols = frozenset(session.sentences.symbols)
+    default_sampling = sampling.temperature == 0 and sampling.top_k is None and sampling.top_p is None
+    if readout == "expected" or (readout == "auto" and guided and default_sampling and can_expect(session)):
+        try:
+            expected = expected_response(session, slots, n_genes=n_genes, seed=sampling.seed, correction=correction)
+        except Unsupported:  # the model writes genes as several tokens
+            if readout == "expected":
+                raise
+        else:
+            return Response(
+                rows=expected.rows,
+                perturbations=_perturbations(slots, expected.rows),
+                control=expected.control,
+                predicted=expected.predicted,
+                answers=[parse_sentence(" ".join(genes), symbols) for genes in expected.sentences],
+                readout="expected",
+                corrected=expected.corrected,
+            )
+    written = predict_sentences(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
+    return Response(
+        rows=written.rows,
+        perturbations=_perturbations(slots, written.rows),
+        control=session.expression(written.controls),
+        predicted=session.expression([answer.genes for answer in written.answers]),
+        answers=written.answers,
+        readout="sentence",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictedSentences:
+    """Predicted cell sentences of some rows."""
+
+    rows: NDArray[np.int64]
+    """Rows that were predicted, int64 (m,), ascending."""
+
+    answers: list[ParsedSentence]
+    """Parsed answers, in the order of `rows`."""
+
+    texts: list[str]
+    """Answers as the model wrote them."""
+
+    controls: list[list[str]]
+    """Genes of the prompts before any cut to the context, in the order of `rows`."""
+
+
+def predict_sentences(
+    session: Session,
+    slots: Slots,
+    *,
+    sampling: Sampling,
+    n_genes: int | None = None,
+    guided: bool = True,
+    vocabulary: Sequence[str] | None = None,
+) -> PredictedSentences:
+    """Predict a cell sentence for every row that has slots and genes.
+
+    Parameters
+    ----------
+    slots
+        One entry per cell: values for the task's slots, ``None`` to skip the cell.
+    n_genes
+        Maximum number of genes of prompt and answer; by default the number that the model was trained with. An answer
+        has as many genes as its cell's prompt, so that a cell with few genes gets no more than it has.
+    guided
+        Only genes of the vocabulary, each at most once, as many as in the prompt. Unguided answers are free text.
+    vocabulary
+        Genes that an answer may have; those of the sentences by default.
+
+    Raises
+    ------
+    ValueError
+        No cell is left to predict, or cells whose answers are sampled share a name, and so would share their draws.
+    """
+    sentences = session.sentences
+    length = session.genes_per_prompt(n_genes)
+    rows = session.rows_to_predict(slots)
+    if sampling.temperature > 0 and len(set(sentences.names[rows])) < len(rows):
+        raise ValueError(
+            "cell names must be unique where answers are drawn (temperature > 0), because a draw depends on the seed "
+            "and the name: call adata.obs_names_make_unique() first"
+        )
+    limit = sentences.recipe.max_genes
+    if n_genes is not None and limit is not None and n_genes > limit:
+        logger.warning("the sentences have %d genes at most, so n_genes=%d has no effect beyond that", limit, n_genes)
+    lists = sentences.gene_lists(length)
+    prompts = [
+        session.task.prompt(
+            genes=lists[row],
+            organism=sentences.organism[row],
+            key=str(sentences.names[row]),
+            answer_genes=len(lists[row]),
+            **(slots[row] or {}),
+        )
+        for row in rows
+    ]
+    vocabulary = sentences.symbols if vocabulary is None else vocabulary
+    texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
+    known = frozenset(vocabulary)
+    return PredictedSentences(
+        rows=rows,
+        answers=[parse_sentence(text, known) for text in texts],
+        texts=texts,
+        controls=[list(lists[row]) for row in rows],
+    )
+
+
+def perturbation_slots(
+    session: Session, perturbation: str | Sequence[str | None] | None
+) -> list[dict[str, str] | None]:
+    """Slots of the perturbation task for each cell, from an argument or from the sentences' own column.
+
+    Raises
+    ------
+    ValueError
+        No cell has a perturbation, or not one entry per cell.
+    """
+    values = session.sentences.perturbations if perturbation is None else perturbation
+    values = perturbation_per_cell(values, len(session.sentences))
+    warn_unknown("perturbations", sorted({value for value in values if value}), session.model, "perturbations")
+    return [{"perturbation": value} if value else None for value in values]
+
+
+def perturbation_per_cell(perturbation: str | Sequence[str | None], n: int) -> tuple[str | None, ...]:
+    """Perturbation of each of `n` cells; ``None`` for missing values and empty strings.
+
+    Raises
+    ------
+    ValueError
+        Not one entry per cell, or no entry that names a perturbation.
+    """
+    values = clean_perturbations([perturbation] * n if isinstance(perturbation, str) else list(perturbation), n)
+    if not any(values):
+        raise ValueError(
+            "no cell has a perturbation: pass perturbation= (one name, or a list with one entry per cell), or "
+            "perturbation_column= (an obs column in which at least one entry is not missing)"
+        )
+    return values
+
+
+def _perturbations(slots: Slots, rows: NDArray[np.int64]) -> list[str]:
+    return [(slots[row] or {})["perturbation"] for row in rows]
