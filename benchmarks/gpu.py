@@ -1,12 +1,17 @@
-"""Embedding on a GPU with Gemma-2 of real shapes and random weights, the usual way beside it in the same run.
+"""Embedding and generation on a GPU with Gemma-2 of real shapes and random weights, beside the usual way.
 
     python benchmarks/gpu.py [--out FILE.jsonl] [--only ROW …] [--tiny]
 
-Rows: the measured ceiling of matrix products; parity of the attention with transformers' eager one; embedding of the 2B
-at 1k, 4k and 8k tokens with the share of the ceiling that it reaches, and beside it what Helical does (the causal model
-with its head, eager attention as it has the soft-cap, all hidden states kept); guided generation of 200 genes for 256
-cells; loading and embedding of the 27B in bfloat16 and 4-bit. ``--tiny`` runs the same code with tiny shapes wherever
-there is no GPU. Prints one JSON line a row.
+Prints one JSON line per row:
+
+* matrix: speed of a large matrix product, the ceiling for all else;
+* parity: difference of the attention from transformers' eager attention;
+* embedding: the 2B at 1k, 4k and 8k tokens, its share of the ceiling, and beside it Helical's way (the causal model
+  with its LM head, eager attention since that has the soft-cap, all hidden states kept);
+* generation: guided sentences of 200 genes for 256 cells;
+* large: loading and embedding with the 27B in bfloat16 and 4-bit.
+
+``--tiny`` runs the same code with tiny shapes, on a CPU, too.
 """
 
 from __future__ import annotations
@@ -36,6 +41,8 @@ TEMPLATE = ("Below are the genes of one cell, strongest first.\nCell sentence: "
 
 
 class Bench:
+    """The rows of the benchmark, one method each."""
+
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.tiny, self.runs, self.out, self.work = arguments.tiny, arguments.runs, arguments.out, work
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +50,8 @@ class Bench:
         self.genes = speed_data.symbols(300 if self.tiny else 20_000)
         self.ceiling = 0.0
 
-    def say(self, **line) -> None:
+    def write(self, **line) -> None:
+        """Print one JSON line, and append it to `--out`."""
         text = json.dumps(line)
         print(text, flush=True)
         if self.out:
@@ -51,6 +59,7 @@ class Bench:
                 file.write(text + "\n")
 
     def seconds(self, work) -> float:
+        """Median wall time after one run to warm up, with the GPU synchronised."""
         times = []
         for _ in range(self.runs + 1):
             self._wait()
@@ -65,50 +74,54 @@ class Bench:
             torch.cuda.synchronize()
 
     def _peak(self) -> float | None:
+        """Peak GPU memory in GiB."""
         return round(torch.cuda.max_memory_allocated() / 2**30, 2) if self.device == "cuda" else None
 
     def network(self, sizes: dict, head: bool, implementation: str):
-        """Random weights made on the device: nothing is read or written."""
+        """A network with random weights, made on the device."""
         attention.register()
         kind = transformers.Gemma2ForCausalLM if head else transformers.Gemma2Model
         torch.manual_seed(0)
         torch.set_default_dtype(self.dtype)
         try:
             with torch.device(self.device):
-                made = kind._from_config(speed_data.config(sizes), attn_implementation=implementation)
+                network = kind._from_config(speed_data.config(sizes), attn_implementation=implementation)
         finally:
             torch.set_default_dtype(torch.float32)
-        return made.eval()
+        return network.eval()
 
     # -- rows
 
     def matrix(self) -> None:
-        """The ceiling: a large product in the dtype of the model."""
+        """The ceiling: a large matrix product in the dtype of the model."""
         n = 256 if self.tiny else 8192
-        one, other = (torch.randn(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
-        self.ceiling = 2 * n**3 / self.seconds(lambda: one @ other)
-        self.say(row="matrix products", tflops=round(self.ceiling / 1e12, 3), size=n, dtype=str(self.dtype))
+        a, b = (torch.randn(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
+        self.ceiling = 2 * n**3 / self.seconds(lambda: a @ b)
+        self.write(row="matrix products", tflops=round(self.ceiling / 1e12, 3), size=n, dtype=str(self.dtype))
 
     def parity(self) -> None:
-        """Largest difference of hidden states from transformers' eager attention, same weights."""
+        """Largest difference of hidden states from those of transformers' eager attention, same weights."""
         sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B | {"num_hidden_layers": 4}
         length = 200 if self.tiny else 6000  # beyond the window of 4,096
         ids = torch.randint(10, 1000, (1, length), device=self.device)
-        found = {}
-        for name in (attention.NAME, "eager"):
+        states = []
+        for implementation in (attention.NAME, "eager"):
+            network = self.network(sizes, False, implementation)
             with torch.inference_mode():
-                found[name] = self.network(sizes, False, name)(
-                    input_ids=ids, use_cache=False
-                ).last_hidden_state.double()
-        one, other = found.values()
-        cosine = torch.nn.functional.cosine_similarity(one, other, dim=-1).min()
-        self.say(
-            row="attention against eager", tokens=length, largest_difference=float((one - other).abs().max()),
-            least_cosine=float(cosine), dtype=str(self.dtype),
+                states.append(network(input_ids=ids, use_cache=False).last_hidden_state.double())
+        ours, eager = states
+        cosine = torch.nn.functional.cosine_similarity(ours, eager, dim=-1).min()
+        self.write(
+            row="attention against eager",
+            tokens=length,
+            largest_difference=float((ours - eager).abs().max()),
+            smallest_cosine=float(cosine),
+            dtype=str(self.dtype),
             flex=list(attention_flex.faults.values()),
-        )  # fmt: skip
+        )
 
     def tokens(self, sizes: dict):
+        """The tokenizer of speed_data, through a file as a checkpoint has it."""
         folder = self.work / "tokenizer"
         folder.mkdir(exist_ok=True)
         speed_data.tokenizer(sizes["vocabulary"], self.genes).save(str(folder / "tokenizer.json"))
@@ -118,6 +131,7 @@ class Bench:
         return load_tokens(str(folder), local_files_only=True)
 
     def embedding(self) -> None:
+        """Cell vectors of prompts of three lengths, beside Helical's way."""
         sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
         tokens = self.tokens(sizes)
         for length in (64, 128) if self.tiny else (1024, 4096, 8192):
@@ -127,44 +141,50 @@ class Bench:
             if self.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             network = self.network(sizes, True, attention.NAME)
-            made = TransformersBackend(Model(name="random", path="random"), network, tokens, progress=False)
-            found = made.embed(prompts).vectors
-            seconds = self.seconds(lambda made=made, prompts=prompts: made.embed(prompts))
-            total = int(made.tokens.lengths(prompts).sum())
-            inside = sum(each.numel() for each in made.base.layers.parameters())
-            work = 2 * inside * total + 2 * sizes["num_hidden_layers"] * total * length * (
-                sizes["num_attention_heads"] * sizes["head_dim"]
-            )  # causal: half of the scores, twice as a product
+            backend = TransformersBackend(Model(name="random", path="random"), network, tokens, progress=False)
+            vectors = backend.embed(prompts).vectors
+            seconds = self.seconds(lambda backend=backend, prompts=prompts: backend.embed(prompts))
+            n_tokens = int(backend.tokens.lengths(prompts).sum())
+            n_weights = sum(weights.numel() for weights in backend.base.layers.parameters())
+            # Attention has two products, each with half of the pairs of tokens since it is causal.
+            width = sizes["num_attention_heads"] * sizes["head_dim"]
+            work = 2 * n_weights * n_tokens + 2 * sizes["num_hidden_layers"] * n_tokens * length * width
             line["cell2sen"] = {
-                "tokens_per_second": round(total / seconds), "peak_gb": self._peak(),
+                "tokens_per_second": round(n_tokens / seconds),
+                "peak_gb": self._peak(),
                 "share_of_ceiling": round(work / seconds / self.ceiling, 3) if self.ceiling else None,
-            }  # fmt: skip
-            line["helical_way"] = self.usual_way(network, tokens, prompts, found, total, seconds)
-            self.say(**line)
-            del network, made
+            }
+            line["helical_way"] = self.usual_way(network, tokens, prompts, vectors, seconds)
+            self.write(**line)
+            del network, backend
 
     def generation(self) -> None:
-        """Guided greedy sentences behind control sentences; with random weights guesses are worth less than trained."""
+        """Guided greedy sentences after control sentences; drafts are right less often than with trained weights."""
         sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
         n, genes = (2, 5) if self.tiny else (256, 200)
         tokens = self.tokens(sizes)
-        made = TransformersBackend(
-            Model(name="random", path="random"), self.network(sizes, True, attention.NAME), tokens, progress=False
-        )
+        network = self.network(sizes, True, attention.NAME)
+        backend = TransformersBackend(Model(name="random", path="random"), network, tokens, progress=False)
         prompts = [replace(self.prompt(tokens, 64 if self.tiny else 1024, row), answer_genes=genes) for row in range(n)]
-        known = tuple(gene for gene, writes in zip(self.genes, made.known_genes(self.genes), strict=True) if writes)
-        texts = made.generate(prompts, Sampling(), genes=known)
-        work = made.generator.work
+        known = tuple(gene for gene, writes in zip(self.genes, backend.known_genes(self.genes), strict=True) if writes)
+        texts = backend.generate(prompts, Sampling(), genes=known)
+        work = backend.generator.work
         written = sum(len(set(text.split()) & set(known)) for text in texts)
         passes = work.passes / work.genes
-        seconds = self.seconds(lambda: made.generate(prompts, Sampling(), genes=known))
-        self.say(
-            row=f"guided generation, {genes} genes", cells=n, device=self.device, dtype=str(self.dtype), genes=written,
-            genes_per_second=round(written / seconds, 1), passes_per_gene=round(passes, 3), peak_gb=self._peak(),
-        )  # fmt: skip
+        seconds = self.seconds(lambda: backend.generate(prompts, Sampling(), genes=known))
+        self.write(
+            row=f"guided generation, {genes} genes",
+            cells=n,
+            device=self.device,
+            dtype=str(self.dtype),
+            genes=written,
+            genes_per_second=round(written / seconds, 1),
+            passes_per_gene=round(passes, 3),
+            peak_gb=self._peak(),
+        )
 
-    def usual_way(self, network, tokens, prompts, found, total: int, ours: float) -> dict:
-        """Head, eager attention, every hidden state, two prompts at a time, padded on the left."""
+    def usual_way(self, network, tokens, prompts, our_vectors, our_seconds: float) -> dict:
+        """Helical's way: LM head, eager attention, all hidden states, two prompts at a time, padded on the left."""
         network.set_attn_implementation("eager")
 
         def embed() -> torch.Tensor:
@@ -191,14 +211,16 @@ class Bench:
             return {"failed": str(error).splitlines()[0]}
         finally:
             network.set_attn_implementation(attention.NAME)
-        cosine = torch.nn.functional.cosine_similarity(vectors, torch.from_numpy(found)).min()
+        cosine = torch.nn.functional.cosine_similarity(vectors, torch.from_numpy(our_vectors)).min()
         return {
-            "tokens_per_second": round(total / seconds), "peak_gb": self._peak(), "ratio": round(seconds / ours, 2),
-            "least_cosine": float(cosine),
-        }  # fmt: skip
+            "tokens_per_second": round(int(tokens.lengths(prompts).sum()) / seconds),
+            "peak_gb": self._peak(),
+            "ratio": round(seconds / our_seconds, 2),
+            "smallest_cosine": float(cosine),
+        }
 
     def prompt(self, tokens, length: int, row: int) -> Prompt:
-        """As many genes as fit into so many tokens."""
+        """A prompt with as many genes as fit into `length` tokens."""
         order = torch.randperm(len(self.genes), generator=torch.Generator().manual_seed(row)).tolist()
         words = [self.genes[gene] for gene in order]
         low, high = 0, len(words)
@@ -212,20 +234,22 @@ class Bench:
         return Prompt.of_cell(TEMPLATE[0], genes=tuple(words[: max(low, 1)]), after=TEMPLATE[1], key=str(row))
 
     def large(self) -> None:
-        """The 27B from a checkpoint on disk, in bfloat16 and 4-bit."""
+        """Load the 27B from disk in bfloat16 and 4-bit, and embed one cell."""
         sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_27B
         dtype = "float32" if self.tiny else "bfloat16"
         folder = speed_data.checkpoint(self.work / "large", sizes, self.genes, dtype, self.device)
         for quantize in (None, "4bit"):
             started = time.perf_counter()
-            made = backends.load(resolve(folder, dtype=dtype, quantize=quantize), progress=False)
+            backend = backends.load(resolve(folder, dtype=dtype, quantize=quantize), progress=False)
             loaded = time.perf_counter() - started
-            vectors = made.embed([self.prompt(made.tokens, 64 if self.tiny else 1024, 0)]).vectors
-            self.say(
-                row=f"27B, {quantize or dtype}", seconds_to_load=round(loaded, 1), peak_gb=self._peak(),
+            vectors = backend.embed([self.prompt(backend.tokens, 64 if self.tiny else 1024, 0)]).vectors
+            self.write(
+                row=f"27B, {quantize or dtype}",
+                seconds_to_load=round(loaded, 1),
+                peak_gb=self._peak(),
                 finite=bool(torch.from_numpy(vectors).isfinite().all()),
-            )  # fmt: skip
-            del made
+            )
+            del backend
             if self.device == "cuda":
                 torch.cuda.empty_cache()
 
@@ -238,8 +262,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also append the lines to this file")
     parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--work", type=Path, help="folder for the 27B checkpoint (55 GB); a temporary one by default")
-    parser.add_argument("--tiny", action="store_true", help="tiny shapes, on CPU too: to see that it runs")
+    parser.add_argument("--work", type=Path, help="folder for the 27B checkpoint (55 GB); temporary by default")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to test that it runs, on a CPU, too")
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU; --tiny runs the same code with tiny shapes")

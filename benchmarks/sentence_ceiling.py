@@ -1,10 +1,10 @@
-"""What sentences of so many genes can say of a change: the true one, read off them, against that of expression.
+"""How much of a change of expression is left in sentences of a given length, without any model.
 
     python benchmarks/sentence_ceiling.py --data-dir FOLDER [--lengths 200 400 10000]
 
-No model takes part. Cells of Kang et al. are written as sentences, ties at random, and read back with the mean
-expression of each place; then the mean change of a cell type, and the mean change of all other types as a prediction
-of it, are compared with the change of its expression. Prints one JSON line.
+Cells of Kang et al. are written as sentences, ties at random, and read back with the mean expression of each position.
+Then the mean change of a cell type, and the mean change of all other types as a prediction of it, are correlated with
+the change of its expression. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from left_out import LEAST, TYPES
 
 
 def read_back(log: np.ndarray, order: np.ndarray, length: int) -> np.ndarray:
-    """Cells as their first genes, each worth the mean expression of its place; float32 (cells, genes)."""
+    """Cells reduced to their first genes, each with the mean expression of its position; float32 (cells, genes)."""
     length = min(length, log.shape[1])
     first = order[:, :length]
     values = np.take_along_axis(log, first, axis=1)
     written = values > 0
-    worth = values.sum(axis=0) / np.maximum(written.sum(axis=0), 1)
+    position_means = values.sum(axis=0) / np.maximum(written.sum(axis=0), 1)
     result = np.zeros_like(log)
-    np.put_along_axis(result, first, np.where(written, worth, 0).astype(log.dtype), axis=1)
+    np.put_along_axis(result, first, np.where(written, position_means, 0).astype(log.dtype), axis=1)
     return result
 
 
@@ -35,17 +35,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--lengths", type=int, nargs="+", default=[200, 400, 10_000])
-    asked = parser.parse_args()
-    adata = ad.read_h5ad(asked.data_dir / "kang_ifnb_2000x9015.h5ad")
+    arguments = parser.parse_args()
+    adata = ad.read_h5ad(arguments.data_dir / "kang_ifnb_2000x9015.h5ad")
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     log = adata.X.toarray()
     types = adata.obs["cell_type"].astype(str).to_numpy()
     treated = np.asarray(adata.obs["condition"] == "IFN-beta")
-    known = [kind for kind in sorted(set(types))
-             if min((treated & (types == kind)).sum(), (~treated & (types == kind)).sum()) >= LEAST]  # fmt: skip
+    known = [
+        kind
+        for kind in sorted(set(types))
+        if min((treated & (types == kind)).sum(), (~treated & (types == kind)).sum()) >= LEAST
+    ]
 
     def changes(cells: np.ndarray) -> dict[str, np.ndarray]:
+        """Mean change of each cell type."""
         return {
             kind: cells[treated & (types == kind)].mean(axis=0) - cells[~treated & (types == kind)].mean(axis=0)
             for kind in known
@@ -53,16 +57,16 @@ def main() -> None:
 
     order = np.lexsort((np.random.default_rng(0).random(log.shape), -log), axis=1)
     true = changes(log)
-    found: dict = {"benchmark": "sentence_ceiling", "types": {kind: {} for kind in TYPES}}
-    read = {str(length): changes(read_back(log, order, length)) for length in asked.lengths}
-    for name, seen in ({"expression": true} | read).items():
+    result: dict = {"benchmark": "sentence_ceiling", "types": {kind: {} for kind in TYPES}}
+    read = {str(length): changes(read_back(log, order, length)) for length in arguments.lengths}
+    for name, change in ({"expression": true} | read).items():
         for kind in TYPES:
-            others = np.mean([seen[other] for other in known if other != kind], axis=0)
-            found["types"][kind][name] = {
-                "own_change": round(float(np.corrcoef(seen[kind], true[kind])[0, 1]), 4),
+            others = np.mean([change[other] for other in known if other != kind], axis=0)
+            result["types"][kind][name] = {
+                "own_change": round(float(np.corrcoef(change[kind], true[kind])[0, 1]), 4),
                 "mean_change_of_other_types": round(float(np.corrcoef(others, true[kind])[0, 1]), 4),
             }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

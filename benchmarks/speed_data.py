@@ -1,4 +1,4 @@
-"""Cells and a checkpoint with random weights, made on the spot: no network, no real data, the same on every machine."""
+"""Simulated cells and a checkpoint with random weights: no download, the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,29 +10,53 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-#: Gemma-2 with its vocabulary and 160 million weights.
+#: Gemma-2 with its vocabulary and 160 million parameters.
 SMALL = {
-    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 64, "query_pre_attn_scalar": 64, "vocabulary": 256_000,
-}  # fmt: skip
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "query_pre_attn_scalar": 64,
+    "vocabulary": 256_000,
+}
 GEMMA_2_2B = {
-    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256, "vocabulary": 256_000,
-}  # fmt: skip
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "vocabulary": 256_000,
+}
 GEMMA_2_27B = {
-    "hidden_size": 4608, "intermediate_size": 36864, "num_hidden_layers": 46, "num_attention_heads": 32,
-    "num_key_value_heads": 16, "head_dim": 128, "query_pre_attn_scalar": 144, "vocabulary": 256_000,
-}  # fmt: skip
+    "hidden_size": 4608,
+    "intermediate_size": 36864,
+    "num_hidden_layers": 46,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "query_pre_attn_scalar": 144,
+    "vocabulary": 256_000,
+}
 TINY = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 32, "vocabulary": 2000,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "vocabulary": 2000,
+}
 
 PROSE = (
     "Below are the genes of one Homo sapiens cell in descending expression, strongest first. Cell sentence: The type "
     "of this cell is: T cell, B cell, monocyte, 0 1 2 3 4 5 6 7 8 9."
 )
-#: Words that every real vocabulary has whole or in few pieces.
+#: Words that every real vocabulary has as one or few pieces.
 TYPES = (
     " NK cell, dendritic cell, megakaryocyte, neutrophil, mast cell, fibroblast, epithelial cell, naive, memory, "
     "activated, immature, cycling, of the blood, of the lung, of the liver, of the gut, of the skin, CD4+, CD8+, CD14+."
@@ -40,27 +64,25 @@ TYPES = (
 
 
 def symbols(n: int, seed: int = 0) -> list[str]:
-    """Names in the shape of gene symbols: families of a few letters, numbers, some with a letter or a hyphen."""
+    """Random names that look like gene symbols: a family of letters, a number, sometimes a letter or a hyphen."""
     random = np.random.default_rng(seed)
     letters = np.array(list("ABCDEFGHIJKLMNOPRSTUVXZ"))
     families = ["".join(letters[random.integers(0, len(letters), random.integers(2, 6))]) for _ in range(n // 6 + 1)]
-    found: dict[str, None] = {}
-    while len(found) < n:
+    names: dict[str, None] = {}
+    while len(names) < n:
         name = families[int(random.integers(len(families)))] + str(random.integers(1, 60))
-        shape = random.random()
-        name += (
-            "" if shape < 0.75 else str(letters[random.integers(6)]) if shape < 0.92 else f"-{random.integers(1, 9)}"
-        )
-        found.setdefault(name)
-    return list(found)
+        kind = random.random()
+        name += "" if kind < 0.75 else str(letters[random.integers(6)]) if kind < 0.92 else f"-{random.integers(1, 9)}"
+        names.setdefault(name)
+    return list(names)
 
 
 def cells(n_cells: int, n_genes: int, per_cell: int, seed: int = 0) -> ad.AnnData:
-    """Counts with about `per_cell` expressed genes a cell, most of them 1 or 2."""
+    """Poisson counts with about `per_cell` expressed genes per cell; most counts are 1 or 2."""
     random = np.random.default_rng(seed)
     share = random.gamma(0.6, size=n_genes)
     share /= share.sum()
-    # Poisson counts leave a gene out with exp(-depth * share); the depth that gives so many genes, by bisection.
+    # A gene has count 0 with probability exp(-depth * share): bisection for the depth with `per_cell` expressed genes.
     low, high = 1.0, 1e7
     for _ in range(60):
         depth = (low * high) ** 0.5
@@ -78,7 +100,7 @@ def cells(n_cells: int, n_genes: int, per_cell: int, seed: int = 0) -> ad.AnnDat
 
 
 def tokenizer(vocabulary: int, genes: list[str], pieces: int = 1500):
-    """SentencePiece-style BPE as Gemma has it (byte fallback, single digits, a BOS), filled up to its vocabulary."""
+    """SentencePiece-style BPE like Gemma's (byte fallback, single digits, BOS), padded to `vocabulary` entries."""
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
     from tokenizers.models import BPE
 
@@ -89,39 +111,45 @@ def tokenizer(vocabulary: int, genes: list[str], pieces: int = 1500):
         [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=min(pieces, vocabulary), show_progress=False,
+        vocab_size=min(pieces, vocabulary),
+        show_progress=False,
         special_tokens=special + [f"<0x{byte:02X}>" for byte in range(256)],
-    )  # fmt: skip
+    )
     trained.train_from_iterator([PROSE + TYPES] * 20 + [" " + " ".join(genes[:3000])], trainer)
     model = json.loads(trained.to_str())["model"]
     entries = dict(model["vocab"])
     for number in range(len(entries), vocabulary):
         entries[f"<unused{number}>"] = number
     merges = [tuple(merge) for merge in model["merges"]]
-    made = Tokenizer(BPE(vocab=entries, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    made.normalizer = normalizers.Replace(" ", "▁")
-    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    made.add_special_tokens(special)
-    made.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", made.token_to_id("<bos>"))]
+    result = Tokenizer(BPE(vocab=entries, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    result.normalizer = normalizers.Replace(" ", "▁")
+    result.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    result.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    result.add_special_tokens(special)
+    result.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", result.token_to_id("<bos>"))]
     )
-    return made
+    return result
 
 
 def config(sizes: dict):
-    """A Gemma-2 of these sizes: both soft-caps, every other layer with a window of 4,096."""
+    """Configuration of a Gemma-2 of these sizes: both soft-caps, a window of 4,096 in every other layer."""
     import transformers
 
-    named = {name: size for name, size in sizes.items() if name != "vocabulary"}
+    options = {name: size for name, size in sizes.items() if name != "vocabulary"}
     return transformers.Gemma2Config(
-        vocab_size=sizes["vocabulary"], max_position_embeddings=32_768, sliding_window=4096, bos_token_id=2,
-        eos_token_id=1, pad_token_id=0, **named,
-    )  # fmt: skip
+        vocab_size=sizes["vocabulary"],
+        max_position_embeddings=32_768,
+        sliding_window=4096,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        **options,
+    )
 
 
 def checkpoint(folder: Path, sizes: dict, genes: list[str], dtype: str = "float32", device: str = "cpu") -> Path:
-    """A checkpoint directory with random weights; one that is there already is kept."""
+    """Directory of a checkpoint with random weights; an existing one is kept."""
     import torch
     import transformers
 

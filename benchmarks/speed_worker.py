@@ -1,9 +1,9 @@
-"""One job of one package in a process of its own: seconds of each run, peak memory, and the result.
+"""One job of one package, run by speed.py in a process of its own: seconds, peak memory, result.
 
     python speed_worker.py PACKAGE JOB.json
 
-Runs in two environments, that of this project and that of the peers, and needs nothing of the other one. Peers are
-used through their public classes. What they need to run today is done here, outside of their code, and says so.
+The environment is that of this project or that of the other packages. Those are used through their public classes;
+what they need to run with current libraries is changed here, outside of their code, and marked as a shim.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import anndata as ad
 warnings.filterwarnings("ignore")
 
 
-class Measured:
-    """Seconds on the clock and of all cores, of each run."""
+class Timer:
+    """Wall and CPU seconds of each run."""
 
     def __init__(self, runs: int) -> None:
         self.runs, self.wall, self.cpu = runs, [], []
@@ -38,15 +38,18 @@ class Measured:
         return result
 
     def line(self) -> dict:
-        # VmHWM, not ru_maxrss, which a process inherits from the one that started it.
+        """Medians of the seconds, and peak memory of the process."""
+        # VmHWM, since ru_maxrss is inherited from the parent process.
         status = Path("/proc/self/status")
         lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
         peak = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if peak is None else peak
         return {
-            "seconds": statistics.median(self.wall), "cpu_seconds": statistics.median(self.cpu),
-            "runs": [round(second, 4) for second in self.wall], "peak_mb": round(peak / 1024),
-        }  # fmt: skip
+            "seconds": statistics.median(self.wall),
+            "cpu_seconds": statistics.median(self.cpu),
+            "runs": [round(second, 4) for second in self.wall],
+            "peak_mb": round(peak / 1024),
+        }
 
 
 # -- this project
@@ -58,15 +61,15 @@ def cell2sen_sentences(job, measure):
 
     adata, recipe = ad.read_h5ad(job["cells"]), Recipe(max_genes=job["max_genes"])
     if job["form"] == "ids":
-        made = measure(lambda: from_anndata(adata, recipe))
+        sentences = measure(lambda: from_anndata(adata, recipe))
     else:
 
-        def work():
-            made = from_anndata(adata, recipe)
-            return made, made.texts()
+        def with_text():
+            sentences = from_anndata(adata, recipe)
+            return sentences, sentences.texts()
 
-        made, _ = measure(work)
-    return {"genes": int(made.n_genes.sum()), "first": made.gene_names(20)[0]}
+        sentences, _ = measure(with_text)
+    return {"genes": int(sentences.n_genes.sum()), "first": sentences.gene_names(20)[0]}
 
 
 def cell2sen_tokens(job, measure):
@@ -91,13 +94,13 @@ def cell2sen_tokens(job, measure):
 
 
 def tokenizers_tokens(job, measure):
-    """The Rust tokenizer on whole texts, all cores, ids only."""
+    """The Rust tokenizer on whole texts, with all cores, ids only."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(job["checkpoint"] + "/tokenizer.json")
     texts = [job["template"].replace("{cell_sentence}", text) for text in job["sentences"]]
-    found = measure(lambda: tokenizer.encode_batch_fast(texts))
-    return {"tokens": int(sum(map(len, found))), "ids": [each.ids for each in found[:20]]}
+    encodings = measure(lambda: tokenizer.encode_batch_fast(texts))
+    return {"tokens": int(sum(map(len, encodings))), "ids": [encoding.ids for encoding in encodings[:20]]}
 
 
 def cell2sen_embed(job, measure):
@@ -105,11 +108,11 @@ def cell2sen_embed(job, measure):
     from cell2sen.model import resolve
     from cell2sen.prompt import Prompt
 
-    made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    backend = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
     prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
-    vectors = measure(lambda: made.embed(prompts).vectors)
-    return {"tokens": int(made.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
+    vectors = measure(lambda: backend.embed(prompts).vectors)
+    return {"tokens": int(backend.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
 
 
 def cell2sen_annotate(job, measure):
@@ -117,11 +120,11 @@ def cell2sen_annotate(job, measure):
     from cell2sen.model import resolve
     from cell2sen.prompt import Prompt
 
-    made = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
+    backend = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
     prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
-    scores = measure(lambda: made.score(prompts, [f" {label}." for label in job["labels"]]))
-    return {"tokens": int(made.tokens.lengths(prompts).sum()), "best": scores.argmax(axis=1).tolist()}
+    scores = measure(lambda: backend.score(prompts, [f" {label}." for label in job["labels"]]))
+    return {"tokens": int(backend.tokens.lengths(prompts).sum()), "best": scores.argmax(axis=1).tolist()}
 
 
 def cell2sen_perturb(job, measure):
@@ -131,7 +134,7 @@ def cell2sen_perturb(job, measure):
     from cell2sen.model import resolve
 
     model = resolve(job["checkpoint"], dtype=job["dtype"])
-    made, task = backends.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
+    backend, task = backends.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
     prompts = [
         task.prompt(
             genes=text.split(),
@@ -141,16 +144,17 @@ def cell2sen_perturb(job, measure):
         )
         for text in job["sentences"]
     ]
-    texts = measure(lambda: made.generate(prompts, Sampling(), genes=tuple(job["known"])))
-    work = made.generator.work
+    texts = measure(lambda: backend.generate(prompts, Sampling(), genes=tuple(job["known"])))
+    work = backend.generator.work
     return {
-        "units": genes_of(texts, job["known"]), "tokens": int(made.tokens.lengths(prompts).sum()),
+        "units": genes_of(texts, job["known"]),
+        "tokens": int(backend.tokens.lengths(prompts).sum()),
         "passes_per_gene": round(work.passes / work.genes, 3),
-    }  # fmt: skip
+    }
 
 
 def genes_of(texts, known):
-    """Words that are genes, each once in a text."""
+    """Number of words that are genes, each counted once per text."""
     known = set(known)
     return sum(len({word for word in text.split() if word in known}) for text in texts)
 
@@ -159,31 +163,32 @@ def genes_of(texts, known):
 
 
 def helical_class(job, **options):
+    """Helical's model with the shims that it needs."""
     from helical.models.c2s import Cell2Sen, Cell2SenConfig
     from helical.models.c2s import model as module
 
-    # Shim 1: it asks for SDPA, which transformers refuses for Gemma-2 since 5.21; eager has the soft-cap.
+    # Shim 1: it uses SDPA, which transformers ≥ 5.21 refuses for Gemma-2; eager attention has the soft-cap.
     load = module.AutoModelForCausalLM.from_pretrained
 
     class Loader:
         @staticmethod
-        def from_pretrained(path, **named):
-            return load(path, **named | {"attn_implementation": "eager"})
+        def from_pretrained(path, **options):
+            return load(path, **options | {"attn_implementation": "eager"})
 
     module.AutoModelForCausalLM = Loader
     settings = Cell2SenConfig(device="cpu", **options)
-    # Shim 2: it knows the ids of two checkpoints only; this one is a directory.
+    # Shim 2: it accepts the hub ids of two checkpoints only; this one is a directory.
     settings.config["hf_model_path"] = job["checkpoint"]
-    made = Cell2Sen(configurer=settings)
-    if job.get("dtype") == "bfloat16":  # Shim 3: on a CPU it computes in float32 whatever it is asked for
-        made.model.bfloat16()
-    return made
+    helical = Cell2Sen(configurer=settings)
+    if job.get("dtype") == "bfloat16":  # Shim 3: on a CPU it turns every dtype into float32
+        helical.model.bfloat16()
+    return helical
 
 
 def helical_sentences(job, measure):
-    made = helical_class(job, max_genes=job["max_genes"])
+    helical = helical_class(job, max_genes=job["max_genes"])
     adata = ad.read_h5ad(job["cells"])
-    dataset = measure(lambda: made.process_data(adata))
+    dataset = measure(lambda: helical.process_data(adata))
     texts = dataset["cell_sentence"][:]
     return {"genes": sum(len(text.split()) for text in texts), "first": texts[0].split()[:20]}
 
@@ -191,35 +196,35 @@ def helical_sentences(job, measure):
 def helical_embed(job, measure):
     from datasets import Dataset
 
-    made = helical_class(job, batch_size=16, embedding_prompt_template=job["template"])
+    helical = helical_class(job, batch_size=16, embedding_prompt_template=job["template"])
     n = len(job["sentences"])
     dataset = Dataset.from_dict({"cell_sentence": job["sentences"], "organism": ["human"] * n})
-    return {"vectors": measure(lambda: made.get_embeddings(dataset)).tolist()}
+    return {"vectors": measure(lambda: helical.get_embeddings(dataset)).tolist()}
 
 
 def helical_perturb(job, measure):
     from datasets import Dataset
     from helical.models.c2s import model as module
 
-    # Shim 4: its prompt is fixed; this model has learned another one.
+    # Shim 4: its prompt is fixed; this model was trained with another one.
     slots = {"{genes}": "{cell_sentence}", "{n_genes}": str(job["genes"])}
     for ours, theirs in slots.items():
         job["template"] = job["template"].replace(ours, theirs)
     module.PERTURBATION_PROMPT = job["template"]
-    made = helical_class(job, batch_size=16, max_new_tokens=4 * job["genes"])
-    # Shim 5: it takes what lies behind as many tokens as the prompt has, padding on its left left out, for the answer.
-    write, read, new = made.model.generate, made.tokenizer.decode, []
+    helical = helical_class(job, batch_size=16, max_new_tokens=4 * job["genes"])
+    # Shim 5: it cuts off as many tokens as the prompt has without its left padding, so part of the prompt remains.
+    write, read, new = helical.model.generate, helical.tokenizer.decode, []
 
-    def generate(**named):
-        output = write(**named)
-        new.append(output.shape[1] - named["input_ids"].shape[1])
+    def generate(**options):
+        output = write(**options)
+        new.append(output.shape[1] - options["input_ids"].shape[1])
         return output
 
-    made.model.generate = generate
-    made.tokenizer.decode = lambda ids, **named: read(ids[len(ids) - new[-1] :], **named)
+    helical.model.generate = generate
+    helical.tokenizer.decode = lambda ids, **options: read(ids[len(ids) - new[-1] :], **options)
     n = len(job["sentences"])
     dataset = Dataset.from_dict({"cell_sentence": job["sentences"], "organism": ["Homo sapiens"] * n})
-    _, texts = measure(lambda: made.get_perturbations(dataset, [job["perturbation"]] * n))
+    _, texts = measure(lambda: helical.get_perturbations(dataset, [job["perturbation"]] * n))
     return {"units": genes_of(texts, job["known"])}
 
 
@@ -233,12 +238,12 @@ def cell2sentence_annotate(job, measure):
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
-        made = CSModel(job["checkpoint"], folder, "model")
-        model = AutoModelForCausalLM.from_pretrained(made.save_path).eval()
+        cs_model = CSModel(job["checkpoint"], folder, "model")
+        model = AutoModelForCausalLM.from_pretrained(cs_model.save_path).eval()
     prompts = [job["template"].replace("{cell_sentence}", text) for text in job["sentences"]]
-    # What predict_cell_types_of_data does with each cell. The length is fixed, as random weights end nothing.
+    # As predict_cell_types_of_data does for each cell. The length is fixed, since random weights never end an answer.
     settings = {"max_num_tokens": job["new_tokens"], "min_new_tokens": job["new_tokens"], "do_sample": False}
-    texts = measure(lambda: [made.generate_from_prompt(model, prompt, **settings) for prompt in prompts])
+    texts = measure(lambda: [cs_model.generate_from_prompt(model, prompt, **settings) for prompt in prompts])
     return {"texts": texts}
 
 
@@ -259,9 +264,9 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(job["threads"])
-    measure = Measured(job["runs"])
+    measure = Timer(job["runs"])
     shown = sys.stdout
-    sys.stdout = sys.stderr  # some print
+    sys.stdout = sys.stderr  # some packages print
     result = globals()[f"{package}_{job['job']}"](job, measure)
     print(
         json.dumps({"package": package, **measure.line(), "result": result}),
