@@ -24,7 +24,7 @@ from cell2sen import tasks
 from cell2sen.backend import Sampling
 from cell2sen.cli.training_options import configure
 from cell2sen.inference.session import load_model
-from cell2sen.inference.templates import word
+from cell2sen.inference.templates import choose_templates
 from cell2sen.training import TrainConfig, rewards, train
 from cell2sen.training.cells import Augmentation, Cells
 from cell2sen.training.questions import Question, mean_sentence, questions
@@ -63,7 +63,7 @@ def summary(values: np.ndarray, draws: int = 2000) -> list[float]:
 def predict(model: str, asked: Sequence[Question], symbols: Sequence[str]) -> list[list[str]]:
     """The answers of a model, greedily."""
     backend = load_model({"model": model, "progress": False})
-    task = word(tasks.load("perturb"), backend.model)
+    task = choose_templates(tasks.load("perturb"), backend.model)
     assert asked[0].prompt.text.endswith(task.prompt(perturbation="IFN-beta").text[-20:])
     return [text.split() for text in backend.generate([one.prompt for one in asked], Sampling(), genes=symbols)]
 
@@ -97,7 +97,7 @@ def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
     before = load_model({"model": config.model, "progress": False})
     cells = Cells(data, base, before.model.recipe.case)
     cells.keep_genes(before.known_genes(cells.symbols))
-    worded = {"perturb": word(tasks.load("perturb"), before.model)}
+    worded = {"perturb": choose_templates(tasks.load("perturb"), before.model)}
     asked = list(
         questions(cells, worded, draw=0, held_out=True, lengths=dict(config.lengths), augmentation=Augmentation(),
                   seed=1, truth="mean")

@@ -130,11 +130,11 @@ def cell2sen_annotate(job, measure):
 def cell2sen_perturb(job, measure):
     from cell2sen import backends, tasks
     from cell2sen.backend import Sampling
-    from cell2sen.inference.templates import word
+    from cell2sen.inference.templates import choose_templates
     from cell2sen.model import resolve
 
     model = resolve(job["checkpoint"], dtype=job["dtype"])
-    backend, task = backends.load(model, progress=False, device="cpu"), word(tasks.load("perturb"), model)
+    backend, task = backends.load(model, progress=False, device="cpu"), choose_templates(tasks.load("perturb"), model)
     prompts = [
         task.prompt(
             genes=text.split(),

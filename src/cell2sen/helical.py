@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from cell2sen.backend import AttentionMap, Backend, Sampling
 from cell2sen.inference.embed import embed_cells
+from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.perturb import perturbation_slots, predict_sentences
-from cell2sen.inference.session import Options, Session, load_model, recipe_for, start
+from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.sentences import Sentences, from_anndata
 

@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate, perturb, generate. Results in obs, obsm and uns, or a new AnnData."""
+"""Tools for AnnData: embed, annotate, perturb, generate; results in ``obs``, ``obsm`` and ``uns``, or a new AnnData."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pandas as pd
 
 from cell2sen.answer import ParsedSentence
 from cell2sen.backend import Pooling, Sampling
-from cell2sen.inference.annotate import check_labels, choose
+from cell2sen.inference.annotate import check_labels, label_probabilities
 from cell2sen.inference.embed import attention_key, embed_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
+from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import Readout, perturbation_per_cell, predict_response
-from cell2sen.inference.session import Options, check_options, start
+from cell2sen.inference.session import start
 from cell2sen.task import Task
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 UNS = "cell2sen"
 
-#: Label of cells whose best label is less probable than the threshold, and of cells without genes.
+#: Label of cells whose most probable label is below the threshold, and of cells without genes.
 UNKNOWN = "unknown"
 
 #: Unit of predicted expression.
@@ -51,53 +52,63 @@ def embed(
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     pooling
-        ``"mean"`` over all tokens of the prompt, ``"genes"`` over gene tokens only, or the ``"last"`` token.
+        Mean over all tokens of the prompt (``"mean"``), over gene tokens only (``"genes"``), or the ``"last"`` token.
     hidden_layer
-        ``-1``: after the last layer and its norm. ``k >= 0``: after `k` layers, before any final norm.
+        -1: after the last layer and its norm. k ≥ 0: after k layers, before any final norm.
     attention_for
-        Cells, by name or number, whose gene-level attention is wanted.
+        Cells, by name or number, whose gene-level attention is stored.
     attention_layer
         0-based layer of the attention maps, negative from the end.
     key_added
         Key of the result in ``obsm``.
     copy
-        Return a changed copy instead of writing into `adata`.
+        Write into a copy, which is returned, instead of into `adata`.
     **options
-        Model, matrix, genes, wording and speed: see :class:`cell2sen.inference.session.Options`.
+        Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
 
     Returns
     -------
-    ``None``, or the copy. Sets ``adata.obsm[key_added]`` (float32 (n, hidden), NaN for cells without genes),
-    ``adata.uns["cell2sen"]["embed"]`` (provenance) and, for the cells in `attention_for`,
-    ``adata.uns["cell2sen"]["attention"][cell]`` with ``genes`` and ``map`` (heads × genes × genes, rows sum to at most
-    1); characters of a name that files do not allow in keys are percent-encoded there, such as ``%2F`` for ``/``.
+    ``None``, or the copy. Sets
+
+    ``obsm[key_added]``
+        Embeddings, float32 (n, hidden), NaN for cells without genes.
+    ``uns["cell2sen"]["embed"]``
+        Provenance.
+    ``uns["cell2sen"]["attention"][cell]``
+        For the cells in `attention_for`: ``genes``, and ``map``, float32 (heads, genes, genes), rows sum to at most 1.
+        Characters that HDF5 does not allow in keys are percent-encoded, such as ``%2F`` for ``/``.
 
     Raises
     ------
     ValueError
-        Matrix that cannot be ranked, unknown pooling or layer, names of attention cells that are not unique.
+        Matrix that cannot be ranked, unknown pooling or layer, or names of attention cells that are not unique.
     KeyError
         Unknown cell, layer or column; lists those there are.
+    TypeError
+        `adata` is no AnnData, or an option does not exist.
     """
-    _refuse_other_input(adata, copy=copy)
-    rows = _cells(adata, attention_for)
+    _check_input(adata, copy=copy)
+    rows = _rows_of_cells(adata, attention_for)
     session = start(adata, "embed", options)
-    found = embed_cells(
+    embeddings = embed_cells(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
     )
     adata = _copy(adata) if copy else adata
-    adata.obsm[key_added] = found.vectors
+    adata.obsm[key_added] = embeddings.vectors
     settings = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
-    if found.attention is not None:
+    if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
     _record(adata, "embed", session.provenance(**settings))
-    adata.uns[UNS].pop("attention", None)  # maps of an earlier run may be another model's
-    if found.attention is not None:
-        maps = [(str(adata.obs_names[row]), found.attention[row]) for row in rows]
+    adata.uns[UNS].pop("attention", None)  # maps of an earlier call may be those of another model
+    if embeddings.attention is not None:
+        maps = {adata.obs_names[row]: embeddings.attention[row] for row in rows}
         adata.uns[UNS]["attention"] = {
-            attention_key(name): {"genes": np.array(one.genes, dtype=object), "map": one.array}
-            for name, one in maps
-            if one is not None
+            attention_key(str(name)): {
+                "genes": np.array(attention_map.genes, dtype=object),
+                "map": attention_map.array,
+            }
+            for name, attention_map in maps.items()
+            if attention_map is not None
         }
     return adata if copy else None
 
@@ -116,44 +127,67 @@ def annotate(
 
     Parameters
     ----------
+    adata
+        Cells, as counts or log-normalised values; in memory or backed.
     labels
-        The cell types to choose from. By default those that the model was trained on; never free text.
+        Cell types to choose from. Default: those that the model was trained on.
     task
-        What is asked; ``"identify"`` asks for the perturbation of the cell, and `labels` are perturbations then.
+        ``"annotate"``, or ``"identify"`` for the perturbation of each cell; `labels` are perturbations then.
     threshold
-        Cells whose best label is less probable are ``"unknown"``; 0.5 leaves out what is more likely wrong than right.
+        Cells whose most probable label is less probable than this are ``"unknown"``. With 0.5, labels that are more
+        likely wrong than right are left out.
     key_added
-        Where the results go; by default ``"cell2sen_cell_type"``, or what else the task asks for.
+        Key of the results. Default: ``"cell2sen_cell_type"``, for other tasks ``"cell2sen_"`` and their target.
+    copy
+        Write into a copy, which is returned, instead of into `adata`.
+    **options
+        Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
 
     Returns
     -------
-    ``None``, or the copy. Sets ``obs[key_added]`` (categorical), ``obs[key_added + "_score"]`` (probability of the best
-    label, also where it is below the threshold), ``obsm[key_added + "_probabilities"]`` (columns in the order of
-    ``uns["cell2sen"]["annotate"]["labels"]``) and the provenance. Probabilities are calibrated where the model says so
-    (``uns["cell2sen"]["annotate"]["calibrated"]``), on the cells that it was calibrated on.
+    ``None``, or the copy. Sets
+
+    ``obs[key_added]``
+        Label, categorical; ``"unknown"`` below the threshold and for cells without genes.
+    ``obs[key_added + "_score"]``
+        Probability of the most probable label, float64, also where it is below the threshold.
+    ``obsm[key_added + "_probabilities"]``
+        Probabilities, float64 (n, labels), columns in the order of ``uns["cell2sen"]["annotate"]["labels"]``; NaN for
+        cells without genes.
+    ``uns["cell2sen"]["annotate"]``
+        Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two labels, a label twice, two labels with the same meaning, a threshold that is no probability, or
+        a matrix that cannot be ranked.
+    TypeError
+        `adata` is no AnnData, or an option does not exist.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
     if labels is not None:
         labels = check_labels(labels)
-    _refuse_other_input(adata, copy=copy)
+    _check_input(adata, copy=copy)
     session = start(adata, task, options)
     key_added = key_added or f"cell2sen_{session.task.target}"
-    choices = choose(session, labels)
-    picked, scores = choices.pick(threshold, UNKNOWN)
+    probabilities = label_probabilities(session, labels)
+    picked, scores = probabilities.pick(threshold, UNKNOWN)
     adata = _copy(adata) if copy else adata
     used = set(picked)
-    categories = [label for label in dict.fromkeys((*choices.labels, UNKNOWN)) if label in used]
+    categories = [label for label in dict.fromkeys((*probabilities.labels, UNKNOWN)) if label in used]
     adata.obs[key_added] = pd.Categorical(picked, categories=categories)
     adata.obs[f"{key_added}_score"] = scores
-    adata.obsm[f"{key_added}_probabilities"] = choices.probabilities
-    _record(
-        adata, "annotate",
-        session.provenance(
-            labels=np.array(choices.labels, dtype=object), threshold=threshold, temperature=choices.temperature,
-            calibrated=choices.calibrated, key=key_added,
-        ),
-    )  # fmt: skip
+    adata.obsm[f"{key_added}_probabilities"] = probabilities.probabilities
+    provenance = session.provenance(
+        labels=np.array(probabilities.labels, dtype=object),
+        threshold=threshold,
+        temperature=probabilities.temperature,
+        calibrated=probabilities.calibrated,
+        key=key_added,
+    )
+    _record(adata, "annotate", provenance)
     return adata if copy else None
 
 
@@ -184,39 +218,57 @@ def perturb(
     perturbation_column
         ``obs`` column with one perturbation per cell, instead of `perturbation`.
     n_genes
-        Genes in the sentences of control and prediction at most; a prediction is as long as its control.
+        Maximum number of genes in the sentences of control and prediction. A prediction has as many as its control.
+        Default: the number that the model was trained with.
     readout
-        What is predicted. ``"sentence"``: the expression of one written sentence, control and prediction through the
-        same rank fit, so that reconstruction errors common to both cancel. ``"expected"``: the measured expression of
-        the control, plus what the model expects of each gene with the perturbation less what it expects without it
-        (:mod:`cell2sen.inference.expected_response`); better by far where means are wanted, possible with models that
-        write a gene as one token and have learned what no perturbation is. ``"auto"``: expected where the model can,
-        unless `guided`, `temperature`, `top_k` or `top_p` ask for a way of writing.
+        ``"expected"``: the control's measured expression plus the expected expression with the perturbation minus that
+        without it (:mod:`cell2sen.inference.expected_response`). Far better for means; for models that write a gene as
+        one token and were trained with a name for no perturbation. ``"sentence"``: the expression of one written
+        sentence; control and prediction go through the same rank fit, so that reconstruction errors common to both
+        cancel. ``"auto"``: expected if the model supports it, unless `guided`, `temperature`, `top_k` or `top_p` differ
+        from their defaults.
     correction
-        Of expected responses: add what they missed on average in the cells that the model was trained on, where its
-        directory says so for this perturbation (:mod:`cell2sen.inference.corrections`); ``False`` for the model's own
-        word.
+        Add the mean residual of expected responses in the training cells, if the model has one for this perturbation
+        (:mod:`cell2sen.inference.corrections`). ``False`` returns the uncorrected prediction.
     guided
-        Only genes of this dataset, each at most once. ``False`` lets the model write freely (`max_new_tokens` at most).
+        Written sentences have only genes of this dataset, each at most once. ``False``: free text.
     temperature, top_k, top_p, seed
-        Sampling of a written sentence; 0 is greedy. A cell's draw depends on the seed and its name alone.
+        Sampling of a written sentence; temperature 0 is greedy. A cell's draw depends on the seed and its name alone.
+    max_new_tokens
+        Maximum length of free text, in tokens.
+    **options
+        Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
 
     Returns
     -------
-    A new AnnData of the cells that have a perturbation and genes. ``X``: predicted expression, ``layers["control"]``:
-    the control's, ``layers["delta"]``: the difference; all in ln(1 + CP10k). ``var``: the gene symbols that the model
-    can write. ``obs``: the control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``,
-    ``sentence`` (predicted: as written, or the highest genes of ``X``), ``validity`` (share of its words that are genes
-    not named before), ``n_unknown``, ``n_repeated``.
+    A new AnnData of the cells that have a perturbation and genes, in their order.
+
+    ``X``, ``layers["control"]``, ``layers["delta"]``
+        Predicted expression, the control's, and the difference; float32 CSR, ln(1 + CP10k).
+    ``var``
+        Gene symbols that the model can write.
+    ``obs``
+        The control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``, and
+        ``sentence`` (as written, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
+        ``uniqueness`` (share of these that are named for the first time), ``n_unknown``, ``n_repeated``.
+    ``uns["cell2sen"]["perturb"]``
+        Provenance, with the readout that was used.
 
     Raises
     ------
     Unsupported
-        ``readout="expected"`` of a model that cannot.
+        ``readout="expected"`` of a model that does not support it.
+    ValueError
+        Neither or both of `perturbation` and `perturbation_column`, no cell to predict, names that are not unique with
+        a temperature above 0, or a matrix that cannot be ranked.
+    KeyError
+        No such column or layer; lists those there are.
+    TypeError
+        `adata` is no AnnData, or an option does not exist.
     """
     from anndata import AnnData
 
-    _refuse_other_input(adata, copy=True)
+    _check_input(adata, copy=True)
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
     if perturbation is not None:
@@ -232,7 +284,7 @@ def perturb(
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical(response.perturbations)
-    _describe(obs, response.answers)
+    _add_sentences(obs, response.answers)
     result = AnnData(
         X=response.predicted,
         obs=obs,
@@ -265,7 +317,7 @@ def generate(
     max_new_tokens: int = 2048,
     **options: Unpack[Options],
 ) -> AnnData:
-    """Draw cells of given types.
+    """Generate cells of given types.
 
     Parameters
     ----------
@@ -274,18 +326,38 @@ def generate(
     n
         Cells per label.
     genes
-        What the cells may be made of: symbols, or an AnnData (or its file) whose genes and rank fit are taken. By
-        default the model's own list.
+        Genes that the cells may have: symbols, or an AnnData (or its file) whose genes, rank fit and organism are
+        taken. Default: the model's own list.
     n_genes
-        Genes of each cell; as many as the model was trained with by default.
+        Genes of each cell. Default: the number that the model was trained with.
+    guided
+        Only these genes, each at most once. ``False``: free text.
+    temperature, top_k, top_p, seed
+        Sampling; temperature 0 is greedy. A cell's draw depends on the seed, its label and its number alone.
+    max_new_tokens
+        Maximum length of free text, in tokens.
     **options
-        ``organism`` is the organism of the generated cells: that of the AnnData in `genes`, else human, by default. The
-        others as everywhere.
+        ``organism`` is the organism of the generated cells; by default that of the AnnData in `genes`, else human. For
+        the others see :class:`cell2sen.inference.options.Options`.
 
     Returns
     -------
-    AnnData of ``n`` cells per label: ``X`` in ln(1 + CP10k); ``obs``: ``cell_type``, ``sentence``, ``validity``,
-    ``n_unknown``, ``n_repeated``.
+    AnnData of `n` cells per label.
+
+    ``X``
+        Expression, float32 CSR, ln(1 + CP10k).
+    ``obs``
+        ``cell_type``, ``sentence``, ``validity`` (share of its words that are genes), ``uniqueness`` (share of these
+        that are named for the first time), ``n_unknown``, ``n_repeated``.
+    ``uns["cell2sen"]["generate"]``
+        Provenance.
+
+    Raises
+    ------
+    ValueError
+        No cell type or one twice, more genes than there are, genes that the model cannot write, or several organisms.
+    TypeError
+        An option does not exist.
     """
     from anndata import AnnData
 
@@ -299,7 +371,7 @@ def generate(
         session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
-    _describe(obs, cells.answers)
+    _add_sentences(obs, cells.answers)
     symbols = pd.Index(session.sentences.symbols, dtype=object)
     result = AnnData(X=cells.expression, obs=obs, var=pd.DataFrame(index=symbols))
     provenance = session.provenance(
@@ -319,14 +391,16 @@ def _sampling_record(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _describe(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
+def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
+    """Columns of `obs` with the written sentences and their quality."""
     obs["sentence"] = [" ".join(answer.genes) for answer in answers]
     obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
+    obs["uniqueness"] = np.array([answer.uniqueness for answer in answers], dtype=np.float64)
     obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)
     obs["n_repeated"] = np.array([answer.n_repeated for answer in answers], dtype=np.int64)
 
 
-def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
+def _rows_of_cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
     """Row numbers of cells given by name or number."""
     if isinstance(cells, str):
         raise ValueError(f"attention_for must be a list of cells, found the text {cells!r}: pass [{cells!r}]")
@@ -349,8 +423,8 @@ def _cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
     return rows
 
 
-def _refuse_other_input(adata: Any, *, copy: bool) -> None:
-    """Before any work: results need an AnnData object, and anndata cannot write into a view of a file."""
+def _check_input(adata: Any, *, copy: bool) -> None:
+    """Raise an error for input that is no AnnData, or a view of a file, which anndata cannot write into."""
     if not hasattr(adata, "obs_names"):
         raise TypeError(
             f"expected an AnnData object, found {type(adata).__name__}: open a file with "

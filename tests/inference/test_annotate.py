@@ -5,19 +5,19 @@ import pytest
 from cells import LABELS
 from sessions import begin
 
-from cell2sen.inference.annotate import Choices, choose, members, pool
+from cell2sen.inference.annotate import LabelProbabilities, label_probabilities, pool_scores, trained_labels
 
 
 def test_probabilities_do_not_depend_on_the_order_of_labels() -> None:
     one = begin("annotate")
-    forward, backward = choose(one, LABELS), choose(one, LABELS[::-1])
+    forward, backward = label_probabilities(one, LABELS), label_probabilities(one, LABELS[::-1])
     np.testing.assert_allclose(forward.probabilities, backward.probabilities[:, ::-1])
     assert forward.pick()[0] == backward.pick()[0]
 
 
 def test_pick_abstains() -> None:
     probabilities = np.array([[0.6, 0.4], [0.45, 0.55], [np.nan, np.nan]])
-    choices = Choices(labels=("a", "b"), probabilities=probabilities, temperature=1.0, calibrated=False)
+    choices = LabelProbabilities(labels=("a", "b"), probabilities=probabilities, temperature=1.0, calibrated=False)
     assert choices.pick()[0] == ["a", "b", "unknown"]
     picked, scores = choices.pick(0.56, "?")
     assert picked == ["a", "?", "?"]
@@ -35,39 +35,42 @@ SPELLINGS = {
 
 
 def test_spellings_plurals_and_case_find_the_trained_label() -> None:
-    found = members(["B", "CD14+ Mono", "cd4 t cells", "Podocyte"], TRAINED, SPELLINGS)
+    found = trained_labels(["B", "CD14+ Mono", "cd4 t cells", "Podocyte"], TRAINED, SPELLINGS)
     assert found == [("B cell",), ("CD14+ monocyte",), ("CD4 T cell",), ("Podocyte",)]
-    assert members(["CD4 T-cell", "B cell."], TRAINED, SPELLINGS) == [("CD4 T cell",), ("B cell",)]
+    assert trained_labels(["CD4 T-cell", "B cell."], TRAINED, SPELLINGS) == [("CD4 T cell",), ("B cell",)]
 
 
 def test_a_broad_label_stands_for_several() -> None:
-    assert members(["T cells", "Monocytes"], TRAINED, SPELLINGS) == [
+    assert trained_labels(["T cells", "Monocytes"], TRAINED, SPELLINGS) == [
         ("CD4 T cell", "CD8 T cell"),
         ("CD14+ monocyte", "FCGR3A+ monocyte"),
     ]
 
 
 def test_the_narrower_label_takes_what_both_could_mean() -> None:
-    assert members(["T cell", "CD8 T cell"], TRAINED, SPELLINGS) == [("CD4 T cell",), ("CD8 T cell",)]
-    assert members(["CD8+ T cell", "T cell"], TRAINED, SPELLINGS) == [("CD8 T cell",), ("CD4 T cell",)]
+    assert trained_labels(["T cell", "CD8 T cell"], TRAINED, SPELLINGS) == [("CD4 T cell",), ("CD8 T cell",)]
+    assert trained_labels(["CD8+ T cell", "T cell"], TRAINED, SPELLINGS) == [("CD8 T cell",), ("CD4 T cell",)]
 
 
 def test_a_label_that_lost_all_its_members_is_scored_by_its_own_words() -> None:
-    assert members(["CD14+ monocyte", "FCGR3A+ monocyte", "monocyte"], TRAINED, SPELLINGS)[2] == ("monocyte",)
+    assert trained_labels(["CD14+ monocyte", "FCGR3A+ monocyte", "monocyte"], TRAINED, SPELLINGS)[2] == ("monocyte",)
 
 
 def test_a_trained_label_takes_the_finer_ones_that_nobody_else_names() -> None:
     spellings = {"naive CD4 T cell": ["CD4 T cell"], "CD4 T cell": []}
     trained = ["CD4 T cell", "naive CD4 T cell"]
-    assert members(["CD4 T cell", "B cell"], trained, spellings)[0] == ("CD4 T cell", "naive CD4 T cell")
-    assert members(["CD4 T cell", "naive CD4 T cell"], trained, spellings) == [("CD4 T cell",), ("naive CD4 T cell",)]
+    assert trained_labels(["CD4 T cell", "B cell"], trained, spellings)[0] == ("CD4 T cell", "naive CD4 T cell")
+    assert trained_labels(["CD4 T cell", "naive CD4 T cell"], trained, spellings) == [
+        ("CD4 T cell",),
+        ("naive CD4 T cell",),
+    ]
 
 
 def test_pooled_likelihoods_add_up() -> None:
     scores = np.log(np.array([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]]))
-    np.testing.assert_allclose(np.exp(pool(scores, [(0, 1), (2,)])), [[0.3, 0.7], [0.75, 0.25]])
+    np.testing.assert_allclose(np.exp(pool_scores(scores, [(0, 1), (2,)])), [[0.3, 0.7], [0.75, 0.25]])
 
 
 def test_two_names_of_the_same_label_are_refused() -> None:
     with pytest.raises(ValueError, match="'B cell' and 'B' mean the same"):
-        members(["B cell", "B", "T cell"], TRAINED, SPELLINGS)
+        trained_labels(["B cell", "B", "T cell"], TRAINED, SPELLINGS)

@@ -12,7 +12,8 @@ from sessions import begin, sentences_of
 
 from cell2sen.backends.fake import FakeBackend
 from cell2sen.inference import session, templates
-from cell2sen.inference.session import DEFAULT_GENES, Options, load_model, start, without_unknown
+from cell2sen.inference.options import Options
+from cell2sen.inference.session import DEFAULT_GENES, drop_unknown_genes, load_model, start
 from cell2sen.model import KNOWN, Model
 from cell2sen.sentences.ranking import RankFit
 
@@ -96,19 +97,19 @@ def test_published_checkpoint_in_other_words_warns_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             begin("annotate", model=backend)
-    assert caplog.text.count("was trained with other words") == 1
+    assert caplog.text.count("was trained with other templates") == 1
 
 
 def test_words_that_no_model_knows_are_left_out() -> None:
     backend = fake(genes=GENES)
     sentences = sentences_of("CD4 xx LYZ", "", "yy", "B2M CD4")
-    left = without_unknown(sentences, backend)
+    left = drop_unknown_genes(sentences, backend)
     assert left.gene_names() == [["CD4", "LYZ"], [], [], ["B2M", "CD4"]]
     assert set(left.symbols) == {"CD4", "LYZ", "B2M"}
     known = sentences_of("CD4 LYZ")
-    assert without_unknown(known, backend) is known
+    assert drop_unknown_genes(known, backend) is known
     with pytest.raises(ValueError, match="knows none of the genes"):
-        without_unknown(sentences_of("xx yy"), backend)
+        drop_unknown_genes(sentences_of("xx yy"), backend)
 
 
 def test_expression_against_the_formula_gene_by_gene() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cell2sen import tasks
 from cell2sen.inference import templates as wording
-from cell2sen.inference.templates import as_mapping, word
+from cell2sen.inference.templates import as_mapping, choose_templates
 from cell2sen.model import Model, resolve
 
 ANNOTATE, EMBED, GENERATE, PERTURB = map(tasks.load, ("annotate", "embed", "generate", "perturb"))
@@ -50,57 +50,57 @@ def package(tmp_path, monkeypatch):
 
 def test_own_words(caplog):
     for templates in (None, "cell2sen"):
-        assert word(ANNOTATE, OWN, templates) is ANNOTATE
+        assert choose_templates(ANNOTATE, OWN, templates) is ANNOTATE
     assert not caplog.records
 
 
 def test_published_checkpoints_speak_as_trained(package, caplog):
-    annotate = word(ANNOTATE, PUBLISHED)
+    annotate = choose_templates(ANNOTATE, PUBLISHED)
     assert annotate.source == "cell2sentence"
     assert len(annotate.templates) == 2
     prompt = annotate.prompt(genes=("CD4", "LYZ"), organism="human")
     assert prompt.text == "Of Homo sapiens, 2 words: CD4 LYZ. So:"
     assert prompt.genes == ("CD4", "LYZ")
     assert annotate.complete(cell_type="B cells") == " B cells."
-    embed = word(EMBED, PUBLISHED)
+    embed = choose_templates(EMBED, PUBLISHED)
     assert (embed.name, embed.answer) == ("embed", "none")
     assert embed.prompt(genes=("CD4", "LYZ")).text == prompt.text
-    generate = word(GENERATE, PUBLISHED)
+    generate = choose_templates(GENERATE, PUBLISHED)
     assert generate.prompt(cell_type="B cells", answer_genes=9).text == "9 words of B cells in Homo sapiens:"
     assert generate.complete(sentence="A B") == " A B."
     assert not caplog.records
     # Other models may ask for these words, and nothing changes for them unasked.
-    assert word(ANNOTATE, OWN, "cell2sentence") == annotate
-    assert word(ANNOTATE, OWN) is ANNOTATE
+    assert choose_templates(ANNOTATE, OWN, "cell2sentence") == annotate
+    assert choose_templates(ANNOTATE, OWN) is ANNOTATE
 
 
 def test_one_warning_when_the_words_differ(not_installed, caplog):
     for _ in range(2):
-        assert word(ANNOTATE, PUBLISHED) is ANNOTATE
+        assert choose_templates(ANNOTATE, PUBLISHED) is ANNOTATE
     assert len(caplog.records) == 1
     assert "gemma-2-2b was trained with other words" in caplog.text
     assert "pip install --no-deps" in caplog.text
-    word(ANNOTATE, resolve("pythia-1b"))
+    choose_templates(ANNOTATE, resolve("pythia-1b"))
     assert len(caplog.records) == 2
 
 
 def test_the_package_lacks_some_tasks(package, caplog):
-    assert word(PERTURB, PUBLISHED) is PERTURB
+    assert choose_templates(PERTURB, PUBLISHED) is PERTURB
     assert "not in their package; pass it as templates=FILE" in caplog.text
     with pytest.raises(
-        ValueError, match=r"no wording for task 'perturb', only for \['annotate', 'embed', 'generate'\]"
+        ValueError, match=r"no templates for task 'perturb', only for \['annotate', 'embed', 'generate'\]"
     ):
-        word(PERTURB, PUBLISHED, "cell2sentence")
+        choose_templates(PERTURB, PUBLISHED, "cell2sentence")
 
 
 def test_own_words_for_a_published_checkpoint_warn(package, caplog):
-    assert word(ANNOTATE, PUBLISHED, "cell2sen") is ANNOTATE
+    assert choose_templates(ANNOTATE, PUBLISHED, "cell2sen") is ANNOTATE
     assert "trained with other words" in caplog.text
 
 
 def test_the_package_is_asked_for_but_absent(not_installed):
     with pytest.raises(ImportError, match="pip install --no-deps"):
-        word(ANNOTATE, OWN, "cell2sentence")
+        choose_templates(ANNOTATE, OWN, "cell2sentence")
 
 
 @pytest.mark.parametrize("content", ["[]", "no JSON", '{"model_input": ["{cell_sentence}"]}', None])
@@ -108,7 +108,7 @@ def test_another_version_of_the_package(package, content):
     file = package / "single_cell_cell_type_prediction_prompts.json"
     file.unlink() if content is None else file.write_text(content)
     with pytest.raises(ValueError, match=r"another way than version 1\.2.*templates='cell2sen' does without"):
-        word(ANNOTATE, PUBLISHED)
+        choose_templates(ANNOTATE, PUBLISHED)
 
 
 def test_a_users_file(tmp_path, caplog):
@@ -117,36 +117,36 @@ def test_a_users_file(tmp_path, caplog):
     file.write_text(json.dumps(words), encoding="utf-8")
     for templates, source in ((str(file), str(file)), (file, str(file)), (words, "user")):
         for task in (ANNOTATE, EMBED):  # the embedding prompt is the cell type prompt
-            worded = word(task, OWN, templates)
+            worded = choose_templates(task, OWN, templates)
             assert worded.prompt(genes=("A", "B")).text == "Which? A B:"
             assert worded.source == source
             assert worded.answer == task.answer
     assert not caplog.records
     for _ in range(2):
-        assert word(PERTURB, OWN, words) is PERTURB
+        assert choose_templates(PERTURB, OWN, words) is PERTURB
     assert len(caplog.records) == 1
     assert "none for task 'perturb', only for ['annotate']" in caplog.text
 
 
 def test_embedding_in_words_of_its_own():
     words = {"annotate": [{"prompt": "A {genes}:", "answer": " {cell_type}."}], "embed": [{"prompt": "E {genes}:"}]}
-    assert word(EMBED, OWN, words).prompt(genes=("A",)).text == "E A:"
+    assert choose_templates(EMBED, OWN, words).prompt(genes=("A",)).text == "E A:"
 
 
 def test_a_checkpoint_brings_its_words(caplog):
     metadata = {"templates": {"annotate": [{"prompt": "Mine: {genes}:", "answer": " {cell_type}."}]}}
     model = Model(name="mine", path="nowhere", wording="checkpoint", metadata=metadata)
-    assert word(ANNOTATE, model).prompt(genes=("A",)).text == "Mine: A:"
-    assert word(ANNOTATE, model).source == "checkpoint"
-    assert word(PERTURB, model) is PERTURB
-    assert word(ANNOTATE, model, "cell2sen") is ANNOTATE
+    assert choose_templates(ANNOTATE, model).prompt(genes=("A",)).text == "Mine: A:"
+    assert choose_templates(ANNOTATE, model).source == "checkpoint"
+    assert choose_templates(PERTURB, model) is PERTURB
+    assert choose_templates(ANNOTATE, model, "cell2sen") is ANNOTATE
     assert not caplog.records
 
 
 @pytest.mark.parametrize("task", [ANNOTATE, EMBED, GENERATE, PERTURB])
 def test_words_survive_a_checkpoint(task):
     stored = json.loads(json.dumps({task.name: as_mapping(task)}))
-    assert word(task, OWN, stored).templates == task.templates
+    assert choose_templates(task, OWN, stored).templates == task.templates
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_words_survive_a_checkpoint(task):
 def test_wrong_files(tmp_path, content, message):
     (tmp_path / "words.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        word(ANNOTATE, OWN, tmp_path / "words.json")
+        choose_templates(ANNOTATE, OWN, tmp_path / "words.json")
 
 
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'cell2sen', 'cell2sentence' or a JSON file, found '.*no.json'"):
-        word(ANNOTATE, OWN, tmp_path / "no.json")
+        choose_templates(ANNOTATE, OWN, tmp_path / "no.json")

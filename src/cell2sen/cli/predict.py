@@ -17,7 +17,7 @@ from cell2sen.cli import evaluate as cli_evaluate
 from cell2sen.cli import train as cli_train
 
 if TYPE_CHECKING:
-    from cell2sen.inference.session import Options
+    from cell2sen.inference.options import Options
 
 #: What typer exits with after SIGINT.
 INTERRUPTED = 130

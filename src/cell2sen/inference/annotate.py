@@ -1,4 +1,4 @@
-"""Annotation: probabilities over a closed set of labels; label names and their spellings."""
+"""Annotation: probability of each label of a closed set; labels in other spellings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_TRAINING_CELLS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Choices:
+class LabelProbabilities:
     """Probabilities over a closed set of labels."""
 
     labels: tuple[str, ...]
@@ -27,55 +27,61 @@ class Choices:
     """float64 (n, labels), rows sum to 1; NaN for cells without genes."""
 
     temperature: float
-    """What the log-likelihoods were divided by, fitted on held-out training cells; 1 if the model has none."""
+    """Divisor of the log-likelihoods, fitted on held-out cells; 1 for models without calibration."""
 
     calibrated: bool
+    """Whether the temperature was fitted."""
 
     def pick(self, threshold: float = 0.0, abstain: str = "unknown") -> tuple[list[str], NDArray[np.float64]]:
-        """The most likely label and its probability; `abstain` below `threshold` and for cells without genes."""
-        scores = np.where(np.isnan(self.probabilities).all(axis=1), 0.0, np.nan_to_num(self.probabilities).max(axis=1))
-        best = np.nan_to_num(self.probabilities).argmax(axis=1)
+        """Most probable label of each cell and its probability, float64 (n,).
+
+        The label is `abstain` below `threshold` and for cells without genes, whose probability is 0.
+        """
+        filled = np.nan_to_num(self.probabilities)
+        scores = filled.max(axis=1)
         picked = [
             self.labels[label] if score >= threshold and score > 0 else abstain
-            for label, score in zip(best, scores, strict=True)
+            for label, score in zip(filled.argmax(axis=1), scores, strict=True)
         ]
         return picked, scores
 
 
-def choose(session: Session, labels: Sequence[str] | None = None) -> Choices:
-    """The probability of each label for each cell: its likelihood as the answer, normalised over the labels.
+def label_probabilities(session: Session, labels: Sequence[str] | None = None) -> LabelProbabilities:
+    """Probability of each label for each cell: the answer's likelihood, normalised over the labels.
 
-    The likelihood is that of the whole answer, closing full stop included, so that a label that begins another one ("B
-    cell", "B cell precursor") does not get the longer one's share. A label in other words than the model's is scored by
-    those of the model, and a broader one by all that it stands for (:func:`members`).
+    The likelihood is that of the whole answer with its final full stop, so that a label that begins another one ("B
+    cell", "B cell precursor") does not get the longer one's share. A label is scored by the trained labels that it
+    stands for (:func:`trained_labels`), with the sum of their likelihoods.
+
+    Parameters
+    ----------
+    labels
+        Closed set of labels; by default those the model was trained on. Of perturbations for tasks that name one.
 
     Raises
     ------
     ValueError
-        No labels, or the same label twice.
+        Fewer than two labels, or two that mean the same.
     """
-    kind = "perturbations" if session.task.target == "perturbation" else "labels"
-    labels = check_labels(known_labels(session.model, kind) if labels is None else labels)
-    metadata = session.model.metadata
-    trained, spellings = tuple(metadata.get(kind) or ()), metadata.get("spellings") or {}
-    meant = members(labels, trained, spellings)
-    warn_unknown(kind, [name for names in meant for name in names], session.model, kind)
-    scored = list(dict.fromkeys(name for names in meant for name in names))
-    sentences, task = session.sentences, session.task
+    task, metadata = session.task, session.model.metadata
+    kind = "perturbations" if task.target == "perturbation" else "labels"
+    labels = check_labels(default_labels(session.model, kind) if labels is None else labels)
+    groups = trained_labels(labels, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})
+    warn_unknown(kind, [name for names in groups for name in names], session.model)
+    scored = list(dict.fromkeys(name for names in groups for name in names))
     assert task.target is not None
-    rows = np.flatnonzero(sentences.n_genes > 0)
-    lists = sentences.gene_lists(session.length)
-    prompts = [
-        task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row])) for row in rows
-    ]
-    filled: list[dict[str, Any]] = [{task.target: name} for name in scored]
-    answers = [task.complete(**slots) for slots in filled]
+    slots: list[dict[str, Any]] = [{task.target: name} for name in scored]
+    rows = np.flatnonzero(session.sentences.n_genes > 0)
+    prompts = task.prompts(session.sentences, rows, length=session.length)
+    scores = session.backend.score(prompts, [task.complete(**values) for values in slots])
+    pooled = pool_scores(scores, [[scored.index(name) for name in names] for names in groups])
     calibration = metadata.get("calibration", {}).get(task.name, {})
     temperature = float(calibration.get("temperature", 1.0))
-    probabilities = np.full((len(sentences), len(labels)), np.nan)
-    scores = pool(session.backend.score(prompts, answers), [[scored.index(name) for name in names] for names in meant])
-    probabilities[rows] = softmax(scores / temperature, axis=1)
-    return Choices(labels=labels, probabilities=probabilities, temperature=temperature, calibrated=bool(calibration))
+    probabilities = np.full((len(session.sentences), len(labels)), np.nan)
+    probabilities[rows] = softmax(pooled / temperature, axis=1)
+    return LabelProbabilities(
+        labels=labels, probabilities=probabilities, temperature=temperature, calibrated=bool(calibration)
+    )
 
 
 def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
@@ -84,14 +90,14 @@ def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        Not at least two different ones, or no text among them.
+        Fewer than two labels, the same label twice, or labels that are no text.
     """
     if isinstance(labels, str):
         raise ValueError(f"labels must be a list of cell types, found the text {labels!r}: pass [{labels!r}, ...]")
-    listed = list(labels)
-    if strange := [label for label in listed if not isinstance(label, str) or not label.strip()]:
-        raise ValueError(f"labels must be names of cell types, found {strange[:5]}")
-    names = tuple(label.strip() for label in listed)
+    labels = list(labels)
+    if invalid := [label for label in labels if not isinstance(label, str) or not label.strip()]:
+        raise ValueError(f"labels must be names of cell types, found {invalid[:5]}")
+    names = tuple(label.strip() for label in labels)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"labels must differ, found {repeated[:5]} more than once in {len(names)} labels")
     if len(names) < 2:
@@ -99,64 +105,72 @@ def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
     return names
 
 
-def known_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
-    """Labels (or perturbations) the model was trained on, those of at least :data:`MIN_TRAINING_CELLS` cells.
+def default_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
+    """Labels or perturbations of at least :data:`MIN_TRAINING_CELLS` training cells.
+
+    Parameters
+    ----------
+    kind
+        ``"labels"`` or ``"perturbations"``.
 
     Raises
     ------
     ValueError
-        The model does not say; labels have to be given.
+        The model's metadata list none.
     """
     counts: Mapping[str, int] = model.metadata.get(kind) or {}
-    found = tuple(label for label, count in counts.items() if count >= MIN_TRAINING_CELLS)
-    if not found:
+    labels = tuple(label for label, count in counts.items() if count >= MIN_TRAINING_CELLS)
+    if not labels:
         raise ValueError(f"{model.name} brings no list of {kind}: pass the names to choose from as labels=[...]")
-    return found
+    return labels
 
 
-def members(
+def trained_labels(
     labels: Sequence[str], trained: Sequence[str], spellings: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, ...]]:
-    """For each given label the trained labels that it stands for; itself where it stands for none.
+    """Trained labels that each label stands for; the label itself if there are none.
 
-    ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. Where two
-    given labels could stand for the same trained one, the narrower takes it, so that ``"CD8 T cell"`` beside
-    ``"T cell"`` keeps its cells. A model learns one name for a label; a spelling that it never saw would be scored by
-    chance.
+    ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. If two
+    labels could stand for the same trained label, it goes to the one with fewer, so that ``"CD8 T cell"`` beside
+    ``"T cell"`` keeps its cells. Likelihoods of spellings that a model was not trained on are arbitrary.
 
     Parameters
     ----------
     labels
-        The closed set, in the user's words.
+        Closed set in the user's words.
     trained
-        Labels that the model knows by name.
+        Labels that the model was trained on.
     spellings
         Trained label → its other spellings and broader names.
 
     Raises
     ------
     ValueError
-        Two labels mean the same.
+        Two labels stand for the same trained labels.
     """
-    meant = [_candidates(label, trained, spellings) for label in labels]
-    for number, one in enumerate(meant):
-        if one and (same := [labels[other] for other in range(number) if set(meant[other]) == set(one)]):
-            raise ValueError(f"{same[0]!r} and {labels[number]!r} mean the same to this model, {one}: keep one of them")
+    candidates = [_candidates(label, trained, spellings) for label in labels]
+    for number, names in enumerate(candidates):
+        same = [labels[other] for other in range(number) if set(candidates[other]) == set(names)]
+        if names and same:
+            raise ValueError(
+                f"{same[0]!r} and {labels[number]!r} mean the same to this model, {names}: keep one of them"
+            )
     owner: dict[str, int] = {}
-    for number in sorted(range(len(labels)), key=lambda number: (len(meant[number]), number)):
-        for name in meant[number]:
+    for number in sorted(range(len(labels)), key=lambda number: (len(candidates[number]), number)):
+        for name in candidates[number]:
             owner.setdefault(name, number)
-    owned = [tuple(name for name in meant[number] if owner[name] == number) for number in range(len(labels))]
+    owned = [tuple(name for name in names if owner[name] == number) for number, names in enumerate(candidates)]
     return [names or (label,) for names, label in zip(owned, labels, strict=True)]
 
 
-def pool(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Log-likelihood of each group: log of the sum of its members' likelihoods, float64 (n, groups)."""
+def pool_scores(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Log of the summed likelihoods of each group of columns, float64 (n, groups)."""
     return np.stack([np.logaddexp.reduce(scores[:, list(group)], axis=1) for group in groups], axis=1)
 
 
 def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequence[str]]) -> list[str]:
-    wanted = normalise_label(label)
-    exact = [label] if label in trained else [name for name in trained if normalise_label(name) == wanted]
-    spelled = [name for name in trained if any(normalise_label(other) == wanted for other in spellings.get(name, ()))]
+    """Trained labels with the same normalised spelling, or with this label among their spellings."""
+    plain = normalise_label(label)
+    exact = [label] if label in trained else [name for name in trained if normalise_label(name) == plain]
+    spelled = [name for name in trained if any(normalise_label(other) == plain for other in spellings.get(name, ()))]
     return list(dict.fromkeys([*exact, *spelled]))

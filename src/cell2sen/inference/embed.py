@@ -38,13 +38,8 @@ def embed_cells(
     sentences = session.sentences
     rows = np.flatnonzero(sentences.n_genes > 0)
     prompt_of_row = {int(row): number for number, row in enumerate(rows)}
-    lists = sentences.gene_lists(session.length)
-    prompts = [
-        session.task.prompt(genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]))
-        for row in rows
-    ]
     embeddings = session.backend.embed(
-        prompts,
+        session.task.prompts(sentences, rows, length=session.length),
         pooling=pooling,
         layer=hidden_layer,
         attention_for=[prompt_of_row[row] for row in attention_for if row in prompt_of_row],

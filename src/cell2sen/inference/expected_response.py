@@ -1,8 +1,8 @@
-"""A cell's response to a perturbation: what the model expects with it, less what it expects without it.
+"""Predicted change of expression: expectation with the perturbation minus expectation without it.
 
-A predicted sentence is one draw, and the mean of many still has what the model gets wrong about the cell itself. Both
-expectations are of the same cell, so that error is in both and their difference is the perturbation's. It is added to
-what was measured of the cell, with what such differences miss on average (:mod:`cell2sen.inference.corrections`).
+Both expectations are of the same cell, so that the model's error about the cell itself is in both and cancels. The
+difference is added to the cell's measured expression, together with the mean residual of such differences
+(:mod:`cell2sen.inference.corrections`). A written sentence is one draw, and the mean of many keeps that error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cell2sen.inference import corrections
 from cell2sen.inference.session import Session, Slots
 from cell2sen.sentences.ranking import RankFit
 
-#: Cells whose expectations, a value for every gene, are in memory together.
-_CELLS = 256
+#: Cells whose expectations, one value per gene, are in memory together.
+_CELLS_IN_MEMORY = 256
 
-#: Changes below it, in ln(1 + CP10k), are set to 0: together they are less than a thousandth of a cell's change.
-LEAST = 1e-3
+#: Smaller changes, in ln(1 + CP10k), are set to 0: together they are less than a thousandth of a cell's change.
+MIN_CHANGE_LN = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,22 +37,21 @@ class ExpectedResponse:
     """Rows that were predicted, int64 (m,), ascending."""
 
     control: sp.csr_matrix
-    """What was measured, float32 (m, vocabulary)."""
+    """Measured expression, float32 (m, symbols)."""
 
     predicted: sp.csr_matrix
-    """float32 (m, vocabulary), not negative."""
+    """float32 (m, symbols), not negative."""
 
     corrected: tuple[str, ...]
     """Perturbations of these rows that have a correction."""
 
     sentences: list[list[str]]
-    """The genes of each prediction in descending order, as many as its prompt asked for."""
+    """Genes of each prediction in descending order, as many as its prompt has."""
 
 
 def can_expect(session: Session) -> bool:
-    """Whether the model knows a name for no perturbation, and says how likely each gene is at each place."""
-    named = session.model.metadata.get("no_perturbation")
-    return bool(named) and type(session.backend).expect is not Backend.expect
+    """Whether the model has a name for no perturbation, and its backend computes expectations."""
+    return bool(session.model.metadata.get("no_perturbation")) and type(session.backend).expect is not Backend.expect
 
 
 def expected_response(
@@ -71,100 +70,108 @@ def expected_response(
     slots
         One entry per cell: values for the task's slots, ``None`` to skip the cell.
     fit
-        Expression at each rank; the session's by default.
+        Expression at each rank; by default the session's fit.
     n_genes
-        Genes of prompt and answer at most; as many as the model was trained with by default.
+        Maximum number of genes of prompt and answer; by default the number that the model was trained with.
+    seed
+        Seed of the answers that the expectations are estimated from.
     correction
-        Add what the model's responses to a perturbation missed in its training cells, where it says so.
+        Add the stored mean residuals of the perturbation, if the model has some.
 
     Raises
     ------
     Unsupported
-        The model has not learned what no perturbation is (``no_perturbation:`` of its training).
+        The model was trained without ``no_perturbation:``, or its backend computes no expectations.
     ValueError
-        No cell is left to predict, or no gene.
+        No cell or no gene is left to predict, or the session has no measured expression.
     """
-    nothing = session.model.metadata.get("no_perturbation")
-    if not nothing:
+    untreated = session.model.metadata.get("no_perturbation")
+    if not untreated:
         raise Unsupported(
-            f"{session.model.name} has not learned what happens without a perturbation (no_perturbation: in its "
-            "training), so no change can be expected; use readout='sentence'"
+            f"{session.model.name} was trained without a name for no perturbation (no_perturbation: of the training), "
+            "so it has no expected response; use readout='sentence'"
         )
     sentences = session.sentences
-    lists = sentences.gene_lists(session.genes_per_prompt(n_genes))
+    length = session.genes_per_prompt(n_genes)
     rows = session.rows_to_predict(slots)
     symbols = sentences.symbols
-    worth = (fit or session.fit).expression(np.arange(max(len(lists[row]) for row in rows))) * np.log(10.0)
-    control = measured(session)[rows]
+    n_prompt_genes = sentences.n_genes if length is None else np.minimum(sentences.n_genes, length)
+    rank_values = (fit or session.fit).expression(np.arange(n_prompt_genes[rows].max())) * np.log(10.0)
+    control = measured_expression(session)[rows]
     names = [str((slots[row] or {}).get("perturbation")) for row in rows]
     known = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
     amounts = {name: known.of(name, symbols) for name in set(names)}
+
+    def expectations(chunk: NDArray[np.int64], perturbations: Sequence[str]) -> NDArray[np.float32]:
+        prompts = session.task.prompts(
+            sentences,
+            chunk,
+            length=length,
+            answer_genes=n_prompt_genes[chunk].tolist(),
+            slots=[
+                {**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)
+            ],
+        )
+        return session.backend.expect(prompts, symbols, rank_values, seed=seed)
+
     parts = []
-    for start in range(0, len(rows), _CELLS):
-        some = rows[start : start + _CELLS]
-        given: tuple[dict[str, str], ...] = ({}, {"perturbation": nothing})
-        # The same draws for both: what is noise in one expectation is noise in the other.
-        treated, untreated = (
-            session.backend.expect(
-                [
-                    session.task.prompt(
-                        genes=lists[row], organism=sentences.organism[row], key=str(sentences.names[row]),
-                        answer_genes=len(lists[row]), **{**(slots[row] or {}), **instead},
-                    )
-                    for row in some
-                ],
-                symbols, worth, seed=seed,
-            )
-            for instead in given
-        )  # fmt: skip
-        change = treated - untreated
-        change[np.abs(change) < LEAST] = 0
-        chunk = slice(start, start + len(some))
-        amount = np.stack([amounts[name] for name in names[chunk]])
-        parts.append(sp.csr_matrix(corrections.corrected(control[chunk].toarray(), change, amount)))
+    for start in range(0, len(rows), _CELLS_IN_MEMORY):
+        part = slice(start, start + _CELLS_IN_MEMORY)
+        chunk, treatments = rows[part], names[part]
+        # The same draws for both, so that their noise cancels, too.
+        change = expectations(chunk, treatments) - expectations(chunk, [untreated] * len(chunk))
+        change[np.abs(change) < MIN_CHANGE_LN] = 0
+        amount = np.stack([amounts[name] for name in treatments])
+        parts.append(sp.csr_matrix(corrections.corrected(control[part].toarray(), change, amount)))
     predicted = sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
-    written = _written(predicted, symbols, [len(lists[row]) for row in rows])
-    corrected = tuple(sorted(set(names) & set(known.amounts)))
-    return ExpectedResponse(rows=rows, control=control, predicted=predicted, corrected=corrected, sentences=written)
+    return ExpectedResponse(
+        rows=rows,
+        control=control,
+        predicted=predicted,
+        corrected=tuple(sorted(set(names) & set(known.amounts))),
+        sentences=_highest_genes(predicted, symbols, n_prompt_genes[rows].tolist()),
+    )
 
 
-def measured(session: Session) -> sp.csr_matrix:
+def measured_expression(session: Session) -> sp.csr_matrix:
     """Measured expression of the session's cells, ln(1 + CP10k), float32 CSR (cells, symbols).
 
     Raises
     ------
     ValueError
-        The session began with sentences, which hold no expression.
+        The session began with sentences, which have no measured expression.
     """
     if session.data is None:
         raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
     options, symbols = session.options, session.sentences.symbols
     with open_source(session.data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
         mapped = gene_names.resolve(
-            source.var, symbols=options.get("symbols"), table=options.get("gene_table"), aliases=options.get("aliases"),
+            source.var,
+            symbols=options.get("symbols"),
+            table=options.get("gene_table"),
+            aliases=options.get("aliases"),
             case=session.sentences.recipe.case,
-        )  # fmt: skip
-        place = {symbol: column for column, symbol in enumerate(mapped.symbols)}
-        columns = [place[symbol] for symbol in symbols]
+        )
+        column_of = {symbol: column for column, symbol in enumerate(mapped.symbols)}
+        columns = [column_of[symbol] for symbol in symbols]
         scale = session.sentences.scale or recognise(source.sample(), source.hint)
         blocks = []
         for _, block in source.blocks():
             block.data = np.nan_to_num(block.data)
             sums = scale.row_sums(block)
-            one = sp.csr_matrix(mapped.apply(block)[:, columns], dtype=np.float32)
-            one.data = (scale.log10_cp10k(one.data, np.repeat(sums, np.diff(one.indptr))) * np.log(10)).astype(
-                np.float32
-            )
-            blocks.append(one)
+            values = sp.csr_matrix(mapped.apply(block)[:, columns], dtype=np.float32)
+            log10 = scale.log10_cp10k(values.data, np.repeat(sums, np.diff(values.indptr)))
+            values.data = (log10 * np.log(10)).astype(np.float32)
+            blocks.append(values)
     return sp.csr_matrix(sp.vstack(blocks))
 
 
-def _written(matrix: sp.csr_matrix, symbols: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
-    """The highest genes of each row; ties in the order of the symbols."""
+def _highest_genes(matrix: sp.csr_matrix, symbols: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
+    """The highest genes of each row, as many as `lengths`; ties in alphabetical order."""
     alphabetical = np.argsort(np.argsort(np.asarray(symbols, dtype=object)))
-    written = []
+    gene_lists = []
     for row, length in enumerate(lengths):
         part = slice(matrix.indptr[row], matrix.indptr[row + 1])
         order = np.lexsort((alphabetical[matrix.indices[part]], -matrix.data[part]))[:length]
-        written.append([symbols[gene] for gene in matrix.indices[part][order]])
-    return written
+        gene_lists.append([symbols[gene] for gene in matrix.indices[part][order]])
+    return gene_lists

@@ -16,16 +16,9 @@ from cell2sen import tasks
 from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.data.genes.organism import scientific_name
-from cell2sen.inference.session import (
-    DEFAULT_GENES,
-    Options,
-    Session,
-    load_model,
-    recipe_for,
-    start,
-    warn_unknown,
-)
-from cell2sen.inference.templates import word
+from cell2sen.inference.options import Options, recipe_for
+from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_unknown
+from cell2sen.inference.templates import choose_templates
 from cell2sen.sentences.sentences import Sentences
 
 if TYPE_CHECKING:
@@ -76,7 +69,7 @@ def generate_cells(
     length = n_genes or min(session.length or DEFAULT_GENES, len(symbols))
     if guided and length > len(symbols):
         raise ValueError(f"n_genes={length} is too many: there are only {len(symbols)} to choose from")
-    warn_unknown("labels", cell_types, session.model, "labels")
+    warn_unknown("labels", cell_types, session.model)
     labels = [cell_type for cell_type in cell_types for _ in range(n)]
     names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(n)]
     prompts = [
@@ -161,5 +154,5 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
         recipe=recipe,
         fit=model.fit,
     )
-    task = word(tasks.load("generate"), model, options.get("templates"))
+    task = choose_templates(tasks.load("generate"), model, options.get("templates"))
     return Session(backend=backend, sentences=no_cells, task=task, options=options)

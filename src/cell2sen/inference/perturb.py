@@ -167,16 +167,13 @@ def predict_sentences(
     if n_genes is not None and limit is not None and n_genes > limit:
         logger.warning("the sentences have %d genes at most, so n_genes=%d has no effect beyond that", limit, n_genes)
     lists = sentences.gene_lists(length)
-    prompts = [
-        session.task.prompt(
-            genes=lists[row],
-            organism=sentences.organism[row],
-            key=str(sentences.names[row]),
-            answer_genes=len(lists[row]),
-            **(slots[row] or {}),
-        )
-        for row in rows
-    ]
+    prompts = session.task.prompts(
+        sentences,
+        rows,
+        length=length,
+        answer_genes=[len(lists[row]) for row in rows],
+        slots=[slots[row] or {} for row in rows],
+    )
     vocabulary = sentences.symbols if vocabulary is None else vocabulary
     texts = session.backend.generate(prompts, sampling, genes=vocabulary if guided else None)
     known = frozenset(vocabulary)
@@ -200,7 +197,7 @@ def perturbation_slots(
     """
     values = session.sentences.perturbations if perturbation is None else perturbation
     values = perturbation_per_cell(values, len(session.sentences))
-    warn_unknown("perturbations", sorted({value for value in values if value}), session.model, "perturbations")
+    warn_unknown("perturbations", sorted({value for value in values if value}), session.model)
     return [{"perturbation": value} if value else None for value in values]
 
 

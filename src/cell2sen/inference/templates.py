@@ -1,4 +1,4 @@
-"""Wording: the templates of a user's file, of a checkpoint, or of the authors' installed package."""
+"""Prompt templates of a user's file, a checkpoint, or the installed package ``cell2sentence`` of its authors."""
 
 from __future__ import annotations
 
@@ -26,52 +26,59 @@ _PACKAGE_FILES = {
 _warned: set[tuple[str, str]] = set()
 
 
-def word(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None) -> Task:
-    """The task in the words that fit the model.
+def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None) -> Task:
+    """The task with the templates that fit the model.
 
     Parameters
     ----------
     templates
-        ``None``: the checkpoint's own words if it brings some, those of the installed `cell2sentence` package for a
-        published checkpoint, else this project's. ``"cell2sen"`` and ``"cell2sentence"`` ask for one of them. A path or
-        mapping ``{task: [{"prompt": …, "answer": …}]}`` is the user's own wording.
+        ``None``: the checkpoint's own templates if it has some, those of the installed package ``cell2sentence`` for a
+        published checkpoint, else those of this project. ``"cell2sen"`` and ``"cell2sentence"`` choose one of the last
+        two. A path or mapping ``{task: [{"prompt": …, "answer": …}]}`` gives the user's own templates.
+
+    Raises
+    ------
+    ImportError
+        ``templates="cell2sentence"`` without that package.
+    ValueError
+        Templates that do not fit the task, or a file that is not JSON.
 
     Notes
     -----
-    A published checkpoint that runs in other words than it was trained with gives one warning per model and task.
+    A published checkpoint that runs with other templates than it was trained with gives one warning per model and task.
     """
     if templates is None and model.wording == "checkpoint":
-        worded = _from_mapping(task, model.metadata["templates"], "checkpoint")
+        chosen = _from_mapping(task, model.metadata["templates"], "checkpoint")
     elif templates is None and model.wording == PACKAGE:
-        worded = _from_package(task) if task.name in _PACKAGE_FILES and package_is_installed() else task
+        chosen = _from_package(task) if task.name in _PACKAGE_FILES and package_is_installed() else task
     elif templates in (None, "cell2sen"):
-        worded = task
+        chosen = task
     elif templates == PACKAGE:
         if not package_is_installed():
             raise ImportError(
-                f"templates={PACKAGE!r} reads the wording of that package: pip install --no-deps {PACKAGE}"
+                f"templates={PACKAGE!r} reads the templates of that package: pip install --no-deps {PACKAGE}"
             )
-        worded = _from_package(task)
+        chosen = _from_package(task)
     else:
         assert templates is not None
         source = str(templates) if isinstance(templates, str | Path) else "user"
-        given = _read(templates)
-        worded = _from_mapping(task, given, source)
-        if worded is task and (source, task.name) not in _warned:
+        mapping = _read(templates)
+        chosen = _from_mapping(task, mapping, source)
+        if chosen is task and (source, task.name) not in _warned:
             _warned.add((source, task.name))
-            logger.warning("the templates given have none for task %r, only for %s", task.name, sorted(given))
-    if model.wording == PACKAGE and worded.source != PACKAGE:
+            logger.warning("templates= has none for task %r, only for %s", task.name, sorted(mapping))
+    if model.wording == PACKAGE and chosen.source != PACKAGE:
         _warn_once(task, model)
-    return worded
+    return chosen
 
 
 def package_is_installed() -> bool:
-    """Whether the authors' package is there. It is never imported, only its prompt files are read."""
+    """Whether ``cell2sentence`` is installed. It is never imported; only its prompt files are read."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 
 def as_mapping(task: Task) -> list[dict[str, str]]:
-    """The templates as plain values, to be stored with a checkpoint."""
+    """The task's templates as plain values, stored with a checkpoint."""
     return [{"prompt": template.prompt, "answer": template.answer} for template in task.templates]
 
 
@@ -92,7 +99,7 @@ def _read(templates: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _from_mapping(task: Task, mapping: Mapping[str, Any], source: str) -> Task:
-    # The embedding prompt is the cell type prompt, unless it is worded on its own.
+    # The embedding prompt is the cell type prompt, unless there is one of its own.
     entries = mapping.get(task.name) or (mapping.get("annotate") if task.name == "embed" else None)
     if not entries:
         return task
@@ -107,7 +114,7 @@ def _from_mapping(task: Task, mapping: Mapping[str, Any], source: str) -> Task:
 
 def _from_package(task: Task) -> Task:
     if task.name not in _PACKAGE_FILES:
-        raise ValueError(f"{PACKAGE} has no wording for task {task.name!r}, only for {sorted(_PACKAGE_FILES)}")
+        raise ValueError(f"{PACKAGE} has no templates for task {task.name!r}, only for {sorted(_PACKAGE_FILES)}")
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -117,8 +124,8 @@ def _from_package(task: Task) -> Task:
         prompts, response = list(words["model_input"]), str(words["response"][0])
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(
-            f"the installed {PACKAGE} keeps its wording in another way than version 1.2 ({file.name}: {error!r}); "
-            "templates='cell2sen' does without it"
+            f"the installed {PACKAGE} stores its templates in another way than version 1.2 ({file.name}: {error!r}); "
+            "use templates='cell2sen'"
         ) from error
     sentence_slot = "{sentence}" if task.answer == "sentences" else "{genes}"
 
@@ -135,11 +142,13 @@ def _warn_once(task: Task, model: Model) -> None:
         return
     _warned.add((model.name, task.name))
     advice = (
-        "pip install --no-deps cell2sentence brings the original wording"
+        "pip install --no-deps cell2sentence installs the original templates"
         if task.name in _PACKAGE_FILES
-        else "the authors' wording of this task is not in their package; pass it as templates=FILE if you have it"
+        else "their package has no templates of this task; pass the original ones as templates=FILE if you have them"
     )
     logger.warning(
-        "%s was trained with other words than the prompt of task %r now uses, which can cost accuracy: %s",
-        model.name, task.name, advice,
-    )  # fmt: skip
+        "%s was trained with other templates than task %r now uses, which can cost accuracy: %s",
+        model.name,
+        task.name,
+        advice,
+    )

@@ -16,7 +16,7 @@ import numpy as np
 
 from cell2sen import tasks
 from cell2sen.engine.network.allocator import keep_memory
-from cell2sen.inference.templates import word
+from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
 from cell2sen.training import network as networks
@@ -213,4 +213,4 @@ def _has_new_perturbations(cells: Mapping[str, Cells], start: Model) -> bool:
 
 def _worded(config: TrainConfig, start: Model | None) -> dict[str, Task]:
     names = sorted({name for data in config.data for name in data.tasks})
-    return {name: word(tasks.load(name), start) if start else tasks.load(name) for name in names}
+    return {name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names}

@@ -81,7 +81,7 @@ def metadata_of(
 
 
 def spellings(config: TrainConfig) -> dict[str, list[str]]:
-    """Label → its other spellings and the broader names that cover it (:func:`cell2sen.inference.annotate.members`)."""
+    """Label → its other spellings and broader names, see :func:`cell2sen.inference.annotate.trained_labels`."""
     names = {label: list(others) for label, others in config.labels.items()}
     for name, covered in config.broader.items():
         for label in covered:

@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from cell2sen.data.splits import barcode
-from cell2sen.inference.annotate import MIN_TRAINING_CELLS, choose
+from cell2sen.inference.annotate import MIN_TRAINING_CELLS, label_probabilities
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import METADATA_FILE, resolve
 from cell2sen.sentences.ranking import Recipe
@@ -85,7 +85,7 @@ def calibrate(folder: Path, cells: Sequence[Cells], *, progress: bool = False) -
         rows = _rows(one, labels, MOST_CELLS // len(cells))
         if not len(rows):
             continue
-        choices = choose(start(_sentences(one, rows), "annotate", {"model": backend}), labels)
+        choices = label_probabilities(start(_sentences(one, rows), "annotate", {"model": backend}), labels)
         scores.append(np.log(np.maximum(choices.probabilities, 1e-300)))
         assert one.label is not None
         truth.append(np.array([labels.index(str(label)) for label in one.label[rows]]))

@@ -16,7 +16,7 @@ import numpy as np
 from cell2sen import tasks
 from cell2sen.backends.transformers import halves_are_fast
 from cell2sen.engine.tokenization.tokenizer import Tokens
-from cell2sen.inference.templates import word
+from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model
 from cell2sen.task import Task
 from cell2sen.training import network as networks
@@ -265,7 +265,7 @@ class Learner:
         from cell2sen.inference.session import load_model
 
         backend = load_model({"model": self.start, "progress": False})  # type: ignore[typeddict-item]
-        task = word(tasks.load("embed"), backend.model)
+        task = choose_templates(tasks.load("embed"), backend.model)
         return lambda lists: backend.embed([task.prompt(genes=genes) for genes in lists]).vectors
 
 

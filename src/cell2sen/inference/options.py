@@ -1,0 +1,107 @@
+"""Options of all verbs: model, matrix, sentences and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from cell2sen.backend import Backend
+from cell2sen.model import Model
+from cell2sen.sentences.ranking import Case, Recipe, Ties
+
+
+class ModelOptions(TypedDict, total=False):
+    """Which model, and the precision of its weights."""
+
+    model: str | Path | Model | Backend
+    """Known name, directory, hub id, :class:`Model`, or a loaded backend to be used again. Default: the embedded
+    model."""
+
+    revision: str
+    """Revision of a model of the hub."""
+
+    dtype: Literal["auto", "bfloat16", "float32", "float16"]
+    quantize: Literal["4bit", "8bit"]
+    """Load the weights in 4 or 8 bits."""
+
+
+class MatrixOptions(TypedDict, total=False):
+    """Which values of an AnnData object are read, and the names of its genes."""
+
+    layer: str
+    """Layer with the values to rank. Default: ``X``."""
+
+    use_raw: bool
+    """Read ``adata.raw`` instead."""
+
+    symbols: str
+    """``var`` column with gene symbols. Default: recognised where the index holds Ensembl ids."""
+
+    gene_table: Any
+    """Table identifier → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
+
+    aliases: Any
+    """Table alias → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
+
+    organism: str | Sequence[str]
+    """Organism of all cells, or of each cell. Default: read from the data."""
+
+
+class SentenceOptions(TypedDict, total=False):
+    """How cell sentences and prompts are written."""
+
+    max_genes: int
+    """Maximum number of genes of a sentence. Default: the model's recipe."""
+
+    ties: Ties
+    """Order of genes with equal values. Default: the model's recipe."""
+
+    case: Case
+    """Case of gene symbols. Default: the model's recipe."""
+
+    templates: str | Path | Mapping[str, Any]
+    """Other prompt templates, see :func:`cell2sen.inference.templates.task_for_model`."""
+
+
+class SpeedOptions(TypedDict, total=False):
+    """Options that change no result beyond rounding."""
+
+    backend: str
+    """Name of the inference engine. Default: ``"transformers"``."""
+
+    device: str
+    """``"auto"``, ``"cpu"`` or ``"cuda"``."""
+
+    batch_size: int | None
+    """Prompts in a batch. Default: as many as fit into memory."""
+
+    offline: bool
+    """Never download a checkpoint."""
+
+    progress: bool
+    """Show progress bars."""
+
+
+class Options(ModelOptions, MatrixOptions, SentenceOptions, SpeedOptions, total=False):
+    """Options that all verbs take."""
+
+
+def check_options(options: Options) -> None:
+    """Raise an error for options that do not exist.
+
+    Raises
+    ------
+    TypeError
+        Lists the options there are.
+    """
+    available = Options.__optional_keys__
+    if unknown := sorted(set(options) - available):
+        raise TypeError(f"unknown arguments {unknown}; available: {sorted(available)}")
+
+
+def recipe_for(model: Model, options: Options) -> Recipe:
+    """The model's recipe with the changes in `options`."""
+    changes: dict[str, Any] = {name: options.get(name) for name in ("max_genes", "ties", "case")}
+    return replace(model.recipe, **{name: value for name, value in changes.items() if value is not None})
