@@ -1,4 +1,4 @@
-"""The public names, nothing else."""
+"""Cell sentences for language models on single cells: the public names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
     "tl",
 ]
 
-# Resolved at first use, so that `import cell2sen` loads neither torch nor anndata.
+#: Module of each public name. Loaded at first use, so that `import cell2sen` loads neither torch nor anndata.
 _HOME = {
     "Cell2Sen": "helical",
     "Cell2SenConfig": "helical",

@@ -1,4 +1,4 @@
-"""Plots of results: embeddings, predicted changes, gene-level attention. Need the extra ``plot``."""
+"""Plots of embeddings, predicted changes and gene-level attention (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, told apart by colour-blind readers, then lighter ones for more categories.
+#: Okabe and Ito's colours, which colour-blind readers can tell apart, then lighter ones for more categories.
 COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666", "#8C6BB1", "#A1D99B",
     "#FDBF6F", "#B15928", "#80B1D3", "#BC80BD", "#1B9E77", "#E7298A",
@@ -24,17 +24,31 @@ COLOURS = (
 def embedding(
     adata: AnnData, color: str, *, basis: str = "X_umap", ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Cells in two dimensions, coloured by a categorical or numeric obs column, the legend beside.
+    """Scatter plot of cells in two dimensions, coloured by an ``obs`` column.
 
     Parameters
     ----------
+    adata
+        Cells with coordinates.
+    color
+        ``obs`` column: numbers with a colour bar, anything else as categories with their numbers of cells.
     basis
         Key in ``obsm`` of an (n, 2) array, such as a UMAP.
+    ax
+        Axes to draw into; new ones by default.
+    title
+        Title; `color` by default.
+
+    Returns
+    -------
+    The axes.
 
     Raises
     ------
     KeyError
         No such column or basis; lists those there are.
+    ImportError
+        matplotlib is not installed.
     """
     plt = _pyplot()
     from matplotlib.collections import PathCollection
@@ -47,8 +61,8 @@ def embedding(
     points, values = np.asarray(adata.obsm[basis])[:, :2], adata.obs[color]
     size = float(np.clip(8000 / max(1, len(points)), 2, 25))
     if pd.api.types.is_numeric_dtype(values):
-        drawn = axes.scatter(points[:, 0], points[:, 1], c=values, s=size, cmap="viridis", linewidths=0)
-        axes.figure.colorbar(drawn, ax=axes, shrink=0.6)
+        scatter = axes.scatter(points[:, 0], points[:, 1], c=values, s=size, cmap="viridis", linewidths=0)
+        axes.figure.colorbar(scatter, ax=axes, shrink=0.6)
     else:
         names = values.astype("category").cat.remove_unused_categories()
         for number, name in enumerate(names.cat.categories):
@@ -69,20 +83,27 @@ def embedding(
     axes.set(xticks=[], yticks=[], title=title or color)
     axes.set_xlabel(basis.removeprefix("X_") + " 1", fontsize=8)
     axes.set_ylabel(basis.removeprefix("X_") + " 2", fontsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
 def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Genes with the largest predicted mean change, up and down, as bars.
+    """Bar plot of the genes with the largest predicted mean change, up and down.
 
     Parameters
     ----------
     predicted
-        What :func:`cell2sen.tl.perturb` returned.
+        Result of :func:`cell2sen.tl.perturb`.
     n
         Genes in each direction.
+    ax
+        Axes to draw into; new ones by default.
+    title
+        Title; the number of cells by default.
+
+    Returns
+    -------
+    The axes.
     """
     plt = _pyplot()
     change = mean_change(predicted)
@@ -96,13 +117,37 @@ def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, titl
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_xlabel("predicted mean change, ln(1 + CP10k)", fontsize=8)
     axes.set_title(title or f"predicted change, {predicted.n_obs} cells")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
 def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30, ax: Axes | None = None) -> Axes:
-    """Gene-level attention of one cell among its `n` strongest genes, one head or the mean over heads."""
+    """Heat map of a cell's gene-level attention among its highest genes.
+
+    Parameters
+    ----------
+    adata
+        Cells after :func:`cell2sen.tl.embed` with ``attention_for``.
+    cell
+        Name of the cell.
+    head
+        Attention head; the mean over heads by default.
+    n
+        Number of genes, in descending expression.
+    ax
+        Axes to draw into; new ones by default.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        No attention map of this cell; lists those there are.
+    ValueError
+        No such head.
+    """
     plt = _pyplot()
     maps: dict[str, Any] = adata.uns.get("cell2sen", {}).get("attention", {})
     key = attention_key(cell)
@@ -116,7 +161,7 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     shown = (array.mean(axis=0) if head is None else array[head])[:n, :n]
     genes: Sequence[str] = list(maps[key]["genes"])[:n]
     axes: Axes = ax if ax is not None else plt.subplots(figsize=(6, 5))[1]
-    drawn = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
+    image = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
     axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=6)
     axes.set_yticks(range(len(genes)), genes, fontsize=6)
     axes.set(
@@ -124,12 +169,18 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
         ylabel="attending gene",
         title=f"{cell}, {'mean of heads' if head is None else f'head {head}'}",
     )
-    axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label="attention (log)")
+    axes.figure.colorbar(image, ax=axes, shrink=0.7, label="attention (log)")
     return axes
 
 
 def mean_change(predicted: AnnData) -> pd.Series[float]:
-    """Mean of ``layers["delta"]`` over cells, one value a gene, in ln(1 + CP10k)."""
+    """Mean of ``layers["delta"]`` over the cells, one value per gene, ln(1 + CP10k).
+
+    Parameters
+    ----------
+    predicted
+        Result of :func:`cell2sen.tl.perturb`.
+    """
     if "delta" not in predicted.layers:
         raise KeyError(f"there is no layer 'delta': pass the result of tl.perturb; available: {list(predicted.layers)}")
     mean = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()  # of a sparse matrix: one row

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from cells import GENES, cells, checkpoint
 
 import cell2sen as c2s
-from cell2sen.inference.check import Check, _duration, _parameters
+from cell2sen.inference.check import Check, _duration
 from cell2sen.model import Model
 
 
@@ -202,27 +202,6 @@ def test_no_weights_are_touched(model: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert c2s.check(cells(), model).ok
     with pytest.raises(AssertionError, match="a model was loaded"):
         c2s.tl.embed(cells(), model=model, progress=False)
-
-
-# -- estimates
-
-
-@pytest.mark.parametrize(
-    ("config", "billions"),
-    [
-        # From the table of sizes in the models' documentation.
-        ({"model_type": "gpt_neox", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-          "intermediate_size": 4096, "vocab_size": 50304, "tie_word_embeddings": False}, 0.405),
-        ({"model_type": "gpt_neox", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8,
-          "intermediate_size": 8192, "vocab_size": 50304, "tie_word_embeddings": False}, 1.0),
-        ({"model_type": "gemma2", "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
-          "head_dim": 256, "num_key_value_heads": 4, "intermediate_size": 9216, "vocab_size": 256000}, 2.6),
-        ({"model_type": "gemma2", "hidden_size": 4608, "num_hidden_layers": 46, "num_attention_heads": 32,
-          "head_dim": 128, "num_key_value_heads": 16, "intermediate_size": 36864, "vocab_size": 256000}, 27.2),
-    ],
-)  # fmt: skip
-def test_parameters_of_known_models(config: dict[str, Any], billions: float) -> None:
-    assert sum(_parameters(config)) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
 @pytest.mark.parametrize(

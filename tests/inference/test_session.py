@@ -12,22 +12,9 @@ from sessions import begin, sentences_of
 
 from cell2sen.backends.fake import FakeBackend
 from cell2sen.inference import session, templates
-from cell2sen.inference.options import Options
 from cell2sen.inference.session import DEFAULT_GENES, drop_unknown_genes, load_model, start
 from cell2sen.model import KNOWN, Model
 from cell2sen.sentences.ranking import RankFit
-
-
-def test_options_are_documented_where_they_are_defined() -> None:
-    assert set(Options.__optional_keys__) >= {
-        "model",
-        "layer",
-        "use_raw",
-        "max_genes",
-        "templates",
-        "backend",
-        "device",
-    }
 
 
 def test_a_loaded_backend_is_used_again_and_speed_is_not_recorded() -> None:

@@ -78,7 +78,7 @@ def test_one_warning_when_the_words_differ(not_installed, caplog):
     for _ in range(2):
         assert choose_templates(ANNOTATE, PUBLISHED) is ANNOTATE
     assert len(caplog.records) == 1
-    assert "gemma-2-2b was trained with other words" in caplog.text
+    assert "gemma-2-2b was trained with other templates" in caplog.text
     assert "pip install --no-deps" in caplog.text
     choose_templates(ANNOTATE, resolve("pythia-1b"))
     assert len(caplog.records) == 2
@@ -86,7 +86,7 @@ def test_one_warning_when_the_words_differ(not_installed, caplog):
 
 def test_the_package_lacks_some_tasks(package, caplog):
     assert choose_templates(PERTURB, PUBLISHED) is PERTURB
-    assert "not in their package; pass it as templates=FILE" in caplog.text
+    assert "their package has no templates of this task; pass the original ones as templates=FILE" in caplog.text
     with pytest.raises(
         ValueError, match=r"no templates for task 'perturb', only for \['annotate', 'embed', 'generate'\]"
     ):
@@ -95,7 +95,7 @@ def test_the_package_lacks_some_tasks(package, caplog):
 
 def test_own_words_for_a_published_checkpoint_warn(package, caplog):
     assert choose_templates(ANNOTATE, PUBLISHED, "cell2sen") is ANNOTATE
-    assert "trained with other words" in caplog.text
+    assert "trained with other templates" in caplog.text
 
 
 def test_the_package_is_asked_for_but_absent(not_installed):
@@ -107,7 +107,7 @@ def test_the_package_is_asked_for_but_absent(not_installed):
 def test_another_version_of_the_package(package, content):
     file = package / "single_cell_cell_type_prediction_prompts.json"
     file.unlink() if content is None else file.write_text(content)
-    with pytest.raises(ValueError, match=r"another way than version 1\.2.*templates='cell2sen' does without"):
+    with pytest.raises(ValueError, match=r"another way than version 1\.2.*use templates='cell2sen'"):
         choose_templates(ANNOTATE, PUBLISHED)
 
 

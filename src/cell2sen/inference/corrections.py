@@ -1,8 +1,8 @@
-"""What a trained model's expected responses miss on average, per perturbation and gene, measured on its training cells.
+"""Stored corrections of expected responses: mean residual per perturbation and gene in the training cells.
 
-A small model learns the direction of a response sooner than its size, and sees no gene behind the end of a sentence.
-Both errors are much the same in all cells. So their mean over the cell types and donors that were trained on is added
-to what the model expects of other cells: how a cell differs from others remains the model's business.
+A small model learns the direction of a response before its size, and reads no gene beyond the end of a sentence. Both
+errors are similar in all cells. Their mean over the cell types and donors of the training is added to the predictions
+for other cells; differences between cells come from the model alone.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from numpy.typing import NDArray
 
 from cell2sen.model import Model
 
-#: Beside the weights.
+#: File in the model's directory.
 CORRECTION_FILE = "corrections.npz"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Corrections:
-    """The corrections of a model."""
+    """Corrections of a model."""
 
     genes: tuple[str, ...]
 
     amounts: Mapping[str, NDArray[np.float32]]
-    """Perturbation → float32 (genes,). An amount above 0 is added to what is predicted of a cell, in ln(1 + CP10k); one
-    below is the share of it that is taken away, down to -1, for what is not there cannot fall."""
+    """Perturbation → float32 (genes,). Positive amounts, ln(1 + CP10k), are added to the prediction. Negative amounts,
+    down to -1, are the share of the prediction that is subtracted, as expression cannot fall below 0."""
 
     def of(self, perturbation: str, symbols: Sequence[str]) -> NDArray[np.float32]:
-        """The amounts of these genes, float32 (symbols,); 0 where nothing is known."""
-        known = self.amounts.get(perturbation)
-        if known is None:
+        """Amounts for these genes, float32 (symbols,); 0 for genes and perturbations without a correction."""
+        amounts = self.amounts.get(perturbation)
+        if amounts is None:
             return np.zeros(len(symbols), dtype=np.float32)
-        place = {gene: number for number, gene in enumerate(self.genes)}
-        found = [place.get(symbol, len(self.genes)) for symbol in symbols]
-        return np.append(known, np.float32(0))[found]
+        column_of = {gene: column for column, gene in enumerate(self.genes)}
+        columns = [column_of.get(symbol, len(self.genes)) for symbol in symbols]
+        return np.append(amounts, np.float32(0))[columns]
 
     def write(self, file: Path) -> None:
-        """Write a compressed archive of plain arrays."""
+        """Write a compressed archive of plain arrays; amounts as float16."""
         np.savez_compressed(
-            file, genes=np.array(self.genes, dtype=str), perturbations=np.array(list(self.amounts), dtype=str),
+            file,
+            genes=np.array(self.genes, dtype=str),
+            perturbations=np.array(list(self.amounts), dtype=str),
             amounts=np.array(list(self.amounts.values()), dtype=np.float16).reshape(-1, len(self.genes)),
-        )  # fmt: skip
+        )
 
 
 def load(model: Model) -> Corrections:
-    """The corrections of a model directory; none where it has no such file.
+    """Corrections of a model directory; none if it has no such file.
 
     Raises
     ------
     ValueError
-        The file cannot be read.
+        The file is damaged.
     """
     file = Path(model.path) / CORRECTION_FILE
     if not model.is_local or not file.is_file():
@@ -76,15 +78,15 @@ def load(model: Model) -> Corrections:
 def corrected(
     control: NDArray[np.float32], change: NDArray[np.float32], amount: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Predicted expression, float32 (cells, genes), not negative.
+    """Predicted expression with its correction, float32 (cells, genes), ln(1 + CP10k), not negative.
 
     Parameters
     ----------
     control, change
-        Measured expression and expected change in ln(1 + CP10k), (cells, genes).
+        Measured expression and expected change, float32 (cells, genes), ln(1 + CP10k).
     amount
-        :meth:`Corrections.of`, (genes,) or (cells, genes).
+        :meth:`Corrections.of`, float32 (genes,) or (cells, genes).
     """
-    found: NDArray[np.float32] = np.maximum(control + change, 0)
-    found += np.maximum(amount, 0) + np.minimum(amount, 0) * found
-    return found
+    predicted: NDArray[np.float32] = np.maximum(control + change, 0)
+    predicted += np.maximum(amount, 0) + np.minimum(amount, 0) * predicted
+    return predicted

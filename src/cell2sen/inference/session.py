@@ -144,7 +144,7 @@ def load_model(options: Options) -> Backend:
     model = options.get("model", EMBEDDED)
     if isinstance(model, Backend):
         if late := [name for name in ("revision", "dtype", "quantize") if options.get(name) is not None]:
-            raise ValueError(f"{model.model.name} is loaded already: set {', '.join(late)} when it is loaded")
+            raise ValueError(f"{model.model.name} is loaded already: {', '.join(late)} must be set when it is loaded")
         return model
     resolved = resolve(
         model, revision=options.get("revision"), dtype=options.get("dtype"), quantize=options.get("quantize")
