@@ -333,7 +333,7 @@ def test_words_that_are_no_genes_are_left_out_and_counted(path: str, caplog: pyt
     expected = cell2sen.get_embeddings(clean)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(cell2sen.get_embeddings(dirty), expected)
-    assert "3 words of the sentences are no gene that fake knows" in caplog.text
+    assert "3 words of the sentences are not among the genes of fake" in caplog.text
     with pytest.raises(ValueError, match="knows none of the genes"):
         cell2sen.get_embeddings(Dataset.from_dict({"cell_sentence": ["nonsense x1"]}))
     with pytest.raises(KeyError, match=r"no column 'cell_sentence'; available: \['text'\]"):

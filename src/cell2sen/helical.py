@@ -1,4 +1,4 @@
-"""Drop-in Cell2SenConfig / Cell2Sen, with the names of Helical's class."""
+"""Cell2Sen and Cell2SenConfig: the names and arguments of Helical's class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.backend import AttentionMap, Backend, Sampling
+from cell2sen.backend import AttentionMap, Backend, Pooling, Sampling
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.perturb import perturbation_slots, predict_sentences
+from cell2sen.inference.perturb import genes_that_fit, perturbation_slots, predict_sentences
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.sentences import Sentences, from_anndata
@@ -39,46 +38,52 @@ SIZES = {
     "27B": "gemma-2-27b",
 }
 
-_POOLING: dict[str, Any] = {"mean_pool": "mean", "last_token": "last", "gene_pool": "genes"}
+#: ``aggregation_type`` → pooling.
+_POOLING: dict[str, Pooling] = {"mean_pool": "mean", "last_token": "last", "gene_pool": "genes"}
 
+#: Setting → its possible values.
 _MENUS = {"aggregation_type": tuple(_POOLING), "dtype": ("auto", "bfloat16", "float32", "float16")}
+
+#: Setting → its least value.
+_MINIMA = {"batch_size": 1, "max_genes": 1, "max_new_tokens": 1, "temperature": 0}
 
 
 @dataclass
 class Cell2SenConfig:
-    """Settings of :class:`Cell2Sen`. Each may be changed later, here or on the object, and is read at each call.
+    """Settings of :class:`Cell2Sen`. They may be changed later, here or on the object, and are read at each call.
 
     Raises
     ------
-    ValueError, AttributeError
-        A value that cannot be, or a setting that does not exist; lists those there are.
+    ValueError
+        A value that is not possible; lists those that are.
+    AttributeError
+        A setting that does not exist; lists those there are.
     """
 
     batch_size: int | None = None
-    """Prompts in a batch; ``None`` fills a fixed number of tokens. Never changes a result."""
+    """Prompts in a batch; ``None``: as many as fit into memory. Changes no result."""
 
     organism: str | None = None
-    """Organism of all cells. ``None``: read from each dataset, cell by cell, never remembered from the one before."""
+    """Organism of all cells. ``None``: read from each dataset, for each cell."""
 
     perturbation_column: str | None = None
     """``obs`` column with each cell's perturbation."""
 
     max_new_tokens: int = 200
-    """Length of predicted sentences in tokens. Guided sentences get as many genes as fit at the model's mean tokens
-    per gene (whole-gene tokens: 200 genes; Pythia and Gemma: about 50)."""
+    """Maximum length of predicted sentences in tokens. Guided sentences have as many genes as fit on average (200 genes
+    for models with one token per gene; about 50 for Pythia and Gemma)."""
 
     max_genes: int | None = None
-    """Genes of a sentence at most; ``None`` takes the model's recipe."""
+    """Maximum number of genes of a sentence; ``None``: the model's recipe."""
 
     aggregation_type: Literal["mean_pool", "last_token", "gene_pool"] = "mean_pool"
     """Mean over all tokens, the last token, or the mean over gene tokens only."""
 
     embedding_prompt_template: str | None = None
-    """Wording of the embedding prompt, with ``{cell_sentence}`` and, if wanted, ``{organism}``; ``None``: the model's
-    own."""
+    """Embedding prompt with ``{cell_sentence}`` and optionally ``{organism}``; ``None``: that of the model."""
 
     return_fit: bool = True
-    """Accepted for compatibility: ``fit_parameters`` are always there, they cost nothing."""
+    """Accepted for compatibility, without effect: datasets always have ``fit_parameters``."""
 
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
     """``"auto"``: bfloat16; float32 for the embedded model and on a CPU without bfloat16 instructions."""
@@ -88,25 +93,25 @@ class Cell2SenConfig:
     directory or hub id."""
 
     device: str = "auto"
-    """``"auto"`` is the GPU if there is one; ``"cpu"``, ``"cuda"``."""
+    """``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``."""
 
     use_quantization: bool = False
     """Load the weights in 4 bits (NF4, through bitsandbytes), on CPU or GPU."""
 
     seed: int = 42
-    """Seed of sampling. Greedy answers do not depend on it."""
+    """Seed of sampling; without effect on greedy answers."""
 
     use_flash_attn: bool = False
-    """Accepted for compatibility: attention is always exact and never builds the whole score matrix."""
+    """Accepted for compatibility, without effect: attention is always exact and needs no whole score matrix."""
 
     temperature: float = 0.0
     """Sampling temperature of predicted sentences; 0 is greedy."""
 
     guided: bool = True
-    """Predicted sentences hold only genes of the dataset, each at most once."""
+    """Predicted sentences have only genes of the dataset, each at most once."""
 
     offline: bool = True
-    """Use what is on this machine; ``False`` fetches a missing checkpoint from the hub."""
+    """Never download; ``False`` fetches a missing checkpoint from the hub."""
 
     progress: bool = True
     """Show progress bars on stderr."""
@@ -130,7 +135,7 @@ class Cell2Sen:
         self._loaded: tuple[tuple[Any, ...], Backend] | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # Settings read as attributes of the object, as `cell2sen.batch_size`.
+        # Settings are attributes of the object, too: `cell2sen.batch_size`.
         if name in _FIELDS:
             return getattr(self.config, name)
         raise AttributeError(f"Cell2Sen has no attribute {name!r}; settings: {sorted(_FIELDS)}")
@@ -143,20 +148,23 @@ class Cell2Sen:
 
     @property
     def backend(self) -> Backend:
-        """The loaded model; loaded anew when a setting that needs it was changed."""
+        """The loaded model; loaded again after a change of a setting that needs it."""
         config = self.config
         key = (config.model_size, config.dtype, config.use_quantization, config.device, config.offline)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two models at once may not fit into memory
             options: Options = {
-                "model": SIZES.get(config.model_size, config.model_size), "dtype": config.dtype,
-                "device": config.device, "offline": config.offline, "progress": config.progress,
-            }  # fmt: skip
+                "model": SIZES.get(config.model_size, config.model_size),
+                "dtype": config.dtype,
+                "device": config.device,
+                "offline": config.offline,
+                "progress": config.progress,
+            }
             if config.use_quantization:
                 options["quantize"] = "4bit"
             self._loaded = (key, load_model(options))
         backend = self._loaded[1]
-        # Speed and looks only; backends that have no use for them ignore them.
+        # These change no result.
         backend.batch_size = config.batch_size  # type: ignore[attr-defined]
         backend.progress = config.progress  # type: ignore[attr-defined]
         return backend
@@ -169,22 +177,33 @@ class Cell2Sen:
         adata
             AnnData, or the path of an ``.h5ad`` file. Never changed.
         max_genes
-            Genes of a sentence at most, instead of the setting.
+            Maximum number of genes of a sentence, instead of the setting.
 
         Returns
         -------
         datasets.Dataset
             Columns ``cell_sentence``, ``fit_parameters`` (slope, intercept, r_squared), ``organism``,
             ``perturbations``, ``cell_name``; one row per cell, in order. Its description lists all genes of `adata`
-            that the model can write: predictions may have genes that no control cell expresses.
+            that the model can write, as predictions may have genes that no control cell expresses.
+
+        Raises
+        ------
+        KeyError
+            No such ``obs`` column; lists those there are.
+        ValueError
+            A matrix that cannot be ranked, or none of its genes is known to the model.
         """
         config, backend = self.config, self.backend
         limit = config.max_genes if max_genes is None else max_genes
         options: Options = {} if limit is None else {"max_genes": limit}
         sentences = from_anndata(
-            adata, recipe_for(backend.model, options), organism=config.organism,
-            perturbation_column=config.perturbation_column, known=backend.known_genes, progress=config.progress,
-        )  # fmt: skip
+            adata,
+            recipe_for(backend.model, options),
+            organism=config.organism,
+            perturbation_column=config.perturbation_column,
+            known=backend.known_genes,
+            progress=config.progress,
+        )
         dataset = sentences.to_dataset()
         dataset.info.description = json.dumps({"genes": sentences.symbols})
         return dataset
@@ -207,31 +226,43 @@ class Cell2Sen:
         Parameters
         ----------
         dataset
-            From :meth:`process_data`, or any with a column ``cell_sentence``.
+            From :meth:`process_data`, or any other with a column ``cell_sentence``.
         output_attentions
             Also return the gene-level attention of each cell, in the last layer that the embedding used.
         emb_layer
-            Layer of the hidden states, as in transformers: 0 the token embeddings, -1 the last layer after its norm.
+            Layer of the hidden states, as in transformers: 0 for token embeddings, -1 for the last layer after its
+            norm.
 
         Returns
         -------
-        float32 (n, hidden) in the order of the dataset, NaN for empty sentences; with `output_attentions` exactly two
-        values, the second a list of :class:`AttentionMap` (``.genes``, ``.array`` of shape (heads, genes, genes)).
+        embeddings
+            float32 (n, hidden) in the order of the dataset, NaN for empty sentences.
+        attention_maps
+            With `output_attentions` only: one :class:`AttentionMap` per cell (``.genes``; ``.array``, float32 (heads,
+            genes, genes)), ``None`` for empty sentences.
+
+        Raises
+        ------
+        ValueError
+            No such layer, or no gene of the sentences is known to the model.
+        KeyError
+            No column ``cell_sentence``.
         """
         session = self._session(dataset, "embed")
         layers = int(getattr(session.backend, "n_layers", 0))
         if not -layers - 1 <= emb_layer <= layers:
             raise ValueError(f"no layer {emb_layer}; available: -1 (after the final norm), {-layers - 1} to {layers}")
         hidden_layer = emb_layer if emb_layer >= -1 else layers + 1 + emb_layer
-        used = layers - 1 if hidden_layer == -1 else max(0, hidden_layer - 1)
-        config = self.config
-        found = embed_cells(
-            session, pooling=_POOLING[config.aggregation_type], hidden_layer=hidden_layer,
-            attention_for=range(len(session.sentences)) if output_attentions else (), attention_layer=used,
-        )  # fmt: skip
+        embeddings = embed_cells(
+            session,
+            pooling=_POOLING[self.config.aggregation_type],
+            hidden_layer=hidden_layer,
+            attention_for=range(len(session.sentences)) if output_attentions else (),
+            attention_layer=layers - 1 if hidden_layer == -1 else max(0, hidden_layer - 1),
+        )
         if output_attentions:
-            return found.vectors, found.attention or []
-        return found.vectors
+            return embeddings.vectors, embeddings.attention or []
+        return embeddings.vectors
 
     def get_perturbations(
         self, dataset: Dataset, perturbations_list: Sequence[str | None] | None = None
@@ -248,8 +279,15 @@ class Cell2Sen:
 
         Returns
         -------
-        The dataset with the columns ``perturbations`` (those used) and ``perturbed_cell_sentence``, and the predicted
-        sentences, ``None`` for the cells that were skipped.
+        dataset
+            With the columns ``perturbations`` (those used) and ``perturbed_cell_sentence``.
+        sentences
+            Predicted sentences in the order of the dataset; ``None`` for the cells that were skipped.
+
+        Raises
+        ------
+        ValueError
+            Not one perturbation per cell, or no cell with a perturbation and genes.
         """
         import pyarrow as pa
 
@@ -260,26 +298,24 @@ class Cell2Sen:
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")
         )
-        n_genes = self._genes_per_answer(session, vocabulary)
-        found = predict_sentences(
-            session, slots, guided=config.guided, vocabulary=vocabulary, n_genes=n_genes, sampling=sampling
+        written = predict_sentences(
+            session,
+            slots,
+            sampling=sampling,
+            guided=config.guided,
+            vocabulary=vocabulary,
+            n_genes=genes_that_fit(session, vocabulary, config.max_new_tokens),
         )
         predicted: list[str | None] = [None] * len(slots)
-        for row, answer, text in zip(found.rows, found.answers, found.texts, strict=True):
+        for row, answer, text in zip(written.rows, written.answers, written.texts, strict=True):
             predicted[row] = " ".join(answer.genes) if config.guided else text.strip()
-        used = [one["perturbation"] if one else None for one in slots]
+        used = [values["perturbation"] if values else None for values in slots]
         with _bars(config.progress):
             for name, values in (("perturbations", used), ("perturbed_cell_sentence", predicted)):
                 order = [*dataset.column_names, *({name} - set(dataset.column_names))]
                 dataset = dataset.remove_columns([name] if name in dataset.column_names else [])
                 dataset = dataset.add_column(name, pa.array(values, type=pa.string())).select_columns(order)
         return dataset, predicted
-
-    def _genes_per_answer(self, session: Session, vocabulary: Sequence[str]) -> int:
-        """Genes that `max_new_tokens` tokens hold on average over the vocabulary, so the same for every cell."""
-        mean = float(np.mean(session.backend.count_tokens([" " + gene for gene in vocabulary])))
-        fit = max(1, math.floor(self.config.max_new_tokens / mean))
-        return fit if session.length is None else min(fit, session.length)
 
     def _session(self, dataset: Dataset, task: str) -> Session:
         backend, config = self.backend, self.config
@@ -293,7 +329,7 @@ class Cell2Sen:
 
 @contextlib.contextmanager
 def _bars(progress: bool) -> Iterator[None]:
-    """Progress bars of datasets, off unless wanted, and then as they were."""
+    """Progress bars of datasets, disabled unless `progress`; restored afterwards."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
@@ -307,19 +343,19 @@ def _bars(progress: bool) -> Iterator[None]:
 
 
 def _vocabulary(dataset: Dataset, session: Session) -> list[str]:
-    """Genes that predictions may have: the dataset's, else the model's, else those in the sentences."""
-    genes = list(_described(dataset) or session.model.genes or session.sentences.symbols)
+    """Genes that predictions may have: those of the dataset, or else of the model, or else of the sentences."""
+    genes = list(_genes_in_description(dataset) or session.model.genes or session.sentences.symbols)
     return [gene for gene, known in zip(genes, session.backend.known_genes(genes), strict=True) if known]
 
 
-def _described(dataset: Dataset) -> tuple[str, ...]:
-    """The genes in the description of a dataset from :meth:`Cell2Sen.process_data`, or of several put together."""
+def _genes_in_description(dataset: Dataset) -> tuple[str, ...]:
+    """Genes in the description of a dataset from :meth:`Cell2Sen.process_data`, or of several concatenated ones."""
     genes: list[str] = []
     for line in (dataset.info.description or "").splitlines():
         try:
             genes += json.loads(line)["genes"]
         except (ValueError, KeyError, TypeError):
-            return ()  # a description of the user's own
+            return ()  # the user's own description
     return tuple(dict.fromkeys(genes))
 
 
@@ -334,9 +370,8 @@ def _check_setting(name: str, value: Any) -> None:
             f"model_size must be one of {', '.join(SIZES)}; or a model name ({', '.join(KNOWN)}), a directory or a "
             f"hub id (owner/name); found {value!r}"
         )
-    least = {"batch_size": 1, "max_genes": 1, "max_new_tokens": 1, "temperature": 0}
-    if name in least and value is not None and value < least[name]:
-        raise ValueError(f"{name} must be at least {least[name]}, found {value}")
+    if name in _MINIMA and value is not None and value < _MINIMA[name]:
+        raise ValueError(f"{name} must be at least {_MINIMA[name]}, found {value}")
     if name == "embedding_prompt_template" and value is not None and value.count("{cell_sentence}") != 1:
         raise ValueError(f"embedding_prompt_template must contain {{cell_sentence}} once, found {value!r}")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata_objects import assign, with_values
 from cells import GENES, cells, checkpoint
 
 import cell2sen as c2s
@@ -80,32 +81,12 @@ def test_shares_do_not_contradict_examples(tmp_path: Path) -> None:
 # -- what would fail
 
 
-def broken(change: Any) -> anndata.AnnData:
-    adata = cells()
-    dense = adata.X.toarray()
-    change(dense)
-    adata.X = sp.csr_matrix(dense)
-    return adata
-
-
-def negative(dense: Any) -> None:
-    dense[0, 0] = -1
-
-
-def infinite(dense: Any) -> None:
-    dense[0, 0] = np.inf
-
-
-def nothing(dense: Any) -> None:
-    dense[:] = 0
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: broken(negative), "must not be negative"),
-        (lambda: broken(infinite), "must be finite"),
-        (lambda: broken(nothing), "none of the 6 cells has an expressed gene"),
+        (lambda: with_values(assign(-1)), "must not be negative"),
+        (lambda: with_values(assign(np.inf)), "must be finite"),
+        (lambda: with_values(assign(0, slice(None), slice(None))), "none of the 6 cells has an expressed gene"),
         (lambda: cells()[:0].copy(), "0 cells"),
         (lambda: cells(genes=[f"xyz{number}" for number in range(40)]), "none of the 40 genes is known"),
         (lambda: "nowhere.h5ad", "there is no file nowhere.h5ad"),
@@ -142,7 +123,7 @@ def test_doubtful_input_is_a_warning(model: str) -> None:
         dense[2] = 0
         dense[3, 0] = np.nan
 
-    adata = broken(change)
+    adata = with_values(change)
     adata.obs_names = ["c0", "c0", "c2", "c3", "c4", "c5"]
     adata.uns["organism"] = "mouse"
     found = c2s.check(adata, model)

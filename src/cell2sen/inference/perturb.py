@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -183,6 +184,16 @@ def predict_sentences(
         texts=texts,
         controls=[list(lists[row]) for row in rows],
     )
+
+
+def genes_that_fit(session: Session, vocabulary: Sequence[str], max_new_tokens: int) -> int:
+    """Genes that fit into `max_new_tokens` at the mean tokens per gene of the vocabulary; at most the session's length.
+
+    The number is the same for every cell.
+    """
+    mean = float(np.mean(session.backend.count_tokens([" " + gene for gene in vocabulary])))
+    n_genes = max(1, math.floor(max_new_tokens / mean))
+    return n_genes if session.length is None else min(n_genes, session.length)
 
 
 def perturbation_slots(

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata_objects import QUIET, PromptRecorder, reordered
+from cells import LABELS, cells, fake
+
+import cell2sen as c2s
+
+
+def test_label_depends_on_the_cell_alone() -> None:
+    adata = cells()
+    c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
+    part, rows = reordered(adata)
+    c2s.tl.annotate(part, LABELS, model=fake(), **QUIET)
+    key = "cell2sen_cell_type_probabilities"
+    np.testing.assert_array_equal(part.obsm[key], adata.obsm[key][rows])
+
+
+def test_probabilities_are_a_distribution_and_scores_their_maximum() -> None:
+    adata = cells()
+    c2s.tl.annotate(adata, LABELS, model=fake(), threshold=0.5, **QUIET)
+    probabilities = adata.obsm["cell2sen_cell_type_probabilities"]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(adata.obs["cell2sen_cell_type_score"], probabilities.max(axis=1))
+    best = [LABELS[column] for column in probabilities.argmax(axis=1)]
+    expected = [
+        label if score >= 0.5 else "unknown" for label, score in zip(best, probabilities.max(axis=1), strict=True)
+    ]
+    assert adata.obs["cell2sen_cell_type"].tolist() == expected
+    assert adata.uns["cell2sen"]["annotate"]["calibrated"] is False
+
+
+def test_calibration_temperature_is_applied_and_said() -> None:
+    adata, cold = cells(), cells()
+    c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
+    c2s.tl.annotate(cold, LABELS, model=fake(calibration={"annotate": {"temperature": 2.0}}), **QUIET)
+    key = "cell2sen_cell_type_probabilities"
+    softer = np.sqrt(adata.obsm[key])
+    np.testing.assert_allclose(cold.obsm[key], softer / softer.sum(axis=1, keepdims=True))
+    assert cold.uns["cell2sen"]["annotate"]["calibrated"] is True
+
+
+def test_labels_of_the_model_are_the_default() -> None:
+    adata = cells()
+    c2s.tl.annotate(adata, model=fake(), **QUIET)
+    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the one of two cells
+    with pytest.raises(ValueError, match="brings no list of labels"):
+        c2s.tl.annotate(adata, model=fake(labels=None), **QUIET)
+
+
+def test_unknown_may_be_a_label() -> None:
+    adata = cells(30)
+    c2s.tl.annotate(adata, ["B cell", "unknown"], threshold=0.6, model=fake(), **QUIET)
+    assert adata.obs["cell2sen_cell_type"].cat.categories.tolist() == ["B cell", "unknown"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ["B cell", [], ["B cell"], ["B cell", " B cell"], ["B cell", ""], ["B cell", None], ["B cell", float("nan")]],
+)
+def test_labels_that_are_no_closed_set(labels: Any) -> None:
+    with pytest.raises(ValueError, match="labels must"):
+        c2s.tl.annotate(cells(), labels, model=fake(), **QUIET)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_threshold_is_a_probability(threshold: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        c2s.tl.annotate(cells(), LABELS, threshold=threshold, model=fake(), **QUIET)
+
+
+def test_labels_in_other_containers() -> None:
+    for labels in (pd.Series(LABELS), np.array(LABELS), pd.Index(LABELS), tuple(LABELS), pd.Categorical(LABELS)):
+        adata = cells()
+        c2s.tl.annotate(adata, labels, model=fake(), **QUIET)
+        assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS
+
+
+def test_long_prompts_lose_genes_and_say_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    adata, recorder = cells(), PromptRecorder()
+    recorder.backend.context = 45
+    with caplog.at_level(logging.WARNING):
+        c2s.tl.annotate(adata, LABELS, model=recorder.backend, **QUIET)
+    assert "genes were cut" in caplog.text
+    recorder.backend.context = 5
+    with pytest.raises(ValueError, match="without any genes"):
+        c2s.tl.annotate(adata, LABELS, model=recorder.backend, **QUIET)

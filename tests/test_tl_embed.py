@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from anndata_objects import QUIET, PromptRecorder, assign, reordered, with_values
+from cells import cells, fake
+
+import cell2sen as c2s
+
+
+def test_embedding_depends_on_the_cell_alone() -> None:
+    adata = cells()
+    c2s.tl.embed(adata, model=fake(), **QUIET)
+    part, rows = reordered(adata)
+    del part.obsm["X_cell2sen"]
+    c2s.tl.embed(part, model=fake(), **QUIET)
+    np.testing.assert_array_equal(part.obsm["X_cell2sen"], adata.obsm["X_cell2sen"][rows])
+
+
+def test_batch_size_changes_nothing() -> None:
+    adata, model = cells(), tiny.backend(model=fake().model)
+    c2s.tl.embed(adata, model=model, key_added="one", **QUIET)
+    model.batch_size = 2
+    c2s.tl.embed(adata, model=model, key_added="two", **QUIET)
+    np.testing.assert_allclose(adata.obsm["one"], adata.obsm["two"], rtol=1e-4, atol=1e-5)
+
+
+def test_each_cell_has_its_own_organism_and_none_sticks() -> None:
+    adata, recorder = cells(), PromptRecorder()
+    adata.obs["organism"] = ["human", "mouse"] * 3
+    c2s.tl.embed(adata, model=recorder.backend, **QUIET)
+    names = ["Homo sapiens", "Mus musculus"] * 3
+    assert all(name in prompt.text for name, prompt in zip(names, recorder.prompts, strict=True))
+    assert adata.uns["cell2sen"]["embed"]["organism"] == "Homo sapiens and Mus musculus"
+    recorder.prompts.clear()
+    c2s.tl.embed(cells(), model=recorder.backend, **QUIET)
+    assert all("Homo sapiens" in prompt.text for prompt in recorder.prompts)
+
+
+# -- Attention maps
+
+
+def test_attention_by_name_and_number() -> None:
+    adata = cells()
+    c2s.tl.embed(adata, model=fake(), attention_for=["c4", 1], **QUIET)
+    maps = adata.uns["cell2sen"]["attention"]
+    assert set(maps) == {"c4", "c1"}
+    assert maps["c4"]["map"].shape == (2, len(maps["c4"]["genes"]), len(maps["c4"]["genes"]))
+    row = adata.X[4].toarray().ravel()
+    assert maps["c4"]["genes"][0] == adata.var_names[row == row.max()][0] or (row == row.max()).sum() > 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [(["nobody"], KeyError), ([17], ValueError), ([-1], ValueError), ("c1", ValueError)],
+)
+def test_attention_of_cells_that_do_not_exist(wanted: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"no cell|must be a list"):
+        c2s.tl.embed(cells(), model=fake(), attention_for=wanted, **QUIET)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+@pytest.mark.parametrize("wanted", ["c0", 1])
+def test_attention_of_an_ambiguous_name(wanted: str | int) -> None:
+    adata = cells()
+    adata.obs_names = ["c0", "c0", "c2", "c3", "c4", "c5"]
+    with pytest.raises(ValueError, match=r"several cells.*obs_names_make_unique"):
+        c2s.tl.embed(adata, model=fake(), attention_for=[wanted], **QUIET)
+    c2s.tl.embed(adata, model=fake(), attention_for=["c2"], **QUIET)
+
+
+# -- Options
+
+
+@pytest.mark.parametrize("kind", ["layer", "raw"])
+def test_other_matrices_are_used_and_recorded(kind: str) -> None:
+    adata = cells()
+    plain = c2s.tl.embed(adata, model=fake(), copy=True, **QUIET)
+    other = cells(seed=9)
+    other.obs_names = adata.obs_names
+    if kind == "layer":
+        adata.layers["counts"] = other.X
+        options: dict[str, Any] = {"layer": "counts"}
+    else:
+        adata.raw = other
+        options = {"use_raw": True}
+    found = c2s.tl.embed(adata, model=fake(), copy=True, **options, **QUIET)
+    expected = c2s.tl.embed(other, model=fake(), copy=True, **QUIET)
+    assert plain is not None
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_array_equal(found.obsm["X_cell2sen"], expected.obsm["X_cell2sen"])
+    assert plain.uns["cell2sen"]["embed"]["matrix"] == "X"
+    assert found.uns["cell2sen"]["embed"]["matrix"] == {"layer": "counts", "raw": "raw.X"}[kind]
+
+
+def test_missing_values_are_not_genes(caplog: pytest.LogCaptureFixture) -> None:
+    with_nan, with_zero = with_values(assign(np.nan)), with_values(assign(0))
+    with caplog.at_level(logging.WARNING):
+        c2s.tl.embed(with_nan, model=fake(), **QUIET)
+    assert "1 missing values (NaN)" in caplog.text
+    c2s.tl.embed(with_zero, model=fake(), **QUIET)
+    np.testing.assert_array_equal(with_nan.obsm["X_cell2sen"], with_zero.obsm["X_cell2sen"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"layer": "counts"}, KeyError, r"no 'counts'; available: \[\]"),
+        ({"use_raw": True}, KeyError, "no adata.raw"),
+        ({"pooling": "max"}, ValueError, r"no pooling 'max'; available: \['mean', 'genes', 'last'\]"),
+        ({"hidden_layer": 3}, ValueError, "no layer 3; available: -1"),
+        ({"max_genes": 0}, ValueError, "max_genes must be at least 1"),
+        ({"ties": "coin"}, ValueError, "ties must be one of"),
+        ({"templates": "nowhere.json"}, FileNotFoundError, "JSON file"),
+        ({"organism": ["human"]}, ValueError, "6 cells, found 1"),
+        ({"symbols": "symbol"}, KeyError, "symbol"),
+        ({"dtype": "float16"}, ValueError, "loaded already: dtype"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        c2s.tl.embed(cells(), model=fake(), **options, **QUIET)
+
+
+def test_more_genes_than_the_model_was_trained_with_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        c2s.tl.embed(cells(), model=fake(lengths={"annotate": 9}), max_genes=30, **QUIET)
+    assert "with 9 genes per sentence: max_genes=30 changes nothing" in caplog.text
+
+
+def test_organisms_that_the_model_was_not_trained_on_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = fake(organisms=["Homo sapiens", "Mus musculus"])
+    with caplog.at_level(logging.WARNING):
+        c2s.tl.embed(cells(), organism="mouse", model=model, **QUIET)
+        assert "not trained on cells of" not in caplog.text
+        c2s.tl.embed(cells(), organism="Danio rerio", model=model, **QUIET)
+    assert "not trained on cells of ['Danio rerio'], only on ['Homo sapiens', 'Mus musculus']" in caplog.text

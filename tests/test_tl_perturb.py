@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import tiny
+from anndata_objects import QUIET, written_and_read
+from cells import GENES, cells, fake
+
+import cell2sen as c2s
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prediction_depends_on_the_cell_alone(temperature: float) -> None:
+    adata, model = cells(), tiny.backend(model=fake().model)
+    options: dict[str, Any] = {"model": model, "temperature": temperature, "n_genes": 8, "seed": 3, **QUIET}
+    whole = c2s.tl.perturb(adata, "IFN-beta", **options)
+    part = c2s.tl.perturb(adata[[4, 1, 5]].copy(), "IFN-beta", **options)
+    assert list(part.obs["sentence"]) == list(whole.obs["sentence"].iloc[[4, 1, 5]])
+    if temperature:
+        assert list(c2s.tl.perturb(adata, "IFN-beta", **{**options, "seed": 4}).obs["sentence"]) != list(
+            whole.obs["sentence"]
+        )
+
+
+def test_prediction_holds_no_part_of_the_prompt() -> None:
+    adata, model = cells(), tiny.backend(model=fake().model, batch_size=4)
+    adata.X = sp.csr_matrix(adata.X.toarray() * np.tri(6, len(GENES), 20))  # prompts of unequal length
+    together = c2s.tl.perturb(adata, "IFN-beta", guided=False, max_new_tokens=12, model=model, **QUIET)
+    for row in range(adata.n_obs):
+        alone = c2s.tl.perturb(adata[[row]].copy(), "IFN-beta", guided=False, max_new_tokens=12, model=model, **QUIET)
+        assert alone.obs["validity"].iloc[0] == together.obs["validity"].iloc[row]
+    guided = c2s.tl.perturb(adata, "IFN-beta", n_genes=5, model=model, **QUIET)
+    for row, sentence in enumerate(guided.obs["sentence"]):
+        words = sentence.split()
+        assert len(words) == len(set(words)) == min(5, int((adata.X[row] > 0).sum()))
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", pd.NA, " "])
+def test_missing_perturbations_skip_the_cell(missing: Any) -> None:
+    adata = cells()
+    wanted = ["IFN-beta", missing, "IFN-beta", missing, missing, "IFN-beta"]
+    predicted = c2s.tl.perturb(adata, wanted, model=fake(), **QUIET)
+    assert list(predicted.obs_names) == ["c0", "c2", "c5"]
+    adata.obs["pert"] = pd.Series(wanted, index=adata.obs_names, dtype=object)
+    from_column = c2s.tl.perturb(adata, perturbation_column="pert", model=fake(), **QUIET)
+    assert from_column.obs["sentence"].tolist() == predicted.obs["sentence"].tolist()
+
+
+def test_missing_perturbations_after_a_file(tmp_path: Path) -> None:
+    adata = cells()
+    adata.obs["pert"] = pd.Categorical(["IFN-beta", None, "IL-6", None, "IFN-beta", None])
+    predicted = c2s.tl.perturb(written_and_read(adata, tmp_path), perturbation_column="pert", model=fake(), **QUIET)
+    assert predicted.obs["perturbation"].tolist() == ["IFN-beta", "IL-6", "IFN-beta"]
+
+
+def test_wrong_perturbations() -> None:
+    adata = cells()
+    adata.obs["pert"] = [None] * 6
+    with pytest.raises(ValueError, match="6 cells, found 2"):
+        c2s.tl.perturb(adata, ["IFN-beta", None], model=fake(), **QUIET)
+    with pytest.raises(ValueError, match="no cell has a perturbation"):
+        c2s.tl.perturb(adata, [None] * 6, model=fake(), **QUIET)
+    with pytest.raises(ValueError, match="no cell has a perturbation"):
+        c2s.tl.perturb(adata, perturbation_column="pert", model=fake(), **QUIET)
+    with pytest.raises(KeyError, match=r"no column 'perturb'; available: \['donor', 'pert'\]"):
+        c2s.tl.perturb(adata, perturbation_column="perturb", model=fake(), **QUIET)
+    with pytest.raises(ValueError, match="either"):
+        c2s.tl.perturb(adata, model=fake(), **QUIET)
+    with pytest.raises(ValueError, match="either"):
+        c2s.tl.perturb(adata, "IFN-beta", perturbation_column="pert", model=fake(), **QUIET)
+
+
+def test_delta_is_prediction_minus_control_in_natural_logarithms() -> None:
+    adata = cells()
+    predicted = c2s.tl.perturb(adata, "IFN-beta", n_genes=7, model=fake(), **QUIET)
+    control = predicted.layers["control"].toarray()
+    np.testing.assert_allclose(predicted.layers["delta"].toarray(), predicted.X.toarray() - control)
+    assert ((control > 0).sum(axis=1) <= 7).all()
+    fit = predicted.uns["cell2sen"]["perturb"]["fit"]
+    np.testing.assert_allclose(control.max(axis=1), max(fit["intercept"], 0) * np.log(10), rtol=1e-6)
+    first = predicted.var_names[predicted.X.toarray().argmax(axis=1)]
+    assert list(first) == [sentence.split()[0] for sentence in predicted.obs["sentence"]]
+
+
+def test_unguided_answers_report_what_is_no_gene() -> None:
+    predicted = c2s.tl.perturb(cells(), "IFN-beta", guided=False, max_new_tokens=9, model=fake(), **QUIET)
+    words = predicted.obs["n_unknown"] + predicted.obs["n_repeated"]
+    assert (words > 0).all()
+    assert (predicted.obs["validity"] < 1).all()
+    assert (predicted.obs["uniqueness"] <= 1).all()
+    guided = c2s.tl.perturb(cells(), "IFN-beta", model=fake(), **QUIET)
+    assert (guided.obs[["validity", "uniqueness"]] == 1).all(axis=None)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_drawn_answers_need_unique_names() -> None:
+    adata = cells()
+    adata.obs_names = ["c0"] * 6
+    with pytest.raises(ValueError, match="unique where answers are drawn"):
+        c2s.tl.perturb(adata, "IFN-beta", temperature=1.0, model=fake(), **QUIET)
+    assert c2s.tl.perturb(adata, "IFN-beta", model=fake(), **QUIET).n_obs == 6
+
+
+def test_predicted_cells_can_be_perturbed_again() -> None:
+    first = c2s.tl.perturb(cells(), "IFN-beta", model=fake(), **QUIET)
+    second = c2s.tl.perturb(first, "IFN-beta", model=fake(), **QUIET)
+    third = c2s.tl.perturb(second, perturbation_column="perturbation", model=fake(), **QUIET)
+    assert not third.obs.columns.duplicated().any()
+    assert set(second.obs["perturbation_before"]) == {"IFN-beta"}
