@@ -164,10 +164,10 @@ class Task:
     def prompts(
         self,
         sentences: Sentences,
-        rows: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64],
+        rows: Sequence[int] | Sequence[Sequence[int]] | Sequence[NDArray[np.int64]] | NDArray[np.int64],
         *,
         length: int | None = None,
-        answer_genes: Sequence[int] | None = None,
+        answer_genes: Sequence[int] | NDArray[np.int64] | None = None,
         slots: Sequence[Mapping[str, Any]] | None = None,
         variants: Sequence[int] | None = None,
     ) -> list[Prompt]:

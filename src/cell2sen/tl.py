@@ -11,7 +11,7 @@ import pandas as pd
 
 from cell2sen.answer import ParsedSentence
 from cell2sen.backend import Pooling, Sampling
-from cell2sen.inference.annotate import check_labels, label_probabilities
+from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
 from cell2sen.inference.embed import attention_key, embed_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
@@ -118,6 +118,9 @@ def annotate(
     labels: Sequence[str] | None = None,
     *,
     task: str | Task = "annotate",
+    sample_by: str | Sequence[str] | None = None,
+    n_cells: int = 10,
+    seed: int = 0,
     threshold: float = 0.0,
     key_added: str | None = None,
     copy: bool = False,
@@ -132,7 +135,15 @@ def annotate(
     labels
         Cell types to choose from. Default: those that the model was trained on.
     task
-        ``"annotate"``, or ``"identify"`` for the perturbation of each cell; `labels` are perturbations then.
+        ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are perturbations
+        then), ``"tissue"`` for the tissue of samples of cells.
+    sample_by
+        For tasks that read several cells (``"tissue"``): obs columns whose values all cells of a sample share, such as
+        the donor. Each such group is split at random into samples; cells with a missing value are in none.
+    n_cells
+        Cells of a sample.
+    seed
+        Seed of the split into samples.
     threshold
         Cells whose most probable label is less probable than this are ``"unknown"``. With 0.5, labels that are more
         likely wrong than right are left out.
@@ -154,6 +165,8 @@ def annotate(
     ``obsm[key_added + "_probabilities"]``
         Probabilities, float64 (n, labels), columns in the order of ``uns["cell2sen"]["annotate"]["labels"]``; NaN for
         cells without genes.
+    ``obs[key_added + "_sample"]``
+        With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
         Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells.
 
@@ -170,9 +183,11 @@ def annotate(
     if labels is not None:
         labels = check_labels(labels)
     _check_input(adata, copy=copy)
-    session = start(adata, task, options)
+    columns = [sample_by] if isinstance(sample_by, str) else list(sample_by or ())
+    session = start(adata, task, options, obs_columns=columns)
     key_added = key_added or f"cell2sen_{session.task.target}"
-    probabilities = label_probabilities(session, labels)
+    samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
+    probabilities = label_probabilities(session, labels, samples)
     picked, scores = probabilities.pick(threshold, UNKNOWN)
     adata = _copy(adata) if copy else adata
     used = set(picked)
@@ -180,12 +195,15 @@ def annotate(
     adata.obs[key_added] = pd.Categorical(picked, categories=categories)
     adata.obs[f"{key_added}_score"] = scores
     adata.obsm[f"{key_added}_probabilities"] = probabilities.probabilities
+    if samples is not None:
+        adata.obs[f"{key_added}_sample"] = _sample_names(adata, samples)
     provenance = session.provenance(
         labels=np.array(probabilities.labels, dtype=object),
         threshold=threshold,
         temperature=probabilities.temperature,
         calibrated=probabilities.calibrated,
         key=key_added,
+        **({} if samples is None else {"sample_by": np.array(columns, dtype=object), "n_cells": n_cells, "seed": seed}),
     )
     _record(adata, "annotate", provenance)
     return adata if copy else None
@@ -434,6 +452,14 @@ def _check_input(adata: Any, *, copy: bool) -> None:
         raise ValueError(
             "adata is a view of a backed file, which cannot hold results: call .to_memory() on it, or pass copy=True"
         )
+
+
+def _sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
+    """Sample of each cell, categorical: the name of the sample's first cell; missing for cells in no sample."""
+    names = np.full(adata.n_obs, None, dtype=object)
+    for rows in samples:
+        names[rows] = adata.obs_names[rows[0]]
+    return pd.Categorical(names)
 
 
 def _copy(adata: AnnData) -> AnnData:

@@ -17,7 +17,7 @@ import tokenizers
 import torch
 import transformers
 from backend_contract import ANSWERS, DRAWN, VERBS, BackendContract, Make, assert_same
-from tiny import GENES, WINDOW, prompts, with_opening
+from tiny import GENES, WINDOW, prompts, with_genes, with_opening
 
 from cell2sen import backends
 from cell2sen.backend import Sampling, Unsupported
@@ -423,7 +423,9 @@ def test_genes_that_cannot_be_written() -> None:
 
 def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
     with pytest.raises(ValueError, match="must not end in whitespace"):
-        tiny.backend().generate([replace(CELLS[0], after=". \n")], Sampling(), genes=GENES)
+        tiny.backend().generate(
+            [replace(CELLS[0], segments=(*CELLS[0].segments[:-1], ". \n"))], Sampling(), genes=GENES
+        )
 
 
 def test_an_empty_prompt() -> None:
@@ -682,7 +684,7 @@ def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str
 
 
 def test_one_warning_for_all_batches(caplog: pytest.LogCaptureFixture) -> None:
-    cells = [replace(cell, genes=tuple(GENES * 9)) for cell in CELLS]
+    cells = [with_genes(cell, GENES * 9) for cell in CELLS]
     made = tiny.backend(batch_size=1)
     with caplog.at_level(logging.WARNING):
         used = made.embed(cells).genes_used

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import GENES, prompts, with_genes, with_opening
+from tiny import GENES, prompts, samples, with_genes, with_opening
 
 from cell2sen.backend import Backend, Embeddings, Sampling, Unsupported
 from cell2sen.prompt import Prompt
 
 Make = Callable[..., Backend]
 CELLS = prompts(5)
+#: Prompts of one, two and twenty cells.
+SAMPLES = samples()
 ANSWERS = [" T cell.", " B cell.", " NK", " monocyte of the blood."]
 DRAWN = Sampling(temperature=1.0, max_new_tokens=6, seed=3)
 
@@ -106,6 +108,15 @@ class BackendContract:
         order = [4, 2, 0, 1, 3]
         assert_same(verb(backend, [CELLS[row] for row in order]), [wanted[row] for row in order])
         assert_same(verb(backend, [CELLS[2], *prompts(3, seed=9), CELLS[4]])[::4], [wanted[2], wanted[4]])
+
+    def test_samples_of_cells_alone_in_every_batch_and_order(self, make: Make, verb: Callable) -> None:
+        backend = make(batch_size=2)
+        wanted = [verb(backend, [sample])[0] for sample in SAMPLES]
+        assert_same(verb(make(), SAMPLES), wanted)
+        assert_same(verb(backend, [*SAMPLES, CELLS[0]])[:3], wanted)
+        assert_same(verb(backend, [SAMPLES[2], CELLS[1], SAMPLES[0], SAMPLES[1]]), [
+            wanted[2], verb(backend, [CELLS[1]])[0], wanted[0], wanted[1],
+        ])  # fmt: skip
 
     def test_rows_differ(self, make: Make, verb: Callable) -> None:
         results = verb(make(), CELLS)
@@ -308,6 +319,28 @@ class BackendContract:
         assert len(caplog.records) == 1
         if verb is embed:
             assert backend.embed([long, CELLS[0]]).genes_used.tolist() == [700 - cut, len(CELLS[0].genes)]
+
+    def test_all_cells_of_a_sample_are_cut_to_the_same_length(
+        self, make: Make, verb: Callable, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        backend = make()
+        [sample] = samples((3,), n_genes=len(GENES))
+        repeated = [
+            segment if isinstance(segment, str) else replace(segment, symbols=segment.symbols * 30)
+            for segment in sample.segments
+        ]
+        long = replace(sample, segments=tuple(repeated))
+        with caplog.at_level(logging.WARNING):
+            [result] = verb(backend, [long])
+        [record] = caplog.records
+        cut = int(record.getMessage().split("last ")[1].split()[0])
+        assert cut % 3 == 0
+        caplog.clear()
+        kept = long.n_genes - cut // 3
+        assert_same(verb(backend, [long.shorten(kept)]), [result])
+        assert not caplog.records
+        verb(backend, [long.shorten(kept + 1)])
+        assert len(caplog.records) == 1
 
     def test_room_is_left_for_the_answer(self, make: Make) -> None:
         backend = make()

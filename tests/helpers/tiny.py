@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,3 +228,16 @@ def with_genes(prompt: Prompt, genes: Iterable[str], **changes: Any) -> Prompt:
 def with_opening(prompt: Prompt, text: str) -> Prompt:
     """The prompt with another text at its beginning."""
     return replace(prompt, segments=(text, *prompt.segments[1:]))
+
+
+def samples(n_cells: Sequence[int] = (1, 2, 20), n_genes: int = 3, seed: int = 0) -> list[Prompt]:
+    """A prompt for each sample of so many cells."""
+    generator = np.random.default_rng(seed)
+    prompts = []
+    for n in n_cells:
+        segments: list[str | Genes] = [f"The {{n_genes}} genes of {n} cells:\n"]
+        for number in range(n):
+            genes = tuple(str(gene) for gene in generator.permutation(GENES)[:n_genes])
+            segments += [f"{number + 1}: ", Genes(symbols=genes, cell=f"cell{number}"), ".\n"]
+        prompts.append(Prompt(segments=(*segments, "The type is"), key=f"sample{n}", answer_genes=3))
+    return prompts

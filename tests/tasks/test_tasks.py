@@ -30,8 +30,8 @@ def test_every_task(name):
     assert all(f"some {slot}" in prompt.text for slot in task.slots)
     assert [prompt.text[start:stop] for start, stop in prompt.spans] == list(prompt.genes)
     if prompt.genes:
-        assert "Cell sentence: CD4 LYZ." in prompt.text
-        assert "Below are the 2 " in prompt.text
+        assert ("Cell 1: CD4 LYZ." if task.reads_samples else "Cell sentence: CD4 LYZ.") in prompt.text
+        assert (" 2 most expressed genes" if task.reads_samples else "Below are the 2 ") in prompt.text
     for template in task.templates:
         assert template.answer.startswith(" ")
         assert template.answer.endswith(".")

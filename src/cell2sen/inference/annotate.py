@@ -13,9 +13,13 @@ from scipy.special import softmax
 from cell2sen.data.labels import normalise_label
 from cell2sen.inference.session import Session, warn_unknown
 from cell2sen.model import Model
+from cell2sen.sentences.samples import split_into_samples
 
 #: Training cells that a label needs to be among the default labels: nothing is learned from one or two.
 MIN_TRAINING_CELLS = 3
+
+#: Target of a task → key of its training labels in a model's metadata, where that is not the target itself.
+LABEL_KEYS = {"cell_type": "labels", "perturbation": "perturbations"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +50,9 @@ class LabelProbabilities:
         return picked, scores
 
 
-def label_probabilities(session: Session, labels: Sequence[str] | None = None) -> LabelProbabilities:
+def label_probabilities(
+    session: Session, labels: Sequence[str] | None = None, samples: Sequence[NDArray[np.int64]] | None = None
+) -> LabelProbabilities:
     """Probability of each label for each cell: the answer's likelihood, normalised over the labels.
 
     The likelihood is that of the whole answer with its final full stop, so that a label that begins another one ("B
@@ -58,30 +64,78 @@ def label_probabilities(session: Session, labels: Sequence[str] | None = None) -
     labels
         Closed set of labels; by default those the model was trained on. Of perturbations for tasks that name one.
 
+    samples
+        Rows of each sample, for tasks that read several cells (:func:`samples_of_cells`); the cells of a sample share
+        its probabilities.
+
     Raises
     ------
     ValueError
-        Fewer than two labels, or two that mean the same.
+        Fewer than two labels, or two that mean the same; no samples for a task that reads them.
     """
     task, metadata = session.task, session.model.metadata
-    kind = "perturbations" if task.target == "perturbation" else "labels"
+    if task.reads_samples and samples is None:
+        raise ValueError(
+            f"task {task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
+            "such as the donor"
+        )
+    kind = LABEL_KEYS.get(str(task.target), str(task.target))
     labels = check_labels(default_labels(session.model, kind) if labels is None else labels)
     groups = trained_labels(labels, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})
     warn_unknown(kind, [name for names in groups for name in names], session.model)
     scored = list(dict.fromkeys(name for names in groups for name in names))
     assert task.target is not None
     slots: list[dict[str, Any]] = [{task.target: name} for name in scored]
-    rows = np.flatnonzero(session.sentences.n_genes > 0)
+    rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     prompts = task.prompts(session.sentences, rows, length=session.length)
     scores = session.backend.score(prompts, [task.complete(**values) for values in slots])
     pooled = pool_scores(scores, [[scored.index(name) for name in names] for names in groups])
     calibration = metadata.get("calibration", {}).get(task.name, {})
     temperature = float(calibration.get("temperature", 1.0))
     probabilities = np.full((len(session.sentences), len(labels)), np.nan)
-    probabilities[rows] = softmax(pooled / temperature, axis=1)
+    for cells, values_of_row in zip(rows, softmax(pooled / temperature, axis=1), strict=True):
+        probabilities[cells] = values_of_row
     return LabelProbabilities(
         labels=labels, probabilities=probabilities, temperature=temperature, calibrated=bool(calibration)
     )
+
+
+def samples_of_cells(
+    session: Session, sample_by: Sequence[str], *, n_cells: int = 10, seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """Samples of the session's cells, for a task that reads several cells.
+
+    Parameters
+    ----------
+    sample_by
+        obs columns whose values all cells of a sample share (donor, tissue, batch), among the session's `obs_columns`.
+        Cells with a missing value or without genes are in no sample; cells of different organisms are not mixed.
+    n_cells
+        Cells of a sample, within the limits of the task.
+    seed
+        Seed of the random split (:func:`cell2sen.sentences.samples.split_into_samples`).
+
+    Returns
+    -------
+    Rows of each sample, int64 (cells,).
+
+    Raises
+    ------
+    ValueError
+        The task reads single cells, or not so many cells; no group is large enough.
+    """
+    if session.task.cells is None:
+        raise ValueError(f"task {session.task.name!r} reads single cells: leave sample_by out")
+    fewest, most = session.task.cells
+    if not fewest <= n_cells <= most:
+        raise ValueError(f"task {session.task.name!r} reads {fewest} to {most} cells, found n_cells={n_cells}")
+    sentences = session.sentences
+    columns = sentences.obs[list(sample_by)]
+    missing = columns.isna().any(axis=1).to_numpy() | (sentences.n_genes == 0)
+    values = columns.astype(str).itertuples(index=False, name=None)
+    keys = zip(sentences.organism, values, missing, strict=True)
+    groups = [None if is_missing else (organism, *value) for organism, value, is_missing in keys]
+    return split_into_samples(groups, sentences.names.tolist(), n_cells=n_cells, min_cells=fewest, seed=seed)
 
 
 def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
