@@ -34,7 +34,7 @@ def perturbed_cells() -> Any:
     return adata
 
 
-WHO = ["IFN-beta", None, "IFN-beta", None, None, "IL-6"]
+PERTURBATIONS = ["IFN-beta", None, "IFN-beta", None, None, "IL-6"]
 
 
 # -- the snippet of the documentation
@@ -46,7 +46,7 @@ def test_snippet(path: str) -> None:
     cell2sen = Cell2Sen(configurer=config)
     dataset = cell2sen.process_data(adata)
     assert dataset.column_names[:4] == ["cell_sentence", "fit_parameters", "organism", "perturbations"]
-    assert dataset["perturbations"][:] == WHO
+    assert dataset["perturbations"][:] == PERTURBATIONS
     embeddings, attention_maps = cell2sen.get_embeddings(dataset, output_attentions=True)
     assert embeddings.shape == (6, 32)
     assert embeddings.dtype == np.float32
@@ -56,7 +56,7 @@ def test_snippet(path: str) -> None:
     assert list(attention_maps[0].genes) == genes
     assert attention_maps[0].array.shape == (4, len(genes), len(genes))
     perturbed_dataset, perturbed_sentences = cell2sen.get_perturbations(dataset)
-    assert [sentence is None for sentence in perturbed_sentences] == [who is None for who in WHO]
+    assert [sentence is None for sentence in perturbed_sentences] == [name is None for name in PERTURBATIONS]
     assert perturbed_dataset["perturbed_cell_sentence"][:] == perturbed_sentences
     assert perturbed_dataset.column_names == [*dataset.column_names, "perturbed_cell_sentence"]
 
@@ -70,8 +70,8 @@ def test_snippet_with_the_embedded_model() -> None:
     embeddings, attention_maps = cell2sen.get_embeddings(dataset, output_attentions=True)
     perturbed_dataset, perturbed_sentences = cell2sen.get_perturbations(dataset)
     assert np.isfinite(embeddings).all()
-    assert all(np.all(one.array.sum(axis=2) <= 1 + 1e-5) for one in attention_maps if one is not None)
-    assert [one is None for one in perturbed_sentences] == [who is None for who in WHO]
+    assert all(np.all(cell.array.sum(axis=2) <= 1 + 1e-5) for cell in attention_maps if cell is not None)
+    assert [sentence is None for sentence in perturbed_sentences] == [name is None for name in PERTURBATIONS]
     assert len(perturbed_dataset) == 6
 
 
@@ -91,15 +91,15 @@ def test_every_setting_is_documented() -> None:
         if isinstance(node, ast.ClassDef) and node.name == "Cell2SenConfig"
     )  # fmt: skip
     documented = {
-        one.target.id
-        for one, after in zip(body.body, body.body[1:], strict=False)
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        node.target.id
+        for node, after in zip(body.body, body.body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }  # fmt: skip
     assert documented == {field.name for field in fields(Cell2SenConfig)}
 
 
-def test_arguments_of_the_other_class_are_taken() -> None:
+def test_arguments_of_helicals_class() -> None:
     Cell2SenConfig(
         batch_size=16, organism=None, perturbation_column=None, max_new_tokens=200, max_genes=None, return_fit=False,
         dtype="bfloat16", model_size="2B", use_quantization=False, seed=42, use_flash_attn=False, device="cpu",
@@ -126,14 +126,14 @@ def test_sizes(size: str) -> None:
         ("embedding_prompt_template", "{cell_sentence} {cell_sentence}", "must contain {cell_sentence} once"),
     ],
 )
-def test_wrong_settings_are_refused_where_they_are_made(name: str, value: Any, match: str) -> None:
+def test_wrong_settings_are_refused(name: str, value: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Cell2SenConfig(**{name: value})
     cell2sen, config = Cell2Sen(), Cell2SenConfig()
     before = getattr(cell2sen, name)
-    for one in (cell2sen, config):
+    for settings in (cell2sen, config):
         with pytest.raises(ValueError, match=match):
-            setattr(one, name, value)
+            setattr(settings, name, value)
     assert getattr(cell2sen, name) == before
 
 
@@ -167,20 +167,20 @@ def test_settings_are_read_at_call_time(path: str) -> None:
 
 def test_configuration_is_not_shared() -> None:
     config = Cell2SenConfig(batch_size=3)
-    one, other = Cell2Sen(config), Cell2Sen(config)
-    one.batch_size = 8
+    first, other = Cell2Sen(config), Cell2Sen(config)
+    first.batch_size = 8
     assert (config.batch_size, other.batch_size) == (3, 3)
 
 
-# -- embeddings: those of the other face, of each cell alone (fault 2)
+# -- embeddings
 
 
 @pytest.mark.parametrize(("name", "pooling"), [("mean_pool", "mean"), ("last_token", "last"), ("gene_pool", "genes")])
 def test_embeddings_are_those_of_tl(path: str, name: Any, pooling: Any) -> None:
     adata, cell2sen = cells(), make(path, aggregation_type=name)
     c2s.tl.embed(adata, model=path, pooling=pooling, progress=False)
-    found = cell2sen.get_embeddings(cell2sen.process_data(adata))
-    np.testing.assert_allclose(found, adata.obsm["X_cell2sen"], rtol=1e-5, atol=1e-6)
+    embeddings = cell2sen.get_embeddings(cell2sen.process_data(adata))
+    np.testing.assert_allclose(embeddings, adata.obsm["X_cell2sen"], rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_of_some_cells_in_another_order(path: str) -> None:
@@ -208,7 +208,7 @@ def test_layers_count_as_in_transformers(path: str) -> None:
             cell2sen.get_embeddings(dataset, emb_layer=beyond)
 
 
-def test_wording_of_the_embedding(path: str) -> None:
+def test_template_of_the_embedding(path: str) -> None:
     cell2sen = make(path)
     dataset = cell2sen.process_data(cells())
     plain = cell2sen.get_embeddings(dataset)
@@ -219,14 +219,14 @@ def test_wording_of_the_embedding(path: str) -> None:
         cell2sen.get_embeddings(dataset)
 
 
-# -- perturbations (faults 1, 7 and 8)
+# -- perturbations
 
 
 def test_predictions_are_those_of_tl(path: str) -> None:
     adata, cell2sen = perturbed_cells(), make(path, perturbation_column="perturbation", max_new_tokens=10_000)
     _, predicted = cell2sen.get_perturbations(cell2sen.process_data(adata))
-    found = c2s.tl.perturb(adata, perturbation_column="perturbation", model=path, progress=False)
-    assert [one for one in predicted if one is not None] == found.obs["sentence"].tolist()
+    expected = c2s.tl.perturb(adata, perturbation_column="perturbation", model=path, progress=False)
+    assert [sentence for sentence in predicted if sentence is not None] == expected.obs["sentence"].tolist()
 
 
 def test_predictions_of_some_cells_in_another_order(path: str) -> None:
@@ -261,12 +261,12 @@ def test_datasets_put_together_keep_all_genes(path: str) -> None:
 def test_lists_of_perturbations(path: str) -> None:
     cell2sen = make(path)
     dataset = cell2sen.process_data(cells())
-    wanted: list[Any] = ["IFN-beta", None, float("nan"), "", "IL-6", None]
-    found, predicted = cell2sen.get_perturbations(dataset, wanted)
-    assert [one is None for one in predicted] == [False, True, True, True, False, True]
-    assert found["perturbations"][:] == ["IFN-beta", None, None, None, "IL-6", None]
-    again, _ = cell2sen.get_perturbations(found, ["IFN-beta"] * 6)  # a second time: replaced, not doubled
-    assert again.column_names == found.column_names
+    names: list[Any] = ["IFN-beta", None, float("nan"), "", "IL-6", None]
+    perturbed, predicted = cell2sen.get_perturbations(dataset, names)
+    assert [sentence is None for sentence in predicted] == [False, True, True, True, False, True]
+    assert perturbed["perturbations"][:] == ["IFN-beta", None, None, None, "IL-6", None]
+    again, _ = cell2sen.get_perturbations(perturbed, ["IFN-beta"] * 6)  # a second time: replaced, not doubled
+    assert again.column_names == perturbed.column_names
     with pytest.raises(ValueError, match="6 cells, found 2"):
         cell2sen.get_perturbations(dataset, ["IFN-beta", None])
     with pytest.raises(ValueError, match="no cell has a perturbation"):
@@ -312,17 +312,17 @@ def test_control_genes_do_not_leak_into_free_answers(path: str) -> None:
 def test_drawn_answers_follow_the_seed(path: str) -> None:
     cell2sen = make(path, temperature=1.0)
     dataset = cell2sen.process_data(cells())
-    who = ["IFN-beta"] * 6
-    first = cell2sen.get_perturbations(dataset, who)[1]
-    assert cell2sen.get_perturbations(dataset, who)[1] == first
+    perturbations = ["IFN-beta"] * 6
+    first = cell2sen.get_perturbations(dataset, perturbations)[1]
+    assert cell2sen.get_perturbations(dataset, perturbations)[1] == first
     cell2sen.seed = 7
-    assert cell2sen.get_perturbations(dataset, who)[1] != first
+    assert cell2sen.get_perturbations(dataset, perturbations)[1] != first
 
 
-# -- datasets of the user's own, and nothing that sticks
+# -- other datasets
 
 
-def test_words_that_are_no_genes_are_left_out_and_counted(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_words_that_are_no_genes_are_left_out_with_a_warning(path: str, caplog: pytest.LogCaptureFixture) -> None:
     cell2sen = make(path)
     cell2sen.process_data(cells())
     cell2sen._loaded = (cell2sen._loaded[0], fake(genes=GENES))  # type: ignore[index]
@@ -340,7 +340,7 @@ def test_words_that_are_no_genes_are_left_out_and_counted(path: str, caplog: pyt
         cell2sen.get_embeddings(Dataset.from_dict({"text": ["a"]}))
 
 
-def test_organism_of_one_dataset_does_not_stick(path: str) -> None:
+def test_organism_is_read_from_each_dataset(path: str) -> None:
     cell2sen, mouse = make(path), cells()
     mouse.uns["organism"] = "mouse"
     assert set(cell2sen.process_data(mouse)["organism"]) == {"Mus musculus"}

@@ -41,7 +41,7 @@ MODULES_WITHOUT_TEST = {
     "evaluation/scoring/cells.py", "evaluation/scoring/labels.py", "evaluation/scoring/pca.py",
     "evaluation/scoring/tables.py", "sentences/counting_sort.py",
     "training/cells.py", "training/config.py", "training/release/directory.py",
-    "training/release/fit_corrections.py", "training/trainers/setup.py",
+    "training/trainers/setup.py",
 }  # fmt: skip
 TESTS_WITHOUT_MODULE = {"engine/test_drawn.py"}
 TOO_LONG = {

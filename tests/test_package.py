@@ -134,11 +134,11 @@ def test_version_is_the_same_everywhere() -> None:
 
 def test_every_direct_dependency_is_pinned_for_development() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
+    requirements = [
         *project["dependencies"],
         *(line for lines in project["optional-dependencies"].values() for line in lines),
     ]
-    names = {re.split(r"[\[<>=!~ ;]", line)[0].lower() for line in wanted} - {"cell2sen"}
+    names = {re.split(r"[\[<>=!~ ;]", line)[0].lower() for line in requirements} - {"cell2sen"}
     pinned = {
         line.split("==")[0].lower()
         for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()

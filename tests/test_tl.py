@@ -50,12 +50,12 @@ def test_backed_gives_what_memory_gives(tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "in.h5ad")
     before = (tmp_path / "in.h5ad").read_bytes()
     backed = anndata.read_h5ad(tmp_path / "in.h5ad", backed="r")
-    for one in (adata, backed):
-        c2s.tl.embed(one, model=fake(), **QUIET)
-        c2s.tl.annotate(one, LABELS, model=fake(), **QUIET)
+    for cells_of in (adata, backed):
+        c2s.tl.embed(cells_of, model=fake(), **QUIET)
+        c2s.tl.annotate(cells_of, LABELS, model=fake(), **QUIET)
     np.testing.assert_array_equal(backed.obsm["X_cell2sen"], adata.obsm["X_cell2sen"])
     assert backed.obs["cell2sen_cell_type"].tolist() == adata.obs["cell2sen_cell_type"].tolist()
-    perturbed = [c2s.tl.perturb(one, "IFN-beta", model=fake(), **QUIET) for one in (adata, backed)]
+    perturbed = [c2s.tl.perturb(cells_of, "IFN-beta", model=fake(), **QUIET) for cells_of in (adata, backed)]
     assert perturbed[0].obs["sentence"].tolist() == perturbed[1].obs["sentence"].tolist()
     backed.file.close()
     assert (tmp_path / "in.h5ad").read_bytes() == before
@@ -131,11 +131,11 @@ def test_everything_survives_a_file(tmp_path: Path) -> None:
 def test_predictions_survive_a_file(tmp_path: Path) -> None:
     predicted = c2s.tl.perturb(cells(), "IFN-beta", model=fake(), **QUIET)
     drawn = c2s.tl.generate("B cell", n=2, genes=GENES, model=fake(), **QUIET)
-    for one in (predicted, drawn):
-        again = written_and_read(one, tmp_path)
-        assert_same_uns(dict(one.uns["cell2sen"]), again.uns["cell2sen"])
-        assert again.obs["sentence"].tolist() == one.obs["sentence"].tolist()
-        assert (again.X != one.X).nnz == 0
+    for before in (predicted, drawn):
+        again = written_and_read(before, tmp_path)
+        assert_same_uns(dict(before.uns["cell2sen"]), again.uns["cell2sen"])
+        assert again.obs["sentence"].tolist() == before.obs["sentence"].tolist()
+        assert (again.X != before.X).nnz == 0
 
 
 # -- Input that cannot be used
@@ -192,7 +192,7 @@ def test_unknown_arguments_list_the_known_ones() -> None:
         c2s.tl.generate("B cell", genes=GENES, seeds=3)
 
 
-def test_names_that_the_model_was_not_trained_on_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_the_model_was_not_trained_on_warn_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         c2s.tl.perturb(cells(), "IL-6", model=fake(), **QUIET)
         c2s.tl.annotate(cells(), ["B cell", "astrocyte"], model=fake(), **QUIET)
@@ -204,6 +204,6 @@ def test_names_that_the_model_was_not_trained_on_are_said_once(caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("verb", [c2s.tl.embed, c2s.tl.annotate, c2s.tl.perturb])
-def test_a_path_is_no_object(verb: Any) -> None:
+def test_paths_are_refused(verb: Any) -> None:
     with pytest.raises(TypeError, match=r"expected an AnnData object, found str: open a file with anndata.read_h5ad"):
         verb("cells.h5ad")

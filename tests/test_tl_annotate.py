@@ -35,7 +35,7 @@ def test_probabilities_are_a_distribution_and_scores_their_maximum() -> None:
     assert adata.uns["cell2sen"]["annotate"]["calibrated"] is False
 
 
-def test_calibration_temperature_is_applied_and_said() -> None:
+def test_calibration_temperature_is_applied_and_recorded() -> None:
     adata, cold = cells(), cells()
     c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
     c2s.tl.annotate(cold, LABELS, model=fake(calibration={"annotate": {"temperature": 2.0}}), **QUIET)
@@ -48,7 +48,7 @@ def test_calibration_temperature_is_applied_and_said() -> None:
 def test_labels_of_the_model_are_the_default() -> None:
     adata = cells()
     c2s.tl.annotate(adata, model=fake(), **QUIET)
-    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the one of two cells
+    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the platelet, with two cells
     with pytest.raises(ValueError, match="brings no list of labels"):
         c2s.tl.annotate(adata, model=fake(labels=None), **QUIET)
 
@@ -81,7 +81,7 @@ def test_labels_in_other_containers() -> None:
         assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS
 
 
-def test_long_prompts_lose_genes_and_say_how_many(caplog: pytest.LogCaptureFixture) -> None:
+def test_long_prompts_lose_genes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     adata, recorder = cells(), PromptRecorder()
     recorder.backend.context = 45
     with caplog.at_level(logging.WARNING):

@@ -23,13 +23,13 @@ def test_embedding_depends_on_the_cell_alone() -> None:
 
 def test_batch_size_changes_nothing() -> None:
     adata, model = cells(), tiny.backend(model=fake().model)
-    c2s.tl.embed(adata, model=model, key_added="one", **QUIET)
+    c2s.tl.embed(adata, model=model, key_added="first", **QUIET)
     model.batch_size = 2
-    c2s.tl.embed(adata, model=model, key_added="two", **QUIET)
-    np.testing.assert_allclose(adata.obsm["one"], adata.obsm["two"], rtol=1e-4, atol=1e-5)
+    c2s.tl.embed(adata, model=model, key_added="second", **QUIET)
+    np.testing.assert_allclose(adata.obsm["first"], adata.obsm["second"], rtol=1e-4, atol=1e-5)
 
 
-def test_each_cell_has_its_own_organism_and_none_sticks() -> None:
+def test_organism_of_each_cell_and_of_each_call() -> None:
     adata, recorder = cells(), PromptRecorder()
     adata.obs["organism"] = ["human", "mouse"] * 3
     c2s.tl.embed(adata, model=recorder.backend, **QUIET)
@@ -55,21 +55,21 @@ def test_attention_by_name_and_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error"),
+    ("attention_for", "error"),
     [(["nobody"], KeyError), ([17], ValueError), ([-1], ValueError), ("c1", ValueError)],
 )
-def test_attention_of_cells_that_do_not_exist(wanted: Any, error: type[Exception]) -> None:
+def test_attention_of_cells_that_do_not_exist(attention_for: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"no cell|must be a list"):
-        c2s.tl.embed(cells(), model=fake(), attention_for=wanted, **QUIET)
+        c2s.tl.embed(cells(), model=fake(), attention_for=attention_for, **QUIET)
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
-@pytest.mark.parametrize("wanted", ["c0", 1])
-def test_attention_of_an_ambiguous_name(wanted: str | int) -> None:
+@pytest.mark.parametrize("attention_for", ["c0", 1])
+def test_attention_of_an_ambiguous_name(attention_for: str | int) -> None:
     adata = cells()
     adata.obs_names = ["c0", "c0", "c2", "c3", "c4", "c5"]
     with pytest.raises(ValueError, match=r"several cells.*obs_names_make_unique"):
-        c2s.tl.embed(adata, model=fake(), attention_for=[wanted], **QUIET)
+        c2s.tl.embed(adata, model=fake(), attention_for=[attention_for], **QUIET)
     c2s.tl.embed(adata, model=fake(), attention_for=["c2"], **QUIET)
 
 
@@ -88,14 +88,14 @@ def test_other_matrices_are_used_and_recorded(kind: str) -> None:
     else:
         adata.raw = other
         options = {"use_raw": True}
-    found = c2s.tl.embed(adata, model=fake(), copy=True, **options, **QUIET)
+    embedded = c2s.tl.embed(adata, model=fake(), copy=True, **options, **QUIET)
     expected = c2s.tl.embed(other, model=fake(), copy=True, **QUIET)
     assert plain is not None
-    assert found is not None
+    assert embedded is not None
     assert expected is not None
-    np.testing.assert_array_equal(found.obsm["X_cell2sen"], expected.obsm["X_cell2sen"])
+    np.testing.assert_array_equal(embedded.obsm["X_cell2sen"], expected.obsm["X_cell2sen"])
     assert plain.uns["cell2sen"]["embed"]["matrix"] == "X"
-    assert found.uns["cell2sen"]["embed"]["matrix"] == {"layer": "counts", "raw": "raw.X"}[kind]
+    assert embedded.uns["cell2sen"]["embed"]["matrix"] == {"layer": "counts", "raw": "raw.X"}[kind]
 
 
 def test_missing_values_are_not_genes(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,13 +127,13 @@ def test_wrong_arguments(options: dict[str, Any], error: type[Exception], match:
         c2s.tl.embed(cells(), model=fake(), **options, **QUIET)
 
 
-def test_more_genes_than_the_model_was_trained_with_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_more_genes_than_the_model_was_trained_with_warn(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         c2s.tl.embed(cells(), model=fake(lengths={"annotate": 9}), max_genes=30, **QUIET)
     assert "with 9 genes per sentence: max_genes=30 changes nothing" in caplog.text
 
 
-def test_organisms_that_the_model_was_not_trained_on_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_organisms_that_the_model_was_not_trained_on_warn(caplog: pytest.LogCaptureFixture) -> None:
     model = fake(organisms=["Homo sapiens", "Mus musculus"])
     with caplog.at_level(logging.WARNING):
         c2s.tl.embed(cells(), organism="mouse", model=model, **QUIET)

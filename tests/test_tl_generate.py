@@ -12,11 +12,11 @@ import cell2sen as c2s
 
 def test_drawn_cells_differ_and_repeat_with_the_seed() -> None:
     options: dict[str, Any] = {"n": 4, "genes": GENES, "n_genes": 6, "model": fake(), **QUIET}
-    one, same, other = (c2s.tl.generate("B cell", seed=seed, **options) for seed in (0, 0, 1))
-    assert len(set(one.obs["sentence"])) > 1
-    assert one.obs["sentence"].tolist() == same.obs["sentence"].tolist() != other.obs["sentence"].tolist()
+    first, same, other = (c2s.tl.generate("B cell", seed=seed, **options) for seed in (0, 0, 1))
+    assert len(set(first.obs["sentence"])) > 1
+    assert first.obs["sentence"].tolist() == same.obs["sentence"].tolist() != other.obs["sentence"].tolist()
     more = c2s.tl.generate(["NK cell", "B cell"], **{**options, "n": 6})
-    assert more.obs.loc[one.obs_names, "sentence"].tolist() == one.obs["sentence"].tolist()
+    assert more.obs.loc[first.obs_names, "sentence"].tolist() == first.obs["sentence"].tolist()
 
 
 def test_genes_of_generated_cells(tmp_path: Path) -> None:

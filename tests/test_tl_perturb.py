@@ -43,10 +43,10 @@ def test_prediction_holds_no_part_of_the_prompt() -> None:
 @pytest.mark.parametrize("missing", [None, float("nan"), "", pd.NA, " "])
 def test_missing_perturbations_skip_the_cell(missing: Any) -> None:
     adata = cells()
-    wanted = ["IFN-beta", missing, "IFN-beta", missing, missing, "IFN-beta"]
-    predicted = c2s.tl.perturb(adata, wanted, model=fake(), **QUIET)
+    perturbations = ["IFN-beta", missing, "IFN-beta", missing, missing, "IFN-beta"]
+    predicted = c2s.tl.perturb(adata, perturbations, model=fake(), **QUIET)
     assert list(predicted.obs_names) == ["c0", "c2", "c5"]
-    adata.obs["pert"] = pd.Series(wanted, index=adata.obs_names, dtype=object)
+    adata.obs["pert"] = pd.Series(perturbations, index=adata.obs_names, dtype=object)
     from_column = c2s.tl.perturb(adata, perturbation_column="pert", model=fake(), **QUIET)
     assert from_column.obs["sentence"].tolist() == predicted.obs["sentence"].tolist()
 
@@ -87,7 +87,7 @@ def test_delta_is_prediction_minus_control_in_natural_logarithms() -> None:
     assert list(first) == [sentence.split()[0] for sentence in predicted.obs["sentence"]]
 
 
-def test_unguided_answers_report_what_is_no_gene() -> None:
+def test_unguided_answers_count_words_that_are_no_genes() -> None:
     predicted = c2s.tl.perturb(cells(), "IFN-beta", guided=False, max_new_tokens=9, model=fake(), **QUIET)
     words = predicted.obs["n_unknown"] + predicted.obs["n_repeated"]
     assert (words > 0).all()

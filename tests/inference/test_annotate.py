@@ -9,8 +9,8 @@ from cell2sen.inference.annotate import LabelProbabilities, label_probabilities,
 
 
 def test_probabilities_do_not_depend_on_the_order_of_labels() -> None:
-    one = begin("annotate")
-    forward, backward = label_probabilities(one, LABELS), label_probabilities(one, LABELS[::-1])
+    session = begin("annotate")
+    forward, backward = label_probabilities(session, LABELS), label_probabilities(session, LABELS[::-1])
     np.testing.assert_allclose(forward.probabilities, backward.probabilities[:, ::-1])
     assert forward.pick()[0] == backward.pick()[0]
 
@@ -35,8 +35,8 @@ SPELLINGS = {
 
 
 def test_spellings_plurals_and_case_find_the_trained_label() -> None:
-    found = trained_labels(["B", "CD14+ Mono", "cd4 t cells", "Podocyte"], TRAINED, SPELLINGS)
-    assert found == [("B cell",), ("CD14+ monocyte",), ("CD4 T cell",), ("Podocyte",)]
+    labels = trained_labels(["B", "CD14+ Mono", "cd4 t cells", "Podocyte"], TRAINED, SPELLINGS)
+    assert labels == [("B cell",), ("CD14+ monocyte",), ("CD4 T cell",), ("Podocyte",)]
     assert trained_labels(["CD4 T-cell", "B cell."], TRAINED, SPELLINGS) == [("CD4 T cell",), ("B cell",)]
 
 
@@ -47,16 +47,16 @@ def test_a_broad_label_stands_for_several() -> None:
     ]
 
 
-def test_the_narrower_label_takes_what_both_could_mean() -> None:
+def test_shared_trained_labels_go_to_the_narrower_label() -> None:
     assert trained_labels(["T cell", "CD8 T cell"], TRAINED, SPELLINGS) == [("CD4 T cell",), ("CD8 T cell",)]
     assert trained_labels(["CD8+ T cell", "T cell"], TRAINED, SPELLINGS) == [("CD8 T cell",), ("CD4 T cell",)]
 
 
-def test_a_label_that_lost_all_its_members_is_scored_by_its_own_words() -> None:
+def test_labels_without_trained_labels_of_their_own_stand_for_themselves() -> None:
     assert trained_labels(["CD14+ monocyte", "FCGR3A+ monocyte", "monocyte"], TRAINED, SPELLINGS)[2] == ("monocyte",)
 
 
-def test_a_trained_label_takes_the_finer_ones_that_nobody_else_names() -> None:
+def test_trained_labels_stand_for_finer_ones_that_are_not_listed() -> None:
     spellings = {"naive CD4 T cell": ["CD4 T cell"], "CD4 T cell": []}
     trained = ["CD4 T cell", "naive CD4 T cell"]
     assert trained_labels(["CD4 T cell", "B cell"], trained, spellings)[0] == ("CD4 T cell", "naive CD4 T cell")

@@ -22,16 +22,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(checkpoint(tmp_path_factory.mktemp("models") / "tiny", genes=GENES))
 
 
-def line(found: Check, topic: str) -> Any:
-    (one,) = (finding for finding in found.findings if finding.topic == topic)
-    return one
+def line(result: Check, topic: str) -> Any:
+    (match,) = (finding for finding in result.findings if finding.topic == topic)
+    return match
 
 
-def test_what_a_good_input_is(model: str) -> None:
-    found = c2s.check(cells(), model)
-    assert found.ok
-    assert {finding.level for finding in found.findings} <= {"ok", "warning"}
-    numbers = found.numbers
+def test_good_input(model: str) -> None:
+    result = c2s.check(cells(), model)
+    assert result.ok
+    assert {finding.level for finding in result.findings} <= {"ok", "warning"}
+    numbers = result.numbers
     assert (numbers["n_cells"], numbers["n_genes"], numbers["matrix"]) == (6, len(GENES), "X")
     assert (numbers["scale"], numbers["identifiers"], numbers["organisms"]) == ("counts", "symbols", ["Homo sapiens"])
     assert numbers["share_of_genes_known"] == 1
@@ -41,15 +41,15 @@ def test_what_a_good_input_is(model: str) -> None:
     assert numbers["expected_seconds_on_cpu"] >= 0
 
 
-def test_text_and_json_say_the_same(model: str) -> None:
-    found = c2s.check(cells(), model)
-    parsed = json.loads(found.to_json())
+def test_text_and_json_have_the_same_findings(model: str) -> None:
+    result = c2s.check(cells(), model)
+    parsed = json.loads(result.to_json())
     assert parsed["ok"] is True
     assert parsed["n_cells"] == 6
-    assert str(found) == found.text
+    assert str(result) == result.text
     for finding in parsed["findings"]:
-        assert finding["text"] in found.text
-    assert found.text.endswith("ready")
+        assert finding["text"] in result.text
+    assert result.text.endswith("ready")
 
 
 def test_nothing_is_changed(model: str) -> None:
@@ -65,12 +65,12 @@ def test_file_and_object_agree(model: str, tmp_path: Path) -> None:
     adata = cells()
     adata.write_h5ad(tmp_path / "in.h5ad")
     timing = {"seconds_to_write_sentences", "expected_seconds_on_cpu"}
-    numbers = [c2s.check(one, model).numbers for one in (adata, tmp_path / "in.h5ad", str(tmp_path / "in.h5ad"))]
-    plain = [{key: value for key, value in one.items() if key not in timing} for one in numbers]
+    numbers = [c2s.check(data, model).numbers for data in (adata, tmp_path / "in.h5ad", str(tmp_path / "in.h5ad"))]
+    plain = [{key: value for key, value in part.items() if key not in timing} for part in numbers]
     assert plain[0] == plain[1] == plain[2]
 
 
-def test_shares_do_not_contradict_examples(tmp_path: Path) -> None:
+def test_examples_of_unknown_genes(tmp_path: Path) -> None:
     names = [f"GENE{number}" for number in range(3000)]
     adata = anndata.AnnData(sp.csr_matrix(np.ones((2, 3000), dtype=np.float32)), var=pd.DataFrame(index=names))
     known = Model(name="known", path="nowhere/at-all", metadata={"genes": names[:-1]})
@@ -78,7 +78,7 @@ def test_shares_do_not_contradict_examples(tmp_path: Path) -> None:
     assert text.startswith("2,999 of 3,000 symbols are known to known (100.0%); left out are for example GENE2999")
 
 
-# -- what would fail
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -93,32 +93,32 @@ def test_shares_do_not_contradict_examples(tmp_path: Path) -> None:
         (lambda: 3, "expected AnnData or the path"),
     ],
 )
-def test_what_would_fail_is_reported_and_not_raised(model: str, make: Any, words: str) -> None:
-    found = c2s.check(make(), model)
-    assert not found.ok
-    assert words in found.text
-    assert found.text.endswith("mend the errors above first")
-    assert json.loads(found.to_json())["ok"] is False
+def test_errors_are_reported_and_not_raised(model: str, make: Any, words: str) -> None:
+    result = c2s.check(make(), model)
+    assert not result.ok
+    assert words in result.text
+    assert result.text.endswith("mend the errors above first")
+    assert json.loads(result.to_json())["ok"] is False
 
 
 @pytest.mark.parametrize("options", [{"layer": "x"}, {"use_raw": True}, {"perturbation_column": "x"}, {"symbols": "x"}])
-def test_columns_that_are_not_there(model: str, options: dict[str, Any]) -> None:
-    found = c2s.check(cells(), model, **options)
-    assert not found.ok
-    assert not found.text.startswith("ERROR    input        '")  # no repr of a KeyError
+def test_missing_columns_and_layers(model: str, options: dict[str, Any]) -> None:
+    result = c2s.check(cells(), model, **options)
+    assert not result.ok
+    assert not result.text.startswith("ERROR    input        '")  # no repr of a KeyError
 
 
-def test_what_check_lets_pass_does_pass(model: str) -> None:
+def test_input_without_errors_can_be_embedded(model: str) -> None:
     adata = cells()
     assert c2s.check(adata, model).ok
     c2s.tl.embed(adata, model=model, progress=False)
 
 
-# -- what is doubtful
+# -- warnings
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
-def test_doubtful_input_is_a_warning(model: str) -> None:
+def test_warnings(model: str) -> None:
     def change(dense: Any) -> None:
         dense[2] = 0
         dense[3, 0] = np.nan
@@ -126,23 +126,23 @@ def test_doubtful_input_is_a_warning(model: str) -> None:
     adata = with_values(change)
     adata.obs_names = ["c0", "c0", "c2", "c3", "c4", "c5"]
     adata.uns["organism"] = "mouse"
-    found = c2s.check(adata, model)
-    assert found.ok
+    result = c2s.check(adata, model)
+    assert result.ok
     for topic, words in (
         ("empty cells", "1 cells have no gene"),
         ("missing", "1 values are NaN"),
         ("cell names", "1 cell names occur twice"),
         ("organism", "Mus musculus; tiny was not trained on it"),
     ):
-        assert line(found, topic).level == "warning"
-        assert words in line(found, topic).text
+        assert line(result, topic).level == "warning"
+        assert words in line(result, topic).text
 
 
-def test_what_will_be_cut(model: str) -> None:
+def test_cells_at_the_limit_of_genes(model: str) -> None:
     adata = cells()
-    found = c2s.check(adata, model, max_genes=5)
-    assert found.numbers["n_cells_at_limit"] == 6
-    assert "6 of 6 cells reach the limit of 5" in line(found, "genes/cell").text
+    result = c2s.check(adata, model, max_genes=5)
+    assert result.numbers["n_cells_at_limit"] == 6
+    assert "6 of 6 cells reach the limit of 5" in line(result, "genes/cell").text
     generator = np.random.default_rng(0)
     wide = anndata.AnnData(sp.csr_matrix(generator.poisson(5, (3, 50)).astype(np.float32)), var=adata.var)
     tokens = c2s.check(wide, model, max_genes=50).numbers
@@ -154,28 +154,28 @@ def test_cells_longer_than_the_context(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "short")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
-    found = c2s.check(cells(), str(path))
-    assert found.ok
-    assert found.numbers["n_cells_cut"] > 0
-    assert line(found, "tokens").level == "warning"
-    assert "longer than the context of 64 tokens and lose their weakest genes" in line(found, "tokens").text
+    result = c2s.check(cells(), str(path))
+    assert result.ok
+    assert result.numbers["n_cells_cut"] > 0
+    assert line(result, "tokens").level == "warning"
+    assert "longer than the context of 64 tokens and lose their weakest genes" in line(result, "tokens").text
 
 
 def test_perturbations_are_counted(model: str) -> None:
     adata = cells()
     adata.obs["pert"] = ["IFN-beta", None, "IL-6", "", "IFN-beta", float("nan")]
-    found = c2s.check(adata, model, perturbation_column="pert")
-    assert "2 different ones, for example ['IFN-beta', 'IL-6']; 3 cells without" in line(found, "perturbations").text
+    result = c2s.check(adata, model, perturbation_column="pert")
+    assert "2 different ones, for example ['IFN-beta', 'IL-6']; 3 cells without" in line(result, "perturbations").text
 
 
-def test_checkpoint_that_is_not_here() -> None:
-    found = c2s.check(cells(), "gemma-2-27b")
-    assert found.ok
-    assert "hf download vandijklab/C2S-Scale-Gemma-2-27B" in line(found, "model").text
-    assert "estimated" in line(found, "tokens").text
+def test_checkpoint_that_is_not_on_this_machine() -> None:
+    result = c2s.check(cells(), "gemma-2-27b")
+    assert result.ok
+    assert "hf download vandijklab/C2S-Scale-Gemma-2-27B" in line(result, "model").text
+    assert "estimated" in line(result, "tokens").text
 
 
-def test_no_weights_are_touched(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weights_are_loaded(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
@@ -194,6 +194,6 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_real_cells(shared_data: Path, model: str) -> None:
-    found = c2s.check(shared_data / "pancreas_human_mouse_328x12474.h5ad", "pythia-410m")
-    assert found.ok
-    assert found.numbers["organisms"] == ["Homo sapiens", "Mus musculus"]
+    result = c2s.check(shared_data / "pancreas_human_mouse_328x12474.h5ad", "pythia-410m")
+    assert result.ok
+    assert result.numbers["organisms"] == ["Homo sapiens", "Mus musculus"]

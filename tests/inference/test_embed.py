@@ -10,15 +10,15 @@ from sessions import begin, sentences_of
 from cell2sen.inference.embed import attention_key, embed_cells
 
 
-def test_vectors_stay_with_their_cells_where_some_have_no_genes() -> None:
+def test_rows_of_cells_without_genes_are_missing_values() -> None:
     backend = fake()
-    found = embed_cells(begin(data=sentences_of("CD4 LYZ", "", "B2M"), model=backend), attention_for=[1, 2])
+    embeddings = embed_cells(begin(data=sentences_of("CD4 LYZ", "", "B2M"), model=backend), attention_for=[1, 2])
     alone = embed_cells(begin(data=sentences_of("B2M"), model=backend))
-    assert np.isnan(found.vectors[1]).all()
-    np.testing.assert_array_equal(found.vectors[2], alone.vectors[0])
-    assert found.genes_used.tolist() == [2, 0, 1]
-    assert found.attention is not None
-    assert [one is not None for one in found.attention] == [False, False, True]
+    assert np.isnan(embeddings.vectors[1]).all()
+    np.testing.assert_array_equal(embeddings.vectors[2], alone.vectors[0])
+    assert embeddings.genes_used.tolist() == [2, 0, 1]
+    assert embeddings.attention is not None
+    assert [attention is not None for attention in embeddings.attention] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["c1", "a/b", ".", "..", "a%2Fb", "ä", "plate 1:A|B+", "x.y"])

@@ -1,5 +1,3 @@
-"""Responses: measured control plus expected change."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -12,6 +10,7 @@ from cells import GENES, cells, fake
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
+from cell2sen.inference.session import start
 
 NAMED = {"no_perturbation": "no perturbation"}
 
@@ -28,30 +27,28 @@ def log_normalised(adata: anndata.AnnData) -> np.ndarray:
     return copy.X.toarray()
 
 
-def test_the_change_is_added_to_what_was_measured() -> None:
+def test_change_is_added_to_measured_expression() -> None:
     adata = cells()
-    found = predict(adata)
-    assert list(found.var_names) == GENES
-    np.testing.assert_allclose(found.layers["control"].toarray(), log_normalised(adata), rtol=1e-5, atol=1e-6)
+    predicted = predict(adata)
+    assert list(predicted.var_names) == GENES
+    np.testing.assert_allclose(predicted.layers["control"].toarray(), log_normalised(adata), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        found.X.toarray(), found.layers["control"].toarray() + found.layers["delta"].toarray(), atol=1e-6
+        predicted.X.toarray(), predicted.layers["control"].toarray() + predicted.layers["delta"].toarray(), atol=1e-6
     )
-    assert (found.X.toarray() >= 0).all()
-    assert np.abs(found.layers["delta"].toarray()).max() > 0.1
-    assert found.uns["cell2sen"]["perturb"]["readout"] == "expected"
+    assert (predicted.X.toarray() >= 0).all()
+    assert np.abs(predicted.layers["delta"].toarray()).max() > 0.1
+    assert predicted.uns["cell2sen"]["perturb"]["readout"] == "expected"
 
 
-def test_the_change_is_one_expectation_less_the_other() -> None:
-    """The twin: both expectations asked of the backend by hand."""
-    from cell2sen.inference.session import start
-
+def test_change_is_the_difference_of_two_expectations() -> None:
+    """Slow twin: both expectations computed by hand."""
     adata, model = cells(), fake(**NAMED)
-    found = predict(adata, model=model)
+    predicted = predict(adata, model=model)
     session = start(adata, "perturb", {"model": model, "progress": False})
     lists = session.sentences.gene_names(session.length)
     fit = session.sentences.fit
     assert fit is not None
-    worth = fit.expression(np.arange(200)) * np.log(10)
+    rank_values = fit.expression(np.arange(200)) * np.log(10)
     sides = []
     for name in ("IFN-beta", "no perturbation"):
         prompts = [
@@ -60,9 +57,9 @@ def test_the_change_is_one_expectation_less_the_other() -> None:
             )
             for genes, key in zip(lists, adata.obs_names, strict=True)
         ]
-        sides.append(model.expect(prompts, GENES, worth))
-    wanted = np.maximum(log_normalised(adata) + sides[0] - sides[1], 0)
-    np.testing.assert_allclose(found.X.toarray(), wanted, atol=2e-3)
+        sides.append(model.expect(prompts, GENES, rank_values))
+    expected = np.maximum(log_normalised(adata) + sides[0] - sides[1], 0)
+    np.testing.assert_allclose(predicted.X.toarray(), expected, atol=2e-3)
 
 
 def test_no_perturbation_changes_nothing() -> None:
@@ -70,26 +67,26 @@ def test_no_perturbation_changes_nothing() -> None:
 
 
 def test_sentences_are_the_highest_genes_of_the_prediction() -> None:
-    found = predict()
-    for row, sentence in enumerate(found.obs["sentence"]):
+    predicted = predict()
+    for row, sentence in enumerate(predicted.obs["sentence"]):
         genes = sentence.split()
-        values = found[row].X.toarray()[0]
+        values = predicted[row].X.toarray()[0]
         assert values[[GENES.index(gene) for gene in genes]].min() >= np.sort(values)[-len(genes)] - 1e-6
-    assert (found.obs["validity"] == 1).all()
+    assert (predicted.obs["validity"] == 1).all()
 
 
-def test_cells_are_predicted_alone_as_together_and_skipped_where_nothing_is_named() -> None:
+def test_cells_without_a_perturbation_are_skipped() -> None:
     adata = cells()
     whole = predict(adata, ["IFN-beta", None, "IFN-beta", "", "drug", "IFN-beta"])
     assert list(whole.obs_names) == ["c0", "c2", "c4", "c5"]
     alone = predict(adata[[4]].copy(), "drug", model=fake(**NAMED))
-    # The rank fit, a property of the data set, is what differs between one cell and six.
+    # The rank fit of one cell differs from that of six.
     assert list(alone.obs["sentence"]) != []
     again = predict(adata[[5, 4, 2, 0]].copy(), ["IFN-beta", "drug", "IFN-beta", "IFN-beta"])
     assert again.shape == whole.shape
 
 
-def test_readout_by_itself() -> None:
+def test_automatic_readout() -> None:
     def readout(**options: Any) -> str:
         return str(predict(readout="auto", **options).uns["cell2sen"]["perturb"]["readout"])
 

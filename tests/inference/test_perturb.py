@@ -12,39 +12,39 @@ from cell2sen.inference.perturb import perturbation_per_cell, predict_sentences
 GREEDY = Sampling(max_new_tokens=20)
 
 
-def test_answers_are_as_long_as_their_prompts_and_no_longer_than_asked() -> None:
-    one = begin("perturb", data=sentences_of("CD4 LYZ B2M", "CD4", "LYZ B2M ACTB FTL"))
-    found = predict_sentences(one, [{"perturbation": "x"}] * 3, sampling=GREEDY, n_genes=3)
-    assert [len(answer.genes) for answer in found.answers] == [3, 1, 3]
-    assert found.controls == [["CD4", "LYZ", "B2M"], ["CD4"], ["LYZ", "B2M", "ACTB"]]
+def test_answers_are_as_long_as_their_prompts() -> None:
+    session = begin("perturb", data=sentences_of("CD4 LYZ B2M", "CD4", "LYZ B2M ACTB FTL"))
+    predicted = predict_sentences(session, [{"perturbation": "x"}] * 3, sampling=GREEDY, n_genes=3)
+    assert [len(answer.genes) for answer in predicted.answers] == [3, 1, 3]
+    assert predicted.controls == [["CD4", "LYZ", "B2M"], ["CD4"], ["LYZ", "B2M", "ACTB"]]
     with pytest.raises(ValueError, match="n_genes must be at least 1"):
-        predict_sentences(one, [{"perturbation": "x"}] * 3, sampling=GREEDY, n_genes=0)
+        predict_sentences(session, [{"perturbation": "x"}] * 3, sampling=GREEDY, n_genes=0)
 
 
 def test_rows_without_slots_or_genes_are_skipped() -> None:
-    one = begin("perturb", data=sentences_of("CD4 LYZ", "", "B2M", "FTL"))
+    session = begin("perturb", data=sentences_of("CD4 LYZ", "", "B2M", "FTL"))
     slots = [{"perturbation": "x"}, {"perturbation": "x"}, None, {"perturbation": "y"}]
-    found = predict_sentences(one, slots, sampling=GREEDY)
-    assert found.rows.tolist() == [0, 3]
+    predicted = predict_sentences(session, slots, sampling=GREEDY)
+    assert predicted.rows.tolist() == [0, 3]
     with pytest.raises(ValueError, match="none of the cells to predict"):
-        predict_sentences(one, [None, {"perturbation": "x"}, None, None], sampling=GREEDY)
+        predict_sentences(session, [None, {"perturbation": "x"}, None, None], sampling=GREEDY)
 
 
 def test_vocabulary_bounds_guided_answers() -> None:
-    one = begin("perturb", data=sentences_of("CD4 LYZ", "B2M"))
+    session = begin("perturb", data=sentences_of("CD4 LYZ", "B2M"))
     slots = [{"perturbation": "x"}] * 2
-    wide = predict_sentences(one, slots, sampling=GREEDY, vocabulary=GENES)
+    wide = predict_sentences(session, slots, sampling=GREEDY, vocabulary=GENES)
     assert {gene for answer in wide.answers for gene in answer.genes} <= set(GENES)
-    own = predict_sentences(one, slots, sampling=GREEDY)
+    own = predict_sentences(session, slots, sampling=GREEDY)
     assert {gene for answer in own.answers for gene in answer.genes} <= {"CD4", "LYZ", "B2M"}
     with pytest.raises(ValueError, match="1 to 1 genes"):
-        predict_sentences(one, slots, sampling=GREEDY, vocabulary=["CD4"])
+        predict_sentences(session, slots, sampling=GREEDY, vocabulary=["CD4"])
 
 
-def test_genes_beyond_the_sentences_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_n_genes_beyond_the_sentences_warns(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        one = begin("perturb", max_genes=4)
-        predict_sentences(one, [{"perturbation": "x"}] * 6, sampling=GREEDY, n_genes=9)
+        session = begin("perturb", max_genes=4)
+        predict_sentences(session, [{"perturbation": "x"}] * 6, sampling=GREEDY, n_genes=9)
     assert "4 genes at most, so n_genes=9 has no effect beyond that" in caplog.text
 
 

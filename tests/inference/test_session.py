@@ -17,11 +17,11 @@ from cell2sen.model import KNOWN, Model
 from cell2sen.sentences.ranking import RankFit
 
 
-def test_a_loaded_backend_is_used_again_and_speed_is_not_recorded() -> None:
+def test_loaded_backend_is_used_again_and_speed_is_not_recorded() -> None:
     backend = fake()
-    one = begin(model=backend, batch_size=3, device="cpu")
-    assert one.backend is backend
-    assert "batch_size" not in json.dumps(one.provenance(), default=str)
+    begun = begin(model=backend, batch_size=3, device="cpu")
+    assert begun.backend is backend
+    assert "batch_size" not in json.dumps(begun.provenance(), default=str)
     with pytest.raises(ValueError, match="loaded already: quantize"):
         begin(model=backend, quantize="4bit")
 
@@ -33,7 +33,7 @@ def test_backend_by_name() -> None:
         load_model({"model": Model(name="any", path="any/where"), "backend": "vllm"})
 
 
-def test_data_is_looked_at_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_the_data_come_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
@@ -46,16 +46,16 @@ def test_data_is_looked_at_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPa
         start(cells()[:0].copy(), "embed", {})
 
 
-def test_provenance_holds_what_changes_the_numbers_as_plain_values() -> None:
-    made = begin(max_genes=7, ties="alphabetical", organism="mouse").provenance(seed=3)
-    assert set(made) == {
+def test_provenance_has_settings_that_change_results() -> None:
+    provenance = begin(max_genes=7, ties="alphabetical", organism="mouse").provenance(seed=3)
+    assert set(provenance) == {
         "versions", "model", "recipe", "task", "fit", "matrix", "scale", "organism", "genes", "seed"
     }  # fmt: skip
-    assert made["recipe"] == {"max_genes": 7, "ties": "alphabetical", "case": "keep", "seed": 0}
-    assert (made["organism"], made["scale"], made["matrix"]) == ("Mus musculus", "counts", "X")
-    assert set(made["versions"]) == {"cell2sen", "torch", "transformers", "anndata"}
+    assert provenance["recipe"] == {"max_genes": 7, "ties": "alphabetical", "case": "keep", "seed": 0}
+    assert (provenance["organism"], provenance["scale"], provenance["matrix"]) == ("Mus musculus", "counts", "X")
+    assert set(provenance["versions"]) == {"cell2sen", "torch", "transformers", "anndata"}
     other = begin(templates={"embed": [{"prompt": "{genes} of {organism}"}]}).provenance()
-    assert other["task"]["template_hash"] != made["task"]["template_hash"]
+    assert other["task"]["template_hash"] != provenance["task"]["template_hash"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_length_of_sentences(lengths: dict[str, int], max_genes: int | None, tas
     assert begin(task, model=fake(lengths=lengths), **options).length == expected
 
 
-def test_published_checkpoint_in_other_words_warns_once(
+def test_published_checkpoint_with_other_templates_warns_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(templates, "_warned", set())
@@ -87,7 +87,7 @@ def test_published_checkpoint_in_other_words_warns_once(
     assert caplog.text.count("was trained with other templates") == 1
 
 
-def test_words_that_no_model_knows_are_left_out() -> None:
+def test_words_that_the_model_cannot_write_are_left_out() -> None:
     backend = fake(genes=GENES)
     sentences = sentences_of("CD4 xx LYZ", "", "yy", "B2M CD4")
     left = drop_unknown_genes(sentences, backend)
@@ -104,13 +104,13 @@ def test_expression_against_the_formula_gene_by_gene() -> None:
     fit = RankFit(slope=-0.7, intercept=2.0, r_squared=0.9)
     session = dataclasses.replace(session, sentences=dataclasses.replace(session.sentences, fit=fit))
     lists = [["b", "a"], [], ["c"]]
-    found = session.expression(lists).toarray()
+    values = session.expression(lists).toarray()
     expected = np.zeros((3, 4))
     for row, genes in enumerate(lists):
         for position, gene in enumerate(genes):
             log10 = max(0.0, 2.0 - 0.7 * np.log10(1 + position))
             expected[row, session.sentences.symbols.index(gene)] = np.log(10**log10)  # log10(1 + CP10k) → ln(1 + CP10k)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert session.expression([]).shape == (0, 4)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cell2sen import tasks
-from cell2sen.inference import templates as wording
+from cell2sen.inference import templates as module
 from cell2sen.inference.templates import as_mapping, choose_templates
 from cell2sen.model import Model, resolve
 
@@ -15,13 +15,13 @@ PUBLISHED = resolve("gemma-2-2b")
 
 
 @pytest.fixture(autouse=True)
-def no_warning_given_yet(monkeypatch):
-    monkeypatch.setattr(wording, "_warned", set())
+def no_warning_so_far(monkeypatch):
+    monkeypatch.setattr(module, "_warned", set())
 
 
 @pytest.fixture
 def not_installed(monkeypatch):
-    monkeypatch.setattr(wording, "package_is_installed", lambda: False)
+    monkeypatch.setattr(module, "package_is_installed", lambda: False)
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def package(tmp_path, monkeypatch):
     return prompts
 
 
-def test_own_words(caplog):
+def test_templates_of_this_project(caplog):
     for templates in (None, "cell2sen"):
         assert choose_templates(ANNOTATE, OWN, templates) is ANNOTATE
     assert not caplog.records
 
 
-def test_published_checkpoints_speak_as_trained(package, caplog):
+def test_published_checkpoints_use_the_templates_of_their_package(package, caplog):
     annotate = choose_templates(ANNOTATE, PUBLISHED)
     assert annotate.source == "cell2sentence"
     assert len(annotate.templates) == 2
@@ -69,12 +69,12 @@ def test_published_checkpoints_speak_as_trained(package, caplog):
     assert generate.prompt(cell_type="B cells", answer_genes=9).text == "9 words of B cells in Homo sapiens:"
     assert generate.complete(sentence="A B") == " A B."
     assert not caplog.records
-    # Other models may ask for these words, and nothing changes for them unasked.
+    # Other models use them with templates= only.
     assert choose_templates(ANNOTATE, OWN, "cell2sentence") == annotate
     assert choose_templates(ANNOTATE, OWN) is ANNOTATE
 
 
-def test_one_warning_when_the_words_differ(not_installed, caplog):
+def test_one_warning_per_model_when_templates_differ(not_installed, caplog):
     for _ in range(2):
         assert choose_templates(ANNOTATE, PUBLISHED) is ANNOTATE
     assert len(caplog.records) == 1
@@ -84,7 +84,7 @@ def test_one_warning_when_the_words_differ(not_installed, caplog):
     assert len(caplog.records) == 2
 
 
-def test_the_package_lacks_some_tasks(package, caplog):
+def test_tasks_that_the_package_lacks(package, caplog):
     assert choose_templates(PERTURB, PUBLISHED) is PERTURB
     assert "their package has no templates of this task; pass the original ones as templates=FILE" in caplog.text
     with pytest.raises(
@@ -93,47 +93,47 @@ def test_the_package_lacks_some_tasks(package, caplog):
         choose_templates(PERTURB, PUBLISHED, "cell2sentence")
 
 
-def test_own_words_for_a_published_checkpoint_warn(package, caplog):
+def test_other_templates_for_a_published_checkpoint_warn(package, caplog):
     assert choose_templates(ANNOTATE, PUBLISHED, "cell2sen") is ANNOTATE
     assert "trained with other templates" in caplog.text
 
 
-def test_the_package_is_asked_for_but_absent(not_installed):
+def test_package_is_not_installed(not_installed):
     with pytest.raises(ImportError, match="pip install --no-deps"):
         choose_templates(ANNOTATE, OWN, "cell2sentence")
 
 
 @pytest.mark.parametrize("content", ["[]", "no JSON", '{"model_input": ["{cell_sentence}"]}', None])
-def test_another_version_of_the_package(package, content):
+def test_package_of_another_version(package, content):
     file = package / "single_cell_cell_type_prediction_prompts.json"
     file.unlink() if content is None else file.write_text(content)
     with pytest.raises(ValueError, match=r"another way than version 1\.2.*use templates='cell2sen'"):
         choose_templates(ANNOTATE, PUBLISHED)
 
 
-def test_a_users_file(tmp_path, caplog):
-    words = {"annotate": [{"prompt": "Which? {genes}:", "answer": " {cell_type}!"}]}
-    file = tmp_path / "words.json"
-    file.write_text(json.dumps(words), encoding="utf-8")
-    for templates, source in ((str(file), str(file)), (file, str(file)), (words, "user")):
+def test_file_of_the_user(tmp_path, caplog):
+    mapping = {"annotate": [{"prompt": "Which? {genes}:", "answer": " {cell_type}!"}]}
+    file = tmp_path / "templates.json"
+    file.write_text(json.dumps(mapping), encoding="utf-8")
+    for templates, source in ((str(file), str(file)), (file, str(file)), (mapping, "user")):
         for task in (ANNOTATE, EMBED):  # the embedding prompt is the cell type prompt
-            worded = choose_templates(task, OWN, templates)
-            assert worded.prompt(genes=("A", "B")).text == "Which? A B:"
-            assert worded.source == source
-            assert worded.answer == task.answer
+            chosen = choose_templates(task, OWN, templates)
+            assert chosen.prompt(genes=("A", "B")).text == "Which? A B:"
+            assert chosen.source == source
+            assert chosen.answer == task.answer
     assert not caplog.records
     for _ in range(2):
-        assert choose_templates(PERTURB, OWN, words) is PERTURB
+        assert choose_templates(PERTURB, OWN, mapping) is PERTURB
     assert len(caplog.records) == 1
     assert "none for task 'perturb', only for ['annotate']" in caplog.text
 
 
-def test_embedding_in_words_of_its_own():
-    words = {"annotate": [{"prompt": "A {genes}:", "answer": " {cell_type}."}], "embed": [{"prompt": "E {genes}:"}]}
-    assert choose_templates(EMBED, OWN, words).prompt(genes=("A",)).text == "E A:"
+def test_embedding_prompt_of_its_own():
+    mapping = {"annotate": [{"prompt": "A {genes}:", "answer": " {cell_type}."}], "embed": [{"prompt": "E {genes}:"}]}
+    assert choose_templates(EMBED, OWN, mapping).prompt(genes=("A",)).text == "E A:"
 
 
-def test_a_checkpoint_brings_its_words(caplog):
+def test_templates_of_a_checkpoint(caplog):
     metadata = {"templates": {"annotate": [{"prompt": "Mine: {genes}:", "answer": " {cell_type}."}]}}
     model = Model(name="mine", path="nowhere", wording="checkpoint", metadata=metadata)
     assert choose_templates(ANNOTATE, model).prompt(genes=("A",)).text == "Mine: A:"
@@ -144,7 +144,7 @@ def test_a_checkpoint_brings_its_words(caplog):
 
 
 @pytest.mark.parametrize("task", [ANNOTATE, EMBED, GENERATE, PERTURB])
-def test_words_survive_a_checkpoint(task):
+def test_templates_survive_a_checkpoint(task):
     stored = json.loads(json.dumps({task.name: as_mapping(task)}))
     assert choose_templates(task, OWN, stored).templates == task.templates
 
@@ -161,9 +161,9 @@ def test_words_survive_a_checkpoint(task):
     ],
 )
 def test_wrong_files(tmp_path, content, message):
-    (tmp_path / "words.json").write_text(content)
+    (tmp_path / "templates.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        choose_templates(ANNOTATE, OWN, tmp_path / "words.json")
+        choose_templates(ANNOTATE, OWN, tmp_path / "templates.json")
 
 
 def test_no_file(tmp_path):
