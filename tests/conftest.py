@@ -17,6 +17,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a tiny random model with metadata."""
+    from cells import GENES, checkpoint
+
+    return str(checkpoint(tmp_path_factory.mktemp("models") / "tiny", genes=GENES))
+
+
 @pytest.fixture(autouse=True)
 def restored_log_level():
     """The command line sets the package's log level; the next test starts as before."""

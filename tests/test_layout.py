@@ -19,7 +19,17 @@ MAX_LINES, MAX_MODULES = 500, 10
 
 #: Folders in `src/cell2sen`, in the order of the import layers, and the modules beside them.
 TOP_FOLDERS = {"cli", "training", "inference", "evaluation", "backends", "tasks", "engine", "sentences", "data", "nano"}
-TOP_MODULES = {"tl.py", "pl.py", "helical.py", "backend.py", "model.py", "task.py", "__init__.py"}
+TOP_MODULES = {
+    "tl.py",
+    "pl.py",
+    "helical.py",
+    "backend.py",
+    "model.py",
+    "task.py",
+    "prompt.py",
+    "answer.py",
+    "__init__.py",
+}
 
 #: Test file → what it tests instead of one module.
 NO_MODULE = {
@@ -28,7 +38,6 @@ NO_MODULE = {
     "test_docs.py": "README.md, CONTRIBUTING.md, docs/",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
-    "tasks/test_tasks.py": "the menu as a whole",
 }
 #: Module → where it is tested instead.
 NO_TEST_FILE = {"backend.py": "the contract: helpers/backend_contract.py, called for every backend in tests/backends"}
@@ -44,11 +53,12 @@ MODULES_WITHOUT_TEST = {
     "training/trainers/setup.py",
 }  # fmt: skip
 TESTS_WITHOUT_MODULE = {"engine/test_drawn.py"}
+CROWDED = {"inference": 11}
 TOO_LONG = {
     "backends/test_transformers.py", "data/genes/test_symbols.py", "evaluation/test_evaluate.py",
     "sentences/test_sentences.py", "training/test_train.py",
 }  # fmt: skip
-REPEATED = {"Interrupt", "frame", "model", "pair", "run", "where"}
+REPEATED = {"Interrupt", "frame", "pair", "run", "where"}
 
 
 def files_of_tests() -> set[Path]:
@@ -56,9 +66,14 @@ def files_of_tests() -> set[Path]:
 
 
 def module_of(test: Path) -> Path:
-    """The module with the longest name that the file's name begins with: ``test_tl_perturb.py`` tests ``tl.py``."""
+    """The module with the longest name that the file's name begins with: ``test_tl_perturb.py`` tests ``tl.py``.
+
+    ``tasks/test_tasks.py`` tests ``tasks/__init__.py``.
+    """
     words = test.stem.removeprefix("test_").split("_")
     names = [test.with_name("_".join(words[:n]) + ".py") for n in range(len(words), 0, -1)]
+    if words == [test.parent.name]:
+        names.append(test.with_name("__init__.py"))
     return next((name for name in names if (SOURCE / name).is_file()), names[0])
 
 
@@ -89,7 +104,8 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(SOURCE)))
 def test_no_folder_is_crowded(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
-    assert len(modules) <= MAX_MODULES, f"{folder.name} holds {len(modules)} modules: {sorted(modules)}"
+    limit = CROWDED.get(str(folder.relative_to(SOURCE)), MAX_MODULES)
+    assert len(modules) <= limit, f"{folder.name} holds {len(modules)} modules: {sorted(modules)}"
     assert (folder / "__init__.py").is_file()
 
 

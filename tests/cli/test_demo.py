@@ -12,9 +12,10 @@ from cells import needs_weights
 from cell2sen.cli import demo
 
 pytest.importorskip("scanpy")
+pytestmark = pytest.mark.slow
 
 
-def test_without_its_extra_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_its_extra_the_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import builtins
 
     real = builtins.__import__
@@ -37,8 +38,8 @@ def test_demo_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     import scanpy as sc
 
-    some = sc.datasets.pbmc68k_reduced()[::5].copy()  # all 700 take a minute more
-    monkeypatch.setattr(sc.datasets, "pbmc68k_reduced", lambda: some)
+    part = sc.datasets.pbmc68k_reduced()[::5].copy()  # all 700 take a minute more
+    monkeypatch.setattr(sc.datasets, "pbmc68k_reduced", lambda: part)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     demo.run(tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cells.h5ad", "figure.png", "ifn_beta.h5ad"]
@@ -46,12 +47,12 @@ def test_demo_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert adata.n_obs == 140
     assert np.isfinite(adata.obsm["X_cell2sen"]).all()
     assert set(adata.uns["cell2sen"]) == {"embed", "annotate"}
-    given, found = adata.obs["bulk_labels"].astype(str), adata.obs["cell2sen_cell_type"].astype(str)
-    sure = (found != "unknown").to_numpy()
-    agree = np.array([name in demo.SAME.get(label, ()) for label, name in zip(given, found, strict=True)])
+    given, predicted_type = adata.obs["bulk_labels"].astype(str), adata.obs["cell2sen_cell_type"].astype(str)
+    sure = (predicted_type != "unknown").to_numpy()
+    agree = np.array([name in demo.SAME.get(label, ()) for label, name in zip(given, predicted_type, strict=True)])
     assert agree[sure].mean() > given.value_counts(normalize=True).iloc[0] + 0.2
     assert (predicted.obs["validity"] == 1).all()
     assert (tmp_path / "out" / "figure.png").stat().st_size > 20_000
     text = capsys.readouterr().out
     assert "ready" in text
-    assert "predicted to rise most" in text
+    assert "largest predicted increase" in text

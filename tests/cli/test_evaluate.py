@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from command import Run
 
-from cell2sen import cli
 from cell2sen.evaluation import cell_eval as handover
 from cell2sen.evaluation.evaluate import evaluate
 
@@ -31,22 +30,11 @@ def cells(seed: int, drugs: tuple[str, ...], column: str = "drug") -> ad.AnnData
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(tmp_path)
-    cells(1, ("a", "B"), "condition").write_h5ad("predicted.h5ad")
-    cells(0, ("DMSO", "vehicle", "a", "b")).write_h5ad("real.h5ad")
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["cell2sen", "evaluate", *arguments, "--quiet"])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        found = capsys.readouterr()
-        return int(stop.value.code or 0), found.out, found.err
-
-    return command
+def score(run: Run, tmp_path: Path) -> Run:
+    """`cell2sen evaluate` beside two files."""
+    cells(1, ("a", "B"), "condition").write_h5ad(tmp_path / "predicted.h5ad")
+    cells(0, ("DMSO", "vehicle", "a", "b")).write_h5ad(tmp_path / "real.h5ad")
+    return lambda *arguments: run("evaluate", *arguments, "--quiet")
 
 
 NAMES = (
@@ -59,36 +47,36 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_options_are_those_of_python(run: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = run(*NAMES, "--resamples", "5", "--seed", "3", "--table", "scores.csv", "--json")
+def test_options_are_those_of_python(score: Run) -> None:
+    code, out, err = score(*NAMES, "--resamples", "5", "--seed", "3", "--table", "scores.csv", "--json")
     assert code == 0, err
-    found = json.loads(out)
+    result = json.loads(out)
     expected = evaluate("predicted.h5ad", "real.h5ad", resamples=5, seed=3, **OPTIONS)
-    assert found == json.loads(expected.to_json())
-    assert found["settings"]["groups"] == ["a | B", "a | T", "b | B", "b | T"]
-    assert sum(found["settings"]["controls"].values()) == 96
+    assert result == json.loads(expected.to_json())
+    assert result["settings"]["groups"] == ["a | B", "a | T", "b | B", "b | T"]
+    assert sum(result["settings"]["controls"].values()) == 96
     pd.testing.assert_frame_equal(
         pd.read_csv("scores.csv", keep_default_na=False, na_values=[""]).drop(columns="reason"),
         expected.scores.drop(columns="reason"),
     )
 
 
-def test_files_and_the_shown_table(run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_the_shown_table(score: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setitem(sys.modules, "umap", None)  # compiles for a minute
     some = ("--resamples", "0", "--metric", "pearson_delta", "--metric", "e_distance")
-    code, out, err = run(*NAMES, *some, "--table", "scores.json", "--report", "report.html")
+    code, out, err = score(*NAMES, *some, "--table", "scores.json", "--report", "report.html")
     assert code == 0, err
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["pearson_delta", "e_distance"]
     assert json.loads(Path("scores.json").read_text())["task"] == "perturb"
     assert "</html>" in Path("report.html").read_text()
 
 
-def test_labels_of_another_tool(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_labels_of_another_tool(score: Run) -> None:
     adata = cells(0, ("DMSO",))
     adata.obs["guess"] = adata.obs["cell_type"].map({"B": "B lymphocyte", "T": "T"})
     adata.write_h5ad("labelled.h5ad")
-    code, out, err = run(
+    code, out, err = score(
         "labelled.h5ad", "labelled.h5ad", "--predicted-label", "guess", "--rename", "B lymphocyte = B", "--metric",
         "accuracy", "--json", "--resamples", "0",
     )  # fmt: skip
@@ -96,9 +84,7 @@ def test_labels_of_another_tool(run: Callable[..., tuple[int, str, str]]) -> Non
     assert json.loads(out)["table"][0]["prediction"] == 1
 
 
-def test_scores_of_cell_eval_are_written(
-    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_of_cell_eval_are_written(score: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class MetricsEvaluator:
         def __init__(self, *_: Any, **options: Any) -> None:
             pass
@@ -108,7 +94,7 @@ def test_scores_of_cell_eval_are_written(
 
     monkeypatch.setitem(sys.modules, "cell_eval", SimpleNamespace(MetricsEvaluator=MetricsEvaluator))
     some = ("--resamples", "0", "--metric", "pearson")
-    code, _, err = run(*NAMES, *some, "--cell-eval", "theirs.csv")
+    code, _, err = score(*NAMES, *some, "--cell-eval", "theirs.csv")
     assert code == 0, err
     expected = handover.cell_eval("predicted.h5ad", "real.h5ad", **OPTIONS)
     pd.testing.assert_frame_equal(pd.read_csv("theirs.csv"), expected)
@@ -123,24 +109,22 @@ def test_scores_of_cell_eval_are_written(
         (("--report", "no/report.html"), "error: there is no folder"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(
-    run: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], text: str
-) -> None:
+def test_what_a_user_can_mend_is_one_line(score: Run, arguments: tuple[str, ...], text: str) -> None:
     base = ("predicted.h5ad", "real.h5ad", "--perturbation", "drug", "--predicted-perturbation", "condition")
     some = () if "--control" in arguments else ("--control", "DMSO")
-    code, _, err = run(*base, *some, "--metric", "pearson", "--resamples", "0", *arguments)
+    code, _, err = score(*base, *some, "--metric", "pearson", "--resamples", "0", *arguments)
     assert code == 1
     assert text in err
     assert "Traceback" not in err
 
 
-def test_leaks_fail_unless_they_are_allowed(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_leaks_fail_unless_they_are_allowed(score: Run) -> None:
     leak = (*NAMES, "--metric", "pearson", "--resamples", "0", "--train-names", "real.h5ad", "--table", "scores.csv")
-    code, out, err = run(*leak)
+    code, out, err = score(*leak)
     assert (code, out) == (1, "")
     assert "error: leak check failed. no test cell was trained on: 96 of 96 test cells are among" in err
     assert "--allow-leaks" in err
     assert not Path("scores.csv").exists()
-    code, out, _ = run(*leak, "--allow-leaks")
+    code, out, _ = score(*leak, "--allow-leaks")
     assert code == 0
     assert out.startswith("LEAK: no test cell was trained on")

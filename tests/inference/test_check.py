@@ -17,11 +17,6 @@ from cell2sen.inference.check import Check, _duration
 from cell2sen.model import Model
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(checkpoint(tmp_path_factory.mktemp("models") / "tiny", genes=GENES))
-
-
 def line(result: Check, topic: str) -> Any:
     (match,) = (finding for finding in result.findings if finding.topic == topic)
     return match

@@ -1,87 +1,137 @@
-"""`cell2sen evaluate`: two files in; scores, a table and a report out."""
+"""The command evaluate: scores, a table and a report from two files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from cell2sen.cli.options import Group, OutputOptions, Scale, Seed, arguments, check_suffix
+
 Many = list[str] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions(Group):
+    """Columns and names."""
+
+    perturbation: Annotated[str, typer.Option(help="obs column of the real cells with the perturbation.")] = (
+        "perturbation"
+    )
+    predicted_perturbation: Annotated[
+        str | None, typer.Option(help="The same column of the predicted cells, if its name differs.")
+    ] = None
+    control: Annotated[
+        Many, typer.Option(help="Value of that column in control cells. May be repeated.  [default: control]")
+    ] = None
+    context: Annotated[
+        Many, typer.Option(help="obs column with the same value in a cell and its controls. May be repeated.")
+    ] = None
+    label: Annotated[
+        Many, typer.Option(help="obs column with the true label. May be repeated.  [default: cell_type]")
+    ] = None
+    predicted_label: Annotated[
+        str | None, typer.Option(help="obs column with the predicted label. Default: as cell2sen annotate names it.")
+    ] = None
+    rename: Annotated[
+        Many, typer.Option(help="PREDICTED=REAL: names of one perturbation or label in both files. May be repeated.")
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Options that are set, under their names in Python."""
+        return super().arguments() | {"rename": _names(self.rename or ())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueOptions(Group):
+    """Expression values."""
+
+    layer: Annotated[str | None, typer.Option(help="Layer of the predicted cells. Default: X.")] = None
+    real_layer: Annotated[str | None, typer.Option(help="Layer of the real cells. Default: X.")] = None
+    scale: Annotated[Scale, typer.Option(help="Scale of the predicted values.")] = "auto"
+    real_scale: Annotated[Scale, typer.Option(help="Scale of the real values.")] = "auto"
+    symbols: Annotated[str | None, typer.Option(help="var column with gene symbols. Default: the index.")] = None
+    case: Annotated[
+        Literal["auto", "keep", "upper"], typer.Option(help="Gene symbols as they are, or in upper case.")
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions(Group):
+    """Training cells, controls and sampling."""
+
+    train: Annotated[Path | None, typer.Option(help="Cells that the model was trained on (.h5ad).")] = None
+    train_names: Annotated[
+        Path | None, typer.Option(help="Names of these cells, for the leak check (.txt, .json or .h5ad).")
+    ] = None
+    controls: Annotated[
+        Literal["shared", "split"], typer.Option(help="Truth and prediction use the same controls, or two halves.")
+    ] = "shared"
+    embedding: Annotated[str, typer.Option(help="pca, or a key of obsm in both files.")] = "pca"
+    encoder: Annotated[str | None, typer.Option(help="Text encoder for BERTScore: directory or Hugging Face id.")] = (
+        None
+    )
+    resamples: Annotated[int, typer.Option(help="Bootstrap samples of cells. 0: no intervals.", min=0)] = 100
+    seed: Seed = 0
+
+
 def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of cell2sen or another tool.")],
-    real: Annotated[Path, typer.Argument(help="Real cells (.h5ad), for perturbations with their controls.")],
-    report: Annotated[Path | None, typer.Option(help="One HTML file with tables and figures.")] = None,
-    table: Annotated[Path | None, typer.Option(help="All scores as .csv or .json.")] = None,
+    predicted: Annotated[
+        Path, typer.Argument(help="Predicted cells (.h5ad), from cell2sen or another tool.", show_default=False)
+    ],
+    real: Annotated[
+        Path, typer.Argument(help="Real cells (.h5ad); for perturbations with their controls.", show_default=False)
+    ],
+    report: Annotated[Path | None, typer.Option(help="File for a report with tables and figures (.html).")] = None,
+    table: Annotated[Path | None, typer.Option(help="File for all scores (.csv or .json).")] = None,
     cell_eval: Annotated[
-        Path | None, typer.Option(help="The scores of Arc's cell-eval, which must be installed, as .csv.")
+        Path | None, typer.Option(help="File for the scores of Arc's cell-eval, which must be installed (.csv).")
     ] = None,
     task: Annotated[
-        Literal["perturb", "generate", "annotate"] | None, typer.Option(help="Seen by itself mostly.")
+        Literal["perturb", "generate", "annotate"] | None,
+        typer.Option(help="What was predicted. Default: as the file of cell2sen states."),
     ] = None,
-    perturbation: Annotated[
-        str, typer.Option(help="obs column of the real cells with the perturbation.")
-    ] = "perturbation",
-    predicted_perturbation: Annotated[str | None, typer.Option(help="The same of the predicted cells.")] = None,
-    control: Annotated[Many, typer.Option(help="Its value in control cells.  [default: control]")] = None,
-    controls: Annotated[str, typer.Option(help="shared or split between truth and prediction.")] = "shared",
-    context: Annotated[Many, typer.Option(help="obs column that a cell and its controls share.")] = None,
-    label: Annotated[Many, typer.Option(help="obs column with the true label.  [default: cell_type]")] = None,
-    predicted_label: Annotated[str | None, typer.Option(help="obs column with the predicted label.")] = None,
-    rename: Annotated[Many, typer.Option(help="NAME=NAME: of the prediction = of the real cells.")] = None,
-    train_cells: Annotated[Path | None, typer.Option("--train", help="Cells that the model was trained on.")] = None,
-    train_names: Annotated[Path | None, typer.Option(help="Their names (.txt, .json or .h5ad).")] = None,
-    embedding: Annotated[str, typer.Option(help="pca, or a key of obsm on both sides.")] = "pca",
-    encoder: Annotated[str | None, typer.Option(help="Text encoder for BERTScore: directory or hub id.")] = None,
-    metric: Annotated[Many, typer.Option(help="These metrics only; may be repeated.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the predicted cells, instead of X.")] = None,
-    real_layer: Annotated[str | None, typer.Option(help="Layer of the real cells, instead of X.")] = None,
-    scale: Annotated[str, typer.Option(help="Of the predicted values: auto, counts, cp10k or log1p.")] = "auto",
-    real_scale: Annotated[str, typer.Option(help="The same of the real values.")] = "auto",
-    symbols: Annotated[str | None, typer.Option(help="var column with gene symbols.")] = None,
-    case: Annotated[str, typer.Option(help="Case of gene symbols: auto, keep or upper.")] = "auto",
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of failing.")] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap samples of cells.", min=0)] = 100,
-    seed: Annotated[int, typer.Option(help="Of halves, samples and bootstrap.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything in JSON on stdout.")] = False,
+    metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks and go on.")] = False,
+    *,
+    columns: ColumnOptions,
+    values: ValueOptions,
+    comparison: ComparisonOptions,
+    output: OutputOptions,
 ) -> None:
-    """Score predictions beside baselines and ceiling, with intervals and a leak check."""
-    from cell2sen.evaluation import cell_eval as handover
-    from cell2sen.evaluation import evaluate as evaluation
+    """Score predictions beside baselines and a ceiling, with confidence intervals and leak checks."""
+    import cell2sen
 
-    for out, suffixes in ((report, (".html",)), (table, (".csv", ".json")), (cell_eval, (".csv",))):
-        if out is not None and out.suffix not in suffixes:
-            raise ValueError(f"{out} must end in {' or '.join(suffixes)}")
-    options: dict[str, Any] = {
-        "perturbation": perturbation, "predicted_perturbation": predicted_perturbation,
-        "control": control or "control", "controls": controls, "context": context or (),
-        "label": label or "cell_type", "predicted_label": predicted_label, "rename": _names(rename or ()),
-        "train": train_cells, "train_names": train_names, "embedding": embedding, "encoder": encoder,
-        "layer": layer, "real_layer": real_layer, "scale": scale, "real_scale": real_scale, "symbols": symbols,
-        "case": case, "resamples": resamples, "seed": seed,
-    }  # fmt: skip
-    found = evaluation.evaluate(
-        predicted, real, task=task, metrics=metric, leaks="report" if allow_leaks else "raise",
-        progress=not quiet, **options,
-    )  # fmt: skip
+    for path, suffixes in ((report, (".html",)), (table, (".csv", ".json")), (cell_eval, (".csv",))):
+        if path is not None:
+            check_suffix(path, *suffixes)
+    shared = arguments(columns, values, comparison)
+    evaluation = cell2sen.evaluate(
+        predicted,
+        real,
+        task=task,
+        metrics=metric or None,
+        leaks="report" if allow_leaks else "raise",
+        progress=not output.quiet,
+        **shared,
+    )
     if table is not None:
-        (found.to_json if table.suffix == ".json" else found.to_csv)(table)
+        (evaluation.to_json if table.suffix == ".json" else evaluation.to_csv)(table)
     if report is not None:
-        found.report(report)
+        evaluation.report(report)
     if cell_eval is not None:
         from cell2sen.data.output import complete
 
         with complete(cell_eval, predicted, real) as temporary:
-            handover.cell_eval(predicted, real, **options).to_csv(temporary, index=False)
-    typer.echo(found.to_json() if as_json else str(found))
+            cell2sen.cell_eval(predicted, real, **shared).to_csv(temporary, index=False)
+    typer.echo(evaluation.to_json() if output.as_json else str(evaluation))
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str] | None:
-    if wrong := [one for one in pairs if "=" not in one]:
+    if wrong := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"--rename takes NAME=NAME (of the prediction = of the real cells), found {wrong[0]!r}")
-    found = dict(one.split("=", 1) for one in pairs)
-    return {name.strip(): other.strip() for name, other in found.items()} or None
+    names = dict(pair.split("=", 1) for pair in pairs)
+    return {name.strip(): other.strip() for name, other in names.items()} or None
