@@ -1,4 +1,4 @@
-"""Model: which weights + their recipe; table of known checkpoints."""
+"""Model: a checkpoint and its recipe; table of known checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMBEDDED = "nano"
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which weights, and how sentences must be written for them. Small and picklable; never holds the weights."""
+    """A checkpoint, and how sentences are written for it. Small and picklable; holds no weights."""
 
     name: str
     path: str
@@ -29,8 +29,8 @@ class Model:
 
     revision: str | None = None
     dtype: Dtype = "auto"
-    """``"auto"`` is bfloat16, and float32 on a CPU without instructions for it (where matrix products take
-    tens of times as long) and for the embedded model, which is small. Provenance says which it was."""
+    """``"auto"`` is bfloat16; float32 for the embedded model, which is small, and on a CPU without bfloat16
+    instructions, where matrix products take tens of times as long. The provenance records which one was used."""
 
     quantize: Quantize | None = None
     recipe: Recipe = field(default_factory=Recipe)
@@ -38,13 +38,13 @@ class Model:
     """Strings that end an answer besides end of text."""
 
     wording: str = "cell2sen"
-    """The templates that the checkpoint was trained with: ``"cell2sen"`` (this project's), ``"cell2sentence"`` (those
-    of the authors' package) or ``"checkpoint"`` (in its metadata)."""
+    """Templates that the checkpoint was trained with: ``"cell2sen"`` (this project's), ``"cell2sentence"`` (from the
+    authors' package) or ``"checkpoint"`` (in its metadata)."""
 
     licence: str = "unknown"
     parameters: str = "unknown"
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What ``cell2sen.json`` beside the weights says: templates, rank fit, genes, labels, calibration, split."""
+    """Content of ``cell2sen.json`` beside the weights: templates, rank fit, genes, labels, calibration, split."""
 
     @property
     def is_local(self) -> bool:
@@ -53,18 +53,18 @@ class Model:
 
     @property
     def fit(self) -> RankFit | None:
-        """Rank fit stored with the model, used where a dataset has none of its own."""
+        """Rank fit stored with the model, for data sets without one of their own."""
         stored = self.metadata.get("fit")
         return RankFit(**stored) if stored else None
 
     @property
     def genes(self) -> tuple[str, ...] | None:
-        """Genes the model can write, if it has a fixed list."""
+        """Genes that the model can write, if it has a fixed list."""
         stored = self.metadata.get("genes")
         return tuple(stored) if stored else None
 
     def provenance(self) -> dict[str, Any]:
-        """What changes the numbers, for ``adata.uns``."""
+        """Plain values for ``adata.uns``: everything about the model that changes numbers."""
         return {
             "name": self.name,
             "path": self.path if not self.is_local else Path(self.path).name,
@@ -76,7 +76,7 @@ class Model:
 
     @property
     def resolved_dtype(self) -> str:
-        """The dtype the weights are computed in."""
+        """Dtype of the computation."""
         if self.dtype != "auto":
             return self.dtype
         return str(self.metadata.get("dtype", "bfloat16"))
@@ -86,9 +86,14 @@ def _published(
     name: str, path: str, parameters: str, max_genes: int, licence: str, stop: tuple[str, ...] = ()
 ) -> Model:
     return Model(
-        name=name, path=f"vandijklab/{path}", parameters=parameters, licence=licence, stop=stop,
-        recipe=Recipe(max_genes=max_genes, case="upper"), wording="cell2sentence",
-    )  # fmt: skip
+        name=name,
+        path=f"vandijklab/{path}",
+        parameters=parameters,
+        licence=licence,
+        stop=stop,
+        recipe=Recipe(max_genes=max_genes, case="upper"),
+        wording="cell2sentence",
+    )
 
 
 _NC = "CC-BY-NC-ND-4.0"
@@ -109,14 +114,15 @@ KNOWN = {
 
 
 def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
-    """A known name, a local directory, a hub id (``owner/name``) or a :class:`Model`; `changes` replace its fields.
+    """Model from a known name, a local directory, a hub id (``owner/name``) or a :class:`Model`.
 
-    A known checkpoint is known by its hub id, and by a directory of the same name, as well.
+    `changes` replace its fields. Known checkpoints are recognised by their hub id, too, and by a local directory of the
+    same name.
 
     Raises
     ------
     ValueError
-        Neither of them; lists the known names.
+        None of these; lists the known names.
     """
     if not isinstance(model, Model):
         text = str(model)
@@ -128,7 +134,7 @@ def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
             model = by_path[text]
         elif text and Path(text).is_dir():
             name = Path(text).resolve().name
-            # A downloaded copy of a published checkpoint wants its recipe, wording and stop strings, too.
+            # A downloaded copy of a published checkpoint needs its recipe, templates and stop strings.
             model = replace(by_folder[name], path=text) if name in by_folder else Model(name=name, path=text)
         elif text.count("/") == 1 and not text.startswith((".", "/")):
             model = Model(name=text, path=text)

@@ -1,4 +1,4 @@
-"""Prompts put together from pieces equal those whose text is tokenised."""
+"""Prompts assembled from pieces equal those whose text is tokenized."""
 
 from __future__ import annotations
 
@@ -147,12 +147,12 @@ def test_numbered_genes_need_no_strings(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _none(asked: list[Prompt], answers: list[str]) -> list[Tokenized]:
-    assert not asked, "the whole text was tokenised"
+    assert not asked, "the whole text was tokenized"
     return []
 
 
-def tokenised(monkeypatch: pytest.MonkeyPatch, made: Tokens) -> list[str]:
-    """Every text that is tokenised from now on."""
+def tokenized(monkeypatch: pytest.MonkeyPatch, made: Tokens) -> list[str]:
+    """Every text that is tokenized from now on."""
     texts: list[str] = []
 
     class Watched:
@@ -173,11 +173,11 @@ def tokenised(monkeypatch: pytest.MonkeyPatch, made: Tokens) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_tokenised_twice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_tokenized_twice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens(kind)
     cells = tiny.prompts(600, genes=(3, 50))
     wanted = made._encode_whole(cells, [" T cell."] * 600)
-    texts = tokenised(monkeypatch, made)
+    texts = tokenized(monkeypatch, made)
     for found, one in zip(made.encode(cells, [" T cell."] * 600), wanted, strict=True):
         same(found, one)
     sentences = [text for text in texts if text.count(" ") > 15]
@@ -216,7 +216,7 @@ def test_one_warning_and_the_whole_text_without_proof(caplog: pytest.LogCaptureF
             assert row.ids[1:].tolist() == made.ids([cell.text])[0]
     [record] = caplog.records
     assert record.name == "cell2sen.engine.tokenization.assembly"
-    assert "tokenised, which is slower" in record.getMessage()
+    assert "tokenized, which is slower" in record.getMessage()
     assert "'4 C'" in record.getMessage()
 
 

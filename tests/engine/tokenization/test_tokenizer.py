@@ -56,7 +56,7 @@ def test_every_gene_has_its_tokens(tokens: Tokens) -> None:
     assert (row.genes[-3:] == -1).all(), "a symbol in the instruction is no gene of the cell"
 
 
-def test_answers_are_tokenised_with_their_prompt(tokens: Tokens) -> None:
+def test_answers_are_tokenized_with_their_prompt(tokens: Tokens) -> None:
     prompt = Prompt.of_cell("Cell sentence: ", genes=("CD4", "B2M"), after=". The type is")
     [alone], [joined] = tokens.encode([prompt]), tokens.encode([prompt], [" a T cell."])
     assert joined.ids[: joined.answer].tolist() == alone.ids.tolist()
@@ -266,7 +266,7 @@ def test_load_tokens_refuses_two_opening_tokens(tmp_path: Path) -> None:
 def test_load_tokens_refuses_what_it_cannot_read_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.save(tmp_path, "gpt_neox", "bytes")
     monkeypatch.setattr("cell2sen.engine.tokenization.tokenizer._agree", lambda made, original: False)
-    with pytest.raises(ValueError, match=r"otherwise than its tokenizer\.json says"):
+    with pytest.raises(ValueError, match=r"that differs from its tokenizer\.json"):
         load_tokens(str(tmp_path), local_files_only=True)
 
 

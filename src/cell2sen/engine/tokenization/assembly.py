@@ -1,4 +1,4 @@
-"""Prompts → token ids from pieces that are tokenised once: each gene, each instruction, each ending."""
+"""Prompts assembled from pieces that are tokenized once: instructions, genes, endings."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Stands before what is tokenised alone, so that a piece has the offsets that it has within a text.
+#: Prefix of pieces that are tokenized alone, so that they have the offsets that they have within a text.
 _ANCHOR = "A"
 
-#: Prompts assembled at a time; pieces kept before all are forgotten (a gene is one, an ending another).
+#: Prompts assembled at a time; pieces (genes, endings, …) in the cache before it is cleared.
 _PROMPTS, _PIECES = 256, 2**19
 
-#: Of an id.
+#: Size of an id.
 _BYTES = 4
 
-#: Lists of symbols whose pieces are kept: a few data sets in turn.
+#: Vocabularies whose pieces are cached: a few data sets in turn.
 _TABLES = 8
 
-#: Genes of the sentences that are tokenised as a whole to see whether the proof keeps its promise.
+#: Genes of each sentence that is tokenized as a whole to test the proof.
 _PROBE = 1000
 
 #: A single space between two other characters.
 _CUT = re.compile(r"(?<=\S) (?=\S)")
 
-#: Ids (length,), what tells the gene of each token (length,), where the answer begins.
+#: Ids (length,), function that returns the gene of each token (length,), index of the answer's first token.
 Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
 
 
@@ -64,7 +64,7 @@ class _Part(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Where a prompt and its answer are cut: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
+    """Pieces of a prompt and its answer: ``Cell sentence:| CD4| B2M| LYZ.| The type of this cell is:``."""
 
     instruction: str
     parts: tuple[_Part, ...]
@@ -83,12 +83,12 @@ class _Plan(NamedTuple):
 
 
 class Assembler:
-    """Tokenises prompts from pieces, where that is proven to be the same as tokenising their text.
+    """Assembles the ids of prompts from pieces, where that is proven to equal tokenizing their text.
 
     Parameters
     ----------
     bos
-        Id that stands once before every text, None for none.
+        Id of the beginning-of-text token, None for none.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, bos: int | None) -> None:
@@ -98,16 +98,16 @@ class Assembler:
         self._forget()
 
     def _forget(self) -> None:
-        # Number of each piece. Genes by their symbol, endings by gene and text, instructions and rests by their text.
+        # Number of each piece by its key: symbol of a gene, (gene, text) of an ending, text of an instruction or rest.
         self._genes: dict[str, int] = {}
         self._instructions: dict[str, int] = {}
         self._ends: dict[tuple[str, str], int] = {}
         self._rests: dict[str, int] = {}
-        # The genes again, for lists of symbols: the list (kept, or another one could get its id), piece of each symbol.
+        # Pieces of the genes of a vocabulary, by the id of its array, which is kept so that the id stays its own.
         self._tables: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
-        # All pieces one behind the other: ids, whether a token covers its gene, the last character that it covers
-        # (counted from the end of the gene, or in a rest from its beginning); then each piece's beginning and length,
-        # whether it has tokens of no gene, and its ids as one word.
+        # All pieces concatenated: ids, whether a token covers its gene, the last character that it covers (counted from
+        # the end of the gene, in a rest from its beginning); then each piece's start and length, whether it has tokens
+        # of no gene, and its ids as one binary value.
         self._ids, self._stops = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         self._covers = np.empty(0, dtype=bool)
         self._starts, self._lengths = (np.empty(0, dtype=np.int64) for _ in range(2))
@@ -119,16 +119,16 @@ class Assembler:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         verdict = per_gene.prove(per_gene.describe(self._tokenizer), vocabulary)
         if not verdict.by:
-            _warn(f"it is not proven that genes may be tokenised one by one, because of {verdict.why}")
+            _warn(f"it is not proven that genes may be tokenized one by one, because of {verdict.why}")
         return verdict
 
     @property
     def exact(self) -> bool:
-        """Whether pieces may be put together. Logs one warning where it is not proven."""
+        """Whether prompts may be assembled from pieces. Logs one warning if that is not proven."""
         return bool(self._verdict.by) and not self._broken
 
     def lengths(self, prompts: Sequence[Prompt]) -> Iterator[int | None]:
-        """Tokens of each prompt; None where its text must be tokenised."""
+        """Number of tokens of each prompt; None if its text must be tokenized as a whole."""
         for first in range(0, len(prompts), _PROMPTS):
             plans = [self._plan(prompt, "") for prompt in prompts[first : first + _PROMPTS]]
             pieces, bounds = self._lay_out(plans)
@@ -136,7 +136,7 @@ class Assembler:
             yield from (None if plan is None else next(lengths) for plan in plans)
 
     def rows(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Iterator[Row | None]:
-        """Each prompt with its answer; None where the text must be tokenised."""
+        """Each prompt with its answer; None if the text must be tokenized as a whole."""
         for first in range(0, len(prompts), _PROMPTS):
             part = slice(first, first + _PROMPTS)
             plans = [self._plan(*pair) for pair in zip(prompts[part], answers[part], strict=True)]
@@ -150,14 +150,13 @@ class Assembler:
                 (first_piece, begin), (last_piece, end) = next(spans)
                 row = pieces[first_piece:last_piece]
                 of_answer = self._of_answer(plan, row) if answer else 0
-                # Pieces that are learned later change nothing of what it is given here.
                 genes = partial(
                     _genes_of, plan, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
                 )
                 yield ids[begin:end], genes, end - begin - of_answer
 
     def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32]) -> int:
-        """Tokens from the first one on that reaches beyond the prompt."""
+        """Number of tokens from the first one that extends beyond the prompt."""
         stops, last = [], plan.parts[-1]
         if last.end[1]:
             stops.append(self._part(self._stops, pieces[-2 if last.rest else -1]))
@@ -170,7 +169,7 @@ class Assembler:
         return array[self._starts[piece] : self._starts[piece] + self._lengths[piece]]
 
     def _plan(self, prompt: Prompt, answer: str) -> _Plan | None:
-        """Where to cut; None if that cannot be done."""
+        """Pieces of a prompt; None if it cannot be cut into pieces."""
         texts, lists = _alternating(prompt)
         if not lists or not all(len(symbols) for symbols in lists):
             return None
@@ -188,16 +187,16 @@ class Assembler:
         return _Plan(opening[0][:-1], tuple(parts), len(tail))
 
     def _split(self, text: str) -> tuple[str, str]:
-        """What follows the last gene, at the first place where it may be cut; there is nothing to cut in ``.``."""
+        """Text behind a gene list, cut at the first place where that is allowed."""
         return _split(text, self._verdict.mark)
 
     def _may_end(self, text: str) -> bool:
         return _may_end(text, self._verdict.mark)
 
     def _lay_out(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Pieces of all prompts, int32 (pieces,), and where each prompt begins, (prompts + 1,).
+        """Numbers of the pieces of all prompts, int32 (pieces,), and bounds of the prompts, (prompts + 1,).
 
-        Plans that cannot be carried out become None.
+        Plans with pieces that cannot be tokenized alone become None.
         """
         if len(self._lengths) > _PIECES:
             self._forget()
@@ -207,7 +206,7 @@ class Assembler:
             learned = [(place, plan) for place in lacking if (plan := plans[place]) is not None]
             self._learn([plan for _, plan in learned])
             found |= {place: self._find(plan) for place, plan in learned}
-        if not _known(*found.values()) or self._broken:  # a probe may have failed on the way
+        if not _known(*found.values()) or self._broken:  # a probe may have failed
             for place in [place for place, row in found.items() if self._broken or not _known(row)]:
                 plans[place] = None
                 del found[place]
@@ -215,7 +214,7 @@ class Assembler:
         return np.concatenate([np.empty(0, dtype=np.int32), *found.values()]), bounds
 
     def _find(self, plan: _Plan) -> NDArray[np.int32]:
-        """Its pieces, int32; -1 for one that is not known."""
+        """Numbers of a plan's pieces, int32; -1 for pieces not in the cache."""
         found = np.empty(1 + sum(part.n_genes + bool(part.rest) for part in plan.parts), dtype=np.int32)
         found[0] = self._instructions.get(plan.instruction, -1)
         start = 1
@@ -232,12 +231,12 @@ class Assembler:
         return found
 
     def _find_genes(self, genes: tuple[str, ...] | GeneList, found: NDArray[np.int32]) -> None:
-        """Write the pieces of genes into `found`."""
+        """Write the numbers of the genes' pieces into `found`."""
         if isinstance(genes, GeneList):
             found[:] = self._table(genes.symbols)[genes.ids]
             return
         try:
-            if len(genes) > 1:  # in one call for all; of one gene it would be no tuple
+            if len(genes) > 1:  # one call for all; itemgetter of one key returns no tuple
                 found[:] = np.fromiter(itemgetter(*genes)(self._genes), dtype=np.int32, count=len(genes))
                 return
         except KeyError:
@@ -245,7 +244,7 @@ class Assembler:
         found[:] = [self._genes.get(gene, -1) for gene in genes]
 
     def _table(self, symbols: NDArray[Any]) -> NDArray[np.int32]:
-        """Piece of each symbol, int32 (symbols,); -1 where there is none yet."""
+        """Number of each symbol's piece, int32 (symbols,); -1 if it is not in the cache."""
         if id(symbols) not in self._tables:
             known = [self._genes.get(symbol, -1) for symbol in symbols.tolist()]
             self._tables[id(symbols)] = symbols, np.array(known, dtype=np.int32)
@@ -254,13 +253,13 @@ class Assembler:
         return self._tables[id(symbols)][1]
 
     def _unknown(self, genes: tuple[str, ...] | GeneList) -> Sequence[str]:
-        """Those of the genes that are no piece yet."""
+        """Genes that are not in the cache."""
         if isinstance(genes, GeneList):
             genes = genes.symbols[genes.ids[self._table(genes.symbols)[genes.ids] < 0]].tolist()
         return [gene for gene in genes if gene not in self._genes]
 
     def _learn(self, plans: Sequence[_Plan]) -> None:
-        """Tokenise what is new in them and can be trusted."""
+        """Tokenize the pieces that are not in the cache, except genes that the proof does not cover."""
         parts = [part for plan in plans for part in plan.parts]
         last = tuple(part.end[0] for part in parts)
         new = dict.fromkeys(itertools.chain.from_iterable(map(self._unknown, (last, *(part.genes for part in parts)))))
@@ -273,15 +272,15 @@ class Assembler:
         self._add(self._rests, rests, rests, [0] * len(rests))
         for text in dict.fromkeys(plan.instruction for plan in plans):
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-            if ids and text not in self._instructions:  # without a token it does not say whether the text is opened
+            if ids and text not in self._instructions:  # of an empty one it is unknown whether it begins with bos
                 opened = ids if self._bos is None or ids[0] == self._bos else [self._bos, *ids]
                 self._append(self._instructions, [text], [(opened, [0] * len(opened), [False] * len(opened))])
         if genes and not self._keeps_its_promise(genes):
             self._broken = True
-            _warn("genes tokenised one by one are not what they are in a sentence")
+            _warn("genes tokenized one by one have other ids than within a sentence")
 
     def _add(self, numbers: dict[Any, int], keys: Sequence[Any], texts: Sequence[str], genes: Sequence[int]) -> None:
-        """New pieces, each with a space and a gene of so many characters (0: none) at its beginning."""
+        """Add pieces to the cache; each begins with a space and a gene of so many characters (0: no gene)."""
         skip = len(self._tokenizer.encode(_ANCHOR, add_special_tokens=False).ids)
         made = []
         encodings = self._tokenizer.encode_batch([_ANCHOR + text for text in texts], add_special_tokens=False)
@@ -309,7 +308,7 @@ class Assembler:
             self._tables.clear()
 
     def _keeps_its_promise(self, genes: Sequence[str]) -> bool:
-        """Whether sentences of these genes, as they come and shuffled, have the ids of their genes."""
+        """Whether sentences of these genes, in the given order and shuffled, have the ids of their genes."""
         shuffled = np.random.default_rng(0).permutation(len(genes)).tolist()
         for order in (range(len(genes)), shuffled):
             for first in range(0, len(genes), _PROBE):
@@ -336,16 +335,16 @@ def _alternating(prompt: Prompt) -> tuple[list[str], list[tuple[str, ...] | Gene
 
 
 def _known(*rows: NDArray[np.int32]) -> bool:
-    """Whether these are pieces all."""
+    """Whether all pieces are in the cache."""
     return not rows or bool(np.concatenate(rows).min(initial=0) >= 0)
 
 
 def _joined(
     pieces: NDArray[np.int32], words: pa.LargeBinaryArray
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # fmt: skip
-    """Ids of the pieces one behind the other, int32 (tokens,), and where each piece begins, (pieces + 1,).
+    """Concatenated ids of the pieces, int32 (tokens,), and bounds of the pieces, (pieces + 1,).
 
-    Arrow copies a piece at a time, where NumPy would look up each token.
+    Arrow copies a piece at a time; NumPy would look up each token.
     """
     if not len(pieces):
         return np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
@@ -369,13 +368,13 @@ def _genes_of(
 
 
 def _words(ids: NDArray[np.int32], starts: NDArray[np.int64]) -> pa.LargeBinaryArray:
-    """The ids of each piece as bytes, without a copy."""
+    """The ids of each piece as one binary value, without a copy."""
     bounds = np.append(starts, len(ids)) * _BYTES
     return pa.Array.from_buffers(pa.large_binary(), len(starts), [None, pa.py_buffer(bounds), pa.py_buffer(ids)])
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``start, start + 1, …`` of each length, one range behind the other, int64."""
+    """Concatenated ranges ``start, start + 1, …`` of the given lengths, int64."""
     stops = np.cumsum(lengths)
     return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1] if len(stops) else 0)
 
@@ -384,7 +383,7 @@ def _may_end(text: str, mark: str) -> bool:
     return bool(text) and not text[-1].isspace() and text[-1] != mark
 
 
-@lru_cache(maxsize=64)  # the prompts of a task mostly end alike
+@lru_cache(maxsize=64)  # the prompts of a task mostly have the same ending
 def _split(text: str, mark: str) -> tuple[str, str]:
     if text[:1] == " " and text[1:2].strip():
         return "", text
@@ -393,4 +392,4 @@ def _split(text: str, mark: str) -> tuple[str, str]:
 
 
 def _warn(why: str) -> None:
-    _log.warning("whole sentences are tokenised, which is slower than gene by gene: %s", why)
+    _log.warning("whole sentences are tokenized, which is slower than gene by gene: %s", why)

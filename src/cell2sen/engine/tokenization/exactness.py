@@ -1,18 +1,19 @@
-"""Whether a tokenizer may be given a sentence word by word: a proof from its own description.
+"""Proof that tokenizing a sentence gene by gene equals tokenizing its text, from the tokenizer's own description.
 
-The claim: where a text is cut in front of a single space that has a character other than white space on either side,
-the ids of the text are the ids of its parts, one behind the other. Four conditions are enough:
+Claim: if a text is cut in front of a single space with a character other than white space on either side, the ids of
+the text are the concatenated ids of its parts. Sufficient conditions are N, A, D and one of P and M:
 
-N   The normaliser works on characters, so that no change reaches across the cut.
+N   The normaliser maps single characters, so that it changes nothing across the cut.
 A   No added token can match across the cut.
-P   The pre-tokeniser always cuts there, whatever stands around it, and looks at nothing beyond. Then the model never
-    sees both sides.
-M   Or: the model is BPE over the whole text and no entry of its vocabulary has the boundary mark (``▁``) directly
-    behind another character. Every merge makes an entry of the vocabulary, so no merge reaches across the cut, and
-    those on one side are carried out in the order in which they are carried out there alone.
-D   Nothing is left to chance, cut or filled up.
+P   The pre-tokenizer always cuts there, whatever the context, and uses no context beyond. Then the model never gets
+    both sides at once.
+M   The model is BPE over the whole text, and no entry of its vocabulary has the boundary mark (``▁``) directly behind
+    another character. Every merge is an entry of the vocabulary, so no merge crosses the cut, and the merges on one
+    side are made in the same order as there alone.
+D   No dropout, truncation or padding.
 
-What is not understood is not proven. Genes are looked at one by one (:func:`fits`), since they come with the data.
+Parts of a tokenizer that are not covered here count as not proven. Genes come with the data and are tested one by one
+(:func:`fits`).
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from cell2sen.engine.tokenization.gene_tokens import WORD
 if TYPE_CHECKING:
     import tokenizers
 
-#: Patterns of which P was shown by hand. WORD: none of its three alternatives goes on into a space once it has taken
-#: another character, so no match reaches across; the look-ahead takes the space behind the cut and the end of the text
-#: for the same (``\s|$``), so the left part is cut as it is cut alone; there is no look-behind, so the right one is,
-#: too. The pattern of ByteLevel (use_regex): the same, and its look-ahead ``\s+(?!\S)`` begins at white space only,
-#: of which the left part has none at its end, and the right part a single one that another character follows.
+#: Patterns for which P was proven by hand. WORD: none of its three alternatives matches a space behind another
+#: character, so no match crosses the cut; the look-ahead treats the space behind the cut and the end of the text alike
+#: (``\s|$``), so the left part is cut as it is alone; there is no look-behind, so the right one is, too. The pattern of
+#: ByteLevel (use_regex): the same, and its look-ahead ``\s+(?!\S)`` begins at white space only, of which the left part
+#: has none at its end, and the right part a single one that another character follows.
 _PATTERNS = frozenset({WORD})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was found."""
+    """Result of :func:`prove`."""
 
     by: str = ""
     """``"P"`` or ``"M"``; empty where nothing is proven."""
 
     why: str = ""
-    """What stands in the way of a proof."""
+    """Part of the tokenizer that prevents the proof."""
 
     mark: str = " "
-    """What the normaliser makes of a space."""
+    """Character that the normaliser writes for a space."""
 
 
 class _NotProvenError(Exception):
@@ -55,10 +56,7 @@ class _NotProvenError(Exception):
 
 
 def describe(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The parts of a tokenizer.json that :func:`prove` looks at, as the tokenizer itself writes them.
-
-    All but the merges, which are most of the file and are not looked at.
-    """
+    """The parts of a tokenizer.json that :func:`prove` needs: all but the merges, which are most of the file."""
     model: Any = tokenizer.model
     parts: Any = tokenizer
     fields = (
@@ -86,9 +84,9 @@ def prove(description: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Verd
     Parameters
     ----------
     description
-        What :func:`describe` says, or a whole tokenizer.json.
+        Result of :func:`describe`, or a whole tokenizer.json.
     vocabulary
-        Entries of the model, without added tokens. Looked at where P does not hold.
+        Entries of the model, without added tokens. Needed for condition M only.
     """
     try:
         mark = _normaliser(description.get("normalizer"))
@@ -104,10 +102,7 @@ def prove(description: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Verd
 
 
 def fits(symbol: str, verdict: Verdict, tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the proof covers this symbol: before and after normalisation no white space and no boundary mark in it.
-
-    Without them, the characters on both sides of a cut are what the conditions take them for.
-    """
+    """Whether the proof covers this symbol: no white space and no boundary mark, before and after normalisation."""
     normaliser = tokenizer.normalizer
     written = symbol if normaliser is None else normaliser.normalize_str(symbol)
     return all(
@@ -117,7 +112,7 @@ def fits(symbol: str, verdict: Verdict, tokenizer: tokenizers.Tokenizer) -> bool
 
 
 def _normaliser(normaliser: Mapping[str, Any] | None) -> str:
-    """N. What becomes of a space."""
+    """Condition N. Returns the character that the normaliser writes for a space."""
     mark, written = " ", set()
     for step in _flat(normaliser, "normalizers"):
         if step["type"] in ("NFC", "NFD"):  # a space takes part in no composition
@@ -139,7 +134,7 @@ def _normaliser(normaliser: Mapping[str, Any] | None) -> str:
 
 
 def _added_tokens(added: Iterable[Mapping[str, Any]], mark: str) -> None:
-    """A. A match across the cut holds a character and the space behind it, or has to look at or eat what is there."""
+    """Condition A. A match across the cut contains a character and the space behind it, or strips white space."""
     for token in added:
         content = str(token["content"])
         across = any(
@@ -150,7 +145,7 @@ def _added_tokens(added: Iterable[Mapping[str, Any]], mark: str) -> None:
 
 
 def _no_chance(description: Mapping[str, Any]) -> None:
-    """D."""
+    """Condition D."""
     if description["model"].get("dropout"):
         raise _NotProvenError("it drops merges at random")
     if description.get("truncation") or description.get("padding"):
@@ -158,7 +153,7 @@ def _no_chance(description: Mapping[str, Any]) -> None:
 
 
 def _cuts(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """P. The first step cuts; what comes behind it must treat each piece by itself."""
+    """Condition P: the first step cuts, and later steps work on each piece alone."""
     steps = _flat(pre_tokenizer, "pretokenizers")
     if not steps or any(step["type"] != "ByteLevel" for step in steps[1:]):
         return False
@@ -174,21 +169,21 @@ def _cuts(pre_tokenizer: Mapping[str, Any] | None) -> bool:
 
 
 def _whole_text(description: Mapping[str, Any], mark: str) -> None:
-    """That BPE sees the text in one piece."""
+    """Condition M, first half: BPE gets the text in one piece."""
     model, pre_tokenizer = description["model"], description.get("pre_tokenizer")
     if model.get("type") != "BPE":
-        raise _NotProvenError(f"its pre-tokeniser {_short(pre_tokenizer)} in front of {model.get('type')}")
+        raise _NotProvenError(f"its pre-tokenizer {_short(pre_tokenizer)} in front of {model.get('type')}")
     for step in _flat(pre_tokenizer, "pretokenizers"):
-        # Where the normaliser has replaced every space, a cut at spaces never happens.
+        # If the normaliser has replaced every space, a cut at spaces never happens.
         if step["type"] != "Split" or step["pattern"].get("String") != " " or mark == " ":
-            raise _NotProvenError(f"its pre-tokeniser {_short(step)}")
+            raise _NotProvenError(f"its pre-tokenizer {_short(step)}")
     for option in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(option):
             raise _NotProvenError(f"its {option}")
 
 
 def _vocabulary(model: Mapping[str, Any], vocabulary: Mapping[str, int], mark: str) -> None:
-    """M, and that no character vanishes, or what stood around it would meet."""
+    """Condition M, second half; and no character vanishes, since its neighbours would become adjacent."""
     if mark not in vocabulary:
         raise _NotProvenError(f"its vocabulary lacks the boundary mark {mark!r}")
     all_bytes = model.get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))

@@ -1,4 +1,4 @@
-"""Tokenizers with a token for each gene: new ones, and published ones that are extended."""
+"""Tokenizers with one token per gene: trained from scratch, or a published one extended."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ logger = logging.getLogger(__name__)
 END = "<eos>"
 PAD = "<pad>"
 
-#: A word is a run without whitespace and the space before it. A closing . , : or ; stands alone, so that the last gene
-#: of a sentence is the same token as any other, while dots within a symbol (RP11-206L10.9) belong to it.
+#: Words: runs without whitespace, with the space before them. A final . , : or ; is a word of its own, so that the last
+#: gene of a sentence is the same token as elsewhere; dots within a symbol (RP11-206L10.9) are part of it.
 WORD = r" ?[^\s]+?(?=[.,:;]?(?:\s|$))| ?[.,:;]|\s"
 
-#: How GPT-2's byte-level tokenizers cut a text (``use_regex`` of tokenizers' ByteLevel).
+#: Words of GPT-2's byte-level tokenizers (``use_regex`` of tokenizers' ByteLevel).
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-#: What SentencePiece writes for a space.
+#: SentencePiece's character for a space.
 MARK = "▁"
 
 
 def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, whole_genes: bool = True) -> Any:
     """Tokenizer for a model trained from scratch.
 
-    Byte-level BPE is learned on `texts` (templates, labels), then every gene gets a token of its own: a word that is in
-    the vocabulary as a whole is never split. Everything that is not a known gene is still written exactly, in pieces.
+    Byte-level BPE is trained on `texts` (templates, labels), then every gene gets a token of its own: words that are in
+    the vocabulary as a whole are never split. All other text is encoded without loss, in pieces.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, w
     text_tokens
         Size of the vocabulary without the genes.
     whole_genes
-        False: genes are written in pieces too, which are learned on their symbols together with the texts. Such a
-        model can write genes that it never saw.
+        False: genes are encoded in pieces too, trained on their symbols together with the texts. Such a model can
+        write genes that are not in its training data.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, w
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    def dressed(model: Any) -> Any:
+    def with_words(model: Any) -> Any:
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -60,39 +60,41 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, w
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
         return tokenizer
 
-    learner = dressed(models.BPE())
-    learner.train_from_iterator(
+    trained = with_words(models.BPE())
+    trained.train_from_iterator(
         texts if whole_genes else [*texts, *(" " + gene for gene in genes)],
         trainers.BpeTrainer(
-            vocab_size=text_tokens, min_frequency=1, show_progress=False, special_tokens=[PAD, END],
+            vocab_size=text_tokens,
+            min_frequency=1,
+            show_progress=False,
+            special_tokens=[PAD, END],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         ),
-    )  # fmt: skip
-    learned = json.loads(learner.to_str())["model"]
-    vocabulary = dict(learned["vocab"])
+    )
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = dict(model["vocab"])
     for gene in genes if whole_genes else ():
         vocabulary.setdefault(_bytes(" " + gene), len(vocabulary))
-    merges = [tuple(merge) for merge in learned["merges"]]
-    tokenizer = dressed(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = with_words(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     tokenizer.add_special_tokens([PAD, END])
     make: Any = PreTrainedTokenizerFast  # typed in parts only
     return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
 
 
 def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int]]]:
-    """A BPE tokenizer that writes genes as one token each, and every text without genes as before.
+    """Extend a BPE tokenizer by one token per gene; text without genes is encoded as before.
 
-    A gene is a word: it stands between a space and the next space, the end, or a closing . , : or ; before these. Such
-    words are cut out before anything else (by a regular expression in the form of a prefix tree, which stays fast for
-    tens of thousands of genes) and are in the vocabulary as a whole.
+    A gene is a word: between a space and the next space, the end of the text, or a final . , : or ; before these. Such
+    words are split off first (by a regular expression in the form of a prefix tree, fast for tens of thousands of
+    genes) and are in the vocabulary as a whole.
 
     Parameters
     ----------
     original
-        ``tokenizers.Tokenizer``: byte-level (GPT-2, GPT-NeoX, Llama 3 …) or of SentencePiece's kind (Gemma). It is not
-        changed.
+        ``tokenizers.Tokenizer``: byte-level (GPT-2, GPT-NeoX, Llama 3 …) or like SentencePiece (Gemma). Not changed.
     genes
-        Symbols. Those that are one token already keep it.
+        Symbols. Those that are one token already stay as they are.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int
     pieces = dict(zip(genes, _ids(original, [" " + gene for gene in genes]), strict=True))
     missing = [gene for gene in dict.fromkeys(genes) if len(pieces[gene]) > 1]
     vocabulary: dict[str, int] = model["vocab"]
-    for added in spec["added_tokens"]:  # with an id of their own, or they would get the first free ones
+    for added in spec["added_tokens"]:  # keep their ids, which are not in the vocabulary
         vocabulary.setdefault(added["content"], added["id"])
     surface = {gene: _bytes(" " + gene) if byte_level else MARK + gene for gene in missing}
     new = [gene for gene in missing if surface[gene] not in vocabulary]
@@ -124,15 +126,15 @@ def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int
     model["ignore_merges"] = True
     if missing:
         spec["pre_tokenizer"] = _cut_out(spec, missing, byte_level)
-    made = Tokenizer.from_str(json.dumps(spec))
-    for gene, ids in zip(new, _ids(made, [" " + gene for gene in new]), strict=True):
+    extended = Tokenizer.from_str(json.dumps(spec))
+    for gene, ids in zip(new, _ids(extended, [" " + gene for gene in new]), strict=True):
         if ids != [vocabulary[surface[gene]]]:
             raise ValueError(f"the tokenizer cannot write the gene {gene!r} as one token")
-    return made, {vocabulary[surface[gene]]: pieces[gene] for gene in new}
+    return extended, {vocabulary[surface[gene]]: pieces[gene] for gene in new}
 
 
 def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) -> Any:
-    """The pre-tokenizer with genes as words that nothing else cuts."""
+    """The pre-tokenizer with genes as words that are not split further."""
     before = spec["pre_tokenizer"]
     if not byte_level:
         if MARK not in json.dumps(spec["normalizer"], ensure_ascii=False) or (before or {}).get("type") == "Metaspace":
@@ -140,7 +142,7 @@ def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) ->
                 "gene tokens can be added to byte-level tokenizers and to those that write spaces as ▁ in their "
                 f"normaliser; this one has normaliser {spec['normalizer']} and pre-tokenizer {before}"
             )
-        # What the model sees is the whole text between genes, as before.
+        # The model still gets the whole text between genes in one piece.
         return _split(pattern(genes, MARK, rf"{MARK}|\s|$"))
     parts = before["pretokenizers"] if before["type"] == "Sequence" else [before]
     kinds = [part["type"] for part in parts]
@@ -160,14 +162,14 @@ def _split(rule: str) -> dict[str, Any]:
 
 
 def pattern(genes: Iterable[str], space: str, end: str) -> str:
-    """A regular expression for any of the genes as a word, as a prefix tree, so that trying it takes a few steps.
+    """Regular expression for any of the genes as a word, in the form of a prefix tree, so that matching is fast.
 
     Parameters
     ----------
     space
-        What stands before a word.
+        Character before a word.
     end
-        What may follow it, or the closing . , : or ; behind it.
+        Pattern of what may follow the word, or a final . , : or ; behind it.
     """
     tree: dict[str, Any] = {}
     for gene in genes:
@@ -188,7 +190,7 @@ def _branch(node: Mapping[str, Any]) -> str:
 
 
 def _warn_of_split_words(original: Any, vocabulary: Mapping[str, int], first: int) -> None:
-    """Words of the old vocabulary that its merges do not reach are one token from now on: say how many."""
+    """Warn about words of the old vocabulary that its merges did not produce and that become one token now."""
     changed = []
     special = {added.content for added in original.get_added_tokens_decoder().values()}
     for word, number in vocabulary.items():
@@ -204,7 +206,7 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _bytes(text: str) -> str:
-    """A text as byte-level vocabularies write it."""
+    """A text in the characters of byte-level vocabularies."""
     from tokenizers import pre_tokenizers
 
     (piece,) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)

@@ -1,7 +1,7 @@
-"""Prompts → token ids and the gene of each token; prompts cut to the context.
+"""Tokenizer: prompts to token ids and the gene of each token; truncation to the context; padding.
 
-Each gene is tokenised once and prompts are put together from ids (:mod:`cell2sen.engine.tokenization.assembly`),
-wherever that is proven to be the same as tokenising their text (:mod:`cell2sen.engine.tokenization.exactness`).
+Each gene is tokenized once and prompts are assembled from its ids (:mod:`cell2sen.engine.tokenization.assembly`)
+wherever that is proven to equal tokenizing the whole text (:mod:`cell2sen.engine.tokenization.exactness`).
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokenized:
-    """A prompt, or a prompt and its answer, as a model reads it."""
+    """Token ids of a prompt, or of a prompt and its answer."""
 
     ids: NDArray[np.int32]
-    """Token ids, int32 (length,), with the beginning-of-text token where the model wants one."""
+    """Token ids, int32 (length,), with the beginning-of-text token if the model has one."""
 
     find_genes: Callable[[], NDArray[np.int64]]
-    """What makes `genes`, which take as long as the ids and are looked at for embeddings only."""
+    """Computes `genes`, which takes as long as the ids and is needed for embeddings only."""
 
     answer: int
     """Where the answer begins; the length if there is none."""
 
     @cached_property
     def genes(self) -> NDArray[np.int64]:
-        """Gene of each token, int64 (length,): its number in ``prompt.genes``, -1 for tokens of no gene.
+        """Gene of each token, int64 (length,): index into ``prompt.genes``, -1 for tokens of no gene.
 
-        A gene has the tokens of its symbol and of the space before it.
+        A gene covers the tokens of its symbol and of the space before it.
         """
         return self.find_genes()
 
@@ -67,7 +67,7 @@ class Tokens:
     tokenizer
         Its padding and truncation are switched off.
     bos
-        Id of the beginning-of-text token that stands once before every text; None if the model wants none.
+        Id of the beginning-of-text token, which every text begins with once; None if the model has none.
     eos
         Ids that end a text.
     unk
@@ -95,11 +95,11 @@ class Tokens:
         return [encoding.ids for encoding in self._encodings(texts)]
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each text without a beginning-of-text token, int64 (n,)."""
+        """Number of tokens of each text without a beginning-of-text token, int64 (n,)."""
         return np.array([len(encoding) for encoding in self._encodings(texts)], dtype=np.int64)
 
     def lengths(self, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
-        """Tokens of each prompt as a model reads it, int64 (n,)."""
+        """Number of tokens of each prompt, the beginning-of-text token included, int64 (n,)."""
         lengths = list(self._assembler.lengths(prompts))
         whole = (prompt.text for prompt, length in zip(prompts, lengths, strict=True) if length is None)
         encodings = self._encodings(whole)
@@ -108,19 +108,19 @@ class Tokens:
         )
 
     def _encodings(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
-        """What the tokenizer makes of each text, few at a time: it takes a hundred bytes a token."""
+        """Encoding of each text, 256 at a time, as an encoding takes 100 bytes a token."""
         texts = iter(texts)
         while part := list(itertools.islice(texts, 256)):
             yield from self.tokenizer.encode_batch(part, add_special_tokens=False)
 
     def text(self, ids: Sequence[int], special: bool = False) -> str:
-        """The text that token ids stand for, special tokens kept if `special`."""
+        """Decoded text, with special tokens if `special`."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
 
     def encode(self, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Tokenized]:
-        """Tokenise prompts, each together with its answer if there are answers.
+        """Token ids of prompts, each together with its answer if there are answers.
 
-        A token that reaches from the prompt into the answer counts as the answer's.
+        A token that spans the end of the prompt and the beginning of the answer is part of the answer.
         """
         if answers is None:
             answers = [""] * len(prompts)
@@ -133,7 +133,7 @@ class Tokens:
         ]
 
     def _encode_whole(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Tokenized]:
-        """:meth:`encode` from the texts as they are: what any faster way must equal."""
+        """:meth:`encode` by tokenizing whole texts: the slow twin that the fast path must equal."""
         texts = [prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)]
         rows = []
         for prompt, answer, text, encoding in zip(prompts, answers, texts, self._encodings(texts), strict=True):
@@ -148,7 +148,7 @@ class Tokens:
         return rows
 
     def known(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Which symbols the tokenizer can write inside a sentence and read back as they were, bool (n,)."""
+        """Symbols that survive encoding and decoding within a sentence, bool (n,)."""
         ids = self.ids([" " + symbol for symbol in symbols])
         texts = self.tokenizer.decode_batch(ids, skip_special_tokens=False)
         known = [
@@ -158,12 +158,12 @@ class Tokens:
         return np.array(known, dtype=bool)
 
     def continuations(self, text: str, words: Sequence[str]) -> list[list[int]]:
-        """Ids of ``" " + word`` as they stand behind `text`, for each word.
+        """Ids of ``" " + word`` behind `text`, for each word.
 
         Raises
         ------
         ValueError
-            The tokenizer joins the end of the text and a word in one token.
+            One token spans the end of the text and a word.
         """
         [before] = self.ids([text])
         rows = self.ids([f"{text} {word}" for word in words])
@@ -176,15 +176,15 @@ class Tokens:
         return [row[len(before) :] for row in rows]
 
     def _opened(self, ids: list[int]) -> list[int]:
-        """Ids with the beginning-of-text token, exactly once even where a template has written it out."""
+        """Ids with exactly one beginning-of-text token, also if the template contains its text."""
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
 
 def common_length(longest: int, most: int) -> int:
-    """A length for batches whose longest row has so many tokens, which many batches have in common; `most` at most.
+    """Padded length of a batch, rounded up so that batches share few lengths; at most `most`.
 
-    For each length oneDNN makes a kernel and keeps it: 200 lengths took 0.6 GB in bfloat16. So lengths are multiples
-    of a 32nd of the power of two below them, which adds 1 % of padding to long texts.
+    oneDNN keeps a kernel for each length: 200 lengths took 0.6 GB in bfloat16. So lengths are multiples of a 32nd of
+    the power of two below them, which adds 1 % of padding to long texts.
     """
     step = max(8, 1 << longest.bit_length() >> 6)
     return max(longest, min(-(-longest // step) * step, most))
@@ -193,10 +193,10 @@ def common_length(longest: int, most: int) -> int:
 def pad(
     rows: Sequence[Tokenized], side: str, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Rows of one batch as arrays, each (rows, length): ids int64, which are real bool, genes int64 (-1 for none).
+    """Padded batch: ids int64, mask of real tokens bool, gene of each token int64 (-1 for none), each (rows, length).
 
-    Padding has the id 0 and may stand on either side: a model must not look at it, so it needs no token of its own.
-    The length is that of :func:`common_length`, where `most` tokens are what the model can read.
+    Padding has id 0; the mask hides it from the model. The length is :func:`common_length`, at most `most`, the model's
+    context.
     """
     length = common_length(max(map(len, rows)), most)
     ids, genes = np.zeros((len(rows), length), dtype=np.int64), np.full((len(rows), length), -1, dtype=np.int64)
@@ -208,14 +208,14 @@ def pad(
 
 
 def shared(rows: Sequence[Tokenized]) -> int:
-    """Tokens at the beginning that all rows have in common, those of their answers left out."""
+    """Number of tokens that all rows begin with in common, answers excluded."""
     length = min(*map(len, rows), *(row.answer for row in rows))
     same = np.all(np.stack([row.ids[:length] for row in rows]) == rows[0].ids[:length], axis=0)
     return length if same.all() else int(np.argmin(same))
 
 
-#: Where tokenizer classes that rebuild their normaliser or pre-tokeniser would go wrong: digits, hyphens, case, runs of
-#: spaces, characters outside ASCII.
+#: Texts that reveal a tokenizer class that rebuilds its normaliser or pre-tokenizer differently: digits, hyphens, case,
+#: runs of spaces, characters outside ASCII.
 _PROBES = (
     "Cell sentence: MALAT1 CD4 CD44 HLA-DRA MT-CO1 RP11-34P13.7 Actb 1700001C02Rik.",
     "  two  spaces\n\nlines\tand a tab ",
@@ -224,10 +224,10 @@ _PROBES = (
 
 
 def load_tokens(path: str, **where: Any) -> Tokens:
-    """The tokenizer of a checkpoint, as its ``tokenizer.json`` says.
+    """The tokenizer of a checkpoint, exactly as in its ``tokenizer.json``.
 
-    transformers' classes take the vocabulary from that file and may rebuild the rest, so their ids are compared with
-    the file's own.
+    The classes of transformers take the vocabulary from that file and may rebuild the rest, so their ids are compared
+    with the file's own.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def load_tokens(path: str, **where: Any) -> Tokens:
     OSError
         There is no such file.
     ValueError
-        transformers reads the file otherwise.
+        transformers builds a tokenizer with other ids.
     """
     import tokenizers
     import transformers
@@ -254,7 +254,7 @@ def load_tokens(path: str, **where: Any) -> Tokens:
             eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
             return Tokens(made, bos=_bos(made), eos=eos, unk=tokenizer.unk_token_id)
     raise ValueError(
-        f"transformers reads the tokenizer of {path!r} otherwise than its tokenizer.json says; its ids would not be "
+        f"transformers builds a tokenizer for {path!r} that differs from its tokenizer.json: its ids would not be "
         "those that the model was trained with"
     )
 
@@ -265,7 +265,7 @@ def _agree(made: tokenizers.Tokenizer, original: tokenizers.Tokenizer) -> bool:
 
 
 def _bos(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """The token that the tokenizer itself puts before every text."""
+    """Id of the beginning-of-text token that the tokenizer adds."""
     plain, opened = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     if opened[: len(plain)] == plain:
         return None
@@ -281,21 +281,23 @@ def fit(
     room: Sequence[int] | NDArray[np.int64],
     count: Callable[[Sequence[Prompt]], NDArray[np.int64]],
 ) -> tuple[list[Prompt], NDArray[np.int64]]:
-    """Cut genes, and nothing else, off the end of the sentences of prompts that are too long.
+    """Shorten the gene lists of prompts that are too long for the context, all lists of a prompt to the same length.
+
+    Text and answers are never cut.
 
     Parameters
     ----------
     context
         Tokens that prompt and answer may have together.
     room
-        Tokens to be left for each answer, (n,).
+        Tokens reserved for each answer, (n,).
     count
         Tokens of each prompt, int64 (n,).
 
     Returns
     -------
-    The prompts with as many of their genes as fit, and their tokens, int64 (n,). One warning is logged if genes were
-    cut.
+    The prompts with as many of their genes as fit, and their numbers of tokens, int64 (n,). Logs one warning if genes
+    were cut.
 
     Raises
     ------
@@ -338,9 +340,10 @@ def fit(
 def _genes(
     prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64], added: int
 ) -> NDArray[np.int64]:  # fmt: skip
-    """Gene of each token from the characters that both cover, int64 (added + tokens,); -1 for none.
+    """Gene of each token by overlap in characters, int64 (added + tokens,); -1 for none.
 
-    The space before a gene is part of it, as most tokenizers write it; in some a digit leaves it alone in a token.
+    The space before a gene is part of it: in most tokenizers it is in the token of the first letters, in some it is a
+    token of its own before a digit.
     """
     opening = np.full(added, -1, dtype=np.int64)
     if not len(prompt.genes):
