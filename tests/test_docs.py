@@ -108,6 +108,7 @@ def run_page(page: Path, capture: Any) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.slow
 def test_page_runs(page: Path, empty_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_page(page, capsys)
 

@@ -109,6 +109,7 @@ def test_light(program: str) -> None:
     assert "LOADED []" in run_python("-c", watch + program)
 
 
+@pytest.mark.slow
 def test_check_is_the_function_whatever_was_imported_first() -> None:
     run_python("-c", "import cell2sen.inference.check, cell2sen; assert callable(cell2sen.check)")
     run_python(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import training_cells
 import yaml
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from cell2sen import training
 from cell2sen.inference.corrections import load
 from cell2sen.model import resolve
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "average.py"
 SETTINGS: dict[str, Any] = {

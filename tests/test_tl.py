@@ -28,6 +28,7 @@ def test_three_verbs_as_documented() -> None:
 
 
 @needs_weights
+@pytest.mark.slow
 def test_embedded_model_is_the_default() -> None:
     adata = cells()
     c2s.tl.embed(adata)

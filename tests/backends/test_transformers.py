@@ -52,9 +52,9 @@ class TestTransformers(BackendContract):
     @pytest.fixture(
         params=[
             "gemma2-spm-right",
-            "gemma2-bytes-left",
-            "gpt_neox-spm-left",
-            "gpt_neox-bytes-right",
+            pytest.param("gemma2-bytes-left", marks=pytest.mark.slow),
+            pytest.param("gpt_neox-spm-left", marks=pytest.mark.slow),
+            pytest.param("gpt_neox-bytes-right", marks=pytest.mark.slow),
             "gpt_neox-genes-left",
         ]
     )

@@ -180,6 +180,7 @@ main()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_interrupted_run_leaves_nothing(file: Path, tmp_path: Path, number: int, code: int) -> None:
     before = digest(file)
     process = subprocess.Popen(
@@ -199,6 +200,7 @@ def test_interrupted_run_leaves_nothing(file: Path, tmp_path: Path, number: int,
     assert digest(file) == before
 
 
+@pytest.mark.slow
 def test_installed_command(file: Path, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("cell2sen")
     if not program.exists():

@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_options_are_those_of_python(score: Run) -> None:
     code, out, err = score(*NAMES, "--resamples", "5", "--seed", "3", "--table", "scores.csv", "--json")
     assert code == 0, err
@@ -61,6 +62,7 @@ def test_options_are_those_of_python(score: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_files_and_the_shown_table(score: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setitem(sys.modules, "umap", None)  # compiles for a minute

@@ -39,6 +39,7 @@ def test_embed(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     assert names(tmp_path) == {"in.h5ad", "out.h5ad", "out.npy"}
 
 
+@pytest.mark.slow
 def test_everything_else_in_the_file_stays(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     assert run("embed", file, "one.h5ad", "-m", model, "-q").code == 0
     assert run("annotate", "one.h5ad", "two.h5ad", "-m", model, "-q", "--labels", CHOICE).code == 0
@@ -136,6 +137,7 @@ def test_sentences(run: Run, file: Path, tmp_path: Path, suffix: str) -> None:
     assert [len(line.split()) for line in lines] == [7] * 6
 
 
+@pytest.mark.slow
 def test_zarr(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     anndata.read_h5ad(file).write_zarr(tmp_path / "in.zarr")
     assert run("embed", "in.zarr", "one.npy", "-m", model, "-q").code == 0

@@ -60,18 +60,21 @@ def whole() -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("batch_size", "drafts"), [(24, False), (7, True)])
+@pytest.mark.slow
 def test_no_batch_changes_a_sentence(batch_size: int, drafts: bool) -> None:
     assert sum(map(len, whole())) > 3000
     assert len({gene for genes in whole() for gene in genes}) > 1500, "no few genes have all the probability"
     assert drawn(cells(24), batch_size, drafts=drafts) == whole()
 
 
+@pytest.mark.slow
 def test_alone_and_in_another_order() -> None:
     assert drawn(cells(24)[:6], 1) == whole()[:6]
     order = np.random.default_rng(1).permutation(24)
     assert drawn([cells(24)[row] for row in order], 9) == [whole()[row] for row in order]
 
 
+@pytest.mark.slow
 def test_several_tokens_in_a_pass() -> None:
     # So warm, and of so few genes, that the noise decides more than the model, and draws can be guessed: passes hold
     # many places, and rows differ in how many.
@@ -87,10 +90,12 @@ def test_several_tokens_in_a_pass() -> None:
 
 
 @pytest.mark.parametrize("options", [{"top_k": 500}, {"top_p": 0.9}, {"temperature": 0.7, "top_k": 2000, "top_p": 0.5}])
+@pytest.mark.slow
 def test_truncated(options: dict[str, float]) -> None:
     assert drawn(cells(8), 3, **options) == drawn(cells(8), 8, drafts=False, **options)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_the_expectation_goes_through() -> None:
     # Behind the first gene of three, the expected worth of the others is their probability: that of the drawn sentence.
     made = backend()
@@ -105,6 +110,7 @@ def test_what_is_drawn_is_what_the_expectation_goes_through() -> None:
         assert (row[~used] > 0).all()
 
 
+@pytest.mark.slow
 def test_first_genes_have_the_distribution_of_the_model() -> None:
     n = 6000
     [cell] = cells(1)

@@ -283,6 +283,7 @@ def same(first: Evaluation, second: Evaluation, atol: float = 1e-6) -> None:
     assert list(first.table["verdict"]) == list(second.table["verdict"])
 
 
+@pytest.mark.slow
 def test_order_of_cells_and_genes_and_storage_do_not_matter(answers: dict[str, Evaluation], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     real = REAL[rng.permutation(REAL.n_obs), rng.permutation(REAL.n_vars)].copy()
@@ -297,6 +298,7 @@ def test_order_of_cells_and_genes_and_storage_do_not_matter(answers: dict[str, E
     assert again.settings["files"] == {"predicted": "predicted.h5ad", "real": "real.h5ad"}
 
 
+@pytest.mark.slow
 def test_counts_and_logarithms_are_the_same_prediction(answers: dict[str, Evaluation]) -> None:
     predicted = perturbed(TWIN)
     predicted.X = log_cp10k(predicted).astype(np.float32)
@@ -327,6 +329,7 @@ def test_genes_that_are_missing_from_the_prediction_are_told() -> None:
     assert any("the compared genes hold" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_the_seed_is_all_there_is_to_chance(answers: dict[str, Evaluation]) -> None:
     same(answers["good"], run(perturbed(TWIN)), atol=0)
     other = run(perturbed(TWIN), seed=1)
@@ -486,6 +489,7 @@ def test_errors_say_what_to_do(predicted: Any, options: dict[str, Any], error: t
         run(predicted, **options)
 
 
+@pytest.mark.slow
 def test_groups_of_one_cell_have_no_distances_and_say_so() -> None:
     keep = np.ones(REAL.n_obs, bool)
     keep[np.flatnonzero(((REAL.obs["drug"] == "beta") & (REAL.obs["cell_type"] == "B")).to_numpy())[1:]] = False
@@ -502,6 +506,7 @@ def test_groups_of_one_cell_have_no_distances_and_say_so() -> None:
     assert math.isfinite(found.table.loc["e_distance", "prediction"])
 
 
+@pytest.mark.slow
 def test_an_answer_must_not_choose_its_groups() -> None:
     """Undefined in one hard group: the mean over the others is told in the reason only."""
     predicted = perturbed(TWIN)
@@ -625,6 +630,7 @@ def test_json_and_csv_hold_everything(answers: dict[str, Evaluation], tmp_path: 
     assert "LEAK: prediction is not a copied control" in str(one)
 
 
+@pytest.mark.slow
 def test_an_embedding_of_the_users_own_is_compared() -> None:
     real, predicted = REAL.copy(), perturbed(TWIN)
     for side in (real, predicted):
@@ -642,6 +648,7 @@ def test_an_embedding_of_the_users_own_is_compared() -> None:
         run(predicted, real, embedding="X_model")
 
 
+@pytest.mark.slow
 def test_training_cells_feed_the_baselines() -> None:
     found = run(perturbed(TWIN), train=TWIN, leaks="report")
     assert found.settings["baselines_learn_from"] == "train"

@@ -256,6 +256,7 @@ def test_repeated_and_unsorted_entries_count_as_their_sum(dtype):
     np.testing.assert_array_equal(matrix.indices, before[1])
 
 
+@pytest.mark.slow
 def test_same_order_without_vector_instructions(tmp_path):
     code = (
         "import numpy as np; from cell2sen.sentences.ranking import *; g = np.random.default_rng(0);"

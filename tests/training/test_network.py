@@ -21,6 +21,8 @@ from cell2sen.training import network as networks
 from cell2sen.training.trainers import setup as learner
 from cell2sen.training.trainers import sft
 
+pytestmark = pytest.mark.slow
+
 KINDS = [("gemma2", "spm", True), ("gemma2", "spm", False), ("gpt_neox", "bytes", False), ("gpt_neox", "bytes", True)]
 DATA = {
     "file": "cells.h5ad", "tasks": ["annotate", "perturb"], "cell_type": "cell_type", "perturbation": "condition",

@@ -26,6 +26,8 @@ from cell2sen.training import network as networks
 from cell2sen.training.release import directory as model_directory
 from cell2sen.training.trainers import sft
 
+pytestmark = pytest.mark.slow
+
 SCRATCH = {
     "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "context": 256, "min_cells": 3,
     "gene_vectors": 8,

@@ -68,6 +68,7 @@ def test_draws_are_guessed_with_their_noise(temperature: float) -> None:
     assert work.batch_passes <= 4
 
 
+@pytest.mark.slow
 def test_guesses_that_never_come_true_are_hardly_made() -> None:
     trie = GeneTrie([str(gene) for gene in range(100)], [[gene] for gene in range(100)])
     memory = Memory(trie, np.arange(100))

@@ -83,6 +83,7 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int],
 
 @settings(max_examples=300, deadline=None)
 @given(cases(), st.integers(0, 2**32))
+@pytest.mark.slow
 def test_equals_its_twin_token_by_token(
     case: tuple[list[list[int]], list[list[int]], list[int], list[int]], seed: int
 ) -> None:
@@ -212,6 +213,7 @@ def decide(row: int, written: list[int], part: list[int], allowed: set[int]) -> 
 
 @given(case=cases(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
 @settings(max_examples=150, deadline=None)
+@pytest.mark.slow
 def test_guesses_change_nothing(
     case: tuple[list[list[int]], list[list[int]], list[int], list[int]], seed: int, share: float
 ) -> None:

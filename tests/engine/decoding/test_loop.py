@@ -68,6 +68,7 @@ def test_a_draw_does_not_depend_on_tokens_that_cannot_be_drawn(options: dict[str
     assert (kept[part].flip(0) == whole).all()
 
 
+@pytest.mark.slow
 def test_what_differs_by_rounding_is_drawn_alike() -> None:
     # Ten thousand tokens, and logits that differ by a hundred times what float32 rounds: a draw changes where the two
     # highest lie closer than that, once in ten thousand. One number a place, compared with cumulative probabilities,

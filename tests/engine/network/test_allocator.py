@@ -32,6 +32,7 @@ def run(**environment: str) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     assert run()[0] == "True"
     said, cleared = run(MALLOC_ARENA_MAX="4")

@@ -213,6 +213,7 @@ def test_only_the_layer_asked_for_and_only_inside() -> None:
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 @pytest.mark.parametrize("how", ["plain", "left", "right", "packed"])
+@pytest.mark.slow
 def test_models_equal_eager(architecture: str, how: str) -> None:
     ours, eager = (tiny.network(architecture, 90, implementation=name) for name in (attention.NAME, "eager"))
     ids = torch.randint(0, 90, (3, 60), generator=torch.Generator().manual_seed(0))

@@ -74,6 +74,7 @@ def listed(numbers, indices):
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 70])
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(200, 200), (128, 256), (77, 300), (1, 129)])
+@pytest.mark.slow
 def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kernel):
     query, key, value = states(n_queries, n_keys)
     with torch.inference_mode():
@@ -85,6 +86,7 @@ def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kern
     assert kernel[-1][0][2] % BLOCK == kernel[-1][1][2] % BLOCK == 0
 
 
+@pytest.mark.slow
 def test_a_kernel_is_tried_once_for_each_shape_of_heads(kernel):
     with torch.inference_mode():
         for length in (100, 200, 300):
@@ -172,6 +174,7 @@ def test_is_left_alone_where_numbers_would_be_rounded(kernel):
         assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is not None
 
 
+@pytest.mark.slow
 def test_one_graph_for_lengths_and_windows(monkeypatch):
     """Traced as on a GPU, all of it or nothing, but not made into machine code."""
     made = []

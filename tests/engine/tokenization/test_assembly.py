@@ -58,6 +58,7 @@ def same(found: Tokenized, wanted: Tokenized) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_equal_to_the_text(kind: str) -> None:
     made = tokens(kind)
 
@@ -90,6 +91,7 @@ def numbered(prompts: list[Prompt], order: np.random.Generator) -> list[Prompt]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_numbered_genes_equal_the_text(kind: str) -> None:
     made = tokens(kind)
     order = np.random.default_rng(0)

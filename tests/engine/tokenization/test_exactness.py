@@ -105,6 +105,7 @@ def _set(tokenizer: Tokenizer, **parts: Any) -> Tokenizer:
 
 
 @pytest.mark.parametrize("name", PROVEN)
+@pytest.mark.slow
 def test_what_is_proven_holds(name: str) -> None:
     make, by = PROVEN[name]
     tokenizer = make()

@@ -182,6 +182,7 @@ def test_lengths_that_batches_have_in_common() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=4), st.integers(12, 80), st.integers(0, 12))
+@pytest.mark.slow
 def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, room: int) -> None:
     made = tiny.tokens("bytes")
     prompts = [

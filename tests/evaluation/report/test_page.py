@@ -166,6 +166,7 @@ def test_methods_paragraph_tells_what_was_done(perturbed: Evaluation, labelled: 
     assert "the labels in column 'cell_type'" in report.methods(labelled)
 
 
+@pytest.mark.slow
 def test_a_leak_is_the_first_thing_to_be_seen(tmp_path: Path) -> None:
     real = cells(0, ("control", "alpha"))
     copied = real[real.obs["drug"] == "control"].copy()
@@ -223,6 +224,7 @@ def test_figures_are_readable_images(page: Path) -> None:
     assert sorted(kinds) == ["image/png", "image/svg+xml", "image/svg+xml"]
 
 
+@pytest.mark.slow
 def test_umap_is_drawn_where_it_is_installed(
     perturbed: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

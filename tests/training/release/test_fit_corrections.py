@@ -139,6 +139,7 @@ def test_responses_that_cannot_be_predicted_are_not_corrected(
     assert "responses to IL-2 of cells.h5ad are not corrected: no such thing" in caplog.text
 
 
+@pytest.mark.slow
 def test_genes_of_several_tokens_are_predicted_by_sentences(folder: Path, tmp_path: Path) -> None:
     """Such a model has no expected responses. Its training ends without corrections."""
     settings = training.from_mapping(

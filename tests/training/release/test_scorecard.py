@@ -16,6 +16,8 @@ from cell2sen.training.cells import Cells, Split, TrainingData
 from cell2sen.training.release import scorecard
 from cell2sen.training.release.fit_calibration import calibrates
 
+pytestmark = pytest.mark.slow
+
 SCRATCH = {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64, "context": 256, "min_cells": 3}
 DATA = {
     "file": "cells.h5ad", "tasks": ["annotate", "perturb"], "cell_type": "cell_type", "perturbation": "condition",

@@ -21,6 +21,8 @@ from cell2sen.engine.decoding.guide import Guide
 from cell2sen.model import Model
 from cell2sen.training.trainers import grpo
 
+pytestmark = pytest.mark.slow
+
 GENES = [gene for gene in tiny.GENES if gene.isascii()]
 KINDS = [("gemma2", "spm"), ("gpt_neox", "bytes"), ("gpt_neox", "genes")]
 
