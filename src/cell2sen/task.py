@@ -110,7 +110,7 @@ class Task:
     def template_hash(self) -> str:
         """SHA-256 over all templates, 16 hex digits; part of the provenance."""
         payload = [
-            [template.prompt, template.answer, *([template.cell, template.answer_cell] if template.cell else [])]
+            [template.prompt, template.answer, *filter(None, [template.cell, template.answer_cell])]
             for template in self.templates
         ]
         return hashlib.sha256(json.dumps(payload).encode()).hexdigest()[:16]
@@ -147,14 +147,14 @@ class Task:
         template = self.templates[variant]
         cells = {key: genes} if cells is None else cells
         values: dict[str, Any] = {**self.defaults, **slots, "organism": scientific_name(organism)}
-        values |= {"n_cells": str(len(cells)), "genes": _Cell(key, genes)}
+        values |= {"n_cells": str(len(cells)), "genes": Genes(symbols=_symbols(genes), cell=key)}
         segments: list[str | Genes] = []
         for literal, slot in _parts(template.prompt):
             segments.append(literal)
             if slot == "cells":
                 for number, (name, symbols) in enumerate(cells.items()):
                     per_cell = {slot: _of_cell(value, number) for slot, value in values.items()}
-                    per_cell |= {"number": str(number + 1), "genes": _Cell(name, symbols)}
+                    per_cell |= {"number": str(number + 1), "genes": Genes(symbols=_symbols(symbols), cell=name)}
                     for text, inner in _parts(template.cell):
                         segments += [text, *self._filled(inner, per_cell)]
             else:
@@ -185,12 +185,21 @@ class Task:
         Returns
         -------
         Prompts in the order of `rows`, each named after its cell, or after the first cell of its sample.
+
+        Raises
+        ------
+        KeyError
+            A slot of the template has no value.
+        ValueError
+            Two cells of a sample have the same name.
         """
         lists = sentences.gene_lists(length)
         prompts: list[Prompt] = []
         for place, row in enumerate(rows):
             some = [int(cell) for cell in np.atleast_1d(row)]
             names = [str(sentences.names[cell]) for cell in some]
+            if len(set(names)) < len(names):
+                raise ValueError(f"the cells of a sample need different names, found {names}")
             given: dict[str, Any] = {"genes": lists[some[0]]}
             if self.reads_samples:
                 shortest = min(len(lists[cell]) for cell in some)
@@ -278,11 +287,11 @@ class Task:
         if slot == "n_genes":
             return [N_GENES]
         value = self._value(slot, values)
-        if isinstance(value, _Cell):
-            return [Genes(symbols=_symbols(value.genes), cell=value.name)]
         if isinstance(value, str):
             if N_GENES in value:
                 raise ValueError(f"task {self.name!r}: the value of {slot!r} must not contain {N_GENES}")
+            return [value]
+        if isinstance(value, Genes):
             return [value]
         return [Genes(symbols=_symbols(value))] if isinstance(value, Sequence) else [str(value)]
 
@@ -297,12 +306,6 @@ class Task:
             given = sorted(set(values) - set(BUILT_IN_SLOTS) | ({"organism"} & set(values)))
             raise KeyError(f"task {self.name!r} needs a value for {slot!r}; given: {given}")
         return values[slot]
-
-
-@dataclass(frozen=True)
-class _Cell:
-    name: str
-    genes: Sequence[str]
 
 
 _PARSERS: dict[str, Any] = {
@@ -321,7 +324,7 @@ def _parts(template: str) -> Iterator[tuple[str, str]]:
 
 def _of_cell(value: Any, number: int) -> Any:
     """The value of one cell, where there is one for each."""
-    return value if isinstance(value, str | _Cell) else value[number]
+    return value if isinstance(value, str | Genes) else value[number]
 
 
 def _symbols(genes: Sequence[str]) -> tuple[str, ...] | GeneList:

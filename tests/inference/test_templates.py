@@ -169,3 +169,11 @@ def test_wrong_files(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'cell2sen', 'cell2sentence' or a JSON file, found '.*no.json'"):
         choose_templates(ANNOTATE, OWN, tmp_path / "no.json")
+
+
+def test_blocks_of_samples_are_stored_and_read_back():
+    tissue = tasks.load("tissue")
+    [stored] = as_mapping(tissue)
+    assert set(stored) == {"prompt", "answer", "cell"}
+    model = Model(name="m", path="m", wording="checkpoint", metadata={"templates": {"tissue": [stored]}})
+    assert choose_templates(tissue, model).templates == tissue.templates

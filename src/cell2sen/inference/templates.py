@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -79,7 +80,8 @@ def package_is_installed() -> bool:
 
 def as_mapping(task: Task) -> list[dict[str, str]]:
     """The task's templates as plain values, stored with a checkpoint."""
-    return [{"prompt": template.prompt, "answer": template.answer} for template in task.templates]
+    written = (dataclasses.asdict(template) for template in task.templates)
+    return [{part: text for part, text in template.items() if text} for template in written]
 
 
 def _read(templates: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,11 +106,12 @@ def _from_mapping(task: Task, mapping: Mapping[str, Any], source: str) -> Task:
     if not entries:
         return task
     try:
-        templates = tuple(Template(prompt=entry["prompt"], answer=entry.get("answer", "")) for entry in entries)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"templates of task {task.name!r} must be a list of {{prompt, answer}}: {error!r}") from error
+        templates = tuple(Template(**entry) for entry in entries)
+    except TypeError as error:
+        parts = ", ".join(field.name for field in dataclasses.fields(Template))
+        raise ValueError(f"templates of task {task.name!r} must be a list of {{{parts}}}: {error!r}") from error
     if task.answer == "none":
-        templates = tuple(Template(prompt=template.prompt, answer=task.templates[0].answer) for template in templates)
+        templates = tuple(dataclasses.replace(template, answer=task.templates[0].answer) for template in templates)
     return task.reworded(templates, source)
 
 
