@@ -199,19 +199,19 @@ class Bench:
 
     def lacks_bfloat16(self, row: str) -> bool:
         """Whether this CPU has no bfloat16 instructions; the row is then printed as not measured."""
-        from cell2sen.backends.transformers import halves_are_fast
+        from cell2sen.engine.network.cpu import has_bfloat16
 
-        if not halves_are_fast():
+        if not has_bfloat16():
             reason = "this CPU has no bfloat16 instructions"
             self.write({"row": row, "not_measured": reason, "product_of_512_cpu_seconds": matrix_products()})
-        return not halves_are_fast()
+        return not has_bfloat16()
 
     def embedding_long(self) -> None:
         """One long prompt, in bfloat16 in both packages where the CPU has it."""
-        from cell2sen.backends.transformers import halves_are_fast
+        from cell2sen.engine.network.cpu import has_bfloat16
 
         tokens = 200 if self.tiny else 4096
-        dtype = "bfloat16" if halves_are_fast() else "float32"
+        dtype = "bfloat16" if has_bfloat16() else "float32"
         self._embed(f"embedding, {tokens} tokens", self.sentences_of_tokens(1, tokens), dtype=dtype)
 
     def _embed(self, name: str, sentences: list[str], dtype: str, peer_dtype: str | None = None) -> None:

@@ -40,11 +40,14 @@ NO_MODULE = {
     "test_recipes.py": "recipes/",
 }
 #: Module → where it is tested instead.
-NO_TEST_FILE = {"backend.py": "the contract: helpers/backend_contract.py, called for every backend in tests/backends"}
+NO_TEST_FILE = {
+    "backend.py": "the contract: helpers/backend_contract.py, called for every backend in tests/backends",
+    "engine/decoding/constraint.py": "the contract of test_guide.py and test_loop.py",
+}
 
 #: Gaps, to be closed.
 MODULES_WITHOUT_TEST = {
-    "cli/train.py", "cli/training_options.py", "data/genes/gene_map.py", "data/splits.py", "engine/generation.py",
+    "cli/train.py", "cli/training_options.py", "data/genes/gene_map.py", "data/splits.py",
     "evaluation/comparison.py", "evaluation/inputs.py", "evaluation/leakage.py", "evaluation/report/figures.py",
     "evaluation/scoring/arms.py", "evaluation/scoring/baselines.py", "evaluation/scoring/bootstrap.py",
     "evaluation/scoring/cells.py", "evaluation/scoring/labels.py", "evaluation/scoring/pca.py",
@@ -52,10 +55,10 @@ MODULES_WITHOUT_TEST = {
     "training/cells.py", "training/config.py", "training/release/directory.py",
     "training/trainers/setup.py",
 }  # fmt: skip
-TESTS_WITHOUT_MODULE = {"engine/test_drawn.py"}
+TESTS_WITHOUT_MODULE: set[str] = set()
 CROWDED = {"inference": 11}
 TOO_LONG = {
-    "backends/test_transformers.py", "data/genes/test_symbols.py", "evaluation/test_evaluate.py",
+    "data/genes/test_symbols.py", "evaluation/test_evaluate.py",
     "sentences/test_sentences.py", "training/test_train.py",
 }  # fmt: skip
 REPEATED = {"Interrupt", "frame", "pair", "run", "where"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
 Pooling = Literal["mean", "genes", "last"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 class Unsupported(NotImplementedError):
@@ -55,13 +56,13 @@ class AttentionMap:
     genes: tuple[str, ...]
     array: NDArray[np.float32]
     """float32 (heads, genes, genes): how much the row's gene attends to the column's gene. Attention to a gene is the
-    sum over the gene's tokens, attention of a gene the mean over its tokens; the rest of a row went to other words, so
-    rows sum to at most 1."""
+    sum over the gene's tokens, attention of a gene the mean over its tokens; the rest goes to other words, so rows sum
+    to at most 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What :meth:`Backend.embed` returns, rows in the order of the prompts."""
+    """Result of :meth:`Backend.embed`, rows in the order of the prompts."""
 
     vectors: NDArray[np.float32]
     """float32 (n, hidden)."""
@@ -70,15 +71,32 @@ class Embeddings:
     """int64 (n,): genes of each prompt that fitted into the context."""
 
     attention: list[AttentionMap | None] | None = None
-    """One entry a prompt; ``None`` for prompts whose attention was not asked for."""
+    """One entry a prompt, ``None`` without a map; ``None`` if no maps were requested."""
 
 
 class Backend(abc.ABC):
-    """Three verbs over prompts. The only object with state; every result is a function of its own row."""
+    """Four verbs over prompts. The only object with state; every result depends on its own row alone."""
 
     model: Model
+
     context: int
     """Tokens that prompt and answer may have together."""
+
+    n_layers: int = 0
+    """Layers of the network, from which :meth:`embed` can return vectors and maps."""
+
+    softcap: float | None = None
+    """Soft-cap of the attention scores that is applied, None if the model has none."""
+
+    batch_size: int | None = None
+    """Prompts in a batch, None for as many as fit. May be assigned; changes the speed only and may be ignored."""
+
+    progress: bool = False
+    """Show a progress bar on stderr for long work. May be assigned, and ignored."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Model and settings that change the numbers, as plain values for ``adata.uns``."""
+        return self.model.provenance() | {"softcap": float(self.softcap or 0.0)}
 
     @abc.abstractmethod
     def embed(
@@ -90,7 +108,7 @@ class Backend(abc.ABC):
         attention_for: Sequence[int] = (),
         attention_layer: int = -1,
     ) -> Embeddings:
-        """Cell vectors.
+        """Cell vectors, and gene-level attention maps on request.
 
         Parameters
         ----------
@@ -100,7 +118,7 @@ class Backend(abc.ABC):
             ``-1``: the last layer, after the final norm. ``k >= 0``: the hidden state after `k` layers, before any
             final norm (0: token embeddings; ``k = number of layers`` is the last layer's output before the norm).
         attention_for
-            Row numbers whose gene-level attention is wanted.
+            Row numbers that get an attention map.
         attention_layer
             0-based layer of the attention maps; negative counts from the end.
         """
@@ -122,51 +140,51 @@ class Backend(abc.ABC):
         """
 
     def expect(
-        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
     ) -> NDArray[np.float32]:
-        """Expected worth of each of `genes` in a guided answer drawn at temperature 1, float32 (n, genes).
+        """Expected value of each of `genes` in a guided answer drawn at temperature 1, float32 (n, genes).
 
-        A gene is worth ``worth[place]`` where it stands, places from 0, and nothing in an answer without it. An answer
-        has ``prompt.answer_genes`` genes, each at most once. What is drawn depends on `seed` and the prompt's key.
+        A gene at rank r, from 0, has the value ``rank_values[r]``; a gene that is not in the answer has the value 0. An
+        answer has ``prompt.answer_genes`` genes, each at most once. The draws depend on `seed` and the prompt's key.
         """
-        raise Unsupported(f"{type(self).__name__} does not say how likely its answers are")
+        raise Unsupported(f"{type(self).__name__} has no probabilities of genes; use the backend transformers")
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Which symbols the model can write, bool (n,). All of them, unless the tokenizer says otherwise."""
+        """Which symbols the model can write, bool (n,). By default all."""
         return np.ones(len(symbols), dtype=bool)
 
     def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each text, int64 (n,), without a beginning-of-text token."""
-        raise Unsupported(f"{type(self).__name__} does not count tokens")
+        raise Unsupported(f"{type(self).__name__} does not count tokens; use the backend transformers")
 
 
 def check_embed(
     n_prompts: int, n_layers: int, *, pooling: str, layer: int, attention_for: Sequence[int], attention_layer: int
 ) -> None:
-    """Refuse what no backend can embed, in the same words everywhere.
+    """Raises if arguments of :meth:`Backend.embed` are out of range, with the same messages in all backends.
 
     Raises
     ------
     ValueError
-        No such pooling, layer or row; lists those there are.
+        No such pooling, layer or row; lists what is available.
     """
-    if pooling not in get_args(Pooling):
-        raise ValueError(f"no pooling {pooling!r}; available: {list(get_args(Pooling))}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"no pooling {pooling!r}; available: {list(POOLINGS)}")
     if not -1 <= layer <= n_layers:
         raise ValueError(f"no layer {layer}; available: -1 (after the final norm), 0 (token embeddings) to {n_layers}")
     if not -n_layers <= attention_layer < n_layers:
         raise ValueError(f"no layer {attention_layer} for attention maps; available: 0 to {n_layers - 1}")
     if beyond := [row for row in attention_for if not 0 <= row < n_prompts]:
-        raise ValueError(f"attention_for names the rows {beyond}; there are {n_prompts} prompts")
+        raise ValueError(f"attention_for has the rows {beyond}, but there are {n_prompts} prompts")
 
 
-def check_asks(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]:
-    """How many genes each guided answer must have.
+def answer_lengths(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]:
+    """Number of genes in each guided answer.
 
     Raises
     ------
     ValueError
-        A prompt asks for none, or for more than there are.
+        A prompt without this number, or with more genes than there are.
     """
     for prompt in prompts:
         if not 1 <= (prompt.answer_genes or 0) <= len(genes):

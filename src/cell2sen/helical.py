@@ -165,8 +165,8 @@ class Cell2Sen:
             self._loaded = (key, load_model(options))
         backend = self._loaded[1]
         # These change no result.
-        backend.batch_size = config.batch_size  # type: ignore[attr-defined]
-        backend.progress = config.progress  # type: ignore[attr-defined]
+        backend.batch_size = config.batch_size
+        backend.progress = config.progress
         return backend
 
     def process_data(self, adata: AnnData | str | Path, max_genes: int | None = None) -> Dataset:
@@ -249,7 +249,7 @@ class Cell2Sen:
             No column ``cell_sentence``.
         """
         session = self._session(dataset, "embed")
-        layers = int(getattr(session.backend, "n_layers", 0))
+        layers = session.backend.n_layers
         if not -layers - 1 <= emb_layer <= layers:
             raise ValueError(f"no layer {emb_layer}; available: -1 (after the final norm), {-layers - 1} to {layers}")
         hidden_layer = emb_layer if emb_layer >= -1 else layers + 1 + emb_layer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cell2sen.engine.embedding import POOLINGS, chosen, pool
+from cell2sen.backend import POOLINGS
+from cell2sen.engine.embedding import pool, pooled_tokens
 
 LENGTHS, LONGEST, HIDDEN = (5, 2, 7, 1), 7, 3
 
@@ -28,7 +29,7 @@ def batch(side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tor
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_equals_pooling_row_by_row(pooling: str, side: str) -> None:
     hidden, real, gene, rows, genes = batch(side)
-    found = pool(hidden, chosen(pooling, real, gene))
+    found = pool(hidden, pooled_tokens(pooling, real, gene))
     assert found.dtype == torch.float32
     for vector, row, of_token in zip(found, rows, genes, strict=True):
         picked = {"mean": row, "genes": row[of_token >= 0] if len(row) > 1 else row, "last": row[-1:]}[pooling]
@@ -45,14 +46,14 @@ def test_sums_in_float32() -> None:
 
 def test_genes_in_padding_do_not_count() -> None:
     real = torch.tensor([[True, True, False]])
-    assert chosen("genes", real, torch.tensor([[-1, 0, 1]])).tolist() == [[False, True, False]]
+    assert pooled_tokens("genes", real, torch.tensor([[-1, 0, 1]])).tolist() == [[False, True, False]]
 
 
 def test_errors() -> None:
     real, gene = torch.ones((2, 3), dtype=torch.bool), torch.tensor([[0, 0, 0], [-1, -1, -1]])
     with pytest.raises(ValueError, match=r"no pooling 'cls'; available: \['mean', 'genes', 'last'\]"):
-        chosen("cls", real, gene)
+        pooled_tokens("cls", real, gene)
     with pytest.raises(ValueError, match="'genes' needs at least one gene in each prompt"):
-        chosen("genes", real, gene)
+        pooled_tokens("genes", real, gene)
     with pytest.raises(ValueError, match="'last' needs at least one token in each prompt"):
-        chosen("last", torch.zeros_like(real), gene)
+        pooled_tokens("last", torch.zeros_like(real), gene)

@@ -1,4 +1,4 @@
-"""Expected worth of genes: equal to the sum over all answers, and of each row alone."""
+"""Expected values of genes: equal to the sum over all answers, and of each row alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cell2sen.backend import Unsupported
 from cell2sen.prompt import Prompt
 
 GENES = tiny.GENES[:5]
-WORTH = np.array([4.0, 2.0, 1.0])
+RANK_VALUES = np.array([4.0, 2.0, 1.0])
 
 
 def twin(backend: object, prompt: Prompt, genes: list[str], ask: int) -> np.ndarray:
@@ -25,27 +25,27 @@ def twin(backend: object, prompt: Prompt, genes: list[str], ask: int) -> np.ndar
     tokens = [made.tokens.ids([" " + gene])[0][0] for gene in genes]
     total = np.zeros(len(genes))
     for answer in itertools.permutations(range(len(genes)), ask):
-        probability, worth, text = 1.0, np.zeros(len(genes)), list(ids)
+        probability, value, text = 1.0, np.zeros(len(genes)), list(ids)
         for place, gene in enumerate(answer):
             with torch.inference_mode():
                 logits = made.network(input_ids=torch.tensor([text])).logits[0, -1].double().numpy()
             free = [other for other in range(len(genes)) if other not in answer[:place]]
             weights = np.exp(logits[[tokens[other] for other in free]])
             probability *= weights[free.index(gene)] / weights.sum()
-            worth[gene] = WORTH[place]
+            value[gene] = RANK_VALUES[place]
             text.append(tokens[gene])
-        total += probability * worth
+        total += probability * value
     return total
 
 
 def test_the_first_place_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_answers() -> None:
     backend = tiny.backend("gemma2", "genes")
     [prompt] = tiny.prompts(1, ask=0)
-    one = backend.expect([replace(prompt, answer_genes=1)], GENES, WORTH)
+    one = backend.expect([replace(prompt, answer_genes=1)], GENES, RANK_VALUES)
     np.testing.assert_allclose(one[0], twin(backend, prompt, GENES, 1), rtol=1e-4)
     rows = [replace(prompt, answer_genes=3, key=f"draw{number}") for number in range(400)]
-    found = backend.expect(rows, GENES, WORTH)
-    np.testing.assert_allclose(found.sum(axis=1), WORTH.sum(), rtol=1e-5)
+    found = backend.expect(rows, GENES, RANK_VALUES)
+    np.testing.assert_allclose(found.sum(axis=1), RANK_VALUES.sum(), rtol=1e-5)
     error = found.std(axis=0) / np.sqrt(len(rows))
     assert (np.abs(found.mean(axis=0) - twin(backend, prompt, GENES, 3)) < 4 * error + 1e-3).all()
     # Better than counting what was drawn, whose standard deviation is that of a whole gene.
@@ -63,9 +63,9 @@ def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
 
 
 def test_genes_of_several_tokens_are_refused() -> None:
-    with pytest.raises(Unsupported, match="in several tokens"):
-        tiny.backend("gpt_neox", "bytes").expect(tiny.prompts(1), tiny.GENES, WORTH)
+    with pytest.raises(Unsupported, match="as several tokens"):
+        tiny.backend("gpt_neox", "bytes").expect(tiny.prompts(1), tiny.GENES, RANK_VALUES)
 
 
 def test_nothing_to_expect() -> None:
-    assert tiny.backend("gpt_neox", "genes").expect([], tiny.GENES, WORTH).shape == (0, len(tiny.GENES))
+    assert tiny.backend("gpt_neox", "genes").expect([], tiny.GENES, RANK_VALUES).shape == (0, len(tiny.GENES))

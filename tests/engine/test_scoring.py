@@ -10,7 +10,7 @@ import tiny
 from tiny import prompts
 
 from cell2sen.engine import scoring
-from cell2sen.engine.network import causal_lm as causal
+from cell2sen.engine.network import causal_lm
 
 CELLS = prompts(4)
 ANSWERS = [f" {state}{kind}." for state, kind in itertools.product(("", "naive ", "CD4 "), ("T cell", "B cell", "NK"))]
@@ -21,7 +21,7 @@ def test_the_tree() -> None:
     # Read are the beginnings (), 5, 5 6, 9; the last token of an answer is an edge only.
     assert tree.token[1:].tolist() == [5, 6, 9]
     assert tree.depth.tolist() == [0, 1, 2, 1]
-    assert tree.above.tolist() == [
+    assert tree.ancestors.tolist() == [
         [True, False, False, False],
         [True, True, False, False],
         [True, True, True, False],
@@ -42,22 +42,22 @@ def test_trees_in_parts_and_logits_in_parts(architecture: str, monkeypatch: pyte
     assert (wanted[:, 3] == wanted[:, len(ANSWERS)]).all()
     assert (wanted[:, len(ANSWERS) + 1] == 0).all()
     for nodes, logits in ((1, 2**24), (7, 1000), (256, 1)):
-        monkeypatch.setattr(scoring, "_NODES", nodes)
-        monkeypatch.setattr(causal, "_LOGITS", logits)
+        monkeypatch.setattr(scoring, "_MAX_NODES", nodes)
+        monkeypatch.setattr(causal_lm, "_MAX_LOGITS", logits)
         np.testing.assert_allclose(made.score(CELLS, answers), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_no_array_of_all_cells_answers_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny.backend()
     sizes: list[int] = []
-    capped = made.causal.capped
+    capped = made.causal.soft_capped
 
     def watched(logits):  # type: ignore[no-untyped-def]
         sizes.append(logits.numel())
         return capped(logits)
 
-    monkeypatch.setattr(made.causal, "capped", watched)
-    monkeypatch.setattr(causal, "_LOGITS", 1000)
+    monkeypatch.setattr(made.causal, "soft_capped", watched)
+    monkeypatch.setattr(causal_lm, "_MAX_LOGITS", 1000)
     made.score(CELLS, ANSWERS)
     of_answers = sizes.pop()  # the tokens of the answers behind every node
     assert len(sizes) > 3

@@ -99,7 +99,7 @@ class BackendContract:
         together = verb(backend, CELLS)
         assert_same([verb(backend, [cell])[0] for cell in CELLS], together)
         assert_same(verb(make(batch_size=2), CELLS), together)
-        backend.batch_size = 3  # type: ignore[attr-defined]
+        backend.batch_size = 3
         assert_same(verb(backend, CELLS), together)
 
     def test_in_any_order_and_company(self, make: Make, verb: Callable) -> None:

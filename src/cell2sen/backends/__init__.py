@@ -1,4 +1,4 @@
-"""Backends: one file each, its name is the name that users type; each defines ``load(model, **options)``."""
+"""Menu of backends: one file each, named as users type it, with a function ``load(model, **options)``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cell2sen.model import Model
 
 
 def names() -> list[str]:
-    """The backends in the folder."""
+    """Names of the backends in this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def load(model: Model, backend: str = "transformers", **options: Any) -> Backend:
-    """Load `model` into a backend by name. `options` (device, batch size, …) change the speed, never the numbers.
+    """A backend with `model`, by name. `options` (device, batch size, …) change the speed, never the numbers.
 
     Raises
     ------
     ValueError
-        No such backend; lists those there are.
+        No such backend; lists the available ones.
     """
     if backend not in names():
         raise ValueError(f"no backend {backend!r}; available: {names()}")

@@ -1,6 +1,6 @@
-"""No model at all: numbers and text made from hashes, instantly and reproducibly. For tests, documentation, dry runs.
+"""Fake backend without a model: reproducible numbers and text from hashes, for tests, documentation and dry runs.
 
-Words stand for tokens. Cells that share genes get similar vectors; nothing else about the results means anything.
+Words count as tokens. Cells that share genes have similar vectors; the results mean nothing else.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, check_asks, check_embed
+from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, answer_lengths, check_embed
 from cell2sen.engine.tokenization.tokenizer import fit
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
-#: Answers whose mean is taken for an expectation.
+#: Answers whose mean is the expected value.
 _ANSWERS = 8
 
 _WORDS = ("T", "B", "NK", "cell", "monocyte", "dendritic", "naive", "CD4", "CD8", "memory")
@@ -31,12 +31,12 @@ def load(
     offline: bool = True,
     context: int = 4096,
 ) -> FakeBackend:
-    """A fake of any model; takes the options of real backends and needs none of them."""
+    """A fake of any model; accepts the options of real backends and ignores all but two."""
     return FakeBackend(model, batch_size=batch_size, context=context)
 
 
 class FakeBackend(Backend):
-    """Obeys the contract of :class:`cell2sen.backend.Backend` without a model.
+    """The contract of :class:`cell2sen.backend.Backend` without a model.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ class FakeBackend(Backend):
                 raise ValueError(f"pooling {pooling!r} needs at least one word in each prompt; {prompt.key!r} has none")
             words = words[-1:] if pooling == "last" else words
             vectors[row] = np.mean([_random(layer, word).standard_normal(self.hidden) for word in words], axis=0)
-        wanted = set(attention_for)
+        map_rows = set(attention_for)
         maps = [
-            self._attention(prompt, attention_layer % self.n_layers) if row in wanted else None
+            self._attention(prompt, attention_layer % self.n_layers) if row in map_rows else None
             for row, prompt in enumerate(fitted)
         ]
         genes_used = np.array([len(prompt.genes) for prompt in fitted], dtype=np.int64)
-        return Embeddings(vectors=vectors, genes_used=genes_used, attention=maps if wanted else None)
+        return Embeddings(vectors=vectors, genes_used=genes_used, attention=maps if map_rows else None)
 
     def _attention(self, prompt: Prompt, layer: int) -> AttentionMap:
         n_genes = len(prompt.genes)
@@ -96,19 +96,19 @@ class FakeBackend(Backend):
         self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
     ) -> list[str]:
         listed = None if genes is None else list(dict.fromkeys(genes))
-        room = [sampling.max_new_tokens] * len(prompts) if listed is None else check_asks(prompts, listed)
-        fitted, _ = fit(prompts, context=self.context, room=room, count=_lengths)
+        n_words = [sampling.max_new_tokens] * len(prompts) if listed is None else answer_lengths(prompts, listed)
+        fitted, _ = fit(prompts, context=self.context, room=n_words, count=_lengths)
         texts = []
-        for prompt, tokens in zip(fitted, room, strict=True):
-            # Greedy answers are a function of the prompt, drawn ones of the prompt, the seed and the row's name.
-            drawn = (sampling.temperature, sampling.seed, prompt.key) if sampling.temperature else ()
-            random = _random(prompt.text, *drawn)
+        for prompt, number in zip(fitted, n_words, strict=True):
+            # Greedy answers depend on the prompt; drawn ones on the prompt, the seed and the row's key.
+            seed = (sampling.temperature, sampling.seed, prompt.key) if sampling.temperature else ()
+            random = _random(prompt.text, *seed)
             if listed is None:
-                text = " ".join(random.choice(_WORDS, size=tokens))
-                stops = (at for stop in (*sampling.stop, *self.model.stop) if (at := text.find(stop)) >= 0)
+                text = " ".join(random.choice(_WORDS, size=number))
+                stops = (start for stop in (*sampling.stop, *self.model.stop) if (start := text.find(stop)) >= 0)
                 texts.append(text[: min(stops, default=len(text))].strip())
                 continue
-            texts.append(" ".join(listed[gene] for gene in random.permutation(len(listed))[:tokens]))
+            texts.append(" ".join(listed[gene] for gene in random.permutation(len(listed))[:number]))
         return texts
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
@@ -118,23 +118,23 @@ class FakeBackend(Backend):
         for row, prompt in enumerate(fitted):
             for column, answer in enumerate(answers):
                 words = answer.split()
-                each = [_random(prompt.text, *words[: place + 1]).exponential() for place in range(len(words))]
-                scores[row, column] = -sum(each)
+                costs = [_random(prompt.text, *words[: place + 1]).exponential() for place in range(len(words))]
+                scores[row, column] = -sum(costs)
         return scores
 
     def expect(
-        self, prompts: Sequence[Prompt], genes: Sequence[str], worth: NDArray[np.float64], *, seed: int = 0
+        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
     ) -> NDArray[np.float32]:
-        result, asks = np.zeros((len(prompts), len(genes)), dtype=np.float32), check_asks(prompts, genes)
-        fitted, _ = fit(prompts, context=self.context, room=asks, count=_lengths)
-        for row, (prompt, ask) in enumerate(zip(fitted, asks, strict=True)):
+        expected, n_genes = np.zeros((len(prompts), len(genes)), dtype=np.float32), answer_lengths(prompts, genes)
+        fitted, _ = fit(prompts, context=self.context, room=n_genes, count=_lengths)
+        for row, (prompt, number) in enumerate(zip(fitted, n_genes, strict=True)):
             random = _random(prompt.text, seed, prompt.key)
             for _ in range(_ANSWERS):
-                result[row, random.permutation(len(genes))[:ask]] += worth[:ask] / _ANSWERS
-        return result
+                expected[row, random.permutation(len(genes))[:number]] += rank_values[:number] / _ANSWERS
+        return expected
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Words, and only those on the model's list if it has one."""
+        """Single words that are in the model's gene list, if it has one."""
         listed = None if self.model.genes is None else frozenset(self.model.genes)
         known = [symbol.split() == [symbol] and (listed is None or symbol in listed) for symbol in symbols]
         return np.array(known, dtype=bool)
@@ -148,5 +148,5 @@ def _lengths(prompts: Sequence[Prompt]) -> NDArray[np.int64]:
 
 
 def _random(*seed: object) -> np.random.Generator:
-    """Random numbers that depend on the values given, and on nothing else."""
+    """Random numbers as a function of these values."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(seed).encode()).digest()[:8], "little"))

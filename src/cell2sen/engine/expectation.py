@@ -1,10 +1,11 @@
-"""What a guided answer holds on average, for models that write each gene as one token.
+"""Expected expression of a guided answer (Rao-Blackwell estimate from next-gene probabilities).
 
-Drawn answers say little about a mean: one of two hundred genes may be drawn in one cell of ten. But at every place the
-model says how likely each gene is, so the sum over the places of probability × worth of the place is an estimate of a
-gene's expected worth with the same mean and far less noise (Rao-Blackwell: only what stands before a place is drawn).
+For models with one token per gene. Drawn answers are a noisy estimate of a mean: one of two hundred genes may be drawn
+in one cell of ten. But at every rank the model gives a probability to each gene, so the sum over ranks of probability ×
+value of the rank estimates a gene's expected value with the same mean and far less noise: only the genes before a rank
+are drawn.
 
-Axes in names: B rows still being written, G genes.
+Axes in names: B rows still being written, G genes, D hidden size.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cell2sen.engine.decoding.loop import draw
-from cell2sen.engine.network.causal_lm import Causal, Head
+from cell2sen.engine.decoding.sampling import draw
+from cell2sen.engine.network.causal_lm import CausalLM, Head
 
 
-def expected(
-    causal: Causal,
+def expected_values(
+    causal: CausalLM,
     rows: Sequence[NDArray[np.int32]],
     gene_ids: NDArray[np.int64],
-    asks: Sequence[int],
-    worth: NDArray[np.float64],
+    n_genes: Sequence[int],
+    rank_values: NDArray[np.float64],
     keys: Sequence[int],
 ) -> NDArray[np.float32]:
-    """Expected worth of each gene in the answer of each row.
+    """Expected value of each gene in the answer of each row.
 
     Parameters
     ----------
@@ -35,36 +36,38 @@ def expected(
         Token ids of the prompts.
     gene_ids
         The token of each gene, int64 (G,), all different. An answer has each gene at most once.
-    asks
+    n_genes
         Genes in the answer of each row.
-    worth
-        float64 (at least ``max(asks),``): what a gene is worth at each place of an answer, the first one first.
+    rank_values
+        Value of a gene at each rank of an answer, float64 (at least ``max(n_genes)``,).
     keys
-        For each row, see :func:`cell2sen.engine.decoding.sampling.row_key`. Drawn is what guided generation would draw.
+        For each row, see :func:`cell2sen.engine.decoding.sampling.row_key`. Draws are those of guided generation.
 
     Returns
     -------
-    float32 (rows, G). A row's sum is that of ``worth[:ask]``.
+    float32 (rows, G). A row's sum is that of ``rank_values[:n_genes]``.
     """
     total = torch.zeros(len(rows), len(gene_ids), dtype=torch.float32, device=causal.device)
-    free_BG = torch.ones(len(rows), len(gene_ids), dtype=torch.bool, device=causal.device)
-    slots = causal.begin([row[:-1] for row in rows], max(len(row) + ask for row, ask in zip(rows, asks, strict=True)))
+    unused_BG = torch.ones(len(rows), len(gene_ids), dtype=torch.bool, device=causal.device)
+    capacity = max(len(row) + number for row, number in zip(rows, n_genes, strict=True))
+    cache = causal.prefill([row[:-1] for row in rows], capacity)
     head = Head(causal, gene_ids)
-    keys_B, tokens_G = (torch.tensor(each, dtype=torch.int64, device=causal.device) for each in (keys, gene_ids))
+    keys_B, tokens_G = (torch.tensor(array, dtype=torch.int64, device=causal.device) for array in (keys, gene_ids))
     live = np.arange(len(rows))
-    last, place = np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows])
-    for step in range(max(asks)):
-        hidden_BD = causal.read(last[:, None], place[:, None], slots)[:, -1]
-        logits_BG = head.logits(hidden_BD).masked_fill(~free_BG, -torch.inf)
-        total[torch.from_numpy(live).to(causal.device)] += float(worth[step]) * logits_BG.softmax(dim=1)
-        gene = draw(logits_BG, keys_B, torch.full_like(keys_B, step), tokens_G, temperature=1.0)
-        free_BG[torch.arange(len(live), device=causal.device), gene] = False
-        last, place = gene_ids[gene.cpu().numpy()], place + 1
-        going = np.flatnonzero(np.asarray(asks)[live] > step + 1)
-        if len(going) < len(live):
-            if not len(going):
+    last, position = np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows])
+    for rank in range(max(n_genes)):
+        hidden_BD = causal.hidden_states(last[:, None], position[:, None], cache)[:, -1]
+        logits_BG = head.logits(hidden_BD).masked_fill(~unused_BG, -torch.inf)
+        total[torch.from_numpy(live).to(causal.device)] += float(rank_values[rank]) * logits_BG.softmax(dim=1)
+        gene = draw(logits_BG, keys_B, torch.full_like(keys_B, rank), tokens_G, temperature=1.0)
+        unused_BG[torch.arange(len(live), device=causal.device), gene] = False
+        last, position = gene_ids[gene.cpu().numpy()], position + 1
+        unfinished = np.flatnonzero(np.asarray(n_genes)[live] > rank + 1)
+        if len(unfinished) < len(live):
+            if not len(unfinished):
                 break
-            kept = torch.from_numpy(going).to(causal.device)
-            slots.take(kept)
-            free_BG, keys_B, live, last, place = free_BG[kept], keys_B[kept], live[going], last[going], place[going]
+            kept = torch.from_numpy(unfinished).to(causal.device)
+            cache.select_rows(kept)
+            unused_BG, keys_B, live = unused_BG[kept], keys_B[kept], live[unfinished]
+            last, position = last[unfinished], position[unfinished]
     return total.cpu().numpy()

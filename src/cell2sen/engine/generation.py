@@ -1,4 +1,4 @@
-"""Answers of a causal language model: free text, or genes of a list, each once."""
+"""Free and guided answers of a causal LM: text, or genes of a list, each once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
-from cell2sen.engine.decoding.drafts import GeneDrafts, Memory
+from cell2sen.engine.decoding import loop
+from cell2sen.engine.decoding.constraint import Constraint
+from cell2sen.engine.decoding.drafts import DraftMemory, GeneDrafts
 from cell2sen.engine.decoding.gene_trie import GeneTrie
 from cell2sen.engine.decoding.guide import Guide
-from cell2sen.engine.decoding.loop import Free, Steer, Work, write
 from cell2sen.engine.decoding.sampling import row_key
-from cell2sen.engine.network.causal_lm import Causal, Head
+from cell2sen.engine.network.batching import RunBatches
+from cell2sen.engine.network.causal_lm import CausalLM, Head
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens
 from cell2sen.prompt import Prompt
 
-#: Calls its first argument with the rows of each batch, given the lengths of all rows and a name for the progress bar.
-Run = Callable[[Callable[[list[int]], None], NDArray[np.int64], str], None]
+#: Gene tries that are kept for later calls: one for each pair of gene list and last word of a prompt.
+_MAX_TRIES = 16
 
 
 class Generator:
-    """Writes behind prompts that fit into the context.
+    """Generates answers to prompts that fit into the context.
 
     Parameters
     ----------
@@ -32,44 +34,47 @@ class Generator:
     tokenize
         Prompts → tokens.
     run
-        Does all rows batch by batch, see :data:`Run`; may do a part of a batch again.
+        Processes all rows in batches; may repeat a part of a batch.
 
     Attributes
     ----------
     drafts
-        Guess several genes ahead. Changes the speed, not the answers.
+        Draft several genes ahead. Changes the speed, not the answers.
     work
-        What the last call took.
+        Counts of the last call.
     """
 
     def __init__(
         self,
-        causal: Causal,
+        causal: CausalLM,
         tokens: Tokens,
         *,
         eos: Collection[int],
         tokenize: Callable[[Sequence[Prompt]], list[Tokenized]],
-        run: Run,
+        run: RunBatches,
     ) -> None:
         self.causal, self.tokens, self.eos = causal, tokens, frozenset(eos)
         self._tokenize, self._run = tokenize, run
         self.drafts = True
-        self.work = Work()
+        self.work = loop.Work()
         self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
 
     def free(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64], sampling: Sampling) -> list[str]:
-        """Free text behind each prompt; `lengths` are their tokens."""
-        self.work = Work()
+        """Free text after each prompt, given the tokens of each prompt."""
+        self.work = loop.Work()
         texts = [""] * len(prompts)
         lengths = lengths + sampling.max_new_tokens
 
-        def answer(batch: list[int]) -> None:
-            steer = Free(len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop)
-            self._write([prompts[row] for row in batch], steer, Head(self.causal), sampling, int(lengths[batch].max()))
+        def generate_batch(batch: list[int]) -> None:
+            answers = loop.FreeText(
+                len(batch), self.tokens.text, eos=self.eos, limit=sampling.max_new_tokens, stop=sampling.stop
+            )
+            capacity = int(lengths[batch].max())
+            self._generate([prompts[row] for row in batch], answers, Head(self.causal), sampling, capacity)
             for place, row in enumerate(batch):
-                texts[row] = steer.text(place)
+                texts[row] = answers.text(place)
 
-        self._run(answer, lengths, "generate")
+        self._run(generate_batch, lengths, "generate")
         return texts
 
     def guided(
@@ -78,10 +83,18 @@ class Generator:
         lengths: NDArray[np.int64],
         sampling: Sampling,
         genes: tuple[str, ...],
-        asks: Sequence[int],
+        n_genes: Sequence[int],
     ) -> list[str]:
-        """As many genes as asked behind each prompt, each once; `lengths` are the tokens of prompts and answers."""
-        self.work = Work()
+        """Genes after each prompt, each once, joined by spaces.
+
+        Parameters
+        ----------
+        lengths
+            Tokens of each prompt and its answer, int64 (n,).
+        n_genes
+            Genes of each answer.
+        """
+        self.work = loop.Work()
         texts = [""] * len(prompts)
         by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
         for row, prompt in enumerate(prompts):
@@ -90,26 +103,30 @@ class Generator:
         ends = self.ends(genes[0], sampling)
         for trie, members in by_trie.values():
             columns = Guide(trie, [], ends, self.causal.vocabulary).columns
-            head, memory = Head(self.causal, columns), Memory(trie, columns)
+            head, memory = Head(self.causal, columns), DraftMemory(trie, columns)
 
-            def answer(
-                places: list[int], trie: GeneTrie = trie, members: list[int] = members, memory: Memory = memory,
+            def generate_batch(
+                places: list[int],
+                trie: GeneTrie = trie,
+                members: list[int] = members,
+                memory: DraftMemory = memory,
                 head: Head = head,
-            ) -> None:  # fmt: skip
+            ) -> None:
                 batch = [members[place] for place in places]
                 keys = [row_key(sampling.seed, prompts[row].key) for row in batch]
                 drafts = GeneDrafts(memory, keys, sampling.temperature) if self.drafts else None
-                guide = Guide(trie, [asks[row] for row in batch], ends, self.causal.vocabulary, drafts)
-                self._write([prompts[row] for row in batch], guide, head, sampling, int(lengths[batch].max()))
+                guide = Guide(trie, [n_genes[row] for row in batch], ends, self.causal.vocabulary, drafts)
+                capacity = int(lengths[batch].max())
+                self._generate([prompts[row] for row in batch], guide, head, sampling, capacity)
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
 
-            self._run(answer, lengths[members], "generate")
-        self.work.genes = sum(asks)
+            self._run(generate_batch, lengths[members], "generate")
+        self.work.genes = sum(n_genes)
         return texts
 
     def trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
-        """The genes as they stand behind one another, and the first one as it stands behind the prompt's last word."""
+        """Trie of the genes as they are tokenized after another gene, and after the last word of the prompt's text."""
         if text != text.rstrip():
             raise ValueError(f"a prompt for a guided answer must not end in whitespace; found {text[-20:]!r}")
         last = text.split()[-1] if text else ""
@@ -118,12 +135,12 @@ class Generator:
             same = (trie for (listed, _), trie in self._tries.items() if listed == genes and trie.first_root == 0)
             trie = next(same, None) if first == later else None
             self._tries[genes, last] = trie or GeneTrie(genes, later, first)
-            if len(self._tries) > 16:
+            if len(self._tries) > _MAX_TRIES:
                 del self._tries[next(iter(self._tries))]
         return self._tries[genes, last]
 
     def ends(self, gene: str, sampling: Sampling) -> list[int]:
-        """Tokens that show that the last gene is complete: end of text, the full stop of a sentence, stop strings."""
+        """Tokens that may follow the last gene: end of text, the full stop of a sentence, stop strings."""
         ends = {*self.eos}
         for string in (".", *sampling.stop):
             [bare], [joined] = self.tokens.ids([gene]), self.tokens.ids([gene + string])
@@ -131,17 +148,19 @@ class Generator:
                 ends.add(joined[len(bare)])
         return sorted(ends)
 
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, head: Head, sampling: Sampling, room: int) -> None:
-        """Let the model write behind the prompts; `steer` collects what it writes."""
+    def _generate(
+        self, prompts: Sequence[Prompt], constraint: Constraint, head: Head, sampling: Sampling, capacity: int
+    ) -> None:
+        """Generates the answers of one batch, which `constraint` collects."""
         rows = [row.ids for row in self._tokenize(prompts)]
-        slots = self.causal.begin([row[:-1] for row in rows], room)
-        write(
+        cache = self.causal.prefill([row[:-1] for row in rows], capacity)
+        loop.generate(
             rows,
-            steer,
+            constraint,
             [row_key(sampling.seed, prompt.key) for prompt in prompts],
-            read=lambda ids, places: self.causal.read(ids, places, slots),
+            hidden_states=lambda ids, positions: self.causal.hidden_states(ids, positions, cache),
             logits=head.logits,
-            keep=lambda kept: slots.take(torch.from_numpy(kept).to(self.causal.device)),
+            select_rows=lambda kept: cache.select_rows(torch.from_numpy(kept).to(self.causal.device)),
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,

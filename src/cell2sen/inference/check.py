@@ -282,9 +282,9 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model) -> None:
 
 def _dtype_on_cpu(model: Model) -> str:
     if model.dtype == "auto" and model.resolved_dtype == "bfloat16":
-        from cell2sen.backends.transformers import for_device
+        from cell2sen.engine.network.cpu import resolve_dtype
 
-        model = for_device(model, "cpu")
+        model = resolve_dtype(model, "cpu")
     return model.resolved_dtype
 
 

@@ -121,7 +121,7 @@ class Session:
         return {
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "anndata")}
             | {"cell2sen": _version()},
-            "model": self.model.provenance() | {"softcap": float(getattr(self.backend, "softcap", None) or 0.0)},
+            "model": self.backend.provenance(),
             "recipe": self.sentences.recipe.provenance(),
             "task": {"name": self.task.name, "templates": self.task.source, "template_hash": self.task.template_hash},
             "fit": {} if fit is None else {"slope": fit.slope, "intercept": fit.intercept, "r_squared": fit.r_squared},

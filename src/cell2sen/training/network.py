@@ -284,7 +284,7 @@ def _network(config: TrainConfig, start: Model, exact: bool) -> Any:
     import torch
     import transformers
 
-    from cell2sen.engine.network import attention
+    from cell2sen.engine.network import attention, cpu
 
     # Frozen weights need no more precision than they have; trained ones take steps that bfloat16 would swallow.
     dtype = getattr(torch, start.resolved_dtype) if config.lora and not exact else torch.float32
@@ -298,11 +298,7 @@ def _network(config: TrainConfig, start: Model, exact: bool) -> Any:
     network = hf.AutoModelForCausalLM.from_pretrained(
         start.path, dtype=dtype, attn_implementation=attention.register(), **options
     )
-    for module in network.modules():
-        # On CPUs with AVX-512 bitsandbytes would repack 4-bit weights at the first evaluation, with rounded scales:
-        # training would go on with other weights than it began with.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    cpu.keep_quantized_layout(network)
     return network.dequantize() if exact else network
 
 

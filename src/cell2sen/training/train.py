@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cell2sen import tasks
-from cell2sen.engine.network.allocator import keep_memory
+from cell2sen.engine.network.cpu import keep_freed_memory
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
@@ -91,7 +91,7 @@ def train(
     import torch
     from transformers import set_seed
 
-    keep_memory()
+    keep_freed_memory()
     out = Path(out)
     folder = _folder(out)
     start = resolve(config.model) if config.model else None

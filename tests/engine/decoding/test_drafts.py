@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cell2sen.engine.decoding.drafts import LEAST, MOST, GeneDrafts, Memory
+from cell2sen.engine.decoding.drafts import MAX_DRAFTS, MIN_PROBABILITY, DraftMemory, GeneDrafts
 from cell2sen.engine.decoding.gene_trie import GeneTrie
 from cell2sen.engine.decoding.guide import Guide
-from cell2sen.engine.decoding.loop import Work, write
+from cell2sen.engine.decoding.loop import Work, generate
 from cell2sen.engine.decoding.sampling import row_key
 
 # a = 1, b = 2, c = 3 4, d = 3 5, e = 6, f = 6 4
@@ -21,17 +21,17 @@ COLUMNS = Guide(TRIE, [], [0], 8).columns
 
 
 def written(
-    logits: Sequence[float], n: int = 1, *, memory: Memory | None = None, ask: int = 6, temperature: float = 0.0
-) -> tuple[list[list[int]], Work, Memory]:
+    logits: Sequence[float], n: int = 1, *, memory: DraftMemory | None = None, ask: int = 6, temperature: float = 0.0
+) -> tuple[list[list[int]], Work, DraftMemory]:
     """What rows write with guesses, which is what they write without; the model says the same at every place."""
-    memory = memory or Memory(TRIE, COLUMNS)
+    memory = memory or DraftMemory(TRIE, COLUMNS)
     keys = [row_key(0, str(row)) for row in range(n)]
     found, work = [], Work()
     for drafts in (None, GeneDrafts(memory, keys, temperature)):
         guide, work = Guide(TRIE, [ask] * n, [0], 8, drafts), Work()
-        write(
-            [np.array([7])] * n, guide, keys, work=work, keep=lambda rows: None, temperature=temperature,
-            read=lambda ids, places: torch.zeros((*ids.shape, 1)),
+        generate(
+            [np.array([7])] * n, guide, keys, work=work, select_rows=lambda rows: None, temperature=temperature,
+            hidden_states=lambda ids, places: torch.zeros((*ids.shape, 1)),
             logits=lambda hidden: torch.tensor(logits).expand(len(hidden), -1),
         )  # fmt: skip
         found.append(guide.written)
@@ -71,14 +71,14 @@ def test_draws_are_guessed_with_their_noise(temperature: float) -> None:
 @pytest.mark.slow
 def test_guesses_that_never_come_true_are_hardly_made() -> None:
     trie = GeneTrie([str(gene) for gene in range(100)], [[gene] for gene in range(100)])
-    memory = Memory(trie, np.arange(100))
+    memory = DraftMemory(trie, np.arange(100))
     random = np.random.default_rng(0)
 
     def run(model: Callable[[], Sequence[float]]) -> Work:
         guide, work = Guide(trie, [90], [], 100, GeneDrafts(memory, [0])), Work()
-        write(
-            [np.array([0])], guide, [0], work=work, keep=lambda rows: None,
-            read=lambda ids, places: torch.zeros((*ids.shape, 1)),
+        generate(
+            [np.array([0])], guide, [0], work=work, select_rows=lambda rows: None,
+            hidden_states=lambda ids, places: torch.zeros((*ids.shape, 1)),
             logits=lambda hidden: torch.tensor([list(model()) for _ in hidden]),
         )  # fmt: skip
         return work
@@ -90,16 +90,16 @@ def test_guesses_that_never_come_true_are_hardly_made() -> None:
     same = (random.normal(size=100) * 3).tolist()
     for _ in range(12):  # and then they do
         work = run(lambda: same)
-    assert work.passes <= 90 / MOST + 4
+    assert work.passes <= 90 / MAX_DRAFTS + 4
 
 
 def test_what_was_long_ago_is_forgotten_and_never_nothing() -> None:
-    memory = Memory(TRIE, COLUMNS)
+    memory = DraftMemory(TRIE, COLUMNS)
     for _ in range(20):
-        memory.count_guesses(np.full(20, 3), np.zeros(20, dtype=bool))
-    assert memory.rates()[3] < LEAST
+        memory.count_drafts(np.full(20, 3), np.zeros(20, dtype=bool))
+    assert memory.rates()[3] < MIN_PROBABILITY
     for _ in range(3000):
-        memory.count_guesses(np.full(200, 1), np.ones(200, dtype=bool))
+        memory.count_drafts(np.full(200, 1), np.ones(200, dtype=bool))
     rates = memory.rates()
     assert np.isfinite(rates).all()
     assert rates[3] > 0.6

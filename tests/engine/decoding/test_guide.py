@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cell2sen.engine.decoding.constraint import Plan
 from cell2sen.engine.decoding.gene_trie import GeneTrie
-from cell2sen.engine.decoding.guide import Guide, Plan
+from cell2sen.engine.decoding.guide import Guide
 
 VOCABULARY, END = 8, 7
 
@@ -92,11 +93,11 @@ def test_equals_its_twin_token_by_token(
     guide = Guide(GeneTrie([str(gene) for gene in range(len(later))], later, first), asks, ends, VOCABULARY)
     twins = [Twin(first, later, ask, ends) for ask in asks]
     while live := [row for row, twin in enumerate(twins) if not twin.done()]:
-        mask = guide.mask(np.array(live))
+        mask = guide.allowed(np.array(live))
         assert mask.dtype == bool
         assert mask.shape == (len(live), len(guide.columns))
         for line, row in zip(mask, live, strict=True):
-            assert set(guide.columns[line]) == twins[row].allowed() == set(guide.allowed(row))
+            assert set(guide.columns[line]) == twins[row].allowed() == set(guide.allowed_tokens(row))
             assert line.any()
             token = int(random.choice(guide.columns[line]))
             guide.advance(row, token)
@@ -117,10 +118,10 @@ def guide(asks: list[int], ends: tuple[int, ...] = (END,)) -> Guide:
 
 def test_one_gene_is_the_beginning_of_another() -> None:
     row = guide([2])
-    assert row.allowed(0) == [4, 5]
+    assert row.allowed_tokens(0) == [4, 5]
     row.advance(0, 4)
     row.advance(0, 1)
-    assert row.allowed(0) == [0, 1, 2]  # CD44, or CD4 and then CD44 or B2M; no end yet
+    assert row.allowed_tokens(0) == [0, 1, 2]  # CD44, or CD4 and then CD44 or B2M; no end yet
     row.advance(0, 2)
     assert row.written == [[0]]
     row.advance(0, 3)
@@ -133,7 +134,7 @@ def test_the_last_gene_ends_where_it_is_not_continued(token: int, genes: list[in
     row = guide([1])
     for before in (4, 1):
         row.advance(0, before)
-    assert row.allowed(0) == [0, 1, 2, END]
+    assert row.allowed_tokens(0) == [0, 1, 2, END]
     row.advance(0, token)
     assert row.done(0)
     assert row.written == [genes]
@@ -147,9 +148,9 @@ def test_a_used_gene_is_no_way_on() -> None:
     for token in (0, 1):  # CD4 is complete at once: CD44 is used
         row.advance(0, token)
     assert row.written == [[1, 0]]
-    assert row.allowed(0) == [2]
+    assert row.allowed_tokens(0) == [2]
     row.advance(0, 2)
-    assert row.allowed(0) == [3]
+    assert row.allowed_tokens(0) == [3]
 
 
 def test_what_is_not_allowed_is_refused() -> None:
@@ -177,7 +178,7 @@ def test_ends_beyond_the_vocabulary_are_no_tokens() -> None:
     row = guide([1], (END, 99))
     for token in (4, 1):
         row.advance(0, token)
-    assert row.allowed(0) == [0, 1, 2, END]
+    assert row.allowed_tokens(0) == [0, 1, 2, END]
 
 
 NO_LOGITS = torch.zeros(0)
@@ -193,12 +194,12 @@ class Guesses:
     def start(self, rows: np.ndarray) -> None:
         self.rows = rows
 
-    def guess(self, guide: Guide, places: np.ndarray, step: int, mask: np.ndarray) -> np.ndarray:
-        assert (mask == guide.mask(self.rows[places])).all()
-        tokens = [int(self.random.choice(guide.allowed(int(row)))) for row in self.rows[places]]
+    def draft(self, guide: Guide, places: np.ndarray, step: int, mask: np.ndarray) -> np.ndarray:
+        assert (mask == guide.allowed(self.rows[places])).all()
+        tokens = [int(self.random.choice(guide.allowed_tokens(int(row)))) for row in self.rows[places]]
         return np.where(self.random.random(len(places)) < self.share, tokens, -1)
 
-    def learn(
+    def update(
         self, plan: Plan, logits_NC: torch.Tensor, kept: np.ndarray, new: np.ndarray, right: np.ndarray,
         seen: np.ndarray,
     ) -> None:  # fmt: skip
@@ -230,7 +231,7 @@ def test_guesses_change_nothing(
         wanted: list[tuple[int, int]] = []
         for place, row in enumerate(live):
             twin, kept, new = twins[row], 0, -1
-            here = {int(plan.at[n]): n for n in np.flatnonzero(plan.row == place)}
+            here = {int(plan.offset[n]): n for n in np.flatnonzero(plan.row == place)}
             for at, token in enumerate([*plan.tokens[place], -1]):
                 if twin.done():
                     break
@@ -239,9 +240,9 @@ def test_guesses_change_nothing(
                     right = token
                 else:
                     n = here[at]
-                    assert plan.mask is not None
-                    assert set(guide.columns[plan.mask[n]]) == twin.allowed()
-                    assert plan.guess[n] == token
+                    assert plan.allowed is not None
+                    assert set(guide.columns[plan.allowed[n]]) == twin.allowed()
+                    assert plan.draft[n] == token
                     right = decided[n] = decide(row, twin.written, twin.part, twin.allowed())
                 twin.advance(right)
                 if right != token:
@@ -249,24 +250,24 @@ def test_guesses_change_nothing(
                     break
                 kept += 1
             wanted.append((kept, new))
-        kept_R, new_R = guide.settle(plan, decided, NO_LOGITS)
+        kept_R, new_R = guide.accept(plan, decided, NO_LOGITS)
         assert list(zip(kept_R.tolist(), new_R.tolist(), strict=True)) == wanted
         for row, twin in enumerate(twins):
             assert guide.written[row] == twin.written
             assert guide.done(row) == twin.done()
             if not twin.done():
-                assert set(guide.allowed(row)) == twin.allowed()
+                assert set(guide.allowed_tokens(row)) == twin.allowed()
 
 
 def test_what_is_learned_of_guesses() -> None:
     guesses = Guesses(np.random.default_rng(0), 1.0)
     row = Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), [3], [END], VOCABULARY, guesses)
     plan = row.plan([0])
-    assert plan.mask is not None
-    wrong = next(n for n in range(1, len(plan.row)) if plan.mask[n].sum() > 1)
-    decided = plan.guess.copy()
-    decided[wrong] = next(token for token in row.columns[plan.mask[wrong]] if token != plan.guess[wrong])
-    row.settle(plan, decided, NO_LOGITS)
+    assert plan.allowed is not None
+    wrong = next(n for n in range(1, len(plan.row)) if plan.allowed[n].sum() > 1)
+    decided = plan.draft.copy()
+    decided[wrong] = next(token for token in row.columns[plan.allowed[wrong]] if token != plan.draft[wrong])
+    row.accept(plan, decided, NO_LOGITS)
     assert guesses.seen[: wrong + 1] == [(True, True)] * wrong + [(False, True)]
     assert not any(seen for _, seen in guesses.seen[wrong + 1 :]), "what comes behind a wrong guess says nothing"
 
@@ -278,8 +279,8 @@ def test_a_step_of_many_rows_and_genes_is_cheap() -> None:
     start = time.process_time()
     for step in range(20):
         plan = rows.plan(range(n_rows))
-        assert plan.mask is not None
-        assert plan.mask.sum() == n_rows * (n_genes - step)
-        rows.settle(plan, 31 * np.arange(n_rows) + step, NO_LOGITS)
+        assert plan.allowed is not None
+        assert plan.allowed.sum() == n_rows * (n_genes - step)
+        rows.accept(plan, 31 * np.arange(n_rows) + step, NO_LOGITS)
     # Lists of allowed ids take 20 steps x 32 rows x 17,000 ids: 20 times as long.
     assert time.process_time() - start < 1.0

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from cell2sen.engine.decoding import sampling as noise
-from cell2sen.engine.decoding.sampling import gumbel, row_key
+from cell2sen.engine.decoding import sampling
+from cell2sen.engine.decoding.sampling import draw, gumbel, row_key
 
 
 def twin(row: int, place: int, token: int) -> float:
@@ -33,7 +34,7 @@ TOKENS = torch.tensor([0, 1, 7, 255_999])
 
 @pytest.mark.parametrize("block", [1, 9, 2**16])
 def test_equals_its_twin(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(noise._BLOCK, "cpu", block)
+    monkeypatch.setitem(sampling._BLOCK, "cpu", block)
     found = gumbel(ROWS, PLACES, TOKENS)
     assert found.dtype == torch.float32
     wanted = [
@@ -47,7 +48,7 @@ def test_equals_its_twin(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tensors_and_arrays_are_mixed_alike() -> None:
     bits = np.random.default_rng(0).integers(-(2**63), 2**63, 1000)
-    np.testing.assert_array_equal(noise._mixed(torch.from_numpy(bits.copy())).numpy(), noise._mixed(bits.copy()))
+    np.testing.assert_array_equal(sampling._mixed(torch.from_numpy(bits.copy())).numpy(), sampling._mixed(bits.copy()))
 
 
 def test_the_same_in_every_release() -> None:
@@ -76,3 +77,75 @@ def test_no_number_is_infinite() -> None:
     ends = np.array([0, 2**53 - 1]).astype(np.float32) + np.float32(0.5)
     share = np.minimum(ends * np.float32(2.0**-53), np.float32(1 - 2.0**-24))
     assert np.isfinite(-np.log(-np.log1p(-share))).all()
+
+
+# -- draws
+
+LOGITS = 2 * torch.randn((1, 50), generator=torch.Generator().manual_seed(0))
+N = 20_000
+DRAW_ROWS, START = torch.tensor([row_key(0, str(row)) for row in range(N)]), torch.zeros(N, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("top_p", [None, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("top_k", [None, 1, 7, 50, 99])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_draws_from_the_distribution_of_transformers(
+    temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    tokens = draw(LOGITS.expand(N, -1), DRAW_ROWS, START, torch.arange(50), **options)  # type: ignore[arg-type]
+    scores = TemperatureLogitsWarper(temperature)(None, LOGITS)
+    if top_k is not None:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    if top_p is not None:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    wanted = N * scores[0].double().softmax(0).numpy()
+    found = np.bincount(tokens.numpy(), minlength=50)
+    assert found[wanted == 0].sum() == 0
+    often = wanted >= 5
+    parts = [(found[often], wanted[often]), (found[~often].sum(keepdims=True), wanted[~often].sum(keepdims=True))]
+    chi = sum(float(((seen - mean) ** 2 / np.maximum(mean, 1e-9)).sum()) for seen, mean in parts)
+    assert chi <= scipy.stats.chi2.isf(1e-4, max(int(often.sum()), 1)), "exceeded by chance once in ten thousand"
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    here = DRAW_ROWS[:1], START[:1], torch.arange(50)
+    assert draw(LOGITS, *here, temperature=0.0, top_k=5, top_p=0.1).tolist() == [int(LOGITS.argmax())]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.999}, {"top_k": 4, "top_p": 0.5}])
+def test_what_is_not_allowed_is_never_drawn(options: dict[str, float]) -> None:
+    logits = torch.full((N, 10), -torch.inf)
+    logits[:, 4], logits[:, 6] = 0.0, 1e-3
+    drawn = draw(logits, DRAW_ROWS, START, torch.arange(10), temperature=1.0, **options)  # type: ignore[arg-type]
+    assert set(drawn.tolist()) == ({6} if options.get("top_p") == 0.5 else {4, 6})
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 30}, {"top_p": 0.9}])
+def test_a_draw_does_not_depend_on_tokens_that_cannot_be_drawn(options: dict[str, float]) -> None:
+    # Other columns are masked, or not there at all, and the row stands elsewhere in the batch.
+    kept = torch.arange(0, 50, 2)
+    masked = LOGITS.clone()
+    masked[:, 1::2] = -torch.inf
+    options = {"temperature": 1.3, **options}
+    whole = draw(masked.expand(N, -1), DRAW_ROWS, START, torch.arange(50), **options)  # type: ignore[arg-type]
+    part = draw(masked[:, kept].expand(N, -1), DRAW_ROWS.flip(0), START, kept, **options)  # type: ignore[arg-type]
+    assert (kept[part].flip(0) == whole).all()
+
+
+@pytest.mark.slow
+def test_what_differs_by_rounding_is_drawn_alike() -> None:
+    # Ten thousand tokens, and logits that differ by a hundred times what float32 rounds: a draw changes where the two
+    # highest lie closer than that, once in ten thousand. One number a place, compared with cumulative probabilities,
+    # changes with the rounding of all tokens: 91 of these draws (measured).
+    n = 10_000
+    random = torch.Generator().manual_seed(0)
+    changed = 0
+    for first in range(0, N, 1000):
+        some = slice(first, first + 1000)
+        logits = torch.randn((1000, n), generator=random)
+        here = DRAW_ROWS[some], START[some], torch.arange(n)
+        one = draw(logits, *here, temperature=1.0)
+        other = draw(logits.add_(torch.randn(logits.shape, generator=random), alpha=1e-4), *here, temperature=1.0)
+        changed += int((one != other).sum())
+    assert changed <= 10

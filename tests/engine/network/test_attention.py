@@ -8,59 +8,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from attention_formula import BATCH, DEPTH, KV_HEADS, LENGTH, Layer, plain, states, visible
 
 from cell2sen.engine.network import attention
-from cell2sen.engine.network.causal_lm import cache_name
-
-BATCH, KV_HEADS, LENGTH, DEPTH = 3, 2, 13, 4
-
-
-class Layer(torch.nn.Module):
-    """An attention layer as far as `attend` looks at it."""
-
-    layer_idx = 1
-
-
-def states(queries: int, groups: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    random = torch.Generator().manual_seed(queries + groups)
-    shapes = [(BATCH, KV_HEADS * groups, queries, DEPTH), *[(BATCH, KV_HEADS, LENGTH, DEPTH)] * 2]
-    return [2 * torch.randn(shape, generator=random).to(dtype) for shape in shapes]
-
-
-def plain(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    visible: torch.Tensor,
-    scaling: float,
-    softcap: float | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output (B, Q, H, D) and weights (B, H, Q, T) by the formula, in float64."""
-    groups = query.shape[1] // key.shape[1]
-    query, key, value = query.double(), key.double(), value.double()
-    key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-    scores = query @ key.transpose(2, 3) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
-    return (weights @ value).transpose(1, 2), weights
-
-
-def visible(
-    queries: int, window: int | None, real: torch.Tensor | None, segment: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(B, 1, Q, T), one pair of positions at a time."""
-    seen = torch.zeros((BATCH, 1, queries, LENGTH), dtype=torch.bool)
-    for row, line, column in itertools.product(range(BATCH), range(queries), range(LENGTH)):
-        at = LENGTH - queries + line
-        seen[row, 0, line, column] = (
-            column <= at
-            and (window is None or at - column < window)
-            and (real is None or bool(real[row, column]))
-            and (segment is None or segment[row, column] == segment[row, at])
-        )
-    return seen
-
+from cell2sen.engine.network.kv_cache import cache_argument
 
 PADDED = {
     "none": None,
@@ -166,48 +117,6 @@ def test_padding_mask() -> None:
     assert attention.padding_mask(kv_length=3) is None
 
 
-# -- gene-level maps
-
-
-@pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("window", [None, 5])
-def test_maps_equal_sums_and_means_of_weights(
-    softcap: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 4 * BATCH * 6 * LENGTH * 2)
-    query, key, value = states(LENGTH, 3)
-    genes = {
-        0: torch.tensor([-1, 0, 0, 0, 1, -1, 2, 2, 3, 3, 3, -1, -1]),
-        2: torch.tensor([-1, 0, 1, 2, -1] + [-1] * 8),
-    }
-    with attention.capture(1, genes, {0: 4, 2: 3}) as maps:
-        found, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
-    alone, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
-    torch.testing.assert_close(found, alone)
-    _, weights = plain(query, key, value, visible(LENGTH, window, None), DEPTH**-0.5, softcap)
-    assert sorted(maps) == [0, 2]
-    for row, of_token in genes.items():
-        n_genes = int(of_token.max()) + 1
-        assert maps[row].shape == (6, n_genes, n_genes)
-        assert maps[row].dtype == torch.float32
-        for a, b in itertools.product(range(n_genes), repeat=2):
-            wanted = weights[row][:, of_token == a][:, :, of_token == b].sum(2).mean(1)
-            torch.testing.assert_close(maps[row][:, a, b], wanted.float(), rtol=1e-4, atol=1e-6)
-        assert maps[row].sum(2).max() <= 1 + 1e-6
-
-
-def test_only_the_layer_asked_for_and_only_inside() -> None:
-    query, key, value = states(LENGTH, 1)
-    genes = {0: torch.zeros(LENGTH, dtype=torch.long)}
-    with attention.capture(0, genes, {0: 1}) as maps:
-        attention.attend(Layer(), query, key, value, None)
-    assert maps == {}
-    with pytest.raises(RuntimeError, match="on the way"), attention.capture(1, genes, {0: 1}) as maps:
-        raise RuntimeError("on the way")
-    attention.attend(Layer(), query, key, value, None)
-    assert maps == {}
-
-
 # -- in models
 
 
@@ -242,7 +151,7 @@ def test_models_with_a_cache_equal_eager(architecture: str) -> None:
     position = (real.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         wanted = eager(input_ids=ids, attention_mask=real.long(), position_ids=position).logits
-        name, cache, start = cache_name(ours), None, 0
+        name, cache, start = cache_argument(ours), None, 0
         for stop in (40, 47, 48, 49, 60, 70):
             part = slice(start, stop)
             output = ours(

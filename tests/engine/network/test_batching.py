@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from backend_contract import VERBS, assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import GENES, prompts, with_genes
 
-from cell2sen.engine.network import batching as batches
+from cell2sen.engine.network import batching
 
 CPU = torch.device("cpu")
+CELLS = prompts(5)
 GEMMA = SimpleNamespace(hidden_size=2304, intermediate_size=9216, num_attention_heads=8, head_dim=256)
 GEMMA.num_hidden_layers, GEMMA.num_key_value_heads = 26, 4
 NEOX = SimpleNamespace(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
@@ -34,7 +39,7 @@ def test_each_row_once_the_longest_first(lengths: list[int], budget: int, size: 
             raise MemoryError
         done.append(rows)
 
-    batches.run(work, np.array(lengths, dtype=np.int64), budget=budget, size=size)
+    batching.run_batches(work, np.array(lengths, dtype=np.int64), budget=budget, size=size)
     flat = [row for rows in done for row in rows]
     assert sorted(flat) == list(range(len(lengths)))
     assert [lengths[row] for row in flat] == sorted(lengths, reverse=True)
@@ -51,7 +56,7 @@ def test_each_row_once_the_longest_first(lengths: list[int], budget: int, size: 
     ],
 )
 def test_what_is_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.LogCaptureFixture) -> None:
-    assert batches.is_out_of_memory(error) is lack
+    assert batching.is_out_of_memory(error) is lack
     seen: list[int] = []
 
     def work(rows: list[int]) -> None:
@@ -59,13 +64,13 @@ def test_what_is_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.L
         raise error
 
     with pytest.raises(type(error)) as caught, caplog.at_level(logging.WARNING):
-        batches.run(work, np.full(8, 10), budget=1000)
+        batching.run_batches(work, np.full(8, 10), budget=1000)
     assert seen == ([8, 4, 2, 1] if lack else [8])
     notes = getattr(caught.value, "__notes__", [])
     assert bool(notes) is lack
     if lack:
         assert "one prompt of 10 tokens" in notes[0]
-        assert caplog.records[0].getMessage() == "out of memory with 8 prompts at a time; going on with 4"
+        assert caplog.records[0].getMessage() == "out of memory with 8 prompts in a batch; continuing with 4"
 
 
 def test_a_real_allocation_that_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,33 +78,129 @@ def test_a_real_allocation_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         if len(rows) > 1:
             torch.empty(2**55, dtype=torch.uint8)
 
-    batches.run(work, np.full(4, 10), budget=1000)
+    batching.run_batches(work, np.full(4, 10), budget=1000)
     assert len(caplog.records) == 2
 
 
 def test_the_budget_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for free in (None, 2**60, 2**30, 2**29, 1):
-        monkeypatch.setattr(batches, "free_memory", lambda device, free=free: free)
-        found.append([batches.token_budget(config, CPU, 4) for config in (GEMMA, NEOX)])
-    most = batches.MOST_TOKENS["cpu"]
+        monkeypatch.setattr(batching, "free_memory", lambda device, free=free: free)
+        found.append([batching.token_budget(config, CPU, 4) for config in (GEMMA, NEOX)])
+    most = batching.MAX_TOKENS["cpu"]
     assert found[:2] == [[most, most]] * 2
     assert found[2][0] < most
     assert found[3][0] == pytest.approx(found[2][0] / 2, abs=1)
     assert found[-1] == [1, 1]
-    monkeypatch.setattr(batches, "free_memory", lambda device: None)
-    assert batches.token_budget(NEOX, CPU, 4, cached=True) == most
-    assert batches.token_budget(NEOX, CPU, 4, cached=True, written=True) == batches.MOST_WRITTEN["cpu"]
-    monkeypatch.setattr(batches, "free_memory", lambda device: 2**30)
-    assert batches.token_budget(GEMMA, CPU, 2) > batches.token_budget(GEMMA, CPU, 4)
+    monkeypatch.setattr(batching, "free_memory", lambda device: None)
+    assert batching.token_budget(NEOX, CPU, 4, cached=True) == most
+    assert batching.token_budget(NEOX, CPU, 4, cached=True, generating=True) == batching.MAX_TOKENS_GENERATING["cpu"]
+    monkeypatch.setattr(batching, "free_memory", lambda device: 2**30)
+    assert batching.token_budget(GEMMA, CPU, 2) > batching.token_budget(GEMMA, CPU, 4)
     # Keys and values of 26 layers, 4 heads of 256 float32 numbers each: 208 KiB a token, and again what is moved.
-    for most in ("MOST_TOKENS", "MOST_WRITTEN"):
-        monkeypatch.setattr(batches, most, {"cpu": 10**9})
+    for most in ("MAX_TOKENS", "MAX_TOKENS_GENERATING"):
+        monkeypatch.setattr(batching, most, {"cpu": 10**9})
     for config, kept in ((GEMMA, 2 * 26 * 4 * 256 * 4), (NEOX, 2 * 12 * 768 * 4)):
-        alone, cached = batches.token_budget(config, CPU, 4), batches.token_budget(config, CPU, 4, cached=True)
+        alone, cached = batching.token_budget(config, CPU, 4), batching.token_budget(config, CPU, 4, cached=True)
         assert cached < min(alone, 2**29 / (2 * kept))
 
 
 def test_free_memory_of_this_machine() -> None:
-    free = batches.free_memory(CPU)
+    free = batching.free_memory(CPU)
     assert free is None or 2**20 < free < 2**50
+
+
+# -- in the transformers backend
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+def test_batch_sizes(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.backend(architecture, "spm")
+    shapes: list[tuple[int, ...]] = []
+    hook = made.base.get_input_embeddings().register_forward_hook(lambda *a: shapes.append(tuple(a[1][0].shape)))
+    made.batch_size = 3
+    made.embed(CELLS)
+    assert [shape[0] for shape in shapes] == [3, 2]
+    assert [shape[1] for shape in shapes] == sorted((shape[1] for shape in shapes), reverse=True)
+    shapes.clear()
+    made.batch_size = None
+    monkeypatch.setattr(batching, "MAX_TOKENS", {"cpu": 250})
+    made.embed(CELLS)
+    assert all(rows * length <= 250 or rows == 1 for rows, length in shapes)
+    assert sum(rows for rows, _ in shapes) == 5
+    hook.remove()
+    made.batch_size = 0
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        made.embed(CELLS)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    architecture: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tiny.backend(architecture, "bytes")
+    wanted = made.embed(CELLS, attention_for=[1])
+    rows: list[int] = []
+    original = type(made.base.layers[0]).forward
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        rows.append(len(hidden))
+        if len(hidden) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        found = made.embed(CELLS, attention_for=[1])
+    np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
+    assert found.attention
+    assert wanted.attention
+    assert found.attention[1]
+    assert wanted.attention[1]
+    np.testing.assert_allclose(found.attention[1].array, wanted.attention[1].array, rtol=1e-5, atol=1e-5)
+    assert rows[0] == 5
+    assert max(rows[1:]) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts in a batch; continuing with 2"
+    ]
+
+
+@pytest.mark.parametrize("verb", ["generate", "draw", "guide", "draw_guided", "score", "expect"])
+def test_out_of_memory_on_the_way_changes_nothing(
+    verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tiny.backend("gpt_neox", "genes")
+    wanted = VERBS[verb](made, CELLS)
+    forward, calls = type(made.base.layers[0]).forward, 0
+
+    def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if len(hidden) > 2 and calls > 3:  # the prompts are read, and then there is no room
+            raise torch.OutOfMemoryError("no memory")
+        return forward(self, hidden, *arguments, **named)
+
+    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    with caplog.at_level(logging.WARNING):
+        assert_same(VERBS[verb](made, CELLS), wanted)
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 5 prompts in a batch; continuing with 2"
+    ]
+
+
+def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress, cells, shown in ((True, CELLS, True), (True, CELLS[:3], False), (False, CELLS, False)):
+        tiny.backend(progress=progress, batch_size=1).embed(cells)
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert bool(output.err) is shown
+
+
+def test_one_warning_for_all_batches(caplog: pytest.LogCaptureFixture) -> None:
+    cells = [with_genes(cell, GENES * 9) for cell in CELLS]
+    made = tiny.backend(batch_size=1)
+    with caplog.at_level(logging.WARNING):
+        used = made.embed(cells).genes_used
+    [record] = caplog.records
+    assert record.getMessage().startswith("5 of 5")
+    assert f"last {5 * 9 * len(GENES) - used.sum()} genes" in record.getMessage()

@@ -10,16 +10,16 @@ import pytest
 import tiny
 import torch
 
-from cell2sen.engine.network.causal_lm import Causal, Head
+from cell2sen.engine.network.causal_lm import CausalLM, Head
 
 VOCABULARY = 60
 
 
 @pytest.fixture(params=["gemma2", "gpt_neox"], scope="module")
-def pair(request: pytest.FixtureRequest) -> tuple[Causal, torch.nn.Module]:
+def pair(request: pytest.FixtureRequest) -> tuple[CausalLM, torch.nn.Module]:
     """The model, and transformers' own with the same weights."""
     eager = tiny.network(request.param, VOCABULARY, implementation="eager")
-    return Causal(tiny.network(request.param, VOCABULARY)), eager
+    return CausalLM(tiny.network(request.param, VOCABULARY)), eager
 
 
 def texts(*lengths: int, seed: int = 0, common: int = 0) -> list[np.ndarray]:
@@ -40,30 +40,30 @@ def same(found: torch.Tensor, wanted: np.ndarray) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("common", [0, 9])
-def test_rows_go_on_at_their_own_places(pair: tuple[Causal, torch.nn.Module], common: int) -> None:
+def test_rows_go_on_at_their_own_places(pair: tuple[CausalLM, torch.nn.Module], common: int) -> None:
     causal, eager = pair
     rows = texts(30, 1, 44, 12, common=common)
     rows = [*rows, rows[2], rows[0]]  # the same text twice is read once
-    slots = causal.begin([row[:-1] for row in rows], 20)
+    cache = causal.prefill([row[:-1] for row in rows], 20)
     last = np.array([row[-1:] for row in rows])
     places = np.array([[len(row) - 1] for row in rows])
     guessed = texts(*[4] * 6, seed=1)
-    found = causal.read(np.hstack([last, guessed]), places + np.arange(5), slots)
+    found = causal.hidden_states(np.hstack([last, guessed]), places + np.arange(5), cache)
     for row, more, states in zip(rows, guessed, found, strict=True):
         same(states, hidden(eager, np.concatenate([row, more]))[-5:])
     # Each row keeps another number of them, some rows leave, the others go on with other tokens.
     kept, stay = np.array([4, 0, 1, 3, 2, 0]), np.array([1, 2, 4])
-    slots.take(torch.from_numpy(stay))
+    cache.select_rows(torch.from_numpy(stay))
     rows = [np.concatenate([rows[row], guessed[row][: kept[row]]]) for row in stay]
     new = texts(3, 2, 1, seed=2)
     ids = np.array([np.pad(ids, (0, 3 - len(ids))) for ids in new])
-    found = causal.read(ids, np.array([[len(row)] for row in rows]) + np.arange(3), slots)
+    found = causal.hidden_states(ids, np.array([[len(row)] for row in rows]) + np.arange(3), cache)
     for row, more, states in zip(rows, new, found, strict=True):
         same(states[: len(more)], hidden(eager, np.concatenate([row, more]))[-len(more) :])
 
 
 @torch.inference_mode()
-def test_a_tree_is_read_as_its_branches(pair: tuple[Causal, torch.nn.Module]) -> None:
+def test_a_tree_is_read_as_its_branches(pair: tuple[CausalLM, torch.nn.Module]) -> None:
     causal, eager = pair
     rows = texts(30, 5, 47)
     above = np.eye(5, dtype=bool)
@@ -73,9 +73,11 @@ def test_a_tree_is_read_as_its_branches(pair: tuple[Causal, torch.nn.Module]) ->
     token = np.array([0, 7, 8, 9, 10])
     ids = np.tile(token, (3, 1))
     ids[:, 0] = [row[-1] for row in rows]
-    slots = causal.begin([row[:-1] for row in rows], 0)
-    for _ in range(2):  # the slots can be used again
-        found = causal.read_tree(ids, np.array([0, 1, 2, 2, 1]), above, np.array([len(row) - 1 for row in rows]), slots)
+    cache = causal.prefill([row[:-1] for row in rows], 0)
+    for _ in range(2):  # the cache can be used again
+        found = causal.tree_hidden_states(
+            ids, np.array([0, 1, 2, 2, 1]), above, np.array([len(row) - 1 for row in rows]), cache
+        )
         for row, states in zip(rows, found, strict=True):
             for node in range(5):
                 branch = [token[each] for each in np.flatnonzero(above[node]) if each]
@@ -83,12 +85,12 @@ def test_a_tree_is_read_as_its_branches(pair: tuple[Causal, torch.nn.Module]) ->
 
 
 @torch.inference_mode()
-def test_few_rows_of_the_head(pair: tuple[Causal, torch.nn.Module]) -> None:
+def test_few_rows_of_the_head(pair: tuple[CausalLM, torch.nn.Module]) -> None:
     causal, eager = pair
     [row] = texts(9)
     states = torch.from_numpy(hidden(eager, row))
     wanted = eager(torch.from_numpy(row)[None]).logits[0].numpy()
-    same(causal.head(states), wanted)
+    same(causal.logits(states), wanted)
     columns = np.array([3, 4, 59])
     found = Head(causal, columns).logits(states)
     assert found.dtype == torch.float32
@@ -99,13 +101,13 @@ def test_few_rows_of_the_head(pair: tuple[Causal, torch.nn.Module]) -> None:
 @pytest.mark.parametrize("at_once", [1, 100, 2**22])
 @torch.inference_mode()
 def test_probabilities_among_the_whole_vocabulary(
-    pair: tuple[Causal, torch.nn.Module], at_once: int, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[CausalLM, torch.nn.Module], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     causal, eager = pair
     [row] = texts(9)
     states = torch.from_numpy(hidden(eager, row))
     wanted = eager(torch.from_numpy(row)[None]).logits[0].log_softmax(dim=-1).numpy()
-    monkeypatch.setattr("cell2sen.engine.network.causal_lm._LOGITS", at_once)
+    monkeypatch.setattr("cell2sen.engine.network.causal_lm._MAX_LOGITS", at_once)
     columns = np.array([3, 4, 59])
     found = Head(causal, columns).log_probabilities(states)
     assert found.dtype == torch.float64
@@ -121,7 +123,7 @@ def test_probabilities_with_a_bias() -> None:
         network=SimpleNamespace(get_output_embeddings=lambda: head),
         device="cpu",
         vocabulary=11,
-        capped=torch.Tensor.float,
+        soft_capped=torch.Tensor.float,
     )
     states = torch.randn(3, 4)
     wanted = head(states).log_softmax(dim=-1)[:, [2, 10]]
@@ -130,7 +132,7 @@ def test_probabilities_with_a_bias() -> None:
 
 @torch.inference_mode()
 def test_the_end_of_the_last_layer_is_not_computed_for_what_is_only_remembered(
-    pair: tuple[Causal, torch.nn.Module],
+    pair: tuple[CausalLM, torch.nn.Module],
 ) -> None:
     causal, eager = pair
     ran: list[int] = []
@@ -139,9 +141,9 @@ def test_the_end_of_the_last_layer_is_not_computed_for_what_is_only_remembered(
         for number, layer in enumerate(causal.base.layers)
     ]
     rows = texts(12, 7)
-    slots = causal.begin([row[:-1] for row in rows], 4)
+    cache = causal.prefill([row[:-1] for row in rows], 4)
     assert set(ran) == set(range(len(hooks) - 1))
-    found = causal.read(np.array([row[-1:] for row in rows]), np.array([[11], [6]]), slots)
+    found = causal.hidden_states(np.array([row[-1:] for row in rows]), np.array([[11], [6]]), cache)
     assert set(ran) == set(range(len(hooks)))
     for hook in hooks:
         hook.remove()

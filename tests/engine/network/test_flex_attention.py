@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as flex
 
-from cell2sen.engine.network import attention
-from cell2sen.engine.network import flex_attention as attention_flex
+from cell2sen.engine.network import attention, attention_context, flex_attention
 from cell2sen.engine.network.flex_attention import BLOCK, block_mask
 
 CPU = torch.device("cpu")
@@ -20,8 +19,8 @@ class Layer(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch):
     """What has been found out of a kernel holds for that kernel only."""
-    monkeypatch.setattr(attention_flex, "faults", {})
-    monkeypatch.setattr(attention_flex, "_said", set())
+    monkeypatch.setattr(flex_attention, "faults", {})
+    monkeypatch.setattr(flex_attention, "_logged", set())
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def kernel(monkeypatch):
         calls.append((tuple(query.shape), tuple(key.shape)))
         return flex.flex_attention(query, key, value, **named)
 
-    monkeypatch.setattr(attention_flex, "_kernel", lambda: called)
+    monkeypatch.setattr(flex_attention, "_kernel", lambda: called)
     return calls
 
 
@@ -78,7 +77,7 @@ def listed(numbers, indices):
 def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kernel):
     query, key, value = states(n_queries, n_keys)
     with torch.inference_mode():
-        found = attention_flex.attend(query, key, value, 0.3, softcap, window)
+        found = flex_attention.attend(query, key, value, 0.3, softcap, window)
         wanted, _ = attention.attend(
             Layer(), query, key, value, None, scaling=0.3, softcap=softcap, sliding_window=window
         )
@@ -90,9 +89,9 @@ def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kern
 def test_a_kernel_is_tried_once_for_each_shape_of_heads(kernel):
     with torch.inference_mode():
         for length in (100, 200, 300):
-            attention_flex.attend(*states(length, length), 0.3, 2.0, None)
+            flex_attention.attend(*states(length, length), 0.3, 2.0, None)
         assert len(kernel) == 4
-        attention_flex.attend(*states(100, 100, heads=2), 0.3, 2.0, None)
+        flex_attention.attend(*states(100, 100, heads=2), 0.3, 2.0, None)
     assert len(kernel) == 6
 
 
@@ -106,13 +105,13 @@ def test_a_kernel_that_cannot_be_trusted_is_left_alone(fault, monkeypatch, caplo
             raise RuntimeError("no Triton here\nand a long story")
         return flex.flex_attention(query, key, value, **{**named, "score_mod": None})  # the cap forgotten
 
-    monkeypatch.setattr(attention_flex, "_kernel", lambda: broken)
-    monkeypatch.setattr(attention, "_FUSED", ("cpu",))
+    monkeypatch.setattr(flex_attention, "_kernel", lambda: broken)
+    monkeypatch.setattr(attention, "_FLEX_DEVICES", ("cpu",))
     query, key, value = states(200, 200)
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for _ in range(2):
             found, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
-        monkeypatch.setattr(attention, "_FUSED", ())
+        monkeypatch.setattr(attention, "_FLEX_DEVICES", ())
         wanted, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
     assert torch.equal(found, wanted)
     assert (len(calls), len(caplog.records)) == (1, 1)
@@ -129,26 +128,26 @@ def test_a_batch_that_fails_later_is_done_otherwise(monkeypatch, caplog):
             raise RuntimeError("this length does not compile")
         return flex.flex_attention(query, key, value, **named)
 
-    monkeypatch.setattr(attention_flex, "_kernel", lambda: kernel)
+    monkeypatch.setattr(flex_attention, "_kernel", lambda: kernel)
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
-        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is not None
-        assert attention_flex.attend(*states(300, 300), 0.3, 2.0, None) is None
-        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is None
+        assert flex_attention.attend(*states(200, 200), 0.3, 2.0, None) is not None
+        assert flex_attention.attend(*states(300, 300), 0.3, 2.0, None) is None
+        assert flex_attention.attend(*states(200, 200), 0.3, 2.0, None) is None
     assert len(calls) == 3
     assert len(caplog.records) == 1
 
 
 def test_running_out_of_memory_is_no_fault_of_the_kernel(monkeypatch, kernel):
     with torch.inference_mode():
-        attention_flex.attend(*states(10, 10), 0.3, 2.0, None)
+        flex_attention.attend(*states(10, 10), 0.3, 2.0, None)
 
         def full(*_, **__):
             raise torch.OutOfMemoryError("no room")
 
-        monkeypatch.setattr(attention_flex, "_kernel", lambda: full)
+        monkeypatch.setattr(flex_attention, "_kernel", lambda: full)
         with pytest.raises(torch.OutOfMemoryError):
-            attention_flex.attend(*states(10, 10), 0.3, 2.0, None)
-    assert list(attention_flex.faults.values()) == [""]
+            flex_attention.attend(*states(10, 10), 0.3, 2.0, None)
+    assert list(flex_attention.faults.values()) == [""]
 
 
 def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
@@ -157,21 +156,21 @@ def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
             raise RuntimeError("four heads do not compile")
         return flex.flex_attention(query, key, value, **named)
 
-    monkeypatch.setattr(attention_flex, "_kernel", lambda: kernel)
+    monkeypatch.setattr(flex_attention, "_kernel", lambda: kernel)
     with torch.inference_mode():
-        assert attention_flex.attend(*states(200, 200), 0.3, 2.0, None) is None
-        assert attention_flex.attend(*states(200, 200, heads=8), 0.3, 2.0, None) is not None
+        assert flex_attention.attend(*states(200, 200), 0.3, 2.0, None) is None
+        assert flex_attention.attend(*states(200, 200, heads=8), 0.3, 2.0, None) is not None
 
 
 def test_is_left_alone_where_numbers_would_be_rounded(kernel):
     query, key, value = states(200, 200)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is None
-        assert attention_flex.attend(query, key, value.bfloat16(), 0.3, 2.0, None) is None
+            assert flex_attention.attend(query, key, value, 0.3, 2.0, None) is None
+        assert flex_attention.attend(query, key, value.bfloat16(), 0.3, 2.0, None) is None
         assert not kernel
-        assert not attention_flex.faults
-        assert attention_flex.attend(query, key, value, 0.3, 2.0, None) is not None
+        assert not flex_attention.faults
+        assert flex_attention.attend(query, key, value, 0.3, 2.0, None) is not None
 
 
 @pytest.mark.slow
@@ -184,7 +183,7 @@ def test_one_graph_for_lengths_and_windows(monkeypatch):
         return graph
 
     torch._dynamo.reset()
-    monkeypatch.setattr(attention_flex, "_kernel", lambda: torch.compile(
+    monkeypatch.setattr(flex_attention, "_kernel", lambda: torch.compile(
         flex.flex_attention, dynamic=True, fullgraph=True, backend=backend
     ))  # fmt: skip
     for mode in (torch.inference_mode(), torch.no_grad()):
@@ -192,7 +191,7 @@ def test_one_graph_for_lengths_and_windows(monkeypatch):
             for n_keys in (200, 300, 700):
                 for window in (None, 90, 150):
                     query, key, value = states(n_keys, n_keys)
-                    found = attention_flex.attend(query, key, value, 0.3, 2.0, window)
+                    found = flex_attention.attend(query, key, value, 0.3, 2.0, window)
                     wanted, _ = attention.attend(
                         Layer(), query, key, value, None, scaling=0.3, softcap=2.0, sliding_window=window
                     )
@@ -202,7 +201,7 @@ def test_one_graph_for_lengths_and_windows(monkeypatch):
 
 
 def test_is_used_for_plain_prompts_only(monkeypatch, kernel):
-    monkeypatch.setattr(attention, "_FUSED", ("cpu",))
+    monkeypatch.setattr(attention, "_FLEX_DEVICES", ("cpu",))
     query, key, value = states(40, 40)
     named = {"scaling": 0.3, "softcap": 2.0, "sliding_window": 9}
     with torch.no_grad():
@@ -215,7 +214,7 @@ def test_is_used_for_plain_prompts_only(monkeypatch, kernel):
         packed = torch.arange(40).remainder(20)[None]
         attention.attend(Layer(), query, key, value, None, position_ids=packed, **named)
         attention.attend(Layer(), query, key, value, None, dropout=0.5, **named)
-        with attention.capture(0, {0: torch.zeros(40, dtype=torch.int64)}, {0: 1}):
+        with attention_context.capture_maps(0, {0: torch.zeros(40, dtype=torch.int64)}, {0: 1}):
             attention.attend(Layer(), query, key, value, None, **named)
     with torch.enable_grad():
         attention.attend(Layer(), query.requires_grad_(), key, value, None, **named)

@@ -1,4 +1,4 @@
-"""The gene trie: the token ids of all genes, as arrays over the nodes of a tree."""
+"""Gene trie: the token ids of all genes, as arrays over the nodes of a tree."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Nodes from which genes begin: one behind another, and the first one behind the prompt.
+#: Root nodes: of genes after another gene, and of the first gene after the prompt.
 LATER, FIRST = 0, 1
 
 
 class GeneTrie:
-    """Genes by their tokens. Frozen; shared by all rows of all batches.
+    """Genes by their tokens. Never changed; shared by all rows of all batches.
 
     Parameters
     ----------
     genes
-        Each once.
+        Gene symbols, each once.
     later
-        Token ids of each gene as it stands behind another gene.
+        Token ids of each gene after another gene.
     first
-        Token ids of each gene as it stands behind the prompt; None if these are the same.
+        Token ids of each gene after the prompt; None if these are the same.
 
     Raises
     ------
@@ -52,46 +52,49 @@ class GeneTrie:
                 if node == root:
                     raise ValueError(f"gene {self.genes[gene]!r} has no tokens")
                 if ends[node] >= 0:
-                    pair = self.genes[ends[node]], self.genes[gene]
-                    raise ValueError(f"genes {pair[0]!r} and {pair[1]!r} have the same tokens; give each gene once")
+                    raise ValueError(
+                        f"genes {self.genes[ends[node]]!r} and {self.genes[gene]!r} have the same tokens; list each "
+                        "gene once"
+                    )
                 ends[node] = gene
                 paths[root].append(path)
         self.n_nodes = len(children)
         self.gene = np.array(ends, dtype=np.int64)
         """Gene that ends at each node, -1 for none, int64 (nodes,)."""
         self.token = np.full(self.n_nodes + 1, -1, dtype=np.int64)
-        """Token that leads to each node, -1 for the roots, int64 (nodes + 1,); the last one is nobody's."""
+        """Token that leads to each node, -1 for the roots, int64 (nodes + 1,); the last one belongs to no
+        node."""
         self.depth = np.zeros(self.n_nodes, dtype=np.int64)
         """Tokens from its root to each node, int64 (nodes,)."""
-        for node, below in enumerate(children):  # children are always younger than their parents
+        for node, below in enumerate(children):  # children come after their parents
             for token, child in below.items():
                 self.token[child], self.depth[child] = token, self.depth[node] + 1
         edges = sorted((node, token, child) for node, below in enumerate(children) for token, child in below.items())
         parent, self.edge_token, self.edge_child = np.array(edges, dtype=np.int64).reshape(-1, 3).T.copy()
         self.edges_from = np.searchsorted(parent, np.arange(self.n_nodes + 1))
-        """Where each node's edges lie among all, which are sorted by node and token, int64 (nodes + 1,)."""
+        """First edge of each node; edges are sorted by node and token, int64 (nodes + 1,)."""
         self.vocabulary = int(self.edge_token.max(initial=-1)) + 1
-        """One more than the largest token."""
+        """Largest token + 1."""
         self._edge_keys = parent * self.vocabulary + self.edge_token
         self.nodes = _table(paths if len(paths) == 2 else [*paths, *paths], self.n_nodes)
-        """Nodes of each gene in the trees of `later` and `first`, int64 (2, genes, longest), filled up with the number
-        of nodes."""
+        """Nodes of each gene in the trees of `later` and `first`, int64 (2, genes, longest), padded with the number of
+        nodes."""
         self.length = (self.nodes < self.n_nodes).sum(axis=2)
         """Tokens of each gene, int64 (2, genes)."""
         self.path = self.nodes[LATER]
         """Nodes of each gene in the tree of `later`."""
         self.in_first = np.zeros(self.n_nodes, dtype=bool)
-        """Which nodes belong to the tree of `first`, where it is a tree of its own, bool (nodes,)."""
+        """Which nodes belong to the tree of `first`, if it is a separate tree, bool (nodes,)."""
         if len(tables) == 2:
             self.in_first[FIRST] = True
             self.in_first[self.nodes[FIRST][self.nodes[FIRST] < self.n_nodes]] = True
         self.size = np.zeros(self.n_nodes + 1, dtype=np.int32)
-        """Genes that end at or below each node, int32 (nodes + 1,); the last one is nobody's."""
+        """Genes that end at or below each node, int32 (nodes + 1,); the last one belongs to no node."""
         np.add.at(self.size, self.nodes[: len(tables)], 1)
         self.size[[LATER, FIRST, self.n_nodes]] = len(self.genes)
 
     def edges(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Edges from the nodes: the place in `nodes` of where each begins, and its number, each int64 (edges,)."""
+        """Edges from the nodes: the place in `nodes` of each edge's node, and its number, each int64 (edges,)."""
         starts = self.edges_from[nodes]
         counts = self.edges_from[nodes + 1] - starts
         place = np.repeat(np.arange(len(nodes)), counts)
@@ -99,11 +102,11 @@ class GeneTrie:
         return place, np.repeat(starts, counts) + within
 
     def child(self, nodes: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where each token leads to from its node, -1 for nowhere, int64 (n,)."""
+        """Child of each node by its token, -1 for none, int64 (n,)."""
         keys = nodes * self.vocabulary + tokens
         edge = np.minimum(np.searchsorted(self._edge_keys, keys), len(self._edge_keys) - 1)
-        found = (self._edge_keys[edge] == keys) & (tokens >= 0) & (tokens < self.vocabulary)
-        return np.where(found, self.edge_child[edge], -1)
+        exists = (self._edge_keys[edge] == keys) & (tokens >= 0) & (tokens < self.vocabulary)
+        return np.where(exists, self.edge_child[edge], -1)
 
 
 def _table(paths: Sequence[Sequence[Sequence[int]]], fill: int) -> NDArray[np.int64]:

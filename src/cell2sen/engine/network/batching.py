@@ -1,4 +1,4 @@
-"""Batches under a budget of tokens that is found from free memory; out of memory halves it and goes on."""
+"""Batches within free memory: a budget of tokens, halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from tqdm import tqdm
 
 _log = logging.getLogger(__name__)
 
-#: Tokens of a batch at most. More keep no processor busier; a row's result does not depend on them.
-MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+#: Processes the rows of one batch, given as row numbers. May be called again with a part of them.
+Work = Callable[[list[int]], None]
 
-#: The same where answers are written token by token behind them: the more rows, the better.
-MOST_WRITTEN = {"cpu": 16_384, "cuda": 65_536}
+#: Calls its first argument with the rows of each batch, given the lengths of all rows and a name for the progress bar.
+RunBatches = Callable[[Work, NDArray[np.int64], str], None]
 
-#: Share of the free memory that a batch may take: the estimate is rough, and others use the machine, too.
-_SHARE = 0.5
+#: Maximum number of tokens of a batch. More do not use a processor better; a row's result does not depend on it.
+MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+
+#: The same for generation, token by token: the more rows, the better.
+MAX_TOKENS_GENERATING = {"cpu": 16_384, "cuda": 65_536}
+
+#: Share of the free memory that a batch may take: the estimate is rough, and other processes use the machine, too.
+_MEMORY_SHARE = 0.5
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that could still be taken on this device; None where nobody says so."""
+    """Free memory of a device in bytes; None if it cannot be determined."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + int(
             torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -47,12 +53,12 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def token_budget(
-    config: Any, device: torch.device, item_size: int, *, cached: bool = False, written: bool = False
+    config: Any, device: torch.device, item_size: int, *, cached: bool = False, generating: bool = False
 ) -> int:
-    """Tokens that one batch may have.
+    """Maximum number of tokens of one batch.
 
     A forward pass without gradients holds one layer's activations: the residual stream and its norm (in float32 within
-    the norm), queries, keys, values and what comes of them, and the three products of a gated MLP.
+    the norm), queries, keys, values and the attention output, and the three products of a gated MLP.
 
     Parameters
     ----------
@@ -62,28 +68,22 @@ def token_budget(
         Bytes of a number of the hidden states.
     cached
         Keys and values of all layers are kept.
-    written
-        Answers are written behind the tokens.
+    generating
+        Answers are generated after the prompts.
     """
-    table = MOST_WRITTEN if written else MOST_TOKENS
-    most = table.get(device.type, table["cpu"])
+    limits = MAX_TOKENS_GENERATING if generating else MAX_TOKENS
+    limit = limits.get(device.type, limits["cpu"])
     free = free_memory(device)
     if free is None:
-        return most
+        return limit
     hidden, inner = int(config.hidden_size), int(config.intermediate_size)
     heads = int(config.num_attention_heads)
-    each = int(getattr(config, "head_dim", None) or hidden // heads)
-    per_token = item_size * (4 * hidden + 6 * heads * each + 3 * inner) + 2 * 4 * hidden
-    if cached:  # with as much again for what is moved to grow
-        per_token += (
-            2
-            * item_size
-            * 2
-            * int(config.num_hidden_layers)
-            * each
-            * int(getattr(config, "num_key_value_heads", None) or heads)
-        )
-    return max(1, min(most, int(_SHARE * free) // per_token))
+    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
+    per_token = item_size * (4 * hidden + 6 * heads * head_dim + 3 * inner) + 2 * 4 * hidden
+    if cached:  # twice, since the cache is copied when it grows
+        key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        per_token += 2 * item_size * 2 * int(config.num_hidden_layers) * head_dim * key_heads
+    return max(1, min(limit, int(_MEMORY_SHARE * free) // per_token))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -93,8 +93,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def run(
-    work: Callable[[list[int]], None],
+def run_batches(
+    work: Work,
     lengths: NDArray[np.int64],
     *,
     budget: int,
@@ -102,31 +102,29 @@ def run(
     progress: bool = False,
     name: str = "",
 ) -> None:
-    """Do all rows, in batches of similar length, the longest first: what does not fit into memory shows at once.
+    """Processes all rows in batches of similar length, the longest first, so that a lack of memory shows at once.
 
-    A batch that runs out of memory is done again as two, and later ones have half of the budget.
+    A batch that runs out of memory is split in two, and later ones have half of the budget.
 
     Parameters
     ----------
-    work
-        Does the rows of one batch; may be called again with a part of them.
     lengths
         Tokens of each row, int64 (n,).
     budget
-        Tokens of a batch, with its padding; a row that has more is a batch of its own.
+        Tokens of a batch with its padding; a longer row is a batch of its own.
     size
-        Rows of a batch instead.
+        Rows of a batch, instead of a budget.
     progress
-        A bar on stderr for more than three batches, called `name`.
+        Show a progress bar on stderr for more than three batches, called `name`.
 
     Raises
     ------
     torch.OutOfMemoryError, MemoryError, RuntimeError
-        What the allocator said of a single row, with a note.
+        A single row does not fit into memory; the error has a note.
     """
     order = np.argsort(-lengths, kind="stable").tolist()
-    many = len(_next(order, lengths, budget, size)) * 3 < len(order)
-    with tqdm(total=len(order), desc=name, unit="cell", file=sys.stderr, disable=not (progress and many)) as bar:
+    is_long = len(_next(order, lengths, budget, size)) * 3 < len(order)
+    with tqdm(total=len(order), desc=name, unit="cell", file=sys.stderr, disable=not (progress and is_long)) as bar:
         while order:
             batch = _next(order, lengths, budget, size)
             try:
@@ -136,7 +134,7 @@ def run(
                     raise
                 if len(batch) == 1:
                     error.add_note(
-                        f"there is no memory for one prompt of {int(lengths[batch[0]])} tokens: take fewer genes "
+                        f"not enough memory for one prompt of {int(lengths[batch[0]])} tokens: use fewer genes "
                         "(max_genes=), a smaller model, or quantize="
                     )
                     raise
@@ -146,12 +144,13 @@ def run(
                 bar.update(len(batch))
                 continue
             # Outside of the handler, whose error holds the tensors of the batch.
-            _log.warning("out of memory with %d prompts at a time; going on with %d", len(batch), len(batch) // 2)
+            _log.warning("out of memory with %d prompts in a batch; continuing with %d", len(batch), len(batch) // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 def _next(order: Sequence[int], lengths: NDArray[np.int64], budget: int, size: int | None) -> list[int]:
+    """The rows of the next batch."""
     if not order:
         return []
     n_rows = size if size is not None else max(1, budget // max(1, int(lengths[order[0]])))

@@ -26,12 +26,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
+from cell2sen.engine.decoding.constraint import Constraint, Plan
 from cell2sen.engine.decoding.gene_trie import GeneTrie
-from cell2sen.engine.decoding.guide import Guide, Plan
-from cell2sen.engine.decoding.loop import Steer
+from cell2sen.engine.decoding.guide import Guide
 from cell2sen.engine.generation import Generator
 from cell2sen.engine.network.causal_lm import Head
-from cell2sen.engine.network.linear import is_plain
+from cell2sen.engine.network.cpu import is_plain_linear
 from cell2sen.prompt import Prompt
 from cell2sen.training import rewards
 from cell2sen.training.questions import Question
@@ -60,7 +60,7 @@ class Guidance:
         guide, row = Guide(self.trie, [self.ask], self.ends, vocabulary), np.zeros(1, dtype=np.int64)
         masks = np.zeros((len(ids), len(guide.columns)), dtype=bool)
         for place, token in enumerate(ids):
-            masks[place] = guide.mask(row)[0]
+            masks[place] = guide.allowed(row)[0]
             guide.advance(0, int(token))
         return guide.columns, masks
 
@@ -75,45 +75,48 @@ class Rollout:
     guidance: Guidance | None = None
 
 
-class Noted:
-    """A steer that writes down the tokens of its rows, whatever way they came about."""
+class TokenRecorder:
+    """A constraint that records the tokens of its rows: forced, drafted and decided ones."""
 
-    def __init__(self, steer: Steer, n_rows: int) -> None:
-        self.steer, self.columns = steer, steer.columns
+    def __init__(self, constraint: Constraint, n_rows: int) -> None:
+        self.constraint, self.columns = constraint, constraint.columns
         self.ids: list[list[int]] = [[] for _ in range(n_rows)]
 
     def done(self, row: int) -> bool:
         """Whether a row is complete."""
-        return self.steer.done(row)
+        return self.constraint.done(row)
 
     def plan(self, rows: Sequence[int]) -> Plan:
-        """What the rows write next."""
-        return self.steer.plan(rows)
+        """Next tokens and decisions of the rows."""
+        return self.constraint.plan(rows)
 
-    def settle(
+    def accept(
         self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Take what was decided."""
-        kept, new = self.steer.settle(plan, decided, logits_NC)
+        """Adds the decided tokens."""
+        kept, new = self.constraint.accept(plan, decided, logits_NC)
         for row, tokens, n, token in zip(plan.rows.tolist(), plan.tokens, kept, new.tolist(), strict=True):
             self.ids[row] += [*tokens[:n], *([token] if token >= 0 else [])]
         return kept, new
 
 
-class NotingGenerator(Generator):
-    """A generator that keeps the tokens of what it wrote, by the prompt's key."""
+class RecordingGenerator(Generator):
+    """A generator that stores the tokens of its answers, by the prompt's key."""
 
     rolled: dict[str, Rollout]
 
-    def _write(self, prompts: Sequence[Prompt], steer: Steer, head: Head, sampling: Sampling, room: int) -> None:
-        noted = Noted(steer, len(prompts))
-        super()._write(prompts, noted, head, sampling, room)
+    def _generate(
+        self, prompts: Sequence[Prompt], constraint: Constraint, head: Head, sampling: Sampling, capacity: int
+    ) -> None:
+        recorder = TokenRecorder(constraint, len(prompts))
+        super()._generate(prompts, recorder, head, sampling, capacity)
         for row, (prompt, tokenized) in enumerate(zip(prompts, self._tokenize(prompts), strict=True)):
             guidance = None
-            if isinstance(steer, Guide):
-                guidance = Guidance(trie=steer.trie, ask=int(steer.asks[row]), ends=self._ends_of(steer, sampling))
+            if isinstance(constraint, Guide):
+                ends = self._ends_of(constraint, sampling)
+                guidance = Guidance(trie=constraint.trie, ask=int(constraint.n_genes[row]), ends=ends)
             self.rolled[prompt.key] = Rollout(
-                prompt_ids=tokenized.ids.tolist(), ids=noted.ids[row], guidance=guidance
+                prompt_ids=tokenized.ids.tolist(), ids=recorder.ids[row], guidance=guidance
             )  # fmt: skip
 
     def _ends_of(self, guide: Guide, sampling: Sampling) -> tuple[int, ...]:
@@ -125,13 +128,13 @@ class Sampler(TransformersBackend):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.generator = NotingGenerator(
-            self.causal, self.tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_written
+        self.generator = RecordingGenerator(
+            self.causal, self.tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_generating
         )
 
     def roll(self, prompts: Sequence[Prompt], sampling: Sampling, genes: Sequence[str] | None) -> list[Rollout]:
         """Answers like those of :meth:`generate`. The prompts' keys must differ."""
-        assert isinstance(self.generator, NotingGenerator)
+        assert isinstance(self.generator, RecordingGenerator)
         self.generator.rolled = {}
         texts = self.generate(prompts, sampling, genes=genes)
         found = self.generator.rolled
@@ -343,7 +346,7 @@ def _log_shares(
     hidden_ND = hidden_ND.to(head.weight.dtype)
     if candidates_K is None:
         logits_NK = head(hidden_ND)
-    elif is_plain(head) and getattr(head, "bias", None) is None:
+    elif is_plain_linear(head) and getattr(head, "bias", None) is None:
         logits_NK = torch.nn.functional.linear(hidden_ND, head.weight[candidates_K])
     else:  # with a bias, or adapters
         logits_NK = head(hidden_ND)[:, candidates_K]

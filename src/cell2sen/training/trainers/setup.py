@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cell2sen import tasks
-from cell2sen.backends.transformers import halves_are_fast
+from cell2sen.engine.network.cpu import has_bfloat16
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model
@@ -274,7 +274,7 @@ def _bfloat16(config: TrainConfig) -> bool:
 
     if config.bf16 is not None:
         return config.bf16
-    return bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else halves_are_fast()
+    return bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else has_bfloat16()
 
 
 def _stopping(config: TrainConfig) -> list[Any]:

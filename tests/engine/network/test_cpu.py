@@ -1,13 +1,24 @@
+"""What this CPU needs computes the same numbers, and nothing of it happens unasked."""
+
 from __future__ import annotations
+
+import copy
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch.nn import functional
 
-from cell2sen.engine.network import linear as module
+from cell2sen.backends.transformers import TransformersBackend
+from cell2sen.engine.network import cpu
 from cell2sen.engine.network.causal_lm import Head
-from cell2sen.engine.network.linear import is_plain, linear, onednn_is_faster, use
+from cell2sen.engine.network.cpu import is_plain_linear, linear, onednn_is_faster, restore_linear, use_onednn
+from cell2sen.model import Model
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a PyTorch without oneDNN")
 
@@ -16,14 +27,14 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 def calls(monkeypatch):
     """What oneDNN is asked for, on every CPU."""
     found = []
-    operation = module._onednn()
+    operation = cpu._onednn()
 
     def counted(rows, *rest):
         found.append(tuple(rows.shape))
         return operation(rows, *rest)
 
-    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(module, "_onednn", lambda: counted)
+    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu, "_onednn", lambda: counted)
     return found
 
 
@@ -61,7 +72,7 @@ def test_leaves_to_pytorch_what_it_does_not_do(why, calls, monkeypatch):
     elif why == "halves":
         rows, weight = rows.bfloat16(), weight.bfloat16()
     elif why == "another CPU":
-        monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
+        monkeypatch.setattr(cpu, "onednn_is_faster", lambda: False)
     elif why == "gradients":
         weight.requires_grad_()
     with torch.set_grad_enabled(why == "gradients"), torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
@@ -77,7 +88,7 @@ def test_leaves_to_pytorch_what_it_does_not_do(why, calls, monkeypatch):
 def test_a_machine_is_asked_once_and_by_its_name(monkeypatch):
     for vendor, wanted in (("GenuineIntel", False), ("", False), ("vendor_id\t: AuthenticAMD", None)):
         onednn_is_faster.cache_clear()
-        monkeypatch.setattr(module, "_vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(cpu, "_vendor", lambda vendor=vendor: vendor)
         backends = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
         assert onednn_is_faster() is (backends if wanted is None else wanted)
     onednn_is_faster.cache_clear()
@@ -85,7 +96,7 @@ def test_a_machine_is_asked_once_and_by_its_name(monkeypatch):
     def gone():
         raise AttributeError("no such operation")
 
-    monkeypatch.setattr(module, "_onednn", gone)
+    monkeypatch.setattr(cpu, "_onednn", gone)
     assert not onednn_is_faster()
     onednn_is_faster.cache_clear()
 
@@ -97,18 +108,36 @@ class Adapted(torch.nn.Linear):
 @needs_onednn
 def test_a_network_keeps_weights_and_names_and_foreign_layers(calls):
     network = torch.nn.ModuleDict({"plain": torch.nn.Linear(512, 512), "adapted": Adapted(512, 512)})
+    attributes = {name: dict(vars(layer)) for name, layer in network.items()}
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
-    use(network)
-    assert is_plain(network["plain"])
-    assert not is_plain(network["adapted"])
-    assert type(network["adapted"]) is Adapted
+    use_onednn(network)
+    assert is_plain_linear(network["plain"])
+    assert not is_plain_linear(network["adapted"])
+    assert [type(layer) for layer in network.values()] == [torch.nn.Linear, Adapted]
     assert list(network.state_dict()) == list(before)
     with torch.inference_mode():
-        found = network["plain"](torch.ones(3, 512))
-        assert calls == [(3, 512)]
-        torch.testing.assert_close(
-            found, functional.linear(torch.ones(3, 512), before["plain.weight"], before["plain.bias"])
-        )
+        for copied in (network, copy.deepcopy(network)):
+            output = copied["plain"](torch.ones(3, 512))
+            assert calls.pop() == (3, 512)
+            torch.testing.assert_close(
+                output, functional.linear(torch.ones(3, 512), before["plain.weight"], before["plain.bias"])
+            )
+        copied["plain"].weight.zero_()
+        torch.testing.assert_close(network["plain"](torch.ones(3, 512)), output)  # a copy has its own weights
+        calls.clear()
+        restore_linear(network)
+        assert {name: vars(layer) for name, layer in network.items()} == attributes
+        network["plain"](torch.ones(3, 512))
+        assert not calls
+
+
+@needs_onednn
+def test_a_network_of_the_user_is_not_changed(calls):
+    network = tiny.network("gpt_neox", tiny.tokens("bytes").tokenizer.get_vocab_size())
+    before = {name: dict(vars(module)) for name, module in network.named_modules()}
+    made = TransformersBackend(Model(name="tiny", path="tiny"), network, tiny.tokens("bytes"), progress=False)
+    made.embed(tiny.prompts(2))
+    assert {name: vars(module) for name, module in network.named_modules()} == before
 
 
 @needs_onednn
@@ -122,13 +151,56 @@ def test_a_head_is_read_by_it(calls):
             get_output_embeddings = classmethod(lambda cls: cls.embedding)
 
         @staticmethod
-        def capped(logits):
+        def soft_capped(logits):
             return logits
 
-    use(Causal.network.embedding)
+    use_onednn(Causal.network.embedding)
     hidden = torch.randn(7, 512, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = Head(Causal, np.array([3, 5])).log_probabilities(hidden)
         wanted = functional.linear(hidden.double(), Causal.network.embedding.weight.double()).log_softmax(1)[:, [3, 5]]
     assert calls
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+# -- malloc
+
+#: Page faults of the second half of 20 arrays of 48 MB, which are more than the C library keeps by itself.
+FAULTS = """
+import resource, numpy as np
+from cell2sen.engine.network.cpu import keep_freed_memory
+print(keep_freed_memory())
+for number in range(20):
+    if number == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(6_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(**environment: str) -> tuple[str, int]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "CELL2SEN_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env={**kept, **environment}, capture_output=True, text=True, check=True
+    )
+    was_set, faults = done.stdout.split()
+    return was_set, int(faults)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again() -> None:
+    assert run()[0] == "True"
+    for environment in ({"MALLOC_ARENA_MAX": "4"}, {"CELL2SEN_KEEP_MEMORY": "0"}):
+        was_set, cleared = run(**environment)
+        assert was_set == "False"
+        assert run()[1] < cleared / 10
+
+
+def test_without_the_gnu_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_", "CELL2SEN_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: object())
+    assert cpu.keep_freed_memory() is False

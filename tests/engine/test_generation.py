@@ -97,7 +97,7 @@ def test_truncated(options: dict[str, float]) -> None:
 
 @pytest.mark.slow
 def test_what_is_drawn_is_what_the_expectation_goes_through() -> None:
-    # Behind the first gene of three, the expected worth of the others is their probability: that of the drawn sentence.
+    # Behind the first gene of three, the expected value of the others is their probability: that of the drawn sentence.
     made = backend()
     made.batch_size = None
     prompts = [replace(cell, answer_genes=40) for cell in cells(4)]
