@@ -17,10 +17,16 @@ from numpy.typing import NDArray
 from cell2sen.backend import AttentionMap, Backend, Pooling, Sampling
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.perturb import genes_that_fit, perturbation_slots, predict_sentences
+from cell2sen.inference.perturb import (
+    genes_that_fit,
+    perturbation_per_cell,
+    perturbation_slots,
+    predict_sentences,
+)
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
-from cell2sen.sentences.sentences import Sentences, from_anndata
+from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.sentences import Sentences
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -293,7 +299,8 @@ class Cell2Sen:
 
         config = self.config
         session = self._session(dataset, "perturb")
-        slots = perturbation_slots(session, perturbations_list)
+        perturbations = None if perturbations_list is None else perturbation_per_cell(perturbations_list, len(dataset))
+        slots = perturbation_slots(session, perturbations)
         vocabulary = _vocabulary(dataset, session)
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")

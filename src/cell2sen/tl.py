@@ -289,14 +289,19 @@ def perturb(
     _check_input(adata, copy=True)
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
-    if perturbation is not None:
-        perturbation = perturbation_per_cell(perturbation, adata.n_obs)
+    perturbations = None if perturbation is None else perturbation_per_cell(perturbation, adata.n_obs)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
     session = start(adata, "perturb", options, perturbation_column=perturbation_column)
     response = predict_response(
-        session, perturbation, sampling=sampling, readout=readout, correction=correction, guided=guided, n_genes=n_genes
+        session,
+        perturbations,
+        sampling=sampling,
+        readout=readout,
+        correction=correction,
+        guided=guided,
+        n_genes=n_genes,
     )
     obs = adata.obs.iloc[response.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":

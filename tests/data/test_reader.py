@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from cell2sen.data import reader as module
-from cell2sen.data.reader import open_source
+from cell2sen.data.reader import open_reader
 
 N, GENES = 50, 20
 
@@ -74,7 +74,7 @@ def test_every_place_and_storage(data, values, rows):
         ({"layer": "double"}, values[:, 5:] * 2, "layers['double']"),
         ({"use_raw": True}, values, "raw.X"),
     ):
-        with open_source(data, **arguments) as source:
+        with open_reader(data, **arguments) as source:
             np.testing.assert_array_equal(whole(source, rows), wanted)
             np.testing.assert_array_equal(source.sample(N).toarray(), wanted)
             np.testing.assert_array_equal(source.sample(3).toarray(), wanted[[0, 1, 2, 24, 25, 26, 47, 48, 49]])
@@ -90,14 +90,14 @@ def test_views_of_backed_files(storage, rows, values, tmp_path):
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
     wanted = np.array([40, 3, 41, 7])
     view = backed[wanted, ["G9", "G6"]]
-    with open_source(view) as source:
+    with open_reader(view) as source:
         np.testing.assert_array_equal(whole(source, rows), values[wanted][:, [9, 6]])
         assert source.names.tolist() == ["c40", "c3", "c41", "c7"]
-    with open_source(view, use_raw=True) as source:
+    with open_reader(view, use_raw=True) as source:
         np.testing.assert_array_equal(whole(source, rows), values[wanted])
-    with open_source(view, layer="double") as source:
+    with open_reader(view, layer="double") as source:
         np.testing.assert_array_equal(whole(source, rows), values[wanted][:, [9, 6]] * 2)
-    with open_source(backed[np.arange(N) % 2 == 0]) as source:
+    with open_reader(backed[np.arange(N) % 2 == 0]) as source:
         np.testing.assert_array_equal(whole(source, rows), values[::2, 5:])
     backed.file.close()
 
@@ -113,7 +113,7 @@ NUMBERS = ("?", "i1", "u1", "<i4", "u8", "f8", "g")
 def test_every_number_type(storage, dtype, values):
     typed = values.astype(dtype)
     adata = anndata.AnnData(storage(typed))
-    with open_source(adata) as source:
+    with open_reader(adata) as source:
         found = whole(source, 9)
         assert found.dtype.isnative
         np.testing.assert_array_equal(found, typed.astype(float))
@@ -123,20 +123,20 @@ def test_small_integers_do_not_wrap_around():
     twice = sp.csr_matrix(
         (np.array([200, 100, 7], dtype=np.uint8), np.array([1, 1, 0]), np.array([0, 3])), shape=(1, 2)
     )
-    with open_source(anndata.AnnData(twice)) as source:
+    with open_reader(anndata.AnnData(twice)) as source:
         assert whole(source).tolist() == [[7, 300]]
 
 
 def test_long_column_numbers(values):
     long = sp.csr_matrix(values)
     long.indices, long.indptr = long.indices.astype(np.int64), long.indptr.astype(np.int64)
-    with open_source(anndata.AnnData(long)) as source:
+    with open_reader(anndata.AnnData(long)) as source:
         np.testing.assert_array_equal(whole(source, 8), values)
 
 
 def test_what_is_no_number_is_refused(values):
     with (
-        open_source(anndata.AnnData(values.astype(complex))) as source,
+        open_reader(anndata.AnnData(values.astype(complex))) as source,
         pytest.raises(TypeError, match="real numbers, found dtype complex"),
     ):
         whole(source)
@@ -145,7 +145,7 @@ def test_what_is_no_number_is_refused(values):
 @pytest.mark.parametrize("storage", STORAGES)
 def test_input_is_not_changed(storage, values):
     adata = make(values, STORAGES[storage])
-    with open_source(adata) as source:
+    with open_reader(adata) as source:
         for _, block in source.blocks():
             block.data[:] = -1
         source.sample().data[:] = -1
@@ -165,7 +165,7 @@ def test_lazy_arrays_are_computed(values):
         def compute(self):
             return self.array
 
-    source = module.Source(
+    source = module.Reader(
         matrix=Lazy(sp.csr_array(values)),
         obs=pd.DataFrame(index=range(N)),
         var=pd.DataFrame(),
@@ -194,7 +194,7 @@ def test_memory_is_bounded(storage, kind, tmp_path, monkeypatch):
         adata.write_zarr(path, chunks=(64, genes) if storage == "dense" else None)
     total = float(dense.sum())
     del adata, dense
-    with open_source(path) as source:
+    with open_reader(path) as source:
         source.sample(8)  # imports and caches
         tracemalloc.start()
         found = sum(float(block.sum()) for _, block in source.blocks())
@@ -213,23 +213,23 @@ def test_missing_things_come_with_the_menu(values, tmp_path):
     for data in (adata, tmp_path / "x.h5ad"):
         with (
             pytest.raises(KeyError, match=r"no 'counts'; available: \['double'\], or use_raw=True"),
-            open_source(data, layer="counts"),
+            open_reader(data, layer="counts"),
         ):
             pass
-        with pytest.raises(ValueError, match="not both"), open_source(data, layer="double", use_raw=True):
+        with pytest.raises(ValueError, match="not both"), open_reader(data, layer="double", use_raw=True):
             pass
-        with open_source(data) as source:
+        with open_reader(data) as source:
             assert source.hint == "there is layer='double' or use_raw=True"
-        with open_source(data, layer="double") as source:
+        with open_reader(data, layer="double") as source:
             assert source.hint == "there is use_raw=True"
     del adata.raw
     with (
         pytest.raises(KeyError, match=r"no adata.raw; available: X, layers \['double'\]"),
-        open_source(adata, use_raw=True),
+        open_reader(adata, use_raw=True),
     ):
         pass
     del adata.layers["double"]
-    with open_source(adata) as source:
+    with open_reader(adata) as source:
         assert "no other matrix" in source.hint
 
 
@@ -240,7 +240,7 @@ def test_empty_objects(shape, tmp_path):
     for data in (adata, tmp_path / "x.h5ad"):
         with (
             pytest.raises(ValueError, match=rf"is empty: {shape[0]} cells and {shape[1]} genes in X"),
-            open_source(data),
+            open_reader(data),
         ):
             pass
 
@@ -249,33 +249,33 @@ def test_no_X(values, tmp_path):
     adata = anndata.AnnData(obs=pd.DataFrame(index=["a"]), layers={"counts": values[:1]})
     adata.write_h5ad(tmp_path / "x.h5ad")
     for data in (adata, tmp_path / "x.h5ad"):
-        with pytest.raises(ValueError, match="another matrix: there is layer='counts'"), open_source(data):
+        with pytest.raises(ValueError, match="another matrix: there is layer='counts'"), open_reader(data):
             pass
 
 
 def test_no_anndata(tmp_path):
     import h5py
 
-    with pytest.raises(FileNotFoundError, match="no file"), open_source(tmp_path / "no.h5ad"):
+    with pytest.raises(FileNotFoundError, match="no file"), open_reader(tmp_path / "no.h5ad"):
         pass
     (tmp_path / "text.h5ad").write_text("no HDF5")
-    with pytest.raises(ValueError, match="not a readable"), open_source(tmp_path / "text.h5ad"):
+    with pytest.raises(ValueError, match="not a readable"), open_reader(tmp_path / "text.h5ad"):
         pass
     (tmp_path / "x.h5ad.gz").write_text("packed")
-    with pytest.raises(ValueError, match="compressed, unpack it first"), open_source(tmp_path / "x.h5ad.gz"):
+    with pytest.raises(ValueError, match="compressed, unpack it first"), open_reader(tmp_path / "x.h5ad.gz"):
         pass
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["matrix"] = [1, 2]
-    with pytest.raises(ValueError, match=r"no AnnData.*only \['matrix'\]"), open_source(tmp_path / "other.h5ad"):
+    with pytest.raises(ValueError, match=r"no AnnData.*only \['matrix'\]"), open_reader(tmp_path / "other.h5ad"):
         pass
-    with pytest.raises(ValueError, match="no zarr store"), open_source(tmp_path):
+    with pytest.raises(ValueError, match="no zarr store"), open_reader(tmp_path):
         pass
-    with pytest.raises(TypeError, match="found ndarray"), open_source(np.ones((2, 2))):
+    with pytest.raises(TypeError, match="found ndarray"), open_reader(np.ones((2, 2))):
         pass
 
 
 def test_shared_blocks_are_the_rows_without_a_copy(data, values):
-    with open_source(data) as source:
+    with open_reader(data) as source:
         blocks = [module.canonical(block) for _, block in source.blocks(7, shared=True)]
         np.testing.assert_array_equal(np.vstack([block.toarray() for block in blocks]), values[:, 5:])
         assert all(block.has_canonical_format for block in blocks)
@@ -292,7 +292,7 @@ def test_shared_blocks_out_of_order(dtype):
     wanted = np.zeros((5, 4))
     np.add.at(wanted, (np.repeat(np.arange(5), np.diff(indptr)), indices), data.astype(float))
     adata = anndata.AnnData(sp.csr_matrix((5, 4), dtype=np.float32))
-    source = module.Source(matrix=csr, obs=adata.obs, var=adata.var, uns={}, where="X", hint="")
+    source = module.Reader(matrix=csr, obs=adata.obs, var=adata.var, uns={}, where="X", hint="")
     for rows in (1, 2, 5):
         found = [module.canonical(block) for _, block in source.blocks(rows, shared=True)]
         assert all(block.has_canonical_format for block in found)

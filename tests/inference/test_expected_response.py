@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import anndata
@@ -10,6 +11,9 @@ from cells import GENES, cells, fake
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
+from cell2sen.data import obs, reader, scale
+from cell2sen.data.genes import naming
+from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import start
 
 NAMED = {"no_perturbation": "no perturbation"}
@@ -60,6 +64,35 @@ def test_change_is_the_difference_of_two_expectations() -> None:
         sides.append(model.expect(prompts, GENES, rank_values))
     expected = np.maximum(log_normalised(adata) + sides[0] - sides[1], 0)
     np.testing.assert_allclose(predicted.X.toarray(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("readout", ["expected", "sentence"])
+def test_the_data_is_opened_resolved_and_cleaned_once(readout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **options: calls.update([name]) or function(*args, **options))
+
+    count(reader, "_reader_of_object")
+    count(naming, "resolve")
+    count(scale, "recognise")
+    count(obs, "stripped")
+    adata = cells()
+    adata.obs["drug"] = "IFN-beta"
+    predict(adata, None, perturbation_column="drug", readout=readout)
+    assert calls == {"_reader_of_object": 1, "resolve": 1, "stripped": 1}
+    calls.clear()
+    predict(adata, readout=readout)
+    assert calls == {"_reader_of_object": 1, "resolve": 1, "stripped": 1}
+
+
+def test_a_session_of_sentences_has_no_measured_expression() -> None:
+    model = fake(**NAMED)
+    with start(cells(), "perturb", {"model": model, "progress": False}) as session:
+        sentences = session.sentences
+    with pytest.raises(ValueError, match="not sentences"):
+        expected_response(start(sentences, "perturb", {"model": model}), [{"perturbation": "x"}] * 6)
 
 
 def test_no_perturbation_changes_nothing() -> None:

@@ -48,8 +48,8 @@ def sentences(
 
     from cell2sen.data.output import complete
     from cell2sen.model import resolve
+    from cell2sen.sentences.from_anndata import from_anndata
     from cell2sen.sentences.ranking import Recipe
-    from cell2sen.sentences.sentences import from_anndata
 
     check_suffix(out, ".parquet", ".jsonl", ".csv", ".txt")
     recipe = resolve(model).recipe if model else Recipe()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cell2sen.data.reader import open_source
+from cell2sen.data.reader import open_reader
 from cell2sen.training.config import TrainConfig, checked_value, from_mapping, parse_yaml, read_values
 
 #: Draws of each cell, where a file is learned from options alone: as many as make so many pairs, within limits.
@@ -95,7 +95,7 @@ def _epochs(source: Path) -> int:
     """Draws of each cell: few cells have to be seen more often."""
     if not source.exists():  # an error that reading it will explain
         return EPOCHS[0]
-    with open_source(source) as opened:
+    with open_reader(source) as opened:
         n_cells = len(opened.obs)
     return min(max(-(-PAIRS // max(1, n_cells)), EPOCHS[0]), EPOCHS[1])
 

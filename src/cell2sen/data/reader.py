@@ -1,10 +1,11 @@
-"""Source: contiguous blocks of rows of an AnnData object or file, in bounded memory."""
+"""Reader: blocks of rows of an AnnData object, .h5ad file or .zarr store, in bounded memory."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ CSC_VALUES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
-    """One matrix of an AnnData object, read by rows, with the annotations that belong to it."""
+class Reader:
+    """One matrix of an AnnData object or file, read by rows, with its annotations. Close it, or use ``with``."""
 
     matrix: Any
     """In memory: CSR, CSC or array. On disk: a backed sparse or dense dataset that can be sliced by rows."""
@@ -36,14 +37,43 @@ class Source:
     var: pd.DataFrame
     uns: Mapping[str, Any]
     where: str
-    """How the user names the matrix: ``"X"``, ``"layers['counts']"``, ``"raw.X"``."""
+    """Name of the matrix: ``"X"``, ``"layers['counts']"``, ``"raw.X"``."""
 
     hint: str
-    """Which other matrices there are, for error messages."""
+    """The other matrices of the object, for error messages."""
+
+    rows: NDArray[np.int64] | None = None
+    """int64 (cells,): the rows of `matrix` that belong to `obs`; all of them if ``None``."""
+
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """The file of the matrix, if it is in one."""
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. The annotations remain."""
+        self.opened.close()
+
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Reader:
+        """Some of the cells (a slice, a mask or different row numbers), from the same open file.
+
+        Raises
+        ------
+        ValueError
+            No cell, or a cell twice.
+        """
+        index = np.arange(self.n_obs)[rows]
+        if not len(index) or len(np.unique(index)) < len(index):
+            raise ValueError(f"pass at least one row and none twice, found {len(index)} rows: {index[:5].tolist()} …")
+        return replace(self, obs=self.obs.iloc[index], rows=index if self.rows is None else self.rows[index])
 
     @property
     def n_obs(self) -> int:
-        """Cells."""
+        """Number of cells."""
         return len(self.obs)
 
     @property
@@ -52,29 +82,36 @@ class Source:
         return np.asarray(self.obs.index.astype(str), dtype=object)
 
     def blocks(self, rows: int | None = None, *, shared: bool = False) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """``(first row, CSR copy of the rows)`` in order. The copy may be changed by the caller.
+        """``(first row, CSR copy of the rows)`` in order. The caller may change the copy.
 
-        With `shared` no copy is made where that can be avoided: nothing may be written into a block then, nor need it
-        be canonical (:func:`canonical`).
+        With `shared` the rows share the memory of the matrix where possible: they must not be changed, and need not be
+        canonical (:func:`canonical`).
         """
         if rows is None:
             rows = max(1, min(BLOCK_ROWS, int(BLOCK_VALUES / max(1.0, self._values_per_row))))
             if chunks := getattr(self.matrix, "chunks", None):  # dense, on disk: a chunk is always read whole
                 rows = max(rows // chunks[0], 1) * chunks[0]
         if not self._is_csc_on_disk:
-            matrix: Any = self.matrix
-            if getattr(matrix, "format", "") == "csc":
-                matrix = matrix.tocsr()  # in memory one linear conversion is cheapest
-            shared = shared and self._can_be_shared(matrix)
+            shared = shared and self._can_be_shared(self._by_rows)
             for start in range(0, self.n_obs, rows):
                 stop = min(start + rows, self.n_obs)
-                yield start, rows_of(matrix, start, stop) if shared else _to_csr(matrix[start:stop])
+                yield start, rows_of(self._by_rows, start, stop) if shared else self._slice(start, stop)
             return
         at_once = max(rows, int(CSC_VALUES / max(1.0, self._values_per_row)) // rows * rows)
         for first in range(0, self.n_obs, at_once):
-            part = self._rows_of_columns(np.arange(first, min(first + at_once, self.n_obs)))
+            part = self.read(np.arange(first, min(first + at_once, self.n_obs)))
             for start in range(0, part.shape[0], rows):
                 yield first + start, _to_csr(part[start : start + rows])
+
+    def read(self, rows: NDArray[np.integer[Any]]) -> sp.csr_matrix:
+        """CSR copy of the cells with these numbers, in any order; in memory also repeatedly."""
+        rows = rows if self.rows is None else self.rows[rows]
+        if self._is_csc_on_disk:
+            return self._rows_of_columns(rows)
+        if sp.issparse(self.matrix) or isinstance(self.matrix, np.ndarray):
+            return _to_csr(self._by_rows[rows], copy=False)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
         """Up to three runs of `rows` cells (fewer where cells are long), from the beginning, the middle and the end."""
@@ -84,19 +121,30 @@ class Source:
         """The runs of :meth:`sample`, shared and not always canonical, as with :meth:`blocks`."""
         rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
         firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
-        wanted = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
+        sampled = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
         if self._is_csc_on_disk:
-            return [_to_csr(self._rows_of_columns(wanted))]
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+            return [_to_csr(self.read(sampled))]
+        runs = np.split(sampled, np.flatnonzero(np.diff(sampled) > 1) + 1)
         if self._can_be_shared(self.matrix):
             return [rows_of(self.matrix, run[0], run[-1] + 1) for run in runs]
-        return [_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]
+        return [self._slice(run[0], run[-1] + 1) for run in runs]
 
-    @staticmethod
-    def _can_be_shared(matrix: Any) -> bool:
-        """Whether rows are had without a copy and are what scipy can compute with."""
+    def _slice(self, start: int, stop: int) -> sp.csr_matrix:
+        if self.rows is not None:
+            return self.read(np.arange(start, stop))
+        return _to_csr(self._by_rows[start:stop])
+
+    @cached_property
+    def _by_rows(self) -> Any:
+        """The matrix, but CSC in memory as CSR: one linear conversion is faster than slicing columns."""
+        is_csc = sp.issparse(self.matrix) and getattr(self.matrix, "format", "") == "csc"
+        return self.matrix.tocsr() if is_csc else self.matrix
+
+    def _can_be_shared(self, matrix: Any) -> bool:
+        """Whether slices need no copy and have a dtype that scipy can compute with."""
         in_memory = sp.issparse(matrix) and getattr(matrix, "format", "") == "csr"
-        return in_memory and matrix.dtype.kind in "iuf" and _native_dtype(matrix.dtype) == matrix.dtype
+        native = in_memory and matrix.dtype.kind in "iuf" and _native_dtype(matrix.dtype) == matrix.dtype
+        return bool(native and self.rows is None)
 
     @property
     def _is_csc_on_disk(self) -> bool:
@@ -104,17 +152,18 @@ class Source:
 
     @property
     def _values_per_row(self) -> float:
+        n_rows = self.matrix.shape[0]
         if hasattr(self.matrix, "nnz"):
-            return float(self.matrix.nnz / self.n_obs)
+            return float(self.matrix.nnz / n_rows)
         if hasattr(self.matrix, "group"):  # sparse, on disk
-            return float(self.matrix.group["indices"].shape[0] / self.n_obs)
+            return float(self.matrix.group["indices"].shape[0] / n_rows)
         return float(self.matrix.shape[1])
 
-    def _rows_of_columns(self, wanted: NDArray[np.int64]) -> sp.csr_matrix:
+    def _rows_of_columns(self, wanted: NDArray[np.integer[Any]]) -> sp.csr_matrix:
         """Some rows of a file stored by columns, which is scanned once, some columns at a time."""
         group = self.matrix.group
         indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        place = np.full(self.n_obs, -1, dtype=np.int64)
+        place = np.full(self.matrix.shape[0], -1, dtype=np.int64)
         place[wanted] = np.arange(len(wanted))
         parts = []
         first = 0
@@ -146,29 +195,29 @@ class _ViewOfFile:
         return part.raw.X if self._use_raw else part.X
 
 
-@contextlib.contextmanager
-def open_source(data: AnnData | str | Path, *, layer: str | None = None, use_raw: bool = False) -> Iterator[Source]:
-    """The matrix named by `layer` and `use_raw` of an AnnData object, an ``.h5ad`` file or a ``.zarr`` store.
+def open_reader(data: AnnData | str | Path, *, layer: str | None = None, use_raw: bool = False) -> Reader:
+    """Open the matrix named by `layer` and `use_raw` of an AnnData object, an ``.h5ad`` file or a ``.zarr`` store.
 
-    Files are opened for reading only and closed at the end.
+    Files are opened for reading only; the reader closes them.
 
     Raises
     ------
     FileNotFoundError, KeyError, ValueError
-        No such file, no such layer or raw (with those there are), nothing in it.
+        No such file; no such layer or raw (with the menu); an empty matrix.
     """
     if layer is not None and use_raw:
         raise ValueError("pass either layer= or use_raw=True, not both")
     if isinstance(data, str | Path):
-        with _open_file(Path(data)) as group:
-            yield _checked(_source_of_file(group, layer, use_raw), str(data))
-    elif hasattr(data, "obs") and hasattr(data, "var"):
-        yield _checked(_source_of_object(data, layer, use_raw), "the AnnData object")
-    else:
-        raise TypeError(f"expected AnnData or the path of an .h5ad or .zarr file, found {type(data).__name__}")
+        with contextlib.ExitStack() as opened:
+            group = opened.enter_context(_open_file(Path(data)))
+            reader = _checked(_reader_of_file(group, layer, use_raw), str(data))
+            return replace(reader, opened=opened.pop_all())
+    if hasattr(data, "obs") and hasattr(data, "var"):
+        return _checked(_reader_of_object(data, layer, use_raw), "the AnnData object")
+    raise TypeError(f"expected AnnData or the path of an .h5ad or .zarr file, found {type(data).__name__}")
 
 
-def _source_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
+def _reader_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Reader:
     layers = list(adata.layers.keys())
     has_raw = adata.raw is not None
     where = _where(layer, use_raw, layers, has_raw)
@@ -182,10 +231,10 @@ def _source_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Sourc
         matrix, var = adata.X, adata.var
     if matrix is None:
         raise ValueError(f"adata.X is empty; pass another matrix: {_hint(layers, has_raw, where)}")
-    return Source(matrix=matrix, obs=adata.obs, var=var, uns=adata.uns, where=where, hint=_hint(layers, has_raw, where))
+    return Reader(matrix=matrix, obs=adata.obs, var=var, uns=adata.uns, where=where, hint=_hint(layers, has_raw, where))
 
 
-def _source_of_file(group: Any, layer: str | None, use_raw: bool) -> Source:
+def _reader_of_file(group: Any, layer: str | None, use_raw: bool) -> Reader:
     from anndata.io import read_elem, sparse_dataset
 
     layers = list(group["layers"].keys()) if "layers" in group else []
@@ -201,7 +250,7 @@ def _source_of_file(group: Any, layer: str | None, use_raw: bool) -> Source:
     for key in ("organism", "species", "organism_ontology_term_id"):
         if "uns" in group and key in group["uns"]:
             uns[key] = read_elem(group["uns"][key])
-    return Source(
+    return Reader(
         matrix=sparse_dataset(stored) if sparse else stored, obs=read_elem(group["obs"]),
         var=read_elem(group["raw/var"] if use_raw else group["var"]), uns=uns, where=where, hint=hint,
     )  # fmt: skip
@@ -238,13 +287,13 @@ def _require_anndata(group: Any, path: Path) -> None:
         raise ValueError(f"{path} holds no AnnData: it has no obs and var, only {sorted(group.keys())}")
 
 
-def _checked(source: Source, name: str) -> Source:
-    if len(source.matrix.shape) != 2:
-        raise ValueError(f"{source.where} of {name} must have two dimensions, found shape {source.matrix.shape}")
-    n_obs, n_vars = source.matrix.shape
+def _checked(reader: Reader, name: str) -> Reader:
+    if len(reader.matrix.shape) != 2:
+        raise ValueError(f"{reader.where} of {name} must have two dimensions, found shape {reader.matrix.shape}")
+    n_obs, n_vars = reader.matrix.shape
     if n_obs == 0 or n_vars == 0:
-        raise ValueError(f"{name} is empty: {n_obs} cells and {n_vars} genes in {source.where}")
-    return source
+        raise ValueError(f"{name} is empty: {n_obs} cells and {n_vars} genes in {reader.where}")
+    return reader
 
 
 def _where(layer: str | None, use_raw: bool, layers: list[str], has_raw: bool) -> str:
@@ -307,8 +356,8 @@ def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
     return csr
 
 
-def _to_csr(block: Any) -> sp.csr_matrix:
-    """A canonical CSR copy with native numbers, without touching the input."""
+def _to_csr(block: Any, *, copy: bool = True) -> sp.csr_matrix:
+    """Canonical CSR with native numbers; a copy, unless `block` is one already (`copy` is False)."""
     for load in ("to_memory", "compute"):  # of anndata's backed and of dask's arrays
         if hasattr(block, load):
             block = getattr(block, load)()
@@ -316,7 +365,7 @@ def _to_csr(block: Any) -> sp.csr_matrix:
         block = np.asarray(block)
     if block.dtype.kind not in "biuf":
         raise TypeError(f"expression must be whole or real numbers, found dtype {block.dtype}")
-    csr = sp.csr_matrix(block.astype(_native_dtype(block.dtype), copy=True))
+    csr = sp.csr_matrix(block.astype(_native_dtype(block.dtype), copy=copy))
     if not csr.has_canonical_format:
         if csr.dtype.kind in "iu":  # sums of small integers would wrap around
             csr = csr.astype(np.int64)
@@ -340,7 +389,7 @@ def backed(file: Path) -> Iterator[AnnData]:
     """The file as AnnData with its matrices on disk."""
     import anndata
 
-    with contextlib.suppress(KeyError), open_source(file):  # says what is wrong with a file better than anndata
+    with contextlib.suppress(KeyError), open_reader(file):  # says what is wrong with a file better than anndata
         pass
     if file.suffix == ".zarr":
         yield anndata.read_zarr(file)

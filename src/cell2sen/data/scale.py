@@ -92,6 +92,24 @@ class Scale:
         # else: left-out genes hide the total; 1e4 is what scanpy users normalise to.
         return np.log10(1.0 + linear)
 
+    def ln_cp10k(self, matrix: sp.csr_matrix, row_sums: NDArray[np.float64]) -> sp.csr_matrix:
+        """Values of cells → ln(1 + CP10k), the unit of ``scanpy.pp.log1p``.
+
+        Parameters
+        ----------
+        matrix
+            CSR (cells, genes), not negative. Not changed; may have fewer genes than `row_sums` were taken of.
+        row_sums
+            float64 (cells,): :meth:`row_sums` over all genes.
+
+        Returns
+        -------
+        float64 CSR (cells, genes).
+        """
+        sums = np.repeat(np.where(row_sums > 0, row_sums, 1.0), np.diff(matrix.indptr))
+        values = self.log10_cp10k(matrix.data, sums) * math.log(10)
+        return sp.csr_matrix((values, matrix.indices, matrix.indptr), shape=matrix.shape)
+
 
 #: What :func:`recognise` says of whole numbers.
 COUNTS = Scale(kind="counts")

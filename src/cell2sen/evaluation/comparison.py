@@ -44,7 +44,7 @@ class Sides:
     @property
     def predicted_vocabulary(self) -> Iterable[str]:
         """Genes that the prediction may name."""
-        return self.predicted.gene_map.symbols
+        return self.predicted.expression.symbols
 
 
 def columns(names: str | Sequence[str]) -> list[str]:

@@ -14,8 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.data.genes import symbols as gene_names
-from cell2sen.data.genes.gene_map import GeneMap
+from cell2sen.data.expression import Expression
+from cell2sen.data.obs import group_cells, obs_column, stripped
+from cell2sen.data.reader import Reader, open_reader
 from cell2sen.data.scale import Scale, recognise
 
 logger = logging.getLogger(__name__)
@@ -42,26 +43,33 @@ class Cells:
     name: str
     """``"predicted"``, ``"real"`` or ``"train"``, for messages."""
 
-    matrix: Any
-    """(cells, columns), CSR or array, as it came."""
+    expression: Expression
+    """All genes that have a symbol, in memory."""
 
-    obs: pd.DataFrame
-    scale: Scale
-    gene_map: GeneMap
     columns: NDArray[np.int64]
-    """int64 (genes,): the columns of the mapped matrix that are compared, in common order."""
+    """int64 (genes,): the places in ``expression.symbols`` of the genes that are compared, in common order."""
 
     obsm: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.obs)
+        return len(self.expression)
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotations of the cells."""
+        return self.expression.obs
+
+    @property
+    def scale(self) -> Scale:
+        """Scale of the values."""
+        return self.expression.scale
 
     @cached_property
     def names(self) -> NDArray[Any]:
         """Cell names, object (n,)."""
-        return np.asarray(self.obs.index.astype(str), dtype=object)
+        return self.expression.names
 
     @cached_property
     def _place(self) -> NDArray[np.int64]:
@@ -90,10 +98,9 @@ class Cells:
         Counts are divided by the cell's sum over all its genes, not only over the compared ones. The layers
         ``control`` and ``delta`` of a prediction are on the scale of ``X`` already.
         """
-        block = sp.csr_matrix((self.matrix if layer is None else self.layers[layer])[np.asarray(index)])
-        if layer is None:
-            block = self._log(block)
-        return sp.csr_matrix(self.gene_map.apply(block.astype(np.float32))[:, self.columns])
+        rows = np.asarray(index)
+        block = sp.csr_matrix(self.layers[layer][rows]) if layer else self._log(self.expression.reader.read(rows))
+        return sp.csr_matrix(self.expression.over_symbols(block.astype(np.float32))[:, self.columns])
 
     def mean(self, index: NDArray[Any], layer: str | None = None) -> NDArray[np.float64]:
         """Mean over some cells, float64 (genes,)."""
@@ -115,14 +122,7 @@ class Cells:
 
     def column(self, name: str) -> NDArray[Any]:
         """An obs column as text, object (n,); ``None`` where it is missing."""
-        if name not in self.obs.columns:
-            raise KeyError(
-                f"obs of the {self.name} cells has no column {name!r}; available: {list(map(str, self.obs.columns))}"
-            )
-        values = self.obs[name]
-        return np.array(
-            [None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values], dtype=object
-        )
+        return np.array(stripped(obs_column(self.obs, name, f"obs of the {self.name} cells")), dtype=object)
 
     def _log(self, block: sp.csr_matrix) -> sp.csr_matrix:
         if self.scale == _SCALES["log1p"] or (
@@ -130,9 +130,7 @@ class Cells:
         ):
             return block
         block = block.astype(np.float64)
-        sums = np.repeat(np.asarray(block.sum(axis=1)).ravel(), np.diff(block.indptr))
-        block.data = self.scale.log10_cp10k(block.data, np.where(sums > 0, sums, 1.0)) * np.log(10.0)
-        return block
+        return self.scale.ln_cp10k(block, self.scale.row_sums(block))
 
 
 def read(
@@ -153,19 +151,15 @@ def read(
         raise ValueError(
             f"the {name} AnnData holds nothing: {adata.n_obs} cells × {adata.n_vars} genes; pass layer= if not in X"
         )
-    if getattr(matrix, "format", "csr") != "csr":
-        matrix = matrix.tocsr()
     if not adata.obs_names.is_unique:
         raise ValueError(f"cell names of the {name} cells are not unique; adata.obs_names_make_unique() repairs it")
-    _refuse_nan(matrix, adata.obs_names, name)
-    gene_map = gene_names.resolve(adata.var, symbols=symbols)
+    reader = open_reader(adata, layer=layer)
+    _refuse_nan(reader, name)
+    expression = Expression.of(reader, symbols=symbols, scale=_scale_of(reader, name, scale))
     return Cells(
         name=name,
-        matrix=matrix,
-        obs=adata.obs,
-        gene_map=gene_map,
-        columns=np.arange(len(gene_map.symbols)),
-        scale=_scale_of(adata, matrix, name, scale),
+        expression=expression,
+        columns=np.arange(len(expression.symbols)),
         obsm=adata.obsm,
         uns=adata.uns,
         layers=adata.layers,
@@ -195,7 +189,7 @@ def align(predicted: Cells, *others: Cells, case: Case = "auto") -> tuple[list[s
     """
     if case == "auto":
         case = "upper" if dict(predicted.provenance.get("recipe", {})).get("case") == "upper" else "keep"
-    tables = [_table(side.gene_map.symbols, case) for side in (predicted, *others)]
+    tables = [_table(side.expression.symbols, case) for side in (predicted, *others)]
     common = sorted(symbol for symbol in tables[1] if all(symbol in table for table in tables))
     if not common:
         raise ValueError(
@@ -225,11 +219,7 @@ def groups(
     values = [cells.column(column) for column in columns]
     if rename:
         values[0] = np.array([rename.get(value, value) for value in values[0]], dtype=object)
-    found: dict[tuple[str, ...], list[int]] = {}
-    for row, key in enumerate(zip(*values, strict=True)):
-        if None not in key:
-            found.setdefault(key, []).append(row)
-    return {key: cells.by_name(np.array(found[key])) for key in sorted(found)}
+    return {key: cells.by_name(rows) for key, rows in sorted(group_cells(*values).items())}
 
 
 def refuse_empty(shared: Iterable[Any], predicted: Iterable[Any], real: Iterable[Any], what: str) -> None:
@@ -276,19 +266,17 @@ def _load(data: Any, name: str) -> Any:
     return data.to_memory() if data.isbacked else data
 
 
-def _refuse_nan(matrix: Any, names: Any, name: str) -> None:
-    n_rows = matrix.shape[0]
+def _refuse_nan(reader: Reader, name: str) -> None:
+    n_rows = reader.n_obs
     bad: list[str] = []
     n_bad = 0
-    for start in range(0, n_rows, _BLOCK):
-        block = matrix[start : start + _BLOCK]
-        sparse = hasattr(block, "toarray")
-        if np.isfinite(block.data if sparse else block).all():
+    for start, block in reader.blocks(_BLOCK, shared=True):
+        finite = np.isfinite(block.data)
+        if finite.all():
             continue
-        dense = block.toarray() if sparse else np.asarray(block)
-        rows = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+        rows = np.unique(np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[~finite])
         n_bad += len(rows)
-        bad += [str(names[start + row]) for row in rows[:3]]
+        bad += [str(reader.names[start + row]) for row in rows[:3]]
     if n_bad:
         raise ValueError(
             f"{n_bad} of {n_rows} {name} cells hold NaN or infinite values (for example {bad[:3]}): a score over "
@@ -297,14 +285,14 @@ def _refuse_nan(matrix: Any, names: Any, name: str) -> None:
         )
 
 
-def _scale_of(adata: Any, matrix: Any, name: str, scale: ScaleName) -> Scale:
+def _scale_of(reader: Reader, name: str, scale: ScaleName) -> Scale:
     if scale != "auto":
         if scale not in _SCALES:
             raise ValueError(f"scale must be 'auto' or one of {sorted(_SCALES)}, found {scale!r}")
         return _SCALES[scale]
-    if set(adata.uns.get(UNS, {})) & {"perturb", "generate"}:
+    if set(reader.uns.get(UNS, {})) & {"perturb", "generate"}:
         return _SCALES["log1p"]
-    sample = sp.csr_matrix(matrix[np.linspace(0, matrix.shape[0] - 1, min(512, matrix.shape[0])).astype(int)])
+    sample = reader.read(np.linspace(0, reader.n_obs - 1, min(512, reader.n_obs)).astype(int))
     highest = float(sample.data.max()) if sample.nnz else 0.0
     if sample.nnz and sample.data.min() < 0:
         # Regression models predict slightly negative logarithms; z-scores look the same but for their size.

@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen import tasks
+from cell2sen.data.expression import Expression
 from cell2sen.data.genes import symbols as gene_names
 from cell2sen.data.genes.organism import KEYS, organism_column
-from cell2sen.data.reader import open_source
+from cell2sen.data.obs import perturbations_of_cells
+from cell2sen.data.reader import Reader, open_reader
 from cell2sen.engine import cost
 from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.sentences.sentences import Sentences, from_anndata
+from cell2sen.sentences.from_anndata import from_expression
+from cell2sen.sentences.sentences import Sentences
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,25 +121,24 @@ def check(
     level = logger.level
     logger.setLevel(logging.ERROR)  # warnings are findings of the report
     try:
-        with open_source(data, layer=layer, use_raw=use_raw) as source:
-            report.add("ok", "matrix", f"{source.n_obs:,} cells × {len(source.var):,} genes in {source.where}")
-            report.numbers |= {"n_cells": source.n_obs, "n_genes": len(source.var), "matrix": source.where}
-            _add_names(report, source)
-        started = time.perf_counter()
-        sentences = from_anndata(
-            data,
-            dataclasses.replace(resolved.recipe, max_genes=max_genes or resolved.recipe.max_genes),
-            layer=layer,
-            use_raw=use_raw,
-            symbols=symbols,
-            gene_table=gene_table,
-            aliases=aliases,
-            organism=organism,
-            perturbation_column=perturbation_column,
-            known=_known_genes(resolved),
-            progress=progress,
-        )
-        report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
+        with open_reader(data, layer=layer, use_raw=use_raw) as reader:
+            report.add("ok", "matrix", f"{reader.n_obs:,} cells × {len(reader.var):,} genes in {reader.where}")
+            report.numbers |= {"n_cells": reader.n_obs, "n_genes": len(reader.var), "matrix": reader.where}
+            _add_names(report, reader)
+            started = time.perf_counter()
+            recipe = dataclasses.replace(resolved.recipe, max_genes=max_genes or resolved.recipe.max_genes)
+            expression = Expression.of(
+                reader, symbols=symbols, gene_table=gene_table, aliases=aliases, case=recipe.case
+            )
+            known = _known_genes(resolved)
+            sentences = from_expression(
+                expression if known is None else expression.known_to(known),
+                recipe,
+                organism=organism,
+                perturbations=perturbations_of_cells(reader.obs, perturbation_column),
+                progress=progress,
+            )
+            report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
     except (ValueError, KeyError, OSError, TypeError) as error:
         report.add("error", "input", str(error.args[0] if isinstance(error, KeyError) and error.args else error))
         return report.done()
@@ -157,9 +159,9 @@ def _known_genes(model: Model) -> Callable[[Sequence[str]], NDArray[np.bool_]] |
     return lambda symbols: np.array([symbol in genes for symbol in symbols], dtype=bool)
 
 
-def _add_names(report: _Report, source: Any) -> None:
+def _add_names(report: _Report, reader: Reader) -> None:
     """Kind of gene identifiers, duplicate cell names."""
-    kind = gene_names.looks_like(source.var.index)
+    kind = gene_names.looks_like(reader.var.index)
     words = {
         "symbols": "gene symbols",
         "ensembl": "Ensembl ids",
@@ -167,11 +169,11 @@ def _add_names(report: _Report, source: Any) -> None:
         "mixed": "symbols and identifiers",
     }
     report.add("ok", "identifiers", f"the index of var holds {words[kind]}")
-    duplicates = int(source.obs.index.duplicated().sum())
+    duplicates = int(reader.obs.index.duplicated().sum())
     if duplicates:
         report.add("warning", "cell names", f"{duplicates} cell names occur twice; call adata.obs_names_make_unique()")
     report.numbers |= {"identifiers": kind, "n_duplicate_cell_names": duplicates}
-    if not any(organism_column(source.obs, key) is not None or key in source.uns for key in KEYS):
+    if not any(organism_column(reader.obs, key) is not None or key in reader.uns for key in KEYS):
         report.numbers["organism_source"] = "gene names"
 
 

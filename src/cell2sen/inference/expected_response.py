@@ -15,9 +15,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.backend import Backend, Unsupported
-from cell2sen.data.genes import symbols as gene_names
-from cell2sen.data.reader import open_source
-from cell2sen.data.scale import recognise
 from cell2sen.inference import corrections
 from cell2sen.inference.session import Session, Slots
 from cell2sen.sentences.ranking import RankFit
@@ -97,7 +94,9 @@ def expected_response(
     symbols = sentences.symbols
     n_prompt_genes = sentences.n_genes if length is None else np.minimum(sentences.n_genes, length)
     rank_values = (fit or session.fit).expression(np.arange(n_prompt_genes[rows].max())) * np.log(10.0)
-    control = measured_expression(session)[rows]
+    if session.data is None:
+        raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
+    control = session.data[rows].ln_cp10k()
     names = [str((slots[row] or {}).get("perturbation")) for row in rows]
     known = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
     amounts = {name: known.of(name, symbols) for name in set(names)}
@@ -131,39 +130,6 @@ def expected_response(
         corrected=tuple(sorted(set(names) & set(known.amounts))),
         sentences=_highest_genes(predicted, symbols, n_prompt_genes[rows].tolist()),
     )
-
-
-def measured_expression(session: Session) -> sp.csr_matrix:
-    """Measured expression of the session's cells, ln(1 + CP10k), float32 CSR (cells, symbols).
-
-    Raises
-    ------
-    ValueError
-        The session began with sentences, which have no measured expression.
-    """
-    if session.data is None:
-        raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
-    options, symbols = session.options, session.sentences.symbols
-    with open_source(session.data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
-        mapped = gene_names.resolve(
-            source.var,
-            symbols=options.get("symbols"),
-            table=options.get("gene_table"),
-            aliases=options.get("aliases"),
-            case=session.sentences.recipe.case,
-        )
-        column_of = {symbol: column for column, symbol in enumerate(mapped.symbols)}
-        columns = [column_of[symbol] for symbol in symbols]
-        scale = session.sentences.scale or recognise(source.sample(), source.hint)
-        blocks = []
-        for _, block in source.blocks():
-            block.data = np.nan_to_num(block.data)
-            sums = scale.row_sums(block)
-            values = sp.csr_matrix(mapped.apply(block)[:, columns], dtype=np.float32)
-            log10 = scale.log10_cp10k(values.data, np.repeat(sums, np.diff(values.indptr)))
-            values.data = (log10 * np.log(10)).astype(np.float32)
-            blocks.append(values)
-    return sp.csr_matrix(sp.vstack(blocks))
 
 
 def _highest_genes(matrix: sp.csr_matrix, symbols: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:

@@ -101,8 +101,8 @@ def generation_session(genes: AnnData | str | Path | Sequence[str] | None, optio
         raise ValueError(f"organism must be one name for generated cells, found {organism!r}")
     if genes is None or not (isinstance(genes, str | Path) or hasattr(genes, "var_names")):
         return _session_over(genes, options), scientific_name(organism or "Homo sapiens")
-    session = start(genes, "generate", options)
-    organisms = sorted(set(session.sentences.organism))
+    with start(genes, "generate", options) as session:  # no cell is read after this
+        organisms = sorted(set(session.sentences.organism))
     if len(organisms) > 1:
         raise ValueError(f"the cells in genes= are of several organisms, {organisms}: choose one with organism=")
     return session, organisms[0]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Sampling, Unsupported
+from cell2sen.data.obs import clean_perturbations
 from cell2sen.inference.expected_response import can_expect, expected_response
 from cell2sen.inference.session import Session, Slots, warn_unknown
-from cell2sen.sentences.sentences import clean_perturbations
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Response:
 
 def predict_response(
     session: Session,
-    perturbation: str | Sequence[str | None] | None,
+    perturbations: tuple[str | None, ...] | None,
     *,
     sampling: Sampling,
     readout: Readout = "auto",
@@ -61,8 +61,8 @@ def predict_response(
 
     Parameters
     ----------
-    perturbation
-        One name for all cells, or one per cell; ``None`` takes those of the session's sentences.
+    perturbations
+        One per cell, from :func:`perturbation_per_cell`; ``None`` takes those of the session's sentences.
     sampling
         Of written sentences; the expected readout takes its seed only.
     readout
@@ -81,7 +81,7 @@ def predict_response(
     """
     if readout not in get_args(Readout):
         raise ValueError(f"no readout {readout!r}; available: {list(get_args(Readout))}")
-    slots = perturbation_slots(session, perturbation)
+    slots = perturbation_slots(session, perturbations)
     symbols = frozenset(session.sentences.symbols)
     default_sampling = sampling.temperature == 0 and sampling.top_k is None and sampling.top_p is None
     if readout == "expected" or (readout == "auto" and guided and default_sampling and can_expect(session)):
@@ -196,18 +196,21 @@ def genes_that_fit(session: Session, vocabulary: Sequence[str], max_new_tokens: 
     return n_genes if session.length is None else min(n_genes, session.length)
 
 
-def perturbation_slots(
-    session: Session, perturbation: str | Sequence[str | None] | None
-) -> list[dict[str, str] | None]:
-    """Slots of the perturbation task for each cell, from an argument or from the sentences' own column.
+def perturbation_slots(session: Session, perturbations: tuple[str | None, ...] | None) -> list[dict[str, str] | None]:
+    """Slots of the perturbation task for each cell.
+
+    Parameters
+    ----------
+    perturbations
+        One per cell, from :func:`perturbation_per_cell`; ``None`` takes those of the session's sentences.
 
     Raises
     ------
     ValueError
-        No cell has a perturbation, or not one entry per cell.
+        No cell has a perturbation.
     """
-    values = session.sentences.perturbations if perturbation is None else perturbation
-    values = perturbation_per_cell(values, len(session.sentences))
+    values = session.sentences.perturbations if perturbations is None else perturbations
+    _require_perturbation(values)
     warn_unknown("perturbations", sorted({value for value in values if value}), session.model)
     return [{"perturbation": value} if value else None for value in values]
 
@@ -221,12 +224,16 @@ def perturbation_per_cell(perturbation: str | Sequence[str | None], n: int) -> t
         Not one entry per cell, or no entry that names a perturbation.
     """
     values = clean_perturbations([perturbation] * n if isinstance(perturbation, str) else list(perturbation), n)
-    if not any(values):
+    _require_perturbation(values)
+    return values
+
+
+def _require_perturbation(perturbations: tuple[str | None, ...]) -> None:
+    if not any(perturbations):
         raise ValueError(
             "no cell has a perturbation: pass perturbation= (one name, or a list with one entry per cell), or "
             "perturbation_column= (an obs column in which at least one entry is not missing)"
         )
-    return values
 
 
 def _perturbations(slots: Slots, rows: NDArray[np.int64]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 import logging
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
-from cell2sen.data.reader import open_source
+from cell2sen.data.expression import Expression
+from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import EMBEDDED, Model, resolve
+from cell2sen.sentences.from_anndata import from_expression
 from cell2sen.sentences.ranking import RankFit, Recipe
-from cell2sen.sentences.sentences import Sentences, from_anndata, perturbations_of_cells
+from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
 
 if TYPE_CHECKING:
@@ -39,16 +42,30 @@ Slots = Sequence[Mapping[str, str] | None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
-    """A loaded model and the sentences of one dataset, written with this model's recipe and templates."""
+    """A loaded model and the sentences of one dataset, written with this model's recipe and templates.
+
+    Close it, or use ``with``, if the dataset is a file.
+    """
 
     backend: Backend
     sentences: Sentences
     task: Task
 
-    data: AnnData | str | Path | None = None
-    """What the sentences were written from; ``None`` if the session began with sentences."""
+    data: Expression | None = None
+    """The open matrix that the sentences were written from; ``None`` if the session began with sentences."""
 
     options: Options = field(default_factory=lambda: Options())
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the dataset's file. The sentences remain."""
+        if self.data is not None:
+            self.data.close()
 
     @property
     def model(self) -> Model:
@@ -133,22 +150,34 @@ class Session:
         }
 
 
+def model_of(options: Options) -> Model:
+    """The model that `options` describe, without its weights.
+
+    Raises
+    ------
+    ValueError
+        No such model, or options for the weights of a model that is already loaded.
+    """
+    model = options.get("model", EMBEDDED)
+    weights = {name: options.get(name) for name in ("revision", "dtype", "quantize")}
+    if not isinstance(model, Backend):
+        return resolve(model, **weights)
+    if late := [name for name, value in weights.items() if value is not None]:
+        raise ValueError(f"{model.model.name} is loaded already: {', '.join(late)} must be set when it is loaded")
+    return model.model
+
+
 def load_model(options: Options) -> Backend:
     """The backend that `options` describe. A loaded backend is returned as it is.
 
     Raises
     ------
     ValueError
-        Options for the weights of a model that is already loaded.
+        No such model, or options for the weights of a model that is already loaded.
     """
-    model = options.get("model", EMBEDDED)
-    if isinstance(model, Backend):
-        if late := [name for name in ("revision", "dtype", "quantize") if options.get(name) is not None]:
-            raise ValueError(f"{model.model.name} is loaded already: {', '.join(late)} must be set when it is loaded")
+    resolved = model_of(options)
+    if isinstance(model := options.get("model"), Backend):
         return model
-    resolved = resolve(
-        model, revision=options.get("revision"), dtype=options.get("dtype"), quantize=options.get("quantize")
-    )
     speed = {name: options[name] for name in ("device", "batch_size", "offline", "progress") if name in options}
     return backends.load(resolved, options.get("backend", "transformers"), **speed)
 
@@ -182,37 +211,53 @@ def start(
         An option that does not exist; lists those there are.
     """
     check_options(options)
-    if not isinstance(data, Sentences):  # errors in the data come before a large model is loaded
-        with open_source(data, layer=options.get("layer"), use_raw=options.get("use_raw", False)) as source:
-            perturbations_of_cells(source.obs, perturbation_column)
-    backend = load_model(options)
+    matrix: Expression | None = None
     if isinstance(data, Sentences):
+        backend = load_model(options)
         sentences = drop_unknown_genes(data, backend)
     else:
-        sentences = from_anndata(
-            data,
-            recipe_for(backend.model, options),
-            layer=options.get("layer"),
-            use_raw=options.get("use_raw", False),
-            symbols=options.get("symbols"),
-            gene_table=options.get("gene_table"),
-            aliases=options.get("aliases"),
-            organism=options.get("organism"),
-            perturbation_column=perturbation_column,
-            obs_columns=obs_columns,
-            known=backend.known_genes,
-            progress=options.get("progress", True),
-        )
+        backend, matrix, sentences = _read(data, options, perturbation_column, obs_columns)
     session = Session(
         backend=backend,
         sentences=sentences,
         task=choose_templates(tasks.load(task), backend.model, options.get("templates")),
-        data=None if isinstance(data, Sentences) else data,
+        data=matrix,
         options=options,
     )
     _warn_organisms(session)
     _warn_max_genes(session)
     return session
+
+
+def _read(
+    data: AnnData | str | Path, options: Options, perturbation_column: str | None, obs_columns: Sequence[str]
+) -> tuple[Backend, Expression, Sentences]:
+    """The loaded model, the open data and its sentences."""
+    recipe = recipe_for(model_of(options), options)
+    expression = Expression.open(
+        data,
+        layer=options.get("layer"),
+        use_raw=options.get("use_raw", False),
+        symbols=options.get("symbols"),
+        gene_table=options.get("gene_table"),
+        aliases=options.get("aliases"),
+        case=recipe.case,
+    )
+    with contextlib.ExitStack() as on_error:
+        on_error.enter_context(expression)
+        perturbations = perturbations_of_cells(expression.obs, perturbation_column)
+        backend = load_model(options)  # errors in the data come before a large model is loaded
+        expression = expression.known_to(backend.known_genes)
+        sentences = from_expression(
+            expression,
+            recipe,
+            organism=options.get("organism"),
+            perturbations=perturbations,
+            obs_columns=obs_columns,
+            progress=options.get("progress", True),
+        )
+        on_error.pop_all()
+    return backend, expression, sentences
 
 
 def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from cell2sen.data.genes import naming
-from cell2sen.data.genes.organism import organism_of_cells, scientific_name
-from cell2sen.data.reader import Source, canonical, open_source, rows_of
-from cell2sen.data.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
+from cell2sen.data.genes.organism import scientific_name
+from cell2sen.data.obs import clean_perturbations
+from cell2sen.data.scale import Scale
 from cell2sen.sentences.gene_list import GeneList
-from cell2sen.sentences.ranking import Ranker, RankFit, RankFitter, Recipe, run_sums
+from cell2sen.sentences.ranking import RankFit, Recipe
 from cell2sen.sentences.threads import in_parallel
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -36,9 +31,6 @@ DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations
 
 #: Cells of a chunk of text at most, and genes, so that it fits into a core's cache.
 _TEXT_ROWS, _TEXT_GENES = 4096, 2**18
-
-#: Values that a thread is given at a time.
-_PART_VALUES = 2**19
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -240,219 +232,7 @@ class Sentences:
         )
 
 
-def from_anndata(
-    data: AnnData | str | Path,
-    recipe: Recipe | None = None,
-    *,
-    layer: str | None = None,
-    use_raw: bool = False,
-    symbols: str | None = None,
-    gene_table: Any = None,
-    aliases: Any = None,
-    organism: str | Sequence[str] | None = None,
-    perturbation_column: str | None = None,
-    obs_columns: Sequence[str] = (),
-    known: Callable[[Sequence[str]], NDArray[np.bool_]] | None = None,
-    block_rows: int | None = None,
-    progress: bool = False,
-) -> Sentences:
-    """Write every cell of an AnnData object or file as a cell sentence.
-
-    Reads contiguous blocks of rows, so that memory is bounded by a block and the sentences; never changes its input.
-
-    Parameters
-    ----------
-    data
-        AnnData in memory or backed, or the path of an ``.h5ad`` file or ``.zarr`` store.
-    recipe
-        Length, ties and case of the sentences.
-    layer, use_raw
-        Where the values are, instead of ``X``.
-    symbols
-        ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
-    gene_table, aliases
-        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see
-        :func:`cell2sen.data.genes.symbols.resolve`.
-    organism
-        Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
-    perturbation_column
-        ``obs`` column with each cell's perturbation; missing values and empty strings mean none.
-    obs_columns
-        ``obs`` columns to keep.
-    known
-        Which symbols the model can write; the others are left out before ranking and counted in the account.
-    block_rows
-        Rows read at a time; chosen by size where it is ``None``. Never changes the result.
-    progress
-        Show a progress bar on stderr.
-
-    Raises
-    ------
-    ValueError
-        Nothing to rank, negative or infinite values, no gene symbols.
-    KeyError
-        Unknown layer or column; lists those there are.
-    """
-    recipe = recipe or Recipe()
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open_source(data, layer=layer, use_raw=use_raw))
-        gene_map = naming.resolve(source.var, symbols=symbols, table=gene_table, aliases=aliases, case=recipe.case)
-        account: dict[str, Any] = dict(gene_map.account)
-        keep = np.ones(len(gene_map.symbols), dtype=bool)
-        if known is not None:
-            keep = np.asarray(known(gene_map.symbols), dtype=bool)
-            account["n_unknown_to_model"] = int(np.sum(~keep))
-            unknown = [symbol for symbol, ok in zip(gene_map.symbols, keep, strict=True) if not ok]
-            if unknown:
-                account["examples_unknown_to_model"] = unknown[:20]
-            if not keep.any():
-                raise ValueError(
-                    f"none of the {len(keep)} genes is known to the model (for example {unknown[:5]}). It wants gene "
-                    "symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
-                )
-        places = np.flatnonzero(keep)
-        vocabulary = gene_map.symbols if keep.all() else tuple(gene_map.symbols[place] for place in places)
-        samples = source.samples()
-        if all(are_counts(run.data) for run in samples):
-            scale = COUNTS
-        else:
-            scale = recognise(sp.vstack([canonical(run) for run in samples]), source.hint)
-        if not scale.certain:
-            logger.warning(
-                "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
-                "depends on it, the sentences do not", source.where, scale,
-            )  # fmt: skip
-        names = source.names
-        ranker = Ranker(vocabulary, recipe)
-        fitter = RankFitter()
-        n_missing = 0
-        bar = tqdm(total=source.n_obs, desc="cell sentences", unit=" cells", disable=not progress)
-        nothing_dropped = gene_map.is_identity and bool(keep.all())
-
-        def write(first: int, block: sp.csr_matrix) -> _Written:
-            refuse_unrankable(block.data, source.hint)
-            block = canonical(block)
-            n_missing = 0
-            if block.nnz and np.isnan(block.data.min()):
-                missing = np.isnan(block.data)
-                n_missing = int(missing.sum())
-                block.data = np.where(missing, 0, block.data)
-            mapped = block if nothing_dropped else gene_map.apply(block)
-            if not keep.all():
-                mapped = mapped[:, places]
-            ranked = ranker.ranked(mapped, list(names[first : first + block.shape[0]]), recipe.max_genes)
-            row_sums = np.ones(block.shape[0])
-            if scale.needs_row_sums:
-                counted = nothing_dropped and scale.kind == "counts"
-                row_sums = ranked.row_sums() if counted else scale.row_sums(block)
-            expression = scale.log10_cp10k(ranked.values, ranked.of_runs(row_sums))
-            return _Written(
-                genes=ranked.genes, lengths=np.diff(ranked.kept), sums=run_sums(ranked, expression), n_missing=n_missing
-            )
-
-        parts = (
-            (first + start, rows_of(block, start, stop))
-            for first, block in source.blocks(block_rows, shared=True)
-            for start, stop in _steps(block)
-        )
-        chunks: list[NDArray[np.int32]] = []
-        lengths: list[NDArray[np.int64]] = []
-        for written in in_parallel(write, parts):
-            n_missing += written.n_missing
-            fitter.add_sums(written.sums)
-            chunks.append(written.genes)
-            lengths.append(written.lengths)
-            bar.update(len(written.lengths))
-        bar.close()
-        n_genes = np.concatenate(lengths)
-        account["n_missing_values"] = n_missing
-        account["n_cells_without_genes"] = int(np.sum(n_genes == 0))
-        _report(n_genes, n_missing, source)
-        offsets = np.concatenate([[0], np.cumsum(n_genes)])
-        if offsets[-1] >= 2**31:
-            raise ValueError(
-                f"{offsets[-1]:,} genes in all sentences, more than 2**31: set max_genes or split the data"
-            )
-        return Sentences(
-            genes=pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(chunks)),
-            vocabulary=naming.arrow(vocabulary),
-            names=names,
-            organism=organism_of_cells(source.obs, source.uns, organism, source.var.index),
-            perturbations=perturbations_of_cells(source.obs, perturbation_column),
-            obs=_obs_columns(source.obs, obs_columns),
-            recipe=recipe,
-            fit=fitter.fit(),
-            scale=scale,
-            account=account,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Written:
-    """The sentences of some cells."""
-
-    genes: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    sums: tuple[NDArray[np.float64], NDArray[np.float64]]
-    n_missing: int
-
-
-def _steps(block: Any) -> Iterator[tuple[int, int]]:
-    """First and last row of what is done at a time: a function of the data alone, as the sums of the rank fit are."""
-    rows = max(1, _PART_VALUES * int(block.shape[0]) // max(int(block.nnz), 1))
-    return ((first, min(first + rows, block.shape[0])) for first in range(0, block.shape[0], rows))
-
-
-def clean_perturbations(values: Sequence[Any], n: int) -> tuple[str | None, ...]:
-    """One perturbation per cell; ``None``, NaN and blank strings become ``None``.
-
-    Raises
-    ------
-    ValueError
-        Not one value per cell.
-    """
-    if isinstance(values, str):
-        raise ValueError(f"perturbations must be a list with one entry per cell, found the text {values!r}")
-    if len(values) != n:
-        raise ValueError(f"perturbations must have one entry per cell: {n} cells, found {len(values)} entries")
-    return tuple(None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values)
-
-
-def perturbations_of_cells(obs: pd.DataFrame, column: str | None) -> tuple[str | None, ...]:
-    """The perturbations in an obs column, or none at all without a column."""
-    if column is None:
-        return (None,) * len(obs)
-    return clean_perturbations(list(_obs_columns(obs, [column])[column]), len(obs))
-
-
-def _obs_columns(obs: pd.DataFrame, columns: Collection[str]) -> pd.DataFrame:
-    columns = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
-    for column in columns:
-        if column not in obs.columns:
-            raise KeyError(f"adata.obs has no column {column!r}; available: {list(map(str, obs.columns))}")
-    kept = obs[columns].copy()
-    kept.index = kept.index.astype(str)
-    return kept
-
-
 def _arrow_column(values: pd.Series[Any]) -> pa.Array:
     if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
         return pa.array(values, from_pandas=True)
     return pa.array([None if pd.isna(value) else str(value) for value in values], type=pa.string())
-
-
-def _report(n_genes: NDArray[np.int64], n_missing: int, source: Source) -> None:
-    empty = np.flatnonzero(n_genes == 0)
-    if len(empty) == len(n_genes):
-        raise ValueError(
-            f"none of the {len(n_genes)} cells has an expressed gene that can be written in {source.where}; look at "
-            f"the matrix, or pass another one: {source.hint}"
-        )
-    if len(empty):
-        examples = [str(source.names[cell]) for cell in empty[:3]]
-        logger.warning(
-            "%d of %d cells have no expressed gene that can be written (for example %s): they get no embedding, label "
-            "or prediction; sc.pp.filter_cells(adata, min_genes=1) removes them", len(empty), len(n_genes), examples,
-        )  # fmt: skip
-    if n_missing:
-        logger.warning("%d missing values (NaN) in %s were read as not expressed", n_missing, source.where)

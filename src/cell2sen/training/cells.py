@@ -14,13 +14,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.data.genes import symbols as gene_names
-from cell2sen.data.genes.organism import organism_of_cells
-from cell2sen.data.reader import open_source
-from cell2sen.data.scale import recognise, refuse_unrankable
+from cell2sen.data import obs as obs_data
+from cell2sen.data.expression import Expression
+from cell2sen.data.obs import obs_column, perturbations_of_cells
 from cell2sen.data.splits import barcode
 from cell2sen.sentences.ranking import Ranker, RankFit, RankFitter, Recipe
-from cell2sen.sentences.sentences import clean_perturbations
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +65,7 @@ class Split:
         some[generator.permutation(len(obs))[len(obs) - round(self.test * len(obs)) :]] = True
         if self.by == "cell":
             return some
-        groups = _column(obs, self.by).astype(str)
+        groups = obs_column(obs, self.by).astype(str)
         names = sorted(set(groups if control is None else groups[~control]))
         if unknown := sorted(set(self.values) - set(names)):
             raise ValueError(f"obs[{self.by!r}] has no {unknown} to hold out; available: {names}")
@@ -158,21 +156,16 @@ class Cells:
 
     def __init__(self, data: TrainingData, base: Path, case: Any) -> None:
         self.data = data
-        with open_source(base / data.file, layer=data.layer, use_raw=data.use_raw) as source:
-            gene_map = gene_names.resolve(source.var, symbols=data.symbols, case=case)
-            self.symbols = tuple(gene_map.symbols)
-            self.scale = recognise(source.sample(), source.hint)
+        with Expression.open(
+            base / data.file, layer=data.layer, use_raw=data.use_raw, symbols=data.symbols, case=case
+        ) as expression:
+            self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
+            self.organism = np.array(expression.organism(data.organism), dtype=object)
             blocks, totals = [], []
-            for _, block in source.blocks():
-                refuse_unrankable(block.data, source.hint)
-                block.data = np.nan_to_num(block.data)
-                totals.append(self.scale.row_sums(block))
-                blocks.append(gene_map.apply(block).astype(np.float32))
-            matrix = sp.vstack(blocks, format="csr")
-            obs = source.obs
-            organism = organism_of_cells(obs, source.uns, data.organism, list(source.var.index))
-        self.obs, self.matrix, self.totals = obs, matrix, np.concatenate(totals)
-        self.organism = np.array(organism, dtype=object)
+            for block in expression.blocks():
+                totals.append(expression.row_sums(block))
+                blocks.append(block.values.astype(np.float32))
+        self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         self.label = self._labels()
         self.perturbation = self._perturbations()
         # Of all cells of the file, so that trainings on different cells of it hold out the same ones.
@@ -182,7 +175,7 @@ class Cells:
     def _keep_cells(self) -> None:
         wanted = np.ones(len(self.obs), dtype=bool)
         for column, value in self.data.where.items():
-            wanted &= np.asarray(_column(self.obs, column).astype(str) == str(value))
+            wanted &= np.asarray(obs_column(self.obs, column).astype(str) == str(value))
         if not wanted.any():
             raise ValueError(f"no cell of {self.data.file} has the values {dict(self.data.where)} (where:)")
         if wanted.all():
@@ -237,9 +230,7 @@ class Cells:
 
     def mean_expression(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean of some cells in ln(1 + CP10k), float64 (genes,)."""
-        chosen = sp.csr_matrix(self.matrix[rows])
-        sums = np.repeat(self.totals[rows], np.diff(chosen.indptr))
-        chosen.data = self.scale.log10_cp10k(chosen.data, sums) * math.log(10)
+        chosen = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
         return np.asarray(chosen.mean(axis=0), dtype=np.float64).ravel()
 
     def anndata(self, rows: NDArray[np.int64]) -> AnnData:
@@ -271,7 +262,7 @@ class Cells:
                 f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} ({entry}); "
                 f"available: {list(map(str, self.obs.columns))}"
             )
-        column = _column(self.obs, self.data.columns[slot])
+        column = obs_column(self.obs, self.data.columns[slot])
         return np.array([None if pd.isna(value) else str(value) for value in column], dtype=object)
 
     def is_control(self, cell: int) -> bool:
@@ -315,7 +306,7 @@ class Cells:
             ),
             shape=(len(lists), len(place)),
         )  # fmt: skip
-        context = [tuple(row) for row in _columns(self.obs, self.data.context).astype(str).to_numpy()]
+        context = contexts(self)
         groups: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for cell in np.flatnonzero(~self.test):
             if self.perturbation[cell] is not None:
@@ -332,16 +323,16 @@ class Cells:
     def _labels(self) -> NDArray[Any] | None:
         if self.data.cell_type is None:
             return None
-        column = _column(self.obs, self.data.cell_type)
+        column = obs_column(self.obs, self.data.cell_type)
         labels = np.array([None if pd.isna(v) else self.data.labels.get(str(v), str(v)) for v in column], dtype=object)
         for name, value in self.data.label_where.items():
-            labels[np.asarray(_column(self.obs, name).astype(str) != value)] = None
+            labels[np.asarray(obs_column(self.obs, name).astype(str) != value)] = None
         return labels
 
     def _perturbations(self) -> NDArray[Any] | None:
         if self.data.perturbation is None:
             return None
-        values = clean_perturbations(list(_column(self.obs, self.data.perturbation)), len(self.obs))
+        values = perturbations_of_cells(self.obs, self.data.perturbation)
         if self.data.control not in values:
             raise ValueError(
                 f"obs[{self.data.perturbation!r}] of {self.data.file} has no control cells {self.data.control!r}; "
@@ -377,15 +368,4 @@ def exclude_held_out(cells: Mapping[str, Cells]) -> None:
 
 def contexts(cells: Cells) -> list[tuple[str, ...]]:
     """For each cell what it must share with its control."""
-    return [tuple(row) for row in _columns(cells.obs, cells.data.context).astype(str).to_numpy()]
-
-
-def _column(obs: pd.DataFrame, column: str) -> pd.Series[Any]:
-    return _columns(obs, (column,))[column]
-
-
-def _columns(obs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    for column in columns:
-        if column not in obs.columns:
-            raise KeyError(f"adata.obs has no column {column!r}; available: {list(map(str, obs.columns))}")
-    return obs[list(columns)]
+    return obs_data.contexts(cells.obs, cells.data.context)

@@ -157,10 +157,7 @@ def _log_normalised(cells: Mapping[str, Cells], most: int = 2000) -> Iterator[tu
     """Up to `most` training cells of each file as ln(1 + CP10k)."""
     for one in cells.values():
         rows = np.flatnonzero(~one.test)[:most]
-        matrix = one.matrix[rows].copy()
-        sums = np.repeat(one.totals[rows], np.diff(matrix.indptr))
-        matrix.data = (one.scale.log10_cp10k(matrix.data, sums) * np.log(10)).astype(np.float32)
-        yield matrix, one.symbols
+        yield one.scale.ln_cp10k(one.matrix[rows], one.totals[rows]).astype(np.float32), one.symbols
 
 
 def _all_labels(config: TrainConfig, cells: Mapping[str, Cells]) -> list[str]:

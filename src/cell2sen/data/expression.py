@@ -1,0 +1,221 @@
+"""Expression: a matrix opened once, with its genes resolved and its scale recognised once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cell2sen.data.genes import naming
+from cell2sen.data.genes.gene_map import GeneMap
+from cell2sen.data.genes.organism import organism_of_cells
+from cell2sen.data.reader import Reader, canonical, open_reader
+from cell2sen.data.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Consecutive cells over the symbols of an :class:`Expression`, on the scale of the matrix."""
+
+    first: int
+    """Number of the first cell."""
+
+    values: sp.csr_matrix
+    """Canonical CSR (cells, symbols). May share memory with the matrix."""
+
+    all_genes: sp.csr_matrix
+    """The same cells over all columns of the matrix, which row sums are taken of."""
+
+    n_missing: int
+    """Missing values (NaN) that were read as 0."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expression:
+    """Expression of the cells of one matrix over gene symbols. Close it, or use ``with``, where it is in a file."""
+
+    reader: Reader
+    gene_map: GeneMap
+    scale: Scale
+    columns: NDArray[np.int64]
+    """int64 (symbols,): columns of the mapped matrix that are used."""
+
+    symbols: tuple[str, ...]
+    """Unique gene symbols, in the order of the matrix."""
+
+    account: Mapping[str, Any]
+    """Numbers of genes that were mapped, dropped, ambiguous or unknown, with examples. Plain values, for ``uns``."""
+
+    @classmethod
+    def open(
+        cls, data: AnnData | str | Path, *, layer: str | None = None, use_raw: bool = False, **options: Any
+    ) -> Expression:
+        """Open an AnnData object, an ``.h5ad`` file or a ``.zarr`` store.
+
+        Parameters
+        ----------
+        layer, use_raw
+            Where the values are, instead of ``X``.
+        **options
+            As for :meth:`of`.
+
+        Raises
+        ------
+        FileNotFoundError, KeyError, ValueError
+            No such file, layer or column; an empty matrix; no gene symbols; negative or infinite values.
+        """
+        reader = open_reader(data, layer=layer, use_raw=use_raw)
+        try:
+            return cls.of(reader, **options)
+        except BaseException:
+            reader.close()
+            raise
+
+    @classmethod
+    def of(
+        cls,
+        reader: Reader,
+        *,
+        symbols: str | None = None,
+        gene_table: Any = None,
+        aliases: Any = None,
+        case: Literal["keep", "upper"] = "keep",
+        scale: Scale | None = None,
+    ) -> Expression:
+        """Resolve the genes of an open matrix and recognise its scale.
+
+        Parameters
+        ----------
+        symbols, gene_table, aliases, case
+            As for :func:`cell2sen.data.genes.symbols.resolve` (`gene_table` is its ``table``).
+        scale
+            Scale of the values; recognised from a sample of cells if ``None``.
+        """
+        gene_map = naming.resolve(reader.var, symbols=symbols, table=gene_table, aliases=aliases, case=case)
+        return cls(
+            reader=reader,
+            gene_map=gene_map,
+            scale=scale or _scale_of(reader),
+            columns=np.arange(len(gene_map.symbols)),
+            symbols=gene_map.symbols,
+            account=gene_map.account,
+        )
+
+    def __enter__(self) -> Expression:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Names, annotations, symbols and scale remain."""
+        self.reader.close()
+
+    def __len__(self) -> int:
+        return self.reader.n_obs
+
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Expression:
+        """Some of the cells, with the gene map and scale of all of them; see :meth:`Reader.__getitem__`."""
+        return replace(self, reader=self.reader[rows])
+
+    @property
+    def names(self) -> NDArray[Any]:
+        """Cell names, object (n,)."""
+        return self.reader.names
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotations of the cells."""
+        return self.reader.obs
+
+    def organism(self, given: str | Sequence[str] | None = None) -> tuple[str, ...]:
+        """Organism of each cell, see :func:`cell2sen.data.genes.organism.organism_of_cells`."""
+        return organism_of_cells(self.obs, self.reader.uns, given, self.reader.var.index)
+
+    def known_to(self, known: Callable[[Sequence[str]], NDArray[np.bool_]]) -> Expression:
+        """Only the symbols that a model can write; the account lists the others.
+
+        Parameters
+        ----------
+        known
+            Symbols → bool (symbols,), such as :meth:`cell2sen.backend.Backend.known_genes`.
+
+        Raises
+        ------
+        ValueError
+            The model knows none of the genes.
+        """
+        keep = np.asarray(known(self.symbols), dtype=bool)
+        unknown = [symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if not is_known]
+        account = {**self.account, "n_unknown_to_model": len(unknown)}
+        if unknown:
+            account["examples_unknown_to_model"] = unknown[:20]
+        if len(unknown) == len(keep):
+            raise ValueError(
+                f"none of the {len(keep)} genes is known to the model (for example {unknown[:5]}). It needs gene "
+                "symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
+            )
+        symbols = tuple(symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if is_known)
+        return replace(self, columns=self.columns[keep], symbols=symbols if unknown else self.symbols, account=account)
+
+    @property
+    def has_all_columns(self) -> bool:
+        """Whether each column of the matrix is one of `symbols`, in the same order."""
+        return self.gene_map.is_identity and len(self.symbols) == self.gene_map.n_columns
+
+    def blocks(self, rows: int | None = None) -> Iterator[Block]:
+        """The cells in order, `rows` at a time (chosen by size if ``None``), with values that may be changed.
+
+        Raises
+        ------
+        ValueError
+            Negative or infinite values.
+        """
+        for first, block in self.reader.blocks(rows):
+            yield self.block(first, block)
+
+    def block(self, first: int, rows: sp.csr_matrix) -> Block:
+        """Cells from `first` on over the symbols, from rows of the matrix as :meth:`Reader.blocks` returns them."""
+        refuse_unrankable(rows.data, self.reader.hint)
+        rows = canonical(rows)
+        n_missing = 0
+        if rows.nnz and np.isnan(rows.data.min()):
+            missing = np.isnan(rows.data)
+            n_missing = int(missing.sum())
+            rows.data = np.where(missing, 0, rows.data)
+        return Block(first=first, values=self.over_symbols(rows), all_genes=rows, n_missing=n_missing)
+
+    def over_symbols(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        """Rows of the matrix, CSR (cells, columns) → CSR (cells, symbols); columns of one symbol by their maximum."""
+        if self.has_all_columns:
+            return rows
+        mapped = self.gene_map.apply(rows)
+        return mapped if len(self.columns) == len(self.gene_map.symbols) else sp.csr_matrix(mapped[:, self.columns])
+
+    def row_sums(self, block: Block) -> NDArray[np.float64]:
+        """Sum of each cell over all genes of the matrix, float64 (cells,); of the linear values of logarithms."""
+        return self.scale.row_sums(block.all_genes)
+
+    def ln_cp10k(self) -> sp.csr_matrix:
+        """All cells as ln(1 + CP10k), float32 CSR (cells, symbols)."""
+        parts = []
+        for block in self.blocks():
+            values = block.values.astype(np.float32)
+            parts.append(self.scale.ln_cp10k(values, self.row_sums(block)).astype(np.float32))
+        return sp.csr_matrix(sp.vstack(parts))
+
+
+def _scale_of(reader: Reader) -> Scale:
+    samples = reader.samples()
+    if all(are_counts(run.data) for run in samples):
+        return COUNTS
+    return recognise(sp.vstack([canonical(run) for run in samples]), reader.hint)

@@ -1,0 +1,80 @@
+"""Columns of obs: one value or perturbation per cell, groups of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+def obs_columns(obs: pd.DataFrame, names: str | Collection[str], owner: str = "adata.obs") -> pd.DataFrame:
+    """The columns with these names, each once.
+
+    Parameters
+    ----------
+    owner
+        What to call `obs` in the error.
+
+    Raises
+    ------
+    KeyError
+        An unknown column; lists the available ones.
+    """
+    names = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    for name in names:
+        if name not in obs.columns:
+            raise KeyError(f"{owner} has no column {name!r}; available: {list(map(str, obs.columns))}")
+    return obs[names]
+
+
+def obs_column(obs: pd.DataFrame, name: str, owner: str = "adata.obs") -> pd.Series[Any]:
+    """One column of `obs`; see :func:`obs_columns`."""
+    return obs_columns(obs, name, owner)[name]
+
+
+def stripped(values: Collection[Any]) -> list[str | None]:
+    """Each value as text without surrounding white space; ``None`` for missing values and blank text."""
+    return [None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values]
+
+
+def clean_perturbations(values: Collection[Any], n: int) -> tuple[str | None, ...]:
+    """One perturbation per cell; ``None``, NaN and blank strings become ``None``.
+
+    Raises
+    ------
+    ValueError
+        Not one value per cell.
+    """
+    if isinstance(values, str):
+        raise ValueError(f"perturbations must be a list with one entry per cell, found the text {values!r}")
+    if len(values) != n:
+        raise ValueError(f"perturbations must have one entry per cell: {n} cells, found {len(values)} entries")
+    return tuple(stripped(values))
+
+
+def perturbations_of_cells(obs: pd.DataFrame, column: str | None) -> tuple[str | None, ...]:
+    """The perturbation of each cell in an obs column; ``None`` for all cells without a column."""
+    return (None,) * len(obs) if column is None else tuple(stripped(obs_column(obs, column)))
+
+
+def contexts(obs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each cell its values in some columns (cell type, donor, batch), as text."""
+    return [tuple(row) for row in obs_columns(obs, columns).astype(str).to_numpy()]
+
+
+def group_cells(*values: Iterable[Any]) -> dict[tuple[Any, ...], NDArray[np.int64]]:
+    """Cells with the same values: ``{(value, …): int64 row numbers}``, in the order of the first cell of each group.
+
+    Parameters
+    ----------
+    *values
+        One sequence of (cells,) per variable. Cells with a ``None`` are in no group.
+    """
+    rows: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(zip(*values, strict=True)):
+        if None not in key:
+            rows.setdefault(key, []).append(row)
+    return {key: np.array(members, dtype=np.int64) for key, members in rows.items()}

@@ -1,0 +1,244 @@
+"""AnnData to cell sentences: blocks of cells ranked in threads, and the rank fit over all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from cell2sen.data.expression import Expression
+from cell2sen.data.genes import naming
+from cell2sen.data.obs import obs_columns as columns_of
+from cell2sen.data.obs import perturbations_of_cells
+from cell2sen.data.reader import rows_of
+from cell2sen.sentences.ranking import Ranker, RankFitter, Recipe, run_sums
+from cell2sen.sentences.sentences import Sentences
+from cell2sen.sentences.threads import in_parallel
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+#: Values that a thread ranks at a time.
+_PART_VALUES = 2**19
+
+
+def from_anndata(
+    data: AnnData | str | Path,
+    recipe: Recipe | None = None,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    symbols: str | None = None,
+    gene_table: Any = None,
+    aliases: Any = None,
+    organism: str | Sequence[str] | None = None,
+    perturbation_column: str | None = None,
+    obs_columns: Sequence[str] = (),
+    known: Callable[[Sequence[str]], NDArray[np.bool_]] | None = None,
+    block_rows: int | None = None,
+    progress: bool = False,
+) -> Sentences:
+    """Write every cell of an AnnData object or file as a cell sentence.
+
+    Reads contiguous blocks of rows, so that memory is bounded by a block and the sentences; never changes its input.
+
+    Parameters
+    ----------
+    data
+        AnnData in memory or backed, or the path of an ``.h5ad`` file or ``.zarr`` store.
+    recipe
+        Length, ties and case of the sentences.
+    layer, use_raw
+        Where the values are, instead of ``X``.
+    symbols
+        ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
+    gene_table, aliases
+        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see
+        :func:`cell2sen.data.genes.symbols.resolve`.
+    organism
+        Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
+    perturbation_column
+        ``obs`` column with each cell's perturbation; missing values and empty strings mean none.
+    obs_columns
+        ``obs`` columns to keep.
+    known
+        Which symbols the model can write; the others are left out before ranking and counted in the account.
+    block_rows
+        Rows read at a time; chosen by size where it is ``None``. Never changes the result.
+    progress
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    ValueError
+        Nothing to rank, negative or infinite values, no gene symbols.
+    KeyError
+        Unknown layer or column; lists those there are.
+    """
+    recipe = recipe or Recipe()
+    with Expression.open(
+        data,
+        layer=layer,
+        use_raw=use_raw,
+        symbols=symbols,
+        gene_table=gene_table,
+        aliases=aliases,
+        case=recipe.case,
+    ) as expression:
+        return from_expression(
+            expression if known is None else expression.known_to(known),
+            recipe,
+            organism=organism,
+            perturbations=perturbations_of_cells(expression.obs, perturbation_column),
+            obs_columns=obs_columns,
+            block_rows=block_rows,
+            progress=progress,
+        )
+
+
+def from_expression(
+    expression: Expression,
+    recipe: Recipe,
+    *,
+    organism: str | Sequence[str] | None = None,
+    perturbations: Sequence[str | None] | None = None,
+    obs_columns: Sequence[str] = (),
+    block_rows: int | None = None,
+    progress: bool = False,
+) -> Sentences:
+    """Write every cell of an open matrix as a cell sentence; see :func:`from_anndata`.
+
+    Parameters
+    ----------
+    perturbations
+        One per cell, ``None`` for no perturbation.
+    """
+    if not expression.scale.certain:
+        logger.warning(
+            "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
+            "depends on it, the sentences do not",
+            expression.reader.where,
+            expression.scale,
+        )
+    writer = _Writer(expression, recipe)
+    fitter = RankFitter()
+    genes: list[NDArray[np.int32]] = []
+    lengths: list[NDArray[np.int64]] = []
+    n_missing = 0
+    with tqdm(total=len(expression), desc="cell sentences", unit=" cells", disable=not progress) as bar:
+        for written in in_parallel(writer.write, _parts(expression, block_rows)):
+            fitter.add_sums(written.sums)
+            genes.append(written.genes)
+            lengths.append(written.lengths)
+            n_missing += written.n_missing
+            bar.update(len(written.lengths))
+    n_genes = np.concatenate(lengths)
+    _warn_of_empty(n_genes, n_missing, expression)
+    return Sentences(
+        genes=_arrow_lists(n_genes, genes),
+        vocabulary=naming.arrow(expression.symbols),
+        names=writer.names,
+        organism=expression.organism(organism),
+        perturbations=(None,) * len(expression) if perturbations is None else tuple(perturbations),
+        obs=_kept_columns(expression, obs_columns),
+        recipe=recipe,
+        fit=fitter.fit(),
+        scale=expression.scale,
+        account={
+            **expression.account,
+            "n_missing_values": n_missing,
+            "n_cells_without_genes": int(np.sum(n_genes == 0)),
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Written:
+    """The sentences of some cells."""
+
+    genes: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    sums: tuple[NDArray[np.float64], NDArray[np.float64]]
+    n_missing: int
+
+
+class _Writer:
+    """Writes parts of the cells; safe to use in threads."""
+
+    def __init__(self, expression: Expression, recipe: Recipe) -> None:
+        self.expression = expression
+        self.names = expression.names
+        self.ranker = Ranker(expression.symbols, recipe)
+
+    def write(self, first: int, rows: sp.csr_matrix) -> _Written:
+        """Rank cells from number `first` on."""
+        expression, scale = self.expression, self.expression.scale
+        block = expression.block(first, rows)
+        names = list(self.names[first : first + rows.shape[0]])
+        ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
+        row_sums = np.ones(rows.shape[0])
+        if scale.needs_row_sums:
+            counted = expression.has_all_columns and scale.kind == "counts"
+            row_sums = ranked.row_sums() if counted else expression.row_sums(block)
+        log10_cp10k = scale.log10_cp10k(ranked.values, ranked.of_runs(row_sums))
+        return _Written(
+            genes=ranked.genes,
+            lengths=np.diff(ranked.kept),
+            sums=run_sums(ranked, log10_cp10k),
+            n_missing=block.n_missing,
+        )
+
+
+def _parts(expression: Expression, block_rows: int | None) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """First cell and rows of each part. Depends on the data alone, since the sums of the rank fit do."""
+    for first, block in expression.reader.blocks(block_rows, shared=True):
+        n_cells = int(block.shape[0])
+        rows = max(1, _PART_VALUES * n_cells // max(int(block.nnz), 1))
+        for start in range(0, n_cells, rows):
+            yield first + start, rows_of(block, start, min(start + rows, n_cells))
+
+
+def _arrow_lists(n_genes: NDArray[np.int64], genes: Sequence[NDArray[np.int32]]) -> pa.ListArray:
+    """Concatenated gene ids → one list per cell."""
+    offsets = np.concatenate([[0], np.cumsum(n_genes)])
+    if offsets[-1] >= 2**31:
+        raise ValueError(f"{offsets[-1]:,} genes in all sentences, more than 2**31: set max_genes or split the data")
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(genes))
+
+
+def _kept_columns(expression: Expression, columns: Sequence[str]) -> pd.DataFrame:
+    kept = columns_of(expression.obs, columns).copy()
+    kept.index = kept.index.astype(str)
+    return kept
+
+
+def _warn_of_empty(n_genes: NDArray[np.int64], n_missing: int, expression: Expression) -> None:
+    reader = expression.reader
+    empty = np.flatnonzero(n_genes == 0)
+    if len(empty) == len(n_genes):
+        raise ValueError(
+            f"none of the {len(n_genes)} cells has an expressed gene that can be written in {reader.where}; look at "
+            f"the matrix, or pass another one: {reader.hint}"
+        )
+    if len(empty):
+        examples = [str(expression.names[cell]) for cell in empty[:3]]
+        logger.warning(
+            "%d of %d cells have no expressed gene that can be written (for example %s): they get no embedding, label "
+            "or prediction; sc.pp.filter_cells(adata, min_genes=1) removes them",
+            len(empty),
+            len(n_genes),
+            examples,
+        )
+    if n_missing:
+        logger.warning("%d missing values (NaN) in %s were read as not expressed", n_missing, reader.where)

@@ -1,0 +1,62 @@
+"""Columns of obs and groups of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cell2sen.data.obs import (
+    clean_perturbations,
+    contexts,
+    group_cells,
+    obs_column,
+    obs_columns,
+    perturbations_of_cells,
+    stripped,
+)
+
+OBS = pd.DataFrame(
+    {"kind": pd.Categorical(["T", "B", "T"]), "drug": [" a ", None, ""], "batch": [1, 2, 1]}, index=["x", "y", "z"]
+)
+
+
+def test_columns_are_named_once_and_unknown_ones_come_with_the_menu() -> None:
+    assert list(obs_columns(OBS, ["batch", "kind", "batch"]).columns) == ["batch", "kind"]
+    assert list(obs_columns(OBS, "kind").columns) == ["kind"]
+    assert obs_columns(OBS, ()).shape == (3, 0)
+    assert obs_column(OBS, "batch").tolist() == [1, 2, 1]
+    with pytest.raises(KeyError, match=r"adata.obs has no column 'x'; available: \['kind', 'drug', 'batch'\]"):
+        obs_columns(OBS, ["kind", "x"])
+    with pytest.raises(KeyError, match="obs of the real cells has no column 'x'"):
+        obs_column(OBS, "x", "obs of the real cells")
+
+
+def test_missing_values_are_none() -> None:
+    missing = [None, np.nan, pd.NA, pd.NaT, "", " "]
+    assert stripped([*missing, " a ", 7]) == [*[None] * 6, "a", "7"]
+    assert clean_perturbations([*missing, " a ", 7], 8) == (*[None] * 6, "a", "7")
+    assert perturbations_of_cells(OBS, "drug") == ("a", None, None)
+    assert perturbations_of_cells(OBS, "kind") == ("T", "B", "T")
+    assert perturbations_of_cells(OBS, None) == (None,) * 3
+    with pytest.raises(KeyError, match="no column 'x'"):
+        perturbations_of_cells(OBS, "x")
+
+
+def test_perturbations_are_one_per_cell() -> None:
+    with pytest.raises(ValueError, match="3 cells, found 2"):
+        clean_perturbations(["a", "b"], 3)
+    with pytest.raises(ValueError, match="list with one entry per cell, found the text 'abc'"):
+        clean_perturbations("abc", 3)
+
+
+def test_contexts_are_text() -> None:
+    assert contexts(OBS, ("kind", "batch")) == [("T", "1"), ("B", "2"), ("T", "1")]
+    assert contexts(OBS, ()) == [()] * 3
+
+
+def test_cells_with_a_missing_value_are_in_no_group() -> None:
+    groups = group_cells(["b", "a", None, "b", "a"], [1, 1, 1, 1, 2])
+    assert {key: rows.tolist() for key, rows in groups.items()} == {("b", 1): [0, 3], ("a", 1): [1], ("a", 2): [4]}
+    assert list(groups) == [("b", 1), ("a", 1), ("a", 2)]
+    assert group_cells([]) == {}
