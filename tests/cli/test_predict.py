@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from cells import LABELS
+from cells import LABELS, cells
 from command import Run, digest, names
 
 from cell2sen import tl
@@ -83,6 +83,22 @@ def test_annotate_takes_the_labels_of_the_model(run: Run, file: Path, model: str
     assert run("annotate", file, "out.h5ad", "-m", model, "-q").code == 0
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS
+
+
+def test_annotate_samples(run: Run, model: str, tmp_path: Path) -> None:
+    adata = cells(24)
+    adata.write_h5ad(tmp_path / "donors.h5ad")
+    options = ["--task", "tissue", "--sample-by", "donor", "--n-cells", 6, "--labels", "blood; lung", "-m", model, "-q"]
+    assert run("annotate", "donors.h5ad", "out.csv", *options).code == 0
+    table = pd.read_csv(tmp_path / "out.csv", index_col="cell")
+    samples = table.groupby("cell2sen_tissue_sample")["cell2sen_tissue"]
+    assert samples.size().tolist() == [6] * 4
+    assert (samples.nunique() == 1).all()
+    assert run("annotate", "donors.h5ad", "out.h5ad", *options).code == 0
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert written.obs["cell2sen_tissue_sample"].tolist() == table["cell2sen_tissue_sample"].tolist()
+    refused = run("annotate", "donors.h5ad", "no.csv", "--task", "tissue", "--labels", "blood; lung", "-m", model)
+    assert (refused.code, "sample_by" in refused.err) == (1, True)
 
 
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:

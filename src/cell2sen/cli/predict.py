@@ -129,7 +129,15 @@ def annotate(
     threshold: Annotated[
         float, typer.Option(help="Labels with a lower probability become 'unknown'.", min=0.0, max=1.0)
     ] = 0.0,
-    task: Annotated[str, typer.Option(help="annotate: cell type. identify: perturbation.")] = "annotate",
+    task: Annotated[
+        str, typer.Option(help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells.")
+    ] = "annotate",
+    sample_by: Annotated[
+        list[str] | None,
+        typer.Option(help="obs column that defines samples, such as the donor, for --task tissue; may be repeated."),
+    ] = None,
+    n_cells: Annotated[int, typer.Option(help="Cells of a sample.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the split into samples.")] = 0,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -149,16 +157,26 @@ def annotate(
         lines = labels_file.read_text(encoding="utf-8").splitlines()
     menu = [line.strip() for line in lines if line.strip()] if labels or labels_file else None
     with complete(out, file) as temporary, backed(file) as adata:
-        tl.annotate(adata, menu, task=task, threshold=threshold, **arguments(cells, model, run, output))
+        tl.annotate(
+            adata,
+            menu,
+            task=task,
+            sample_by=sample_by,
+            n_cells=n_cells,
+            seed=seed,
+            threshold=threshold,
+            **arguments(cells, model, run, output),
+        )
         key = adata.uns["cell2sen"]["annotate"]["key"]
         if out.suffix == ".csv":
-            adata.obs[[key, f"{key}_score"]].to_csv(temporary, index_label="cell")
+            columns = [key, f"{key}_score", *([f"{key}_sample"] if sample_by else [])]
+            adata.obs[columns].to_csv(temporary, index_label="cell")
         else:
             write_results(file, temporary, adata, obsm=f"{key}_probabilities")
         counts = {str(label): int(count) for label, count in adata.obs[key].value_counts().items() if count}
-    n_cells = sum(counts.values())
+    n_labelled = sum(counts.values())
     text = ", ".join(f"{label} {count}" for label, count in counts.items())
-    output.summarise(f"{n_cells:,} cells → {out}: {text}", file=str(out), n_cells=n_cells, counts=counts)
+    output.summarise(f"{n_labelled:,} cells → {out}: {text}", file=str(out), n_cells=n_labelled, counts=counts)
 
 
 def perturb(
