@@ -10,7 +10,7 @@ BENCH_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test quick lint bench clean
+.PHONY: help demo test quick lint bench tree clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
@@ -18,6 +18,7 @@ help:
 	@echo "make quick  the tests that take seconds: under two minutes on two cores"
 	@echo "make lint   style, types and layers"
 	@echo "make bench  speed and memory beside the peers, which get an environment of their own"
+	@echo "make tree   list of files in README.md, from the modules' first lines"
 	@echo "make clean  remove $(VENV) and everything that was built"
 
 demo: $(VENV)/.demo
@@ -37,6 +38,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(PEERS)/.peers
 	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)
+
+tree: $(VENV)/.dev
+	$(BIN)/python tests/test_layout.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -15,21 +15,14 @@ SOURCE, TESTS = ROOT / "src" / "cell2sen", ROOT / "tests"
 FOLDERS = sorted({path.parent for path in SOURCE.rglob("*.py")})
 FILES = sorted([*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")])
 
-MAX_LINES, MAX_MODULES = 500, 10
+MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 
-#: Folders in `src/cell2sen`, in the order of the import layers, and the modules beside them.
-TOP_FOLDERS = {"cli", "training", "inference", "evaluation", "backends", "tasks", "engine", "sentences", "data", "nano"}
-TOP_MODULES = {
-    "tl.py",
-    "pl.py",
-    "helical.py",
-    "backend.py",
-    "model.py",
-    "task.py",
-    "prompt.py",
-    "answer.py",
-    "__init__.py",
-}
+#: Modules and folders of `src/cell2sen`, in the order in which the README lists them: faces and contracts, then the way
+#: of the data.
+TOP_MODULES = ("tl.py", "pl.py", "helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
+TOP_FOLDERS = (
+    "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli", "nano",
+)  # fmt: skip
 
 #: Test file → what it tests instead of one module.
 NO_MODULE = {
@@ -114,9 +107,9 @@ def test_no_folder_is_crowded(folder: Path) -> None:
 
 
 def test_the_package_shows_its_folders_and_contracts() -> None:
-    entries = {path for path in SOURCE.iterdir() if path.name != "__pycache__"}
-    assert {path.name for path in entries if path.is_dir()} == TOP_FOLDERS
-    assert {path.name for path in entries if path.is_file()} == TOP_MODULES | {"py.typed"}
+    paths = {path for path in SOURCE.iterdir() if path.name != "__pycache__"}
+    assert {path.name for path in paths if path.is_dir()} == set(TOP_FOLDERS)
+    assert {path.name for path in paths if path.is_file()} == {*TOP_MODULES, "__init__.py", "py.typed"}
 
 
 def test_nothing_is_written_twice_in_the_tests() -> None:
@@ -126,3 +119,49 @@ def test_nothing_is_written_twice_in_the_tests() -> None:
         for node in definitions(path):
             bodies.setdefault(ast.dump(ast.Module(body=node.body, type_ignores=[])), []).append(node.name)
     assert {name for names in bodies.values() if len(names) > 1 for name in names} == REPEATED
+
+
+# -- the README's list of files
+
+
+def first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].replace("``", "")
+
+
+def entries(folder: Path) -> list[tuple[str, str]]:
+    """Name, indented, and first line of all modules and folders in `folder`, the modules first."""
+    depth = len(folder.relative_to(SOURCE).parts)
+    modules = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    folders = sorted(path.parent for path in folder.glob("*/__init__.py"))
+    if folder == SOURCE:
+        modules = [SOURCE / name for name in TOP_MODULES]
+        folders = [SOURCE / name for name in TOP_FOLDERS if (SOURCE / name / "__init__.py").is_file()]
+    rows = [("  " * depth + path.name, first_line(path)) for path in modules]
+    for path in folders:
+        rows += [("  " * depth + path.name + "/", first_line(path / "__init__.py")), *entries(path)]
+    return rows
+
+
+def tree() -> str:
+    rows = [*entries(SOURCE), ("nano/", "Embedded model: weights, tokenizer, model card.")]
+    width = max(len(name) for name, _ in rows) + 2
+    return "".join(f"{name:<{width}}{line}\n" for name, line in rows)
+
+
+def readme_with_tree() -> str:
+    """README.md with the present list of files in its last block."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text[: text.rindex("```text\n")] + f"```text\n{tree()}```\n"
+
+
+def test_the_readme_lists_all_files() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme_with_tree(), "`make tree` writes the list"
+
+
+def test_first_lines_fit_the_list() -> None:
+    assert max(map(len, tree().splitlines())) <= MAX_WIDTH
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(readme_with_tree(), encoding="utf-8")
