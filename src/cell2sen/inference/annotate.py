@@ -1,4 +1,4 @@
-"""Annotation: probability of each label of a closed set; labels in other spellings."""
+"""Annotation: probability of each label of a closed set, of cells and samples; labels in other spellings."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
+from cell2sen.backend import Backend
 from cell2sen.data.labels import normalise_label
 from cell2sen.inference.session import Session, warn_unknown
 from cell2sen.model import Model
+from cell2sen.prompt import Prompt
 from cell2sen.sentences.samples import split_into_samples
+from cell2sen.task import Task
 
 #: Training cells that a label needs to be among the default labels: nothing is learned from one or two.
 MIN_TRAINING_CELLS = 3
@@ -228,3 +231,32 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
     exact = [label] if label in trained else [name for name in trained if normalise_label(name) == plain]
     spelled = [name for name in trained if any(normalise_label(other) == plain for other in spellings.get(name, ()))]
     return list(dict.fromkeys([*exact, *spelled]))
+
+
+def choose_labels(
+    backend: Backend, task: Task, prompts: Sequence[Prompt], labels: Sequence[str], *, n_cells: int
+) -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
+    """Choose a label for each of several cells out of a closed set, one cell behind the other.
+
+    A cell's probabilities are those of the labels behind the most likely labels of the cells before it.
+
+    Returns
+    -------
+    For each prompt the most likely label of each cell, and the log-probabilities, float64 (prompts, cells, labels).
+    """
+    chosen: list[list[str]] = [[] for _ in prompts]
+    scores = np.zeros((len(prompts), n_cells, len(labels)))
+    openings = task.openings(n_cells)
+    for number in range(n_cells):
+        opening, closing = openings[number], openings[number + 1].partition("\n")[0]
+        prompts = [prompt.extended(opening.rstrip()) for prompt in prompts]
+        answers = [f"{opening[len(opening.rstrip()) :]}{label}{closing}" for label in labels]
+        scores[:, number] = log_softmax(backend.score(prompts, answers), axis=1)
+        best = scores[:, number].argmax(axis=1)
+        for place, label in enumerate(best):
+            chosen[place].append(labels[label])
+        prompts = [
+            prompt.extended(opening[len(opening.rstrip()) :] + labels[label])
+            for prompt, label in zip(prompts, best, strict=True)
+        ]
+    return [tuple(names) for names in chosen], scores

@@ -1,9 +1,9 @@
-"""Generated cells of given types."""
+"""Generated cells: of given types; several cells of one answer, cell by cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ import scipy.sparse as sp
 
 from cell2sen import tasks
 from cell2sen.answer import ParsedSentence, parse_sentence
-from cell2sen.backend import Sampling
+from cell2sen.backend import Backend, Sampling
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_unknown
 from cell2sen.inference.templates import choose_templates
+from cell2sen.prompt import Genes, Prompt
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.task import Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -156,3 +158,40 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
     )
     task = choose_templates(tasks.load("generate"), model, options.get("templates"))
     return Session(backend=backend, sentences=no_cells, task=task, options=options)
+
+
+def write_cells(
+    backend: Backend, task: Task, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str], n_cells: int
+) -> list[tuple[ParsedSentence, ...]]:
+    """Write the sentences of several cells, each guided to `genes`, with the template's separators between them.
+
+    Each cell is generated behind the cells before it, within the same prompt. The separators are the template's
+    (:meth:`cell2sen.task.Task.openings`), never generated. Where answers are sampled, each cell's draw depends on the
+    seed, the prompt's key and the cell's number. If prompt and answer exceed the context, all gene lists, those written
+    so far included, are cut to the same length.
+
+    Parameters
+    ----------
+    prompts
+        With `answer_genes`: genes of each cell.
+
+    Returns
+    -------
+    For each prompt the sentences of its cells, in order.
+    """
+    written: list[list[ParsedSentence]] = [[] for _ in prompts]
+    openings, known = task.openings(n_cells), frozenset(genes)
+    for number in range(n_cells):
+        opening = openings[number].rstrip()
+        prompts = [
+            replace(prompt.extended(opening) if opening else prompt, key=f"{prompt.key}/{number}") for prompt in prompts
+        ]
+        texts = backend.generate(prompts, sampling, genes=genes)
+        for place, text in enumerate(texts):
+            sentence = parse_sentence(text, known)
+            written[place].append(sentence)
+        prompts = [
+            replace(prompt.extended(" ", Genes(symbols=sentences[-1].genes)), key=prompt.key.rpartition("/")[0])
+            for prompt, sentences in zip(prompts, written, strict=True)
+        ]
+    return [tuple(sentences) for sentences in written]
