@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 from cell2sen.backend import AttentionMap, Backend, Pooling, Sampling
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.perturb import (
-    genes_that_fit,
-    perturbation_per_cell,
-    perturbation_slots,
-    predict_sentences,
-)
+from cell2sen.inference.perturb import genes_that_fit, perturbation_per_cell, perturbation_slots, predict_sentences
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.from_anndata import from_anndata

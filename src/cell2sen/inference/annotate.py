@@ -65,8 +65,7 @@ def label_probabilities(
     Parameters
     ----------
     labels
-        Closed set of labels; by default those the model was trained on. Of perturbations for tasks that name one.
-
+        Closed set of labels, of perturbations for tasks that name one; by default those the model was trained on.
     samples
         Rows of each sample, for tasks that read several cells (:func:`samples_of_cells`); the cells of a sample share
         its probabilities.

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.backend import Backend, Unsupported
+from cell2sen.backend import Unsupported
 from cell2sen.inference import corrections
 from cell2sen.inference.session import Session, Slots
 from cell2sen.sentences.ranking import RankFit
@@ -44,11 +44,6 @@ class ExpectedResponse:
 
     sentences: list[list[str]]
     """Genes of each prediction in descending order, as many as its prompt has."""
-
-
-def can_expect(session: Session) -> bool:
-    """Whether the model has a name for no perturbation, and its backend computes expectations."""
-    return bool(session.model.metadata.get("no_perturbation")) and type(session.backend).expect is not Backend.expect
 
 
 def expected_response(

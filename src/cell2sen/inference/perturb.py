@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Sampling, Unsupported
 from cell2sen.data.obs import clean_perturbations
-from cell2sen.inference.expected_response import can_expect, expected_response
+from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import Session, Slots, warn_unknown
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,12 @@ def predict_response(
         raise ValueError(f"no readout {readout!r}; available: {list(get_args(Readout))}")
     slots = perturbation_slots(session, perturbations)
     symbols = frozenset(session.sentences.symbols)
-    default_sampling = sampling.temperature == 0 and sampling.top_k is None and sampling.top_p is None
-    if readout == "expected" or (readout == "auto" and guided and default_sampling and can_expect(session)):
+    greedy = sampling.temperature == 0 and sampling.top_k is None and sampling.top_p is None
+    trained = bool(session.model.metadata.get("no_perturbation"))
+    if readout == "expected" or (readout == "auto" and guided and greedy and trained):
         try:
             expected = expected_response(session, slots, n_genes=n_genes, seed=sampling.seed, correction=correction)
-        except Unsupported:  # the model writes genes as several tokens
+        except Unsupported:  # genes of several tokens, or a backend without expectations
             if readout == "expected":
                 raise
         else:
