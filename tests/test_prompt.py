@@ -21,6 +21,7 @@ def test_spans_of_several_lists(lists):
     prompt = Prompt(segments=("Genes: ", *segments))
     assert [prompt.text[start:stop] for start, stop in prompt.spans] == list(prompt.genes)
     assert prompt.text == "Genes: " + "".join(" ".join(symbols) + text for symbols, text in lists)
+    assert len(prompt.cells) == len(prompt.genes)
     assert prompt.n_genes == max((len(symbols) for symbols, _ in lists), default=0)
     for n in (0, 1, 20):
         cut = [symbols[:n] for symbols, _ in lists]

@@ -51,9 +51,12 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionMap:
-    """Gene-level attention of one cell and one layer."""
+    """Gene-level attention within one prompt, in one layer."""
 
     genes: tuple[str, ...]
+    cells: tuple[str | None, ...]
+    """Cell of each gene; ``None`` for genes of a list that is no cell."""
+
     array: NDArray[np.float32]
     """float32 (heads, genes, genes): how much the row's gene attends to the column's gene. Attention to a gene is the
     sum over the gene's tokens, attention of a gene the mean over its tokens; the rest goes to other words, so rows sum

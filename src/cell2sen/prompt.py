@@ -70,6 +70,11 @@ class Prompt:
         return tuple(chain.from_iterable(genes.symbols for genes in self.lists))
 
     @property
+    def cells(self) -> tuple[str | None, ...]:
+        """Name of the cell of each of :attr:`genes`; ``None`` for genes of a list that is no cell."""
+        return tuple(genes.cell for genes in self.lists for _ in range(len(genes.symbols)))
+
+    @property
     def n_genes(self) -> int:
         """Genes of the longest list."""
         return max((len(genes.symbols) for genes in self.lists), default=0)

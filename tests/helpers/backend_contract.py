@@ -187,6 +187,7 @@ class BackendContract:
             assert each is not None
             n_genes = len(CELLS[row].genes)
             assert each.genes == CELLS[row].genes
+            assert each.cells == (f"cell{row}",) * n_genes
             assert each.array.dtype == np.float32
             assert each.array.shape[1:] == (n_genes, n_genes)
             assert (each.array >= 0).all()

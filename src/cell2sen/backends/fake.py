@@ -90,7 +90,7 @@ class FakeBackend(Backend):
         n_genes = len(prompt.genes)
         raw = _random(layer, prompt.text).random((self.n_heads, n_genes, n_genes)) * np.tri(n_genes)
         array = 0.9 * raw / np.maximum(raw.sum(axis=2, keepdims=True), 1e-9)
-        return AttentionMap(genes=tuple(prompt.genes), array=array.astype(np.float32))
+        return AttentionMap(genes=tuple(prompt.genes), cells=prompt.cells, array=array.astype(np.float32))
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None

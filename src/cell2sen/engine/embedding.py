@@ -96,7 +96,9 @@ class Embedder:
             vectors=vectors,
             genes_used=np.array([len(prompt.genes) for prompt in prompts], dtype=np.int64),
             attention=[
-                AttentionMap(genes=tuple(prompt.genes), array=maps[row]) if row in map_rows else None
+                AttentionMap(genes=tuple(prompt.genes), cells=prompt.cells, array=maps[row])
+                if row in map_rows
+                else None
                 for row, prompt in enumerate(prompts)
             ]
             if map_rows
