@@ -15,7 +15,7 @@ from cell2sen.inference.annotate import check_labels, label_probabilities, sampl
 from cell2sen.inference.embed import attention_key, embed_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
-from cell2sen.inference.perturb import Readout, perturbation_per_cell, predict_response
+from cell2sen.inference.perturb import Readout, Response, perturbation_per_cell, predict_response
 from cell2sen.inference.session import start
 from cell2sen.task import Task
 
@@ -303,14 +303,9 @@ def perturb(
         guided=guided,
         n_genes=n_genes,
     )
-    obs = adata.obs.iloc[response.rows].copy()
-    if "perturbation" in obs and perturbation_column != "perturbation":
-        obs["perturbation_before"] = obs["perturbation"]
-    obs["perturbation"] = pd.Categorical(response.perturbations)
-    _add_sentences(obs, response.answers)
     result = AnnData(
         X=response.predicted,
-        obs=obs,
+        obs=_obs_of_response(adata, response, perturbation_column),
         var=pd.DataFrame(index=pd.Index(session.sentences.symbols, dtype=object)),
         layers={"control": response.control, "delta": (response.predicted - response.control).tocsr()},
     )
@@ -412,6 +407,16 @@ def _sampling_record(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p or 1.0,
         "seed": sampling.seed,
     }
+
+
+def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:
+    """The control's columns, the perturbations and the predicted sentences."""
+    obs: pd.DataFrame = adata.obs.iloc[response.rows].copy()
+    if "perturbation" in obs and perturbation_column != "perturbation":
+        obs["perturbation_before"] = obs["perturbation"]
+    obs["perturbation"] = pd.Categorical(response.perturbations)
+    _add_sentences(obs, response.answers)
+    return obs
 
 
 def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:

@@ -97,15 +97,9 @@ def expected_response(
     amounts = {name: known.of(name, symbols) for name in set(names)}
 
     def expectations(chunk: NDArray[np.int64], perturbations: Sequence[str]) -> NDArray[np.float32]:
-        prompts = session.task.prompts(
-            sentences,
-            chunk,
-            length=length,
-            answer_genes=n_prompt_genes[chunk].tolist(),
-            slots=[
-                {**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)
-            ],
-        )
+        filled = [{**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)]
+        lengths = n_prompt_genes[chunk].tolist()
+        prompts = session.task.prompts(sentences, chunk, length=length, answer_genes=lengths, slots=filled)
         return session.backend.expect(prompts, symbols, rank_values, seed=seed)
 
     parts = []
