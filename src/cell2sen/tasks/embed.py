@@ -1,4 +1,4 @@
-"""embed: cell sentence → vector, read off the prompt that asks for the cell type."""
+"""embed: cell sentence → embedding; the prompt is that of annotate."""
 
 from dataclasses import replace
 

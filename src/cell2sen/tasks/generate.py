@@ -1,4 +1,4 @@
-"""generate: cell type → cell sentence of such a cell."""
+"""generate: cell type → cell sentence."""
 
 from cell2sen.task import Task, Template
 

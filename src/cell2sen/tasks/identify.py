@@ -1,4 +1,4 @@
-"""identify: cell sentence → perturbation that the cell was exposed to; that of an unperturbed cell is the control's."""
+"""identify: cell sentence → perturbation (the control's name for unperturbed cells)."""
 
 from cell2sen.task import Task, Template
 
