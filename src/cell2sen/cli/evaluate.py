@@ -25,13 +25,13 @@ class ColumnOptions(Group):
         str | None, typer.Option(help="The same column of the predicted cells, if its name differs.")
     ] = None
     control: Annotated[
-        Many, typer.Option(help="Value of that column in control cells. May be repeated.  [default: control]")
+        Many, typer.Option(help="Value of that column in control cells. May be repeated. Default: control.")
     ] = None
     context: Annotated[
         Many, typer.Option(help="obs column with the same value in a cell and its controls. May be repeated.")
     ] = None
     label: Annotated[
-        Many, typer.Option(help="obs column with the true label. May be repeated.  [default: cell_type]")
+        Many, typer.Option(help="obs column with the true label. May be repeated. Default: cell_type.")
     ] = None
     predicted_label: Annotated[
         str | None, typer.Option(help="obs column with the predicted label. Default: as cell2sen annotate names it.")
@@ -92,10 +92,10 @@ def evaluate(
     ] = None,
     task: Annotated[
         Literal["perturb", "generate", "annotate"] | None,
-        typer.Option(help="What was predicted. Default: as the file of cell2sen states."),
+        typer.Option(help="What was predicted. Default: as files of cell2sen state."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks and go on.")] = False,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of stopping.")] = False,
     *,
     columns: ColumnOptions,
     values: ValueOptions,

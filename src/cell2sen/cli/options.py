@@ -24,10 +24,9 @@ Scale = Literal["auto", "counts", "cp10k", "log1p"]
 Ties = Literal["hash", "random", "alphabetical"]
 
 File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
-Organism = Annotated[str | None, typer.Option(help="Organism of all cells. Default: as the file states.")]
 PerturbationColumn = Annotated[str | None, typer.Option(help="obs column with the perturbation of each cell.")]
 NGenes = Annotated[int | None, typer.Option(help="Maximum number of genes in a predicted sentence.", min=1)]
-Unguided = Annotated[bool, typer.Option("--unguided", help="Any text, not only genes of the data, each once.")]
+Unguided = Annotated[bool, typer.Option("--unguided", help="Write any text, not only genes of the data, each once.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature. 0: always the most probable gene.", min=0.0)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
@@ -56,7 +55,7 @@ class CellOptions(Group):
     aliases: Annotated[
         str | None, typer.Option(help="Table of old and approved gene symbols (.csv, .tsv or .parquet).")
     ] = None
-    organism: Organism = None
+    organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: as the file states.")] = None
     max_genes: Annotated[int | None, typer.Option(help="Maximum number of genes in a sentence.", min=1)] = None
 
     def arguments(self) -> dict[str, Any]:

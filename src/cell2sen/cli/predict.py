@@ -13,7 +13,6 @@ from cell2sen.cli.options import (
     File,
     ModelOptions,
     NGenes,
-    Organism,
     OutputOptions,
     PerturbationColumn,
     Pooling,
@@ -85,7 +84,7 @@ def sentences(
 def embed(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with obsm['X_cell2sen'] (.h5ad), or the vectors only (.npy).")],
-    pooling: Annotated[Pooling, typer.Option(help="Tokens whose vectors make that of a cell.")] = "mean",
+    pooling: Annotated[Pooling, typer.Option(help="Mean over all tokens or gene tokens, or the last one.")] = "mean",
     hidden_layer: Annotated[int, typer.Option(help="-1: after the last layer and its norm. k: after k layers.")] = -1,
     *,
     cells: CellOptions,
@@ -238,7 +237,7 @@ def generate(
     genes: Annotated[
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
     ] = None,
-    organism: Organism = None,
+    organism: Annotated[str | None, typer.Option(help="Organism. Default: that of --genes, or human.")] = None,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
