@@ -45,7 +45,7 @@ tree: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-# Stamps: an environment is made again when what it is made from has changed, and only then.
+# Stamps: an environment is made again when its requirements have changed.
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("cell2sen needs Python 3.11 or newer, \
 	found %d.%d as $(PYTHON); name another one: make PYTHON=python3.12" % v[:2])'
@@ -60,7 +60,7 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.demo
 
-# The packages that speed is compared with, without what they pin: they run with the versions that this project runs with.
+# The packages that speed is compared with, without their pins: all run with the versions of this project.
 $(PEERS)/.peers: constraints.txt
 	$(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt \

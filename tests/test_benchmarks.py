@@ -1,4 +1,4 @@
-"""The benchmarks run, at a tiny size and without peers, and what they compare is equal."""
+"""The benchmarks run at a tiny size and without peers, and the compared results are equal."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ def lines(script: str, *options: str) -> list[dict]:
 
 
 def test_speed() -> None:
-    found = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation", "annotation_bf16")
-    assert [line["row"] for line in found] == [
+    rows = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation", "annotation_bf16")
+    assert [line["row"] for line in rows] == [
         "machine", "sentences as text, top 10", "prompts to ids", "embedding, about 30 genes",
         "annotation with 5 labels", "annotation with 5 labels in bfloat16",
     ]  # fmt: skip
-    assert found[2]["tokenizers"]["ids_equal"] is True
-    assert "cell2sen" in found[-1] or "no bfloat16" in found[-1]["not_measured"]
-    for line in [line for line in found[1:] if "cell2sen" in line]:
+    assert rows[2]["tokenizers"]["ids_equal"] is True
+    assert "cell2sen" in rows[-1] or "no bfloat16" in rows[-1]["not_measured"]
+    for line in [line for line in rows[1:] if "cell2sen" in line]:
         assert line["cell2sen"]["seconds"] > 0
         assert line["cell2sen"]["peak_mb"] > 10
 
 
 def test_gpu_script_on_cpu() -> None:
     quantised = ["large"] if _has("bitsandbytes") else []
-    found = {
+    rows = {
         line["row"]: line
         for line in lines("gpu.py", "--only", "matrix", "parity", "embedding", "generation", *quantised)
     }
-    assert found["attention against eager"]["largest_difference"] < 1e-4
+    assert rows["attention against eager"]["largest_difference"] < 1e-4
     for length in (64, 128):
-        line = found[f"embedding, {length} tokens"]
+        line = rows[f"embedding, {length} tokens"]
         assert line["helical_way"]["smallest_cosine"] > 0.99999
         assert line["cell2sen"]["share_of_ceiling"] > 0
-    line = found["guided generation, 5 genes"]
+    line = rows["guided generation, 5 genes"]
     assert line["genes"] == 2 * 5
     assert line["passes_per_gene"] > 0
     if quantised:
-        assert found["27B, 4bit"]["finite"]
+        assert rows["27B, 4bit"]["finite"]
 
 
-def test_gpu_script_says_that_there_is_no_gpu() -> None:
+def test_gpu_script_without_a_gpu() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU")
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gpu.py")],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,

@@ -2,9 +2,9 @@
 
 Each page is one program in an empty folder, without a network. Rules for its fenced blocks:
 
-* ``python``: executed, one namespace a page. Hidden preparation stands in ``<!-- invisible-code-block: python -->``.
-* ``console``: each line ``$ cell2sen …`` is executed. Lines below it, if there are any, must be its output: ``...``
-  stands for anything, white space does not count. Other commands are not executed.
+* ``python``: executed, in one namespace per page. Hidden preparation: ``<!-- invisible-code-block: python -->``.
+* ``console``: each line ``$ cell2sen …`` is executed. Lines below it, if there are any, must be its output:
+  ``...`` is any text, and white space does not count. Other commands are not executed.
 * ``python no-run`` and ``console no-run``: not executed.
 * ``diff``: in CONTRIBUTING.md, applied to a copy of the package, then tried out.
 """
@@ -38,14 +38,14 @@ FENCES |= {"text", "diff", "json", "yaml", "toml", "bibtex", "mermaid"}
 def commands(block: str) -> Iterator[tuple[int, str, str]]:
     """Line in the block, command and shown output of each ``$`` prompt; a trailing backslash continues a command."""
     lines = re.sub(r"\\\n\s*", lambda match: "\0" * match[0].count("\n"), block).splitlines()
-    at, found = 0, []
+    at, prompts = 0, []
     for line in lines:
         if line.startswith("$ "):
-            found.append([at, line[2:].replace("\0", " "), ""])
-        elif found:
-            found[-1][2] += line + "\n"
+            prompts.append([at, line[2:].replace("\0", " "), ""])
+        elif prompts:
+            prompts[-1][2] += line + "\n"
         at += 1 + line.count("\0")
-    for at, command, output in found:
+    for at, command, output in prompts:
         yield at, command, output.strip("\n")
 
 
@@ -56,7 +56,7 @@ def run_console(example: Example) -> None:
             continue
         from cell2sen.cli import main
 
-        where = f"{example.path}:{example.line + 1 + at}: $ {command}"
+        place = f"{example.path}:{example.line + 1 + at}: $ {command}"
         capture = example.namespace["capture"]
         capture.readouterr()
         sys.argv = words
@@ -65,14 +65,14 @@ def run_console(example: Example) -> None:
         except SystemExit as stop:
             code = stop.code
         except BaseException as error:
-            error.add_note(f"in {where}")
+            error.add_note(f"in {place}")
             raise
         output = capture.readouterr()
         if code:
-            raise AssertionError(f"{where}\nexit status {code}\n{output.out}{output.err}")
+            raise AssertionError(f"{place}\nexit status {code}\n{output.out}{output.err}")
         options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         if expected.strip() and not doctest.OutputChecker().check_output(expected, output.out.strip(), options):
-            raise AssertionError(f"{where}\nshown:\n{expected}\n\nprinted:\n{output.out}")
+            raise AssertionError(f"{place}\nshown:\n{expected}\n\nprinted:\n{output.out}")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ class TestRunner:
             run_page(self.page(empty_world, "```console\n$ ls\n$ cell2sen no-such-verb\n```\n"), capsys)
 
 
-# What each diff of CONTRIBUTING.md must bring about in a copy of the package.
+# File that a diff of CONTRIBUTING.md changes → what must hold in a copy of the package with this diff.
 PROMISES = {
     "src/cell2sen/tasks/phase.py": """
         from cell2sen import tasks
@@ -177,8 +177,9 @@ PROMISES = {
         assert "bag" in backends.names()
         bag = backends.load(model.Model(name="none", path="none"), "bag")
         prompts = [tasks.load("embed").prompt(genes=genes) for genes in (["CD3D", "IL7R"], ["CD3D"], [])]
-        found = bag.embed(prompts, pooling="genes")
-        assert found.vectors.sum(axis=1).tolist() == [2, 1, 0] and found.genes_used.tolist() == [2, 1, 0]
+        embeddings = bag.embed(prompts, pooling="genes")
+        assert embeddings.vectors.sum(axis=1).tolist() == [2, 1, 0]
+        assert embeddings.genes_used.tolist() == [2, 1, 0]
         try:
             bag.score(prompts, [" B cell."])
         except backend.Unsupported as refusal:
@@ -188,10 +189,10 @@ PROMISES = {
     """,
     "src/cell2sen/evaluation/metrics/metrics.py": """
         from cell2sen.evaluation.metrics import metrics
-        made = metrics.get("matthews")
-        assert made.higher_is_better and made.summary.startswith("Matthews correlation")
-        assert made.function(["B", "T", "T"], ["B", "T", "T"]) == made.perfect
-        assert abs(made.function(["B", "T", "B", "T"], ["B", "B", "T", "T"])) < 1e-12
+        metric = metrics.get("matthews")
+        assert metric.higher_is_better and metric.summary.startswith("Matthews correlation")
+        assert metric.function(["B", "T", "T"], ["B", "T", "T"]) == metric.perfect
+        assert abs(metric.function(["B", "T", "B", "T"], ["B", "B", "T", "T"])) < 1e-12
     """,
 }
 
@@ -202,7 +203,7 @@ def contributing_diffs() -> dict[str, str]:
     return {re.search(r"^\+\+\+ b/(\S+)$", diff, re.M)[1]: diff for diff in diffs}
 
 
-def test_contributing_promises_what_is_tried_out() -> None:
+def test_every_diff_of_contributing_is_applied() -> None:
     assert set(contributing_diffs()) == set(PROMISES)
 
 

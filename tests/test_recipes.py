@@ -48,18 +48,18 @@ def test_average_of_two_seeds(tmp_path: Path) -> None:
         seeds.append(Path(training.train(settings, tmp_path / f"seed-{seed}", base=tmp_path, progress=False).path))
     done = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    found, *parts = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", *seeds))
-    for name, tensor in found.items():
+    averaged, *parts = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", *seeds))
+    for name, tensor in averaged.items():
         torch.testing.assert_close(
             tensor.double(), (parts[0][name].double() + parts[1][name].double()) / 2, atol=4e-3, rtol=0
         )
         assert tensor.dtype == parts[0][name].dtype
-    made = resolve(tmp_path / "out")
-    assert made.metadata["averaged"] == [resolve(seed).metadata["weights_sha256"] for seed in seeds]
-    assert made.metadata["weights_sha256"] not in made.metadata["averaged"]
-    assert set(load(made).amounts) == {"IFN-beta", "IL-2"} == set(made.metadata["corrections"])
-    assert "temperature" in made.metadata["calibration"]["annotate"]
-    assert {one["task"] for one in made.metadata["scores"]} == {"annotate", "perturb"}
+    model = resolve(tmp_path / "out")
+    assert model.metadata["averaged"] == [resolve(seed).metadata["weights_sha256"] for seed in seeds]
+    assert model.metadata["weights_sha256"] not in model.metadata["averaged"]
+    assert set(load(model).amounts) == {"IFN-beta", "IL-2"} == set(model.metadata["corrections"])
+    assert "temperature" in model.metadata["calibration"]["annotate"]
+    assert {score["task"] for score in model.metadata["scores"]} == {"annotate", "perturb"}
     again = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)
     assert "exists already" in again.stderr
     larger = training.from_mapping({**SETTINGS, "from_scratch": {**SETTINGS["from_scratch"], "hidden_size": 32}})

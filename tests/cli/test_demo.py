@@ -47,10 +47,10 @@ def test_demo_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert adata.n_obs == 140
     assert np.isfinite(adata.obsm["X_cell2sen"]).all()
     assert set(adata.uns["cell2sen"]) == {"embed", "annotate"}
-    given, predicted_type = adata.obs["bulk_labels"].astype(str), adata.obs["cell2sen_cell_type"].astype(str)
+    label, predicted_type = adata.obs["bulk_labels"].astype(str), adata.obs["cell2sen_cell_type"].astype(str)
     sure = (predicted_type != "unknown").to_numpy()
-    agree = np.array([name in demo.SAME.get(label, ()) for label, name in zip(given, predicted_type, strict=True)])
-    assert agree[sure].mean() > given.value_counts(normalize=True).iloc[0] + 0.2
+    agree = np.array([name in demo.SAME.get(true, ()) for true, name in zip(label, predicted_type, strict=True)])
+    assert agree[sure].mean() > label.value_counts(normalize=True).iloc[0] + 0.2
     assert (predicted.obs["validity"] == 1).all()
     assert (tmp_path / "out" / "figure.png").stat().st_size > 20_000
     text = capsys.readouterr().out

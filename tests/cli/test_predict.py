@@ -41,10 +41,10 @@ def test_embed(run: Run, file: Path, model: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_everything_else_in_the_file_stays(run: Run, file: Path, model: str, tmp_path: Path) -> None:
-    assert run("embed", file, "one.h5ad", "-m", model, "-q").code == 0
-    assert run("annotate", "one.h5ad", "two.h5ad", "-m", model, "-q", "--labels", CHOICE).code == 0
-    assert run("annotate", "two.h5ad", "three.h5ad", "-m", model, "-q", "--labels", "T cell; B cell").code == 0
-    before, after = anndata.read_h5ad(file), anndata.read_h5ad(tmp_path / "three.h5ad")
+    assert run("embed", file, "embedded.h5ad", "-m", model, "-q").code == 0
+    assert run("annotate", "embedded.h5ad", "annotated.h5ad", "-m", model, "-q", "--labels", CHOICE).code == 0
+    assert run("annotate", "annotated.h5ad", "again.h5ad", "-m", model, "-q", "--labels", "T cell; B cell").code == 0
+    before, after = anndata.read_h5ad(file), anndata.read_h5ad(tmp_path / "again.h5ad")
     assert (before.X != after.X).nnz == 0
     assert (before.layers["counts"] != after.layers["counts"]).nnz == 0
     assert (before.raw.X != after.raw.X).nnz == 0
@@ -156,8 +156,8 @@ def test_sentences(run: Run, file: Path, tmp_path: Path, suffix: str) -> None:
 @pytest.mark.slow
 def test_zarr(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     anndata.read_h5ad(file).write_zarr(tmp_path / "in.zarr")
-    assert run("embed", "in.zarr", "one.npy", "-m", model, "-q").code == 0
-    assert run("embed", file, "two.npy", "-m", model, "-q").code == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"))
+    assert run("embed", "in.zarr", "zarr.npy", "-m", model, "-q").code == 0
+    assert run("embed", file, "h5ad.npy", "-m", model, "-q").code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "zarr.npy"), np.load(tmp_path / "h5ad.npy"))
     assert run("annotate", "in.zarr", "out.h5ad", "-m", model, "-q", "--labels", CHOICE).code == 0
     assert "cell2sen_cell_type" in anndata.read_h5ad(tmp_path / "out.h5ad").obs

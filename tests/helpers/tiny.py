@@ -1,4 +1,4 @@
-"""Tiny random models and tokenizers, made in memory: small, and with everything that makes the real ones hard."""
+"""Tiny random models and tokenizers, in memory, with all peculiarities of the real ones."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def config(architecture: str, vocabulary: int, **changes: Any) -> transformers.P
         "eos_token_id": None,
     }
     if architecture == "gemma2":
-        # Scores and logits lie far beyond the caps, or dropping one would go unseen.
+        # Scores and logits are far beyond the caps, so that a dropped cap changes results.
         gemma = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 1}
         gemma |= {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 2.0}
         return transformers.Gemma2Config(**sizes | gemma | changes)
@@ -139,24 +139,24 @@ def network(
     architecture: str, vocabulary: int, seed: int = 0, implementation: str = attention.NAME, **changes: Any
 ) -> Any:
     """A random float32 model."""
-    made = copy.deepcopy(_network(architecture, vocabulary, seed, tuple(changes.items())))
+    model = copy.deepcopy(_network(architecture, vocabulary, seed, tuple(changes.items())))
     attention.register()
-    made.set_attn_implementation(implementation)
-    return made
+    model.set_attn_implementation(implementation)
+    return model
 
 
 @functools.cache
 def _network(architecture: str, vocabulary: int, seed: int, changes: tuple[tuple[str, Any], ...]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = {"gemma2": transformers.Gemma2ForCausalLM, "gpt_neox": transformers.GPTNeoXForCausalLM}[architecture](
+        model = {"gemma2": transformers.Gemma2ForCausalLM, "gpt_neox": transformers.GPTNeoXForCausalLM}[architecture](
             config(architecture, vocabulary, **dict(changes))
         )
         with torch.no_grad():
-            for name, parameter in made.named_parameters():
+            for name, parameter in model.named_parameters():
                 if "norm" in name:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-    return made.eval()
+    return model.eval()
 
 
 @functools.cache
@@ -182,17 +182,19 @@ def backend(
     """A backend over a tiny random model."""
     from cell2sen.backends.transformers import TransformersBackend
 
-    made = tokens(kind)
-    vocabulary = made.tokenizer.get_vocab_size()
+    tokenizer = tokens(kind)
+    vocabulary = tokenizer.tokenizer.get_vocab_size()
     model = Model(name="tiny", path="tiny", dtype="float32") if model is None else model
-    return TransformersBackend(model, network(architecture, vocabulary, seed), made, **{"progress": False} | options)
+    return TransformersBackend(
+        model, network(architecture, vocabulary, seed), tokenizer, **{"progress": False} | options
+    )
 
 
 def save(directory: Path, architecture: str = "gpt_neox", kind: str = "bytes", seed: int = 0, **changes: Any) -> Path:
     """A checkpoint on disk."""
-    made = tokens(kind)
-    network(architecture, made.tokenizer.get_vocab_size(), seed, **changes).save_pretrained(directory)
-    made.tokenizer.save(str(directory / "tokenizer.json"))
+    tokenizer = tokens(kind).tokenizer
+    network(architecture, tokenizer.get_vocab_size(), seed, **changes).save_pretrained(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
     special = (
         {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
         if kind == "spm"

@@ -133,7 +133,7 @@ def annotate(
     ] = "annotate",
     sample_by: Annotated[
         list[str] | None,
-        typer.Option(help="obs column that defines samples, such as the donor, for --task tissue; may be repeated."),
+        typer.Option(help="obs column that defines samples, such as the donor, for --task tissue. May be repeated."),
     ] = None,
     n_cells: Annotated[int, typer.Option(help="Cells of a sample.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the split into samples.")] = 0,
