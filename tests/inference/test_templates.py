@@ -177,3 +177,12 @@ def test_blocks_of_samples_are_stored_and_read_back():
     assert set(stored) == {"prompt", "answer", "cell"}
     model = Model(name="m", path="m", wording="checkpoint", metadata={"templates": {"tissue": [stored]}})
     assert choose_templates(tissue, model).templates == tissue.templates
+
+
+def test_a_task_that_the_checkpoint_was_not_trained_on_warns_once(caplog):
+    metadata = {"templates": {"annotate": as_mapping(ANNOTATE)}}
+    model = Model(name="mine", path="nowhere", wording="checkpoint", metadata=metadata)
+    for task in (ANNOTATE, EMBED, tasks.load("tissue"), tasks.load("tissue")):
+        choose_templates(task, model)
+    [record] = caplog.records
+    assert "mine was not trained on task 'tissue', only on annotate: its answers are guesses" in record.getMessage()

@@ -46,7 +46,8 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
 
     Notes
     -----
-    A published checkpoint that runs with other templates than it was trained with gives one warning per model and task.
+    A published checkpoint that runs with other templates than it was trained with gives one warning per model and task,
+    and so does a checkpoint that was not trained on the task.
     """
     if templates is None and model.wording == "checkpoint":
         chosen = _from_mapping(task, model.metadata["templates"], "checkpoint")
@@ -70,6 +71,8 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
             logger.warning("templates= has none for task %r, only for %s", task.name, sorted(mapping))
     if model.wording == PACKAGE and chosen.source != PACKAGE:
         _warn_once(task, model)
+    if model.wording == "checkpoint":
+        _warn_untrained(task, model)
     return chosen
 
 
@@ -154,4 +157,15 @@ def _warn_once(task: Task, model: Model) -> None:
         model.name,
         task.name,
         advice,
+    )
+
+
+def _warn_untrained(task: Task, model: Model) -> None:
+    """Warn once about a task that the checkpoint's metadata do not list; embeddings need no training of their own."""
+    trained = sorted(model.metadata["templates"])
+    if task.answer == "none" or task.name in trained or (model.name, task.name) in _warned:
+        return
+    _warned.add((model.name, task.name))
+    logger.warning(
+        "%s was not trained on task %r, only on %s: its answers are guesses", model.name, task.name, ", ".join(trained)
     )
