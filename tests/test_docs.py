@@ -187,8 +187,8 @@ PROMISES = {
         else:
             raise AssertionError("score must be refused")
     """,
-    "src/cell2sen/evaluation/metrics/metrics.py": """
-        from cell2sen.evaluation.metrics import metrics
+    "src/cell2sen/evaluation/metrics/labels.py": """
+        from cell2sen.evaluation import metrics
         metric = metrics.get("matthews")
         assert metric.higher_is_better and metric.summary.startswith("Matthews correlation")
         assert metric.function(["B", "T", "T"], ["B", "T", "T"]) == metric.perfect

@@ -1,3 +1,5 @@
+"""The pair that cell-eval takes, and its numbers beside ours."""
+
 from __future__ import annotations
 
 import sys
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2sen.evaluation import cell_eval as handover
+from cell2sen.evaluation.cell_eval import cell_eval, pairs
 from cell2sen.evaluation.evaluate import evaluate
 
 
@@ -34,14 +36,14 @@ OPTIONS: dict[str, Any] = {"perturbation": "drug", "control": "ctrl", "context":
 
 def test_pairs_are_aligned_and_share_their_controls() -> None:
     predicted = cells(1, ("a", "b"))[:, ::-1].copy()
-    found = handover.pairs(predicted, cells(0, ("ctrl", "a", "b")), **OPTIONS)
-    assert list(found) == ["B", "T"]
-    for one, other in found.values():
-        assert list(one.var_names) == list(other.var_names)
-        assert one.obs["perturbation"].value_counts().to_dict() == {"control": 30, "a": 30, "b": 30}
-        control = (one.obs["perturbation"] == "control").to_numpy()
-        np.testing.assert_array_equal(one.X[control].toarray(), other.X[control].toarray())
-        np.testing.assert_allclose(np.expm1(other.X.toarray()).sum(axis=1), 1e4, rtol=1e-4)
+    contexts = pairs(predicted, cells(0, ("ctrl", "a", "b")), **OPTIONS)
+    assert list(contexts) == ["B", "T"]
+    for ours, theirs in contexts.values():
+        assert list(ours.var_names) == list(theirs.var_names)
+        assert ours.obs["perturbation"].value_counts().to_dict() == {"control": 30, "a": 30, "b": 30}
+        control = (ours.obs["perturbation"] == "control").to_numpy()
+        np.testing.assert_array_equal(ours.X[control].toarray(), theirs.X[control].toarray())
+        np.testing.assert_allclose(np.expm1(theirs.X.toarray()).sum(axis=1), 1e4, rtol=1e-4)
 
 
 def test_pairs_equal_a_twin_made_with_tables() -> None:
@@ -56,9 +58,9 @@ def test_pairs_equal_a_twin_made_with_tables() -> None:
     # A gene that the prediction does not have: it counts in the sums of the real cells, and is not compared.
     genes = pd.DataFrame(index=[*real.var_names, "ONLYHERE"])
     real = ad.AnnData(sp.hstack([real.X, sp.csr_matrix(np.full((real.n_obs, 1), 7.0))], "csr"), obs=real.obs, var=genes)
-    found = handover.pairs(predicted, real, **OPTIONS)
-    assert list(found) == ["B", "T"]
-    for kind, pair in found.items():
+    contexts = pairs(predicted, real, **OPTIONS)
+    assert list(contexts) == ["B", "T"]
+    for kind, pair in contexts.items():
         for made, side in zip(pair, (predicted, real), strict=True):
             parts = {"control": table(real, "ctrl", kind)} | {drug: table(side, drug, kind) for drug in ("a", "b")}
             assert made.obs["perturbation"].tolist() == [name for name, part in parts.items() for _ in part.index]
@@ -66,32 +68,32 @@ def test_pairs_equal_a_twin_made_with_tables() -> None:
             assert list(made.var_names) == sorted(predicted.var_names)
 
 
-def test_one_call_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_one_call_runs_cell_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
 
     class MetricsEvaluator:
         def __init__(self, predicted: Any, real: Any, **options: Any) -> None:
-            asked.append((predicted.n_obs, real.n_obs, options["control_pert"], options["pert_col"]))
+            calls.append((predicted.n_obs, real.n_obs, options["control_pert"], options["pert_col"]))
 
         def compute(self, profile: str, write_csv: bool) -> tuple[Any, None]:
             return SimpleNamespace(to_dict=lambda as_series: {"perturbation": ["a", "b"], "mae": [0.1, 0.2]}), None
 
     monkeypatch.setitem(sys.modules, "cell_eval", SimpleNamespace(MetricsEvaluator=MetricsEvaluator))
-    found = handover.cell_eval(cells(1, ("a", "b")), cells(0, ("ctrl", "a", "b")), **OPTIONS)
-    assert asked == [(90, 90, "control", "perturbation")] * 2
-    assert found["context"].tolist() == ["B", "B", "T", "T"]
+    scores = cell_eval(cells(1, ("a", "b")), cells(0, ("ctrl", "a", "b")), **OPTIONS)
+    assert calls == [(90, 90, "control", "perturbation")] * 2
+    assert scores["context"].tolist() == ["B", "B", "T", "T"]
     monkeypatch.setitem(sys.modules, "cell_eval", None)
     with pytest.raises(ImportError, match="pip install cell-eval"):
-        handover.cell_eval(cells(1, ("a",)), cells(0, ("ctrl", "a")), **OPTIONS)
+        cell_eval(cells(1, ("a",)), cells(0, ("ctrl", "a")), **OPTIONS)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_cell_eval_finds_the_same_numbers() -> None:
     pytest.importorskip("cell_eval", exc_type=ImportError)
     predicted, real = cells(1, ("a", "b")), cells(0, ("ctrl", "a", "b"))
-    theirs = handover.cell_eval(predicted, real, profile="anndata", **OPTIONS).set_index(["perturbation", "context"])
+    theirs = cell_eval(predicted, real, profile="anndata", **OPTIONS).set_index(["perturbation", "context"])
     ours = evaluate(predicted, real, resamples=0, metrics=["pearson_delta", "rmse_delta"], **OPTIONS).scores
     for metric, column, power in (("pearson_delta", "pearson_delta", 1), ("rmse_delta", "mse_delta", 2)):
-        some = ours[(ours["metric"] == metric) & (ours["arm"] == "prediction") & (ours["group"] != "all")]
+        some = ours[(ours["metric"] == metric) & (ours["method"] == "prediction") & (ours["group"] != "all")]
         for group, value in zip(some["group"], some["value"], strict=True):
             assert value**power == pytest.approx(theirs.loc[tuple(group.split(" | ")), column], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Handover: the matched pair of predicted and real cells given to Arc's cell-eval, in one call."""
+"""Arc's cell-eval on the matched pair of predicted and real cells, in one call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2sen.evaluation import comparison
-from cell2sen.evaluation.evaluate import evaluate
-from cell2sen.evaluation.inputs import label
-from cell2sen.evaluation.scoring.baselines import Arms
+from cell2sen.evaluation.inputs import group_name, read_sides
+from cell2sen.evaluation.scoring.groups import Groups, Key, perturbation_groups
+from cell2sen.evaluation.settings import Settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 _COLUMN, _CONTROL = "perturbation", "control"
 
 
-def pairs(predicted: Any, real: Any, **options: Any) -> dict[str, tuple[AnnData, AnnData]]:
+def pairs(predicted: Any, real: Any, *, train: Any = None, **options: Any) -> dict[str, tuple[AnnData, AnnData]]:
     """The AnnData pair that cell-eval takes, for each context: predicted and real cells, each with the same controls.
 
     Parameters
     ----------
-    options
+    predicted, real, train, options
         As in :func:`cell2sen.evaluation.evaluate.evaluate`: `perturbation`, `control`, `context`, `rename` and where
-        values are.
+        values are. With `train`, only genes that the training cells have, too, are compared.
 
     Returns
     -------
@@ -35,13 +34,16 @@ def pairs(predicted: Any, real: Any, **options: Any) -> dict[str, tuple[AnnData,
         Name of the context (``"all"`` without one) → (predicted, real). ``X`` is ln(1 + CP10k) over the shared genes,
         float32 CSR; ``obs["perturbation"]`` is ``"control"`` for controls.
     """
-    from inspect import signature
-
-    asked = {name: one.default for name, one in signature(evaluate).parameters.items()} | options
-    given = comparison.read_sides(predicted, real, asked["train"], asked)
-    arms, _ = comparison.arms_of("perturb", given, asked)
-    contexts = dict.fromkeys(arms.context(key) for key in arms.keys if arms.context(key) in arms.controls)
-    return {label(context) or "all": _pair(arms, context, given.genes) for context in contexts}
+    settings = Settings.of(**options)
+    sides = read_sides(predicted, real, train, settings.values)
+    sides.align(settings.values.case)
+    groups = perturbation_groups(sides, settings)
+    contexts = dict.fromkeys(map(groups.context, groups.keys))
+    return {
+        group_name(context) or "all": _pair(groups, context, sides.genes)
+        for context in contexts
+        if context in groups.real.controls
+    }
 
 
 def cell_eval(predicted: Any, real: Any, *, profile: str = "full", threads: int = 1, **options: Any) -> pd.DataFrame:
@@ -49,12 +51,12 @@ def cell_eval(predicted: Any, real: Any, *, profile: str = "full", threads: int 
 
     Parameters
     ----------
+    predicted, real, options
+        As in :func:`pairs`.
     profile
         Which metrics: ``"full"``, ``"vcc"``, ``"minimal"``, ``"de"`` or ``"anndata"``.
     threads
         Of its differential expression.
-    options
-        As in :func:`pairs`.
 
     Raises
     ------
@@ -64,33 +66,33 @@ def cell_eval(predicted: Any, real: Any, *, profile: str = "full", threads: int 
     try:
         from cell_eval import MetricsEvaluator  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise ImportError("this hands over to another package: pip install cell-eval") from error
+        raise ImportError("cell-eval is not installed: pip install cell-eval") from error
     frames = []
-    for context, (one, other) in pairs(predicted, real, **options).items():
+    for context, (ours, truth) in pairs(predicted, real, **options).items():
         with tempfile.TemporaryDirectory() as folder:
-            judge = MetricsEvaluator(
-                one,
-                other,
+            evaluator = MetricsEvaluator(
+                ours,
+                truth,
                 control_pert=_CONTROL,
                 pert_col=_COLUMN,
                 num_threads=threads,
                 outdir=folder,
                 skip_de=profile == "anndata",
             )
-            results, _ = judge.compute(profile=profile, write_csv=False)
+            results, _ = evaluator.compute(profile=profile, write_csv=False)
         frames.append(pd.DataFrame(results.to_dict(as_series=False)).assign(context=context))
     return pd.concat(frames, ignore_index=True)
 
 
-def _pair(arms: Arms, context: tuple[str, ...], genes: list[str]) -> tuple[AnnData, AnnData]:
-    keys = [key for key in arms.keys if arms.context(key) == context]
-    control = arms.real.rows(arms.controls[context])
-    made = []
-    for side, table in ((arms.predicted, arms.predicted_groups), (arms.real, arms.real_groups)):
-        blocks = [control, *(side.rows(table[key]) for key in keys)]
+def _pair(groups: Groups, context: Key, genes: list[str]) -> tuple[AnnData, AnnData]:
+    keys = [key for key in groups.keys if groups.context(key) == context]
+    control = groups.real.cells.rows(groups.real.controls[context])
+    sides = []
+    for side in (groups.predicted, groups.real):
+        blocks = [control, *(side.cells.rows(side.groups[key]) for key in keys)]
         names = np.repeat([_CONTROL, *(key[0] for key in keys)], [block.shape[0] for block in blocks])
-        made.append(_anndata(sp.vstack(blocks, format="csr"), names, genes))
-    return made[0], made[1]
+        sides.append(_anndata(sp.vstack(blocks, format="csr"), names, genes))
+    return sides[0], sides[1]
 
 
 def _anndata(matrix: Any, names: Any, genes: list[str]) -> AnnData:

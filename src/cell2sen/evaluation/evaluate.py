@@ -1,113 +1,62 @@
-"""Evaluation: every score beside baselines, a ceiling, intervals and a leak check."""
+"""Scores of predictions beside baselines and ceilings, with intervals and a leak check."""
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import logging
-import math
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
-from cell2sen.data.output import complete
-from cell2sen.evaluation import comparison
-from cell2sen.evaluation import leakage as leaks
-from cell2sen.evaluation.inputs import Case, ScaleName, label
+from cell2sen.evaluation import leakage, metrics
+from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
-from cell2sen.evaluation.metrics.metrics import METRICS, Metric, get
-from cell2sen.evaluation.scoring import baselines, bootstrap
-from cell2sen.evaluation.scoring import cells as populations
-from cell2sen.evaluation.scoring import labels as labels_of_cells
-from cell2sen.evaluation.scoring import tables as score_tables
-from cell2sen.evaluation.scoring.arms import ARMS
+from cell2sen.evaluation.metrics import Metric
+from cell2sen.evaluation.result import Evaluation
+from cell2sen.evaluation.scoring import bootstrap, cells, details, labels, tables
+from cell2sen.evaluation.scoring.baselines import Method, methods
+from cell2sen.evaluation.scoring.groups import (
+    Groups,
+    label_groups,
+    notes_on,
+    perturbation_groups,
+    share_of_true_change,
+)
+from cell2sen.evaluation.scoring.pca import Embedding
+from cell2sen.evaluation.settings import (
+    TASKS,
+    Case,
+    Columns,
+    Leakage,
+    Sampling,
+    ScaleName,
+    Settings,
+    Task,
+    Values,
+    as_list,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+__all__ = ["Evaluation", "evaluate"]
+
 logger = logging.getLogger(__name__)
 
-Task = Literal["perturb", "generate", "annotate"]
-
-_LEVELS: dict[str, tuple[str, ...]] = {
-    "perturb": ("change", "profile", "cells", "sentences"),
-    "generate": ("profile", "change", "cells", "sentences"),
-    "annotate": ("labels", "confidence", "text"),
+#: Levels of the metrics of each task, in the order of the table.
+LEVELS: Mapping[Task, tuple[str, ...]] = {
+    "perturb": ("change", "disjoint_change", "profile", "cells", "neighbours", "sentences"),
+    "generate": ("profile", "change", "disjoint_change", "cells", "neighbours", "sentences"),
+    "annotate": ("written_labels", "labels", "confidence", "text"),
 }
-#: Metrics that are computed only if they are asked for by name (or through encoder=).
-_ON_REQUEST = ("bertscore", "biobert_score", "foscttm")
 
+_PACKAGES = ("cell2sen", "numpy", "scipy", "pandas", "anndata", "scikit-learn", "torchmetrics", "transformers")
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """What was found, and all that is needed to repeat it."""
-
-    task: Task
-    scores: pd.DataFrame
-    """One row per metric, arm and group; ``group`` is ``"all"`` for the score over all groups. Columns: metric, arm,
-    group, value, low, high (95 % over cells), low_groups, high_groups (95 % over perturbations, contexts or units),
-    n_groups, n_predicted, n_real, reason (why there is no value).
-    """
-
-    table: pd.DataFrame
-    """One row per metric: prediction with intervals, best baseline, verdict, ceiling, all baselines, perfect value."""
-
-    checks: tuple[Check, ...]
-    """The leak check."""
-
-    settings: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    """What a reader must know: groups that were not predicted, genes that were not compared."""
-
-    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What the report draws: changes of top genes, calibration, cells for a map, sentences."""
-
-    @property
-    def leaked(self) -> bool:
-        """Whether a leak check failed: the scores must then not be used."""
-        return any(one.status == "failed" for one in self.checks)
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Everything but the drawn cells as JSON (missing values as null); also written to `path`."""
-        content = {
-            "task": self.task,
-            "leaked": self.leaked,
-            "checks": [asdict(one) for one in self.checks],
-            "notes": list(self.notes),
-            "settings": dict(self.settings),
-            "table": _records(self.table.reset_index()),
-            "scores": _records(self.scores),
-        }
-        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
-        if path is not None:
-            with complete(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
-        return text
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write :attr:`scores`, one row per metric, arm and group."""
-        with complete(path) as temporary:
-            self.scores.to_csv(temporary, index=False)
-
-    def report(self, path: str | Path, *, layout: Literal["auto", "umap", "pca"] = "auto") -> Path:
-        """Write one self-contained HTML page; see :func:`cell2sen.evaluation.report.page.write`."""
-        from cell2sen.evaluation.report import page as report
-
-        return report.write(self, path, layout=layout)
-
-    def __str__(self) -> str:
-        shown = self.table[
-            [
-                name
-                for name in ("prediction", "low", "high", "best_baseline", "best_baseline_value", "verdict", "ceiling")
-                if name in self.table
-            ]
-        ]
-        failed = [f"LEAK: {one.name}: {one.detail}\n" for one in self.checks if one.status == "failed"]
-        return "".join(failed) + shown.to_string(float_format=lambda value: f"{value:.3f}")
+#: Real cells that the embedding is fitted to, at most.
+_MAX_EMBEDDED = 5000
 
 
 def evaluate(
@@ -143,7 +92,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Score predicted cells against real ones, and try to refute the score.
+    """Score predicted cells against real ones, beside baselines and ceilings, with a leak check.
 
     Parameters
     ----------
@@ -153,28 +102,29 @@ def evaluate(
     real
         The truth; for perturbations with the control cells, in the same file.
     task
-        ``"perturb"``, ``"generate"`` or ``"annotate"``; known by itself for predictions of this package.
+        ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else by
+        the columns.
     perturbation
-        ``obs`` column of `real` that tells perturbed cells from controls.
+        ``obs`` column of `real` with the perturbation of each cell, and a value for controls.
     predicted_perturbation
-        The same in `predicted`, where it is called otherwise (``"perturbation"`` for those of this package). Cells
+        The same in `predicted`, if it has another name (``"perturbation"`` in predictions of this package). Cells
         with the value `control` in it are left out.
     control
-        Value or values of `perturbation` in control cells. What was used is recorded.
+        Value or values of `perturbation` in control cells.
     context
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
         perturbation in a context. For labels: the unit of the bootstrap (donor).
     label
         ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``.
     predicted_label
-        Column of predicted labels. Default: what :func:`cell2sen.tl.annotate` wrote.
+        Column of predicted labels. Default: that written by :func:`cell2sen.tl.annotate`.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
         Cells that the model was trained on, for the baselines that learn. Without them, the other groups of the real
         cells.
     train_names
-        Their names (list, text or JSON file, ``.h5ad``), for the leak check. Default: those of `train`.
+        Names of the training cells (list, text or JSON file, ``.h5ad``), for the leak check. Default: those of `train`.
     split
         ``cell2sen.json`` of the model, or its ``split``: proves that the real cells are the held-out ones.
     controls
@@ -188,16 +138,16 @@ def evaluate(
     encoder
         Text encoder (directory or hub id) for the BERTScore of labels or texts.
     metrics
-        Names, to compute these only. Default: all that fit the task.
+        Names of the metrics to compute. Default: all that fit the task.
     layer, real_layer, scale, real_scale, symbols, case
-        Where the values are, what they are (``"counts"``, ``"cp10k"``, ``"log1p"``), the ``var`` column with symbols,
-        and whether case matters in them.
+        Where the values are, their scale (``"counts"``, ``"cp10k"``, ``"log1p"``), the ``var`` column with symbols, and
+        whether their case matters.
     leaks
-        ``"raise"``: a leak raises. ``"report"``: the scores are given, and marked.
+        ``"raise"``: a leak raises. ``"report"``: the scores are returned and marked.
     resamples
         Bootstrap samples of cells; 0 for none.
     max_cells, min_cells
-        Cells per group and arm in distances between sets of cells: at most, and at least. All arms have the same
+        Cells per group and method in distances between sets of cells: at most, and at least. All methods have the same
         number.
     seed
         Of halves, samples and bootstrap.
@@ -211,136 +161,225 @@ def evaluate(
     LeakError
         The prediction is a copied control, test cells were trained on, or truth and controls are mixed up.
     KeyError, ValueError
-        No such column, no control cells, no common gene or group, NaN; each with what to do.
+        No such column, no control cells, no common gene or group, NaN; the message has the remedy.
     """
-    asked = dict(locals())
-    given = comparison.read_sides(predicted, real, train, asked)
-    task = comparison.task_of(given.predicted, task, asked)
-    chosen = _metrics(task, metrics, encoder)
-    if resamples < 0 or max_cells < 2 or min_cells < 2:
-        raise ValueError(
-            f"resamples must be at least 0, max_cells and min_cells at least 2: found {resamples}, {max_cells}, "
-            f"{min_cells}"
-        )
-    if task == "annotate":
-        return _labels(given, chosen, asked)
-    return _populations(task, given, chosen, asked)
-
-
-def _populations(
-    task: Literal["perturb", "generate"], given: comparison.Sides, chosen: list[Metric], asked: dict[str, Any]
-) -> Evaluation:
-    arms, notes = comparison.arms_of(task, given, asked)
-    checks = comparison.check_populations(arms, given, asked)
-    if asked["leaks"] == "raise":
-        leaks.raise_on(checks)
-    if any(one.level == "cells" for one in chosen):
-        comparison.set_embedding(arms, asked)
-    found = populations.score(arms, chosen, given.genes, given.predicted_vocabulary, asked["progress"])
-    if found.sizes and task == "perturb":
-        checks.append(leaks.hardly_moves(float(np.nanmean(list(found.sizes.values())))))
-    unit = _unit(arms)
-    scores = score_tables.assemble(found.scores, chosen, list(arms.names), unit, asked["seed"])
-    settings = comparison.settings(task, given, asked) | {
-        "arms": {name: ARMS[name] for name in arms.names},
-        "groups": [label(key) for key in arms.keys],
-        "unit_of_group_intervals": "context" if unit == "context" else "perturbation" if task == "perturb" else "label",
-        "controls": {
-            label(context) or "all": len(rows)
-            for context, rows in arms.controls.items()
-            if context in {arms.context(key) for key in arms.keys}
-        },
-        "controls_used": asked["controls"] if task == "perturb" else "all real cells",
-        "baselines_learn_from": "train" if arms.train is not None else "the other groups of the real cells",
-        "embedding": comparison.describe_embedding(arms),
-    }
-    if "size" not in settings and found.sizes:
-        settings["size_of_predicted_change"] = {name: round(size, 4) for name, size in found.sizes.items()}
-    details = {"changes": found.changes, "map": found.map, "sentences": comparison.example_sentences(arms, given)}
-    return _finish(task, scores, chosen, arms.names, checks, settings, notes, details)
-
-
-def _labels(given: comparison.Sides, chosen: list[Metric], asked: dict[str, Any]) -> Evaluation:
-    answers, notes = comparison.answers_of(given, asked)
-    checks = comparison.check_labels(answers, given, asked)
-    if asked["leaks"] == "raise":
-        leaks.raise_on(checks)
-    scores = score_tables.assemble(
-        labels_of_cells.score(answers, chosen), chosen, list(labels_of_cells.ARMS), "", asked["seed"]
+    settings = Settings(
+        task=task,
+        metrics=metrics,
+        encoder=encoder,
+        progress=progress,
+        columns=Columns(
+            perturbation=perturbation,
+            predicted_perturbation=predicted_perturbation,
+            control=control,
+            context=context,
+            label=label,
+            predicted_label=predicted_label,
+            rename=rename,
+        ),
+        values=Values(
+            layer=layer, real_layer=real_layer, scale=scale, real_scale=real_scale, symbols=symbols, case=case
+        ),
+        leakage=Leakage(train_names=train_names, split=split, leaks=leaks),
+        sampling=Sampling(
+            controls=controls,
+            embedding=embedding,
+            components=components,
+            resamples=resamples,
+            max_cells=max_cells,
+            min_cells=min_cells,
+            seed=seed,
+        ),
     )
-    settings = comparison.settings("annotate", given, asked) | {
-        "arms": dict(labels_of_cells.ARMS),
-        "cells": len(answers.truth),
-        "true_labels": sorted({str(one) for one in answers.truth}),
-        "predicted_labels": sorted({str(one) for one in answers.answer}),
-        "unit_of_group_intervals": comparison.columns(asked["context"])[0]
-        if answers.units is not None
-        else "none (context= names one)",
-    }
-    counts, names = labels_of_cells.confusion_table(answers)
-    details = {
-        "calibration": labels_of_cells.calibration(answers),
-        "confusion": {"labels": names, "counts": counts.tolist()},
-    }
-    return _finish("annotate", scores, chosen, tuple(labels_of_cells.ARMS), checks, settings, notes, details)
+    sides = read_sides(predicted, real, train, settings.values)
+    task = task_of(sides.predicted, settings)
+    chosen = choose_metrics(task, settings)
+    evaluation = _labels(sides, chosen, settings) if task == "annotate" else _cells(task, sides, chosen, settings)
+    for note in evaluation.notes:
+        logger.warning("%s", note)
+    return evaluation
 
 
-def _metrics(task: str, names: Sequence[str] | None, encoder: Any) -> list[Metric]:
+def task_of(predicted: Cells, settings: Settings) -> Task:
+    """The task of the settings, else as recorded in the prediction, else by its columns.
 
-    fitting = [one for level in _LEVELS[task] for one in METRICS.values() if one.level == level]
-    if names is None:
-        wanted = [one for one in fitting if one.name not in _ON_REQUEST]
-        return wanted + ([get("bertscore")] if task == "annotate" and encoder is not None else [])
-    chosen = [get(name) for name in names]
-    if wrong := [one.name for one in chosen if one not in fitting or one.name == "foscttm"]:
+    Raises
+    ------
+    ValueError
+        Nothing tells the task.
+    """
+    columns = settings.columns
+    if settings.task is not None:
+        return settings.task
+    if predicted.verb is not None:
+        return predicted.verb
+    if columns.predicted_label is not None:
+        return "annotate"
+    if (columns.predicted_perturbation or columns.perturbation) in predicted.obs:
+        return "perturb"
+    raise ValueError(
+        f"the task of the prediction is not known: pass task= (one of {list(TASKS)}). Columns of its obs: "
+        f"{list(map(str, predicted.obs.columns))}"
+    )
+
+
+def choose_metrics(task: Task, settings: Settings) -> list[Metric]:
+    """The metrics of the settings, else all that fit the task and are not on request.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A metric is not known, or does not fit the task.
+    """
+    known = [metrics.get(name) for name in metrics.names()]
+    fitting = [
+        metric for level in LEVELS[task] for metric in known if metric.level == level and metric.shown != "never"
+    ]
+    if settings.metrics is None:
+        shown = {"groups", "table"} | ({"encoder"} if settings.encoder is not None else set())
+        return [metric for metric in fitting if metric.shown in shown]
+    chosen = [metrics.get(name) for name in settings.metrics]
+    if wrong := [metric.name for metric in chosen if metric not in fitting]:
         raise ValueError(
-            f"metrics {wrong} do not fit task {task!r}; available: "
-            f"{sorted(one.name for one in fitting if one.name != 'foscttm')}"
+            f"metrics {wrong} do not fit task {task!r}; available: {sorted(metric.name for metric in fitting)}"
         )
     return chosen
 
 
-def _unit(arms: baselines.Arms) -> str:
-    """Perturbations where there are at least three, else contexts; for generated cells the first label column."""
-    if arms.task == "generate":
-        return "group"
-    return "perturbation" if len({key[0] for key in arms.keys}) >= bootstrap.FEWEST_UNITS else "context"
-
-
-def _finish(
-    task: Task,
-    assembled: dict[str, Any],
-    chosen: list[Metric],
-    arms: Sequence[str],
-    checks: list[Check],
-    settings: dict[str, Any],
-    notes: list[str],
-    details: dict[str, Any],
-) -> Evaluation:
-    for note in notes:
-        logger.warning("%s", note)
+def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    n_genes = len(sides.real.columns)
+    sides.align(settings.values.case)
+    groups = perturbation_groups(sides, settings) if task == "perturb" else label_groups(sides, settings)
+    if task == "perturb":
+        sides.account["share_of_true_change"] = share_of_true_change(groups, n_genes)
+    checks = leakage.check_cells(groups, sides, settings.leakage)
+    if settings.leakage.leaks == "raise":
+        leakage.raise_on(checks)
+    job = cells.Job(
+        groups=groups,
+        embedding=_embedding(groups) if {metric.level for metric in chosen} & {"cells", "neighbours"} else None,
+        methods=[method for method in methods(task) if method.run.available(groups)],
+        metrics=chosen,
+        genes=sides.genes,
+        vocabulary=frozenset(sides.predicted.expression.symbols),
+    )
+    results = cells.score(job, settings.progress)
+    if results.sizes and task == "perturb":
+        checks.append(leakage.hardly_moves(float(np.nanmean(list(results.sizes.values())))))
+    unit = _unit(groups)
+    overall = tables.over_groups(results.scores, chosen, job.methods, unit, settings.sampling.seed)
+    figures = {
+        "changes": results.changes,
+        "map": results.map,
+        "sentences": details.example_sentences(groups, job.genes, job.vocabulary),
+    }
     return Evaluation(
         task=task,
-        scores=assembled["scores"],
-        table=score_tables.table(assembled, chosen, arms),
+        scores=tables.long_table(results.scores, overall, chosen, job.methods),
+        table=tables.table(overall, chosen, job.methods),
         checks=tuple(checks),
-        settings=settings,
-        notes=tuple(notes),
-        details=details,
+        settings=_record(task, sides, job.methods, settings) | _record_of_groups(job, results.sizes, unit),
+        notes=tuple(notes_on(groups, sides.account.get("share_of_true_change"))),
+        details=figures,
     )
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    answers, notes = labels.pair_labels(sides, settings)
+    names = set(sides.real.names[answers.real.rows])
+    checks: list[Check] = [leakage.check_training_cells(names, sides, settings.leakage)]
+    if settings.leakage.leaks == "raise":
+        leakage.raise_on(checks)
+    scored = methods("annotate")
+    scores = labels.score(answers, chosen, scored)
+    overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
+    counts, classes = labels.confusion_table(answers)
+    return Evaluation(
+        task="annotate",
+        scores=tables.long_table(scores, overall, chosen, scored),
+        table=tables.table(overall, chosen, scored),
+        checks=tuple(checks),
+        settings=_record("annotate", sides, scored, settings)
+        | {
+            "cells": len(answers),
+            "true_labels": sorted({str(label) for label in answers.truth}),
+            "predicted_labels": sorted({str(label) for label in answers.answer}),
+            "unit_of_group_intervals": "none (context= names one)"
+            if answers.units is None
+            else as_list(settings.columns.context)[0],
+        },
+        notes=tuple(notes),
+        details={
+            "calibration": labels.calibration(answers),
+            "confusion": {"labels": classes, "counts": counts.tolist()},
+        },
+    )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+def _unit(groups: Groups) -> str:
+    """What intervals over units resample: perturbations where there are at least three, else contexts; or labels."""
+    if not groups.with_controls:
+        return "label"
+    return "perturbation" if len({key[0] for key in groups.keys}) >= bootstrap.MIN_UNITS else "context"
+
+
+def _embedding(groups: Groups) -> Embedding:
+    """The embedding of the settings, fitted to real cells of all groups and controls."""
+    sampling, predicted, real = groups.sampling, groups.predicted.cells, groups.real
+    if sampling.embedding != "pca" and sampling.embedding not in predicted.obsm:
+        raise KeyError(
+            f"obsm of the predicted cells has no {sampling.embedding!r}; available: "
+            f"{['pca', *map(str, predicted.obsm)]}"
+        )
+    rows = real.cells.by_name(np.concatenate([real.grouped, *real.controls.values()]))
+    some = groups.generator("embedding").permutation(rows)[:_MAX_EMBEDDED]
+    if len(some) < 3:
+        raise ValueError(f"{len(some)} real cells are too few for an embedding: at least 3 are needed")
+    return Embedding.fit(sampling.embedding, real.cells, some, min(sampling.components, len(some) - 1))
+
+
+def _record(task: Task, sides: Sides, scored: Sequence[Method], settings: Settings) -> dict[str, Any]:
+    """What was compared and how, as plain values."""
+    return {
+        "task": task,
+        "files": sides.files,
+        "n_predicted": len(sides.predicted),
+        "n_real": len(sides.real),
+        "scale": {"predicted": str(sides.predicted.scale), "real": str(sides.real.scale)},
+        "genes": sides.account,
+        "model": dict(sides.predicted.provenance.get("model", {})) or "not recorded",
+        "arguments": settings.record(),
+        "versions": _versions(),
+        "methods": {method.name: method.summary for method in scored},
+    }
+
+
+def _record_of_groups(job: cells.Job, sizes: Mapping[str, float], unit: str) -> dict[str, Any]:
+    groups = job.groups
+    contexts = {groups.context(key) for key in groups.keys}
+    record: dict[str, Any] = {
+        "groups": [group_name(key) for key in groups.keys],
+        "unit_of_group_intervals": unit,
+        "controls": {
+            group_name(context) or "all": len(rows)
+            for context, rows in groups.real.controls.items()
+            if context in contexts
+        },
+        "controls_used": groups.sampling.controls if groups.with_controls else "all real cells",
+        "baselines_learn_from": "train" if groups.train is not None else "the other groups of the real cells",
+        "embedding": {} if job.embedding is None else job.embedding.record(),
+    }
+    if sizes:
+        record["size_of_predicted_change"] = {name: round(size, 4) for name, size in sizes.items()}
+    return record
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the packages that scores depend on, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

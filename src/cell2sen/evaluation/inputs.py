@@ -1,4 +1,4 @@
-"""Matching: predicted and real cells on the same genes, on one scale, in the same groups."""
+"""Inputs of an evaluation: predicted, real and training cells as ln(1 + CP10k) over common genes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,9 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.obs import group_cells, obs_column, stripped
 from cell2sen.data.reader import Reader, open_reader
 from cell2sen.data.scale import Scale, recognise
+from cell2sen.evaluation.settings import TASKS, Case, ScaleName, Task, Values
 
 logger = logging.getLogger(__name__)
-
-ScaleName = Literal["auto", "counts", "cp10k", "log1p"]
 
 #: Between the values of a group's columns in its printed name.
 JOIN = " | "
@@ -33,12 +32,13 @@ _SCALES = {
     "cp10k": Scale(kind="normalised", total=1e4),
     "log1p": Scale(kind="log", base="e", total=1e4),
 }
-_BLOCK = 4096
+#: Cells that are read at once.
+BLOCK = 4096
 
 
 @dataclass(kw_only=True, eq=False)
 class Cells:
-    """One side of the comparison. Values are read row by row as they are needed, never all at once."""
+    """Cells of one side. Expression is computed for the rows that are needed, never for all at once."""
 
     name: str
     """``"predicted"``, ``"real"`` or ``"train"``, for messages."""
@@ -47,7 +47,7 @@ class Cells:
     """All genes that have a symbol, in memory."""
 
     columns: NDArray[np.int64]
-    """int64 (genes,): the places in ``expression.symbols`` of the genes that are compared, in common order."""
+    """int64 (genes,): places in ``expression.symbols`` of the compared genes, in the order of the common genes."""
 
     obsm: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
@@ -77,26 +77,26 @@ class Cells:
         return np.argsort(np.argsort(self.names.astype(str), kind="stable"), kind="stable")
 
     def by_name(self, rows: NDArray[Any]) -> NDArray[np.int64]:
-        """Rows without repetition in the order of their names, so that draws do not depend on the order of the file."""
+        """Rows without repetition in the order of their names, so that draws do not depend on the order of files."""
         rows = np.unique(rows)
         return rows[np.argsort(self._place[rows], kind="stable")]
 
     @property
-    def verb(self) -> str | None:
-        """``"perturb"``, ``"annotate"`` or ``"generate"`` for predictions made by this package."""
+    def verb(self) -> Task | None:
+        """Task that predictions of this package were made by."""
         stored = self.uns.get(UNS, {})
-        return next((verb for verb in ("perturb", "generate", "annotate") if verb in stored), None)
+        return next((task for task in TASKS if task in stored), None)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What the prediction says about its making; empty for other tools."""
+        """The stored record of a prediction of this package; empty for other tools."""
         return dict(self.uns.get(UNS, {}).get(self.verb, {})) if self.verb else {}
 
     def rows(self, index: Sequence[int] | NDArray[Any], layer: str | None = None) -> sp.csr_matrix:
         """ln(1 + CP10k) of some cells over the compared genes, float32 CSR (cells, genes).
 
         Counts are divided by the cell's sum over all its genes, not only over the compared ones. The layers
-        ``control`` and ``delta`` of a prediction are on the scale of ``X`` already.
+        ``control`` and ``delta`` of a prediction have the scale of ``X`` already.
         """
         rows = np.asarray(index)
         block = sp.csr_matrix(self.layers[layer][rows]) if layer else self._log(self.expression.reader.read(rows))
@@ -105,20 +105,20 @@ class Cells:
     def mean(self, index: NDArray[Any], layer: str | None = None) -> NDArray[np.float64]:
         """Mean over some cells, float64 (genes,)."""
         total = np.zeros(len(self.columns))
-        for start in range(0, len(index), _BLOCK):
-            total += np.asarray(self.rows(index[start : start + _BLOCK], layer).sum(axis=0, dtype=np.float64)).ravel()
+        for start in range(0, len(index), BLOCK):
+            total += np.asarray(self.rows(index[start : start + BLOCK], layer).sum(axis=0, dtype=np.float64)).ravel()
         return total / max(1, len(index))
 
     def moments(self, index: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and unbiased variance over some cells, each float64 (genes,)."""
-        first, second = np.zeros(len(self.columns)), np.zeros(len(self.columns))
-        for start in range(0, len(index), _BLOCK):
-            block = self.rows(index[start : start + _BLOCK])
-            first += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-            second += np.asarray(block.multiply(block).sum(axis=0, dtype=np.float64)).ravel()
+        sums, squares = np.zeros(len(self.columns)), np.zeros(len(self.columns))
+        for start in range(0, len(index), BLOCK):
+            block = self.rows(index[start : start + BLOCK])
+            sums += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+            squares += np.asarray(block.multiply(block).sum(axis=0, dtype=np.float64)).ravel()
         n = len(index)
-        mean = first / max(1, n)
-        return mean, np.maximum(second - n * mean**2, 0) / max(1, n - 1)
+        mean = sums / max(1, n)
+        return mean, np.maximum(squares - n * mean**2, 0) / max(1, n - 1)
 
     def column(self, name: str) -> NDArray[Any]:
         """An obs column as text, object (n,); ``None`` where it is missing."""
@@ -136,7 +136,7 @@ class Cells:
 def read(
     data: Any, name: str, *, layer: str | None = None, scale: ScaleName = "auto", symbols: str | None = None
 ) -> Cells:
-    """Cells of an AnnData object (or ``.h5ad`` / ``.zarr`` file), validated, over all genes that have a symbol.
+    """Validated cells of an AnnData object (or ``.h5ad`` / ``.zarr`` file), over all genes that have a symbol.
 
     Raises
     ------
@@ -166,56 +166,96 @@ def read(
     )
 
 
-Case = Literal["auto", "keep", "upper"]
+@dataclass(kw_only=True, eq=False)
+class Sides:
+    """The validated inputs. Genes are aligned later, as labels are compared without them."""
+
+    predicted: Cells
+    real: Cells
+    train: Cells | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """Side → file name."""
+
+    genes: list[str] = field(default_factory=list)
+    account: dict[str, Any] = field(default_factory=dict)
+    """Numbers of compared and left out genes; empty where genes are not compared."""
+
+    def align(self, case: Case, *, labels: bool = False) -> None:
+        """Restrict all sides to their common genes; with `labels` the predicted cells are left out."""
+        sides = [self.real] if labels else [self.predicted, self.real]
+        self.genes, self.account = align(*sides, *([] if self.train is None else [self.train]), case=case)
 
 
-def align(predicted: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str], dict[str, Any]]:
+def read_sides(predicted: Any, real: Any, train: Any, values: Values) -> Sides:
+    """Read and validate predicted, real and training cells (None for no training cells)."""
+    sides = {"predicted": predicted, "real": real, "train": train}
+    files = {
+        name: Path(data).name if isinstance(data, str | Path) else "AnnData in memory"
+        for name, data in sides.items()
+        if data is not None
+    }
+    cells = {
+        name: read(
+            sides[name],
+            name,
+            layer=values.layer if name == "predicted" else values.real_layer,
+            scale=values.scale if name == "predicted" else values.real_scale,
+            symbols=values.symbols,
+        )
+        for name in files
+    }
+    return Sides(predicted=cells["predicted"], real=cells["real"], train=cells.get("train"), files=files)
+
+
+def align(first: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str], dict[str, Any]]:
     """Restrict all sides to the genes that they share, in alphabetical order.
 
     Parameters
     ----------
     case
-        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: where the prediction's recipe
-        writes symbols in upper case.
+        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: if the recipe of `first` writes
+        symbols in upper case.
 
     Returns
     -------
-    The genes, and an account of what each side lost.
+    The genes, and the numbers of compared and left out genes.
 
     Raises
     ------
     ValueError
-        No gene in common; shows what the names of both sides look like.
+        No gene in common; shows some names of all sides.
     """
     if case == "auto":
-        case = "upper" if dict(predicted.provenance.get("recipe", {})).get("case") == "upper" else "keep"
-    tables = [_table(side.expression.symbols, case) for side in (predicted, *others)]
-    common = sorted(symbol for symbol in tables[1] if all(symbol in table for table in tables))
+        case = "upper" if dict(first.provenance.get("recipe", {})).get("case") == "upper" else "keep"
+    sides = (first, *others)
+    places = {side.name: _places(side.expression.symbols, case) for side in sides}
+    common = sorted(symbol for symbol in places[others[0].name] if all(symbol in table for table in places.values()))
     if not common:
         raise ValueError(
             "predicted and real cells have no gene in common: "
-            + "; ".join(
-                f"{side.name} has {list(table)[:4]}" for side, table in zip((predicted, *others), tables, strict=True)
-            )
+            + "; ".join(f"{name} has {list(table)[:4]}" for name, table in places.items())
             + ". Both sides need symbols of the same organism: name the var column that holds them (symbols=), or "
             "ignore case with case='upper'"
         )
-    for side, table in zip((predicted, *others), tables, strict=True):
-        side.columns = np.array([table[symbol] for symbol in common])
-    lost = {side.name: len(table) - len(common) for side, table in zip((predicted, *others), tables, strict=True)}
-    if len(common) < 0.5 * min(len(table) for table in tables):
+    for side in sides:
+        side.columns = np.array([places[side.name][symbol] for symbol in common])
+    if len(common) < 0.5 * min(len(table) for table in places.values()):
         logger.warning(
-            "only %d genes are shared (%s); scores say nothing about the others",
+            "only %d genes are shared (%s); the others are not scored",
             len(common),
-            ", ".join(f"{side.name}: {len(table)}" for side, table in zip((predicted, *others), tables, strict=True)),
+            ", ".join(f"{name}: {len(table)}" for name, table in places.items()),
         )
+    lost = {name: len(table) - len(common) for name, table in places.items()}
     return common, {"compared": len(common), "left_out": lost, "case": case, "examples": common[:5]}
 
 
-def groups(
+def group_rows(
     cells: Cells, columns: Sequence[str], rename: Mapping[str, str] | None = None
 ) -> dict[tuple[str, ...], NDArray[np.int64]]:
-    """Cells of each combination of values, ``{(value, …): rows}``; cells without one of the values are in no group."""
+    """Rows of each combination of values, ``{(value, …): rows}``; cells without one of the values are in no group.
+
+    `rename` maps values of the first column.
+    """
     values = [cells.column(column) for column in columns]
     if rename:
         values[0] = np.array([rename.get(value, value) for value in values[0]], dtype=object)
@@ -231,24 +271,14 @@ def refuse_empty(shared: Iterable[Any], predicted: Iterable[Any], real: Iterable
         )
 
 
-def label(key: Sequence[str]) -> str:
+def group_name(key: Sequence[str]) -> str:
     """A group's printed name."""
     return JOIN.join(key)
 
 
-def fingerprints(matrix: sp.csr_matrix, decimals: int = 3) -> NDArray[np.uint64]:
-    """A number per row that rows with the same values (rounded to `decimals`) share, uint64 (rows,)."""
-    rng = np.random.default_rng(0)
-    keys = rng.integers(1, 2**63, size=matrix.shape[1], dtype=np.uint64)
-    matrix = matrix.tocsr()
-    whole = np.rint(matrix.data.astype(np.float64) * 10**decimals).astype(np.int64).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        mixed = (whole * np.uint64(0x9E3779B97F4A7C15)) ^ (whole >> np.uint64(7))
-        products = np.append(mixed * keys[matrix.indices] * np.sign(whole), np.uint64(0))
-        sums = np.cumsum(products, dtype=np.uint64)
-        starts, stops = matrix.indptr[:-1], matrix.indptr[1:]
-        before = np.where(starts > 0, sums[starts - 1], np.uint64(0))
-        return np.where(stops > starts, sums[np.maximum(stops - 1, 0)] - before, np.uint64(0))
+def some_of(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many there are beyond them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _load(data: Any, name: str) -> Any:
@@ -270,7 +300,7 @@ def _refuse_nan(reader: Reader, name: str) -> None:
     n_rows = reader.n_obs
     bad: list[str] = []
     n_bad = 0
-    for start, block in reader.blocks(_BLOCK, shared=True):
+    for start, block in reader.blocks(BLOCK, shared=True):
         finite = np.isfinite(block.data)
         if finite.all():
             continue
@@ -279,9 +309,8 @@ def _refuse_nan(reader: Reader, name: str) -> None:
         bad += [str(reader.names[start + row]) for row in rows[:3]]
     if n_bad:
         raise ValueError(
-            f"{n_bad} of {n_rows} {name} cells hold NaN or infinite values (for example {bad[:3]}): a score over "
-            "them would be "
-            "invented. Remove these cells, or write 0 where a gene is known not to be expressed"
+            f"{n_bad} of {n_rows} {name} cells hold NaN or infinite values (for example {bad[:3]}), which cannot be "
+            "scored. Remove these cells, or write 0 where a gene is known not to be expressed"
         )
 
 
@@ -299,18 +328,17 @@ def _scale_of(reader: Reader, name: str, scale: ScaleName) -> Scale:
         if highest >= 20 or sample.data.min() < -2:
             raise ValueError(
                 f"the {name} cells hold values from {sample.data.min():.3g} to {highest:.3g}: they look scaled per "
-                "gene (z-scores). "
-                "Pass counts or log-normalised values, as X or layer="
+                "gene (z-scores). Pass counts or log-normalised values, as X or layer="
             )
         return _SCALES["log1p"]
-    found = recognise(sample)
-    if found.kind == "normalised" and highest < 20:
+    recognised = recognise(sample)
+    if recognised.kind == "normalised" and highest < 20:
         # Predictions of equal rows (a mean, sentences of one length) have equal sums without being normalised.
-        found = _SCALES["log1p"]
-    return found
+        return _SCALES["log1p"]
+    return recognised
 
 
-def _table(symbols: Sequence[str], case: str) -> dict[str, int]:
+def _places(symbols: Sequence[str], case: str) -> dict[str, int]:
     """Symbol → place; of symbols that case alone tells apart, the first."""
     table: dict[str, int] = {}
     for place, symbol in enumerate(symbols):
@@ -319,5 +347,5 @@ def _table(symbols: Sequence[str], case: str) -> dict[str, int]:
 
 
 def _menu(keys: Iterable[Any], most: int = 6) -> str:
-    names = [label(key) if isinstance(key, tuple) else str(key) for key in keys]
+    names = [group_name(key) if isinstance(key, tuple) else str(key) for key in keys]
     return str(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Leaks: copied controls, test cells that were trained on, predictions made from the truth."""
+"""Leak check: copied controls, test cells among the training cells, predictions made from the truth."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.splits import barcode, sha256_of_names
-from cell2sen.evaluation.inputs import Cells, fingerprints
+from cell2sen.evaluation.inputs import BLOCK, Cells, Sides
+from cell2sen.evaluation.scoring.groups import Groups
+from cell2sen.evaluation.settings import Leakage
+from cell2sen.model import KNOWN, resolve
 
 Status = Literal["passed", "failed", "warning", "not checked"]
-_BLOCK = 4096
 _DNA = re.compile(r"[ACGT]{8,}")
 
-#: A cell whose values change by less than this share is a copy.
-COPIED = 0.01
-#: Shares of cells from which a finding is a failure.
-MOST_COPIED = 0.9
-TRUTH_IS_CONTROL = 0.05
+#: A cell is a copy if its values change by less than this share.
+MAX_CHANGE_OF_COPY = 0.01
+#: Shares of cells: copied controls are a warning, and a failure, from these on; so are controls among the truth, copies
+#: of the truth, and shared barcodes.
+SOME_COPIED, MOST_COPIED = 0.1, 0.9
+MAX_CONTROLS_IN_TRUTH, MAX_COPIED_TRUTH, MAX_SHARED_BARCODES = 0.05, 0.01, 0.05
+#: Size of predicted over size of true change, below which a prediction hardly moves.
+MIN_SIZE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One question, its outcome and what was found."""
+    """What was checked, its outcome and the numbers."""
 
     name: str
     status: Status
@@ -36,11 +42,11 @@ class Check:
 
 
 class LeakError(ValueError):
-    """The scores would not mean what they seem to mean. `checks` holds all findings."""
+    """The scores would not mean what they seem to mean. `checks` holds the results of all checks."""
 
     def __init__(self, checks: list[Check]) -> None:
         self.checks = checks
-        failed = [f"{one.name}: {one.detail}" for one in checks if one.status == "failed"]
+        failed = [f"{check.name}: {check.detail}" for check in checks if check.status == "failed"]
         super().__init__(
             "leak check failed. "
             + "; ".join(failed)
@@ -48,27 +54,75 @@ class LeakError(ValueError):
         )
 
 
-def prints(cells: Cells, rows: NDArray[Any]) -> NDArray[np.uint64]:
-    """Fingerprint of each row over the compared genes, uint64 (rows,); 0 for empty cells."""
-    parts = [fingerprints(cells.rows(rows[start : start + _BLOCK])) for start in range(0, len(rows), _BLOCK)]
+def raise_on(checks: list[Check]) -> None:
+    """Raise LeakError if a check has failed."""
+    if any(check.status == "failed" for check in checks):
+        raise LeakError(checks)
+
+
+def check_cells(groups: Groups, sides: Sides, known: Leakage) -> list[Check]:
+    """The leak check of predicted cells."""
+    predicted, real = groups.predicted.cells, groups.real.cells
+    rows = np.concatenate([groups.predicted.groups[key] for key in groups.keys])
+    truth = np.unique(np.concatenate([groups.real.groups[key] for key in groups.keys]))
+    hashes, names = hashes_of(real, truth), set(real.names[truth])
+    checks = [copied_truth(predicted, rows, hashes)]
+    if groups.with_controls:
+        control_hashes = hashes_of(real, np.concatenate(list(groups.real.controls.values())))
+        checks = [
+            copied_control(predicted, rows, control_hashes),
+            truth_is_control(hashes, control_hashes),
+            made_from_truth(predicted, rows, names),
+            *checks,
+        ]
+    return [*checks, check_training_cells(names, sides, known)]
+
+
+def check_training_cells(test_names: Iterable[str], sides: Sides, known: Leakage) -> Check:
+    """Whether test cells were trained on, with what is known of the training cells; see :func:`trained_on`."""
+    names = known.train_names
+    if names is None and sides.train is not None:
+        names = sides.train.names
+    split = split_of(sides.predicted, known.split)
+    return trained_on(test_names, read_names(names), split, len(sides.real), sides.real.names)
+
+
+def hashes_of(cells: Cells, rows: NDArray[Any]) -> NDArray[np.uint64]:
+    """Hash of each row over the compared genes, uint64 (rows,); 0 for empty cells."""
+    parts = [fingerprints(cells.rows(rows[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 
-def copied_control(predicted: Cells, rows: NDArray[Any], control_prints: NDArray[np.uint64]) -> Check:
-    """Is the prediction the control copied.
+def fingerprints(matrix: sp.csr_matrix, decimals: int = 3) -> NDArray[np.uint64]:
+    """Hash of each row of values rounded to `decimals`, uint64 (rows,); equal rows have equal hashes."""
+    rng = np.random.default_rng(0)
+    keys = rng.integers(1, 2**63, size=matrix.shape[1], dtype=np.uint64)
+    matrix = matrix.tocsr()
+    whole = np.rint(matrix.data.astype(np.float64) * 10**decimals).astype(np.int64).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        mixed = (whole * np.uint64(0x9E3779B97F4A7C15)) ^ (whole >> np.uint64(7))
+        products = np.append(mixed * keys[matrix.indices] * np.sign(whole), np.uint64(0))
+        sums = np.cumsum(products, dtype=np.uint64)
+        starts, stops = matrix.indptr[:-1], matrix.indptr[1:]
+        before = np.where(starts > 0, sums[starts - 1], np.uint64(0))
+        return np.where(stops > starts, sums[np.maximum(stops - 1, 0)] - before, np.uint64(0))
 
-    Compared with the ``control`` layer where there is one, and with all real controls.
+
+def copied_control(predicted: Cells, rows: NDArray[Any], control_hashes: NDArray[np.uint64]) -> Check:
+    """Whether the prediction is the control copied.
+
+    Compared with all real controls, and with the ``control`` layer where there is one.
     """
-    copied = np.isin(prints(predicted, rows), control_prints[control_prints > 0])
+    copied = np.isin(hashes_of(predicted, rows), control_hashes[control_hashes > 0])
     if "control" in predicted.layers:
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
             before = predicted.rows(block, "control")
             moved = np.asarray(abs(predicted.rows(block) - before).sum(axis=1)).ravel()
             size = np.asarray(abs(before).sum(axis=1)).ravel()
-            copied[start : start + _BLOCK] |= moved <= COPIED * size
+            copied[start : start + BLOCK] |= moved <= MAX_CHANGE_OF_COPY * size
     share = float(copied.mean()) if len(rows) else 0.0
-    status: Status = "failed" if share >= MOST_COPIED else "warning" if share > 0.1 else "passed"
+    status: Status = "failed" if share >= MOST_COPIED else "warning" if share > SOME_COPIED else "passed"
     return Check(
         name="prediction is not a copied control",
         status=status,
@@ -76,21 +130,22 @@ def copied_control(predicted: Cells, rows: NDArray[Any], control_prints: NDArray
     )
 
 
-def copied_truth(predicted: Cells, rows: NDArray[Any], truth_prints: NDArray[np.uint64]) -> Check:
-    """Is the prediction the truth? A perfect score is then no news. Never raises."""
-    share = float(np.isin(prints(predicted, rows), truth_prints[truth_prints > 0]).mean()) if len(rows) else 0.0
+def copied_truth(predicted: Cells, rows: NDArray[Any], truth_hashes: NDArray[np.uint64]) -> Check:
+    """Whether predicted cells are copies of the real ones: at most a warning, as a perfect prediction is a copy."""
+    copied = np.isin(hashes_of(predicted, rows), truth_hashes[truth_hashes > 0])
+    share = float(copied.mean()) if len(rows) else 0.0
     return Check(
         name="prediction is not the truth copied",
-        status="warning" if share > 0.01 else "passed",
+        status="warning" if share > MAX_COPIED_TRUTH else "passed",
         detail=f"{share:.1%} of {len(rows)} predicted cells are a real cell that they are compared with",
     )
 
 
-def truth_is_control(truth_prints: NDArray[np.uint64], control_prints: NDArray[np.uint64]) -> Check:
-    """Are control cells among the truth."""
-    known = truth_prints[truth_prints > 0]
-    share = float(np.isin(known, control_prints).mean()) if len(known) else 0.0
-    status: Status = "failed" if share > TRUTH_IS_CONTROL else "warning" if share > 0 else "passed"
+def truth_is_control(truth_hashes: NDArray[np.uint64], control_hashes: NDArray[np.uint64]) -> Check:
+    """Whether control cells are among the truth."""
+    known = truth_hashes[truth_hashes > 0]
+    share = float(np.isin(known, control_hashes).mean()) if len(known) else 0.0
+    status: Status = "failed" if share > MAX_CONTROLS_IN_TRUTH else "warning" if share > 0 else "passed"
     return Check(
         name="truth holds no control cells",
         status=status,
@@ -99,25 +154,21 @@ def truth_is_control(truth_prints: NDArray[np.uint64], control_prints: NDArray[n
 
 
 def made_from_truth(predicted: Cells, rows: NDArray[Any], truth_names: set[str]) -> Check:
-    """Were the predictions made from cells that are the truth.
+    """Whether predictions were made from cells that are the truth.
 
     Known for predictions of this package, which keep the names of the cells that they were made from.
     """
     name = "prediction was not made from the truth"
-    overlap = [one for one in predicted.names[rows] if one in truth_names]
+    overlap = [cell for cell in predicted.names[rows] if cell in truth_names]
     if not overlap:
         return Check(name=name, status="passed", detail="no predicted cell bears the name of a cell of the truth")
-    found = (
+    detail = (
         f"{len(overlap)} of {len(rows)} predicted cells bear names of cells of the truth (for example {overlap[:3]})"
     )
     if predicted.verb == "perturb":
-        return Check(
-            name=name,
-            status="failed",
-            detail=found
-            + ": they were predicted from perturbed cells; predict from adata[adata.obs[...] == control] only",
-        )
-    return Check(name=name, status="warning", detail=found + "; this is a leak if they were made from these cells")
+        advice = "they were predicted from perturbed cells; predict from adata[adata.obs[...] == control] only"
+        return Check(name=name, status="failed", detail=f"{detail}: {advice}")
+    return Check(name=name, status="warning", detail=f"{detail}; this is a leak if they were made from these cells")
 
 
 def trained_on(
@@ -127,52 +178,65 @@ def trained_on(
     n_real: int,
     all_names: Iterable[str],
 ) -> Check:
-    """Is a test cell in the training split.
+    """Whether a test cell is in the training split.
 
-    Compares names with `train_names` where they are given. Else the SHA-256 of held-out names that models carry can
-    prove that the real cells are exactly those, and the number of cells can raise the suspicion that they are the
-    training file.
+    Compares names with `train_names` where they are known. Else the SHA-256 of held-out names, which models store, can
+    prove that the real cells are exactly those; and an equal number of cells suggests that they are the training file.
+
+    Parameters
+    ----------
+    test_names
+        Scored real cells.
+    train_names
+        Training cells, None where they are not known.
+    split
+        File → ``n_train``, ``n_held_out``, ``sha256_of_held_out``.
+    n_real, all_names
+        Number and names of all real cells.
     """
     test = set(map(str, test_names))
-
-    def found(status: Status, detail: str) -> Check:
-        return Check(name="no test cell was trained on", status=status, detail=detail)
-
     if train_names is not None:
-        known = set(map(str, train_names))
-        if overlap := sorted(test & known):
-            n = f"{len(overlap)} of {len(test)} test cells are among the {len(known)} training cells"
-            return found("failed", f"{n}, for example {overlap[:3]}")
-        shared = len(_barcodes(test) & _barcodes(known))
-        if shared > 0.05 * len(test):
-            n = f"no name is shared, but {shared} of {len(test)} test cells have the barcode of a training cell"
-            return found("warning", f"{n} under another suffix: the same cells, if both are of one experiment")
-        return found("passed", f"none of {len(test)} test cells is among {len(known)} training cells")
-    for file, one in (split or {}).items():
-        held_out = one.get("sha256_of_held_out")
+        return _compared_names(test, set(map(str, train_names)))
+    for file, sizes in (split or {}).items():
+        held_out = sizes.get("sha256_of_held_out")
         if held_out and held_out in (sha256_of_names(all_names), sha256_of_names(test)):
-            return found("passed", f"the real cells are exactly those held out of {file} (SHA-256 of names)")
-    for file, one in (split or {}).items():
-        trained = int(one.get("n_train", 0))
-        if trained and n_real == trained + int(one.get("n_held_out", 0)):
-            n = f"the real data have as many cells ({n_real}) as {file}, on {trained} of which the model was trained"
-            return found("warning", f"{n}; pass train_names= to know, and score held-out cells only")
-    return found("not checked", "names of training cells are not known; pass train_names=")
+            return _of_training("passed", f"the real cells are exactly those held out of {file} (SHA-256 of names)")
+    for file, sizes in (split or {}).items():
+        trained = int(sizes.get("n_train", 0))
+        if trained and n_real == trained + int(sizes.get("n_held_out", 0)):
+            return _of_training(
+                "warning",
+                f"the real data have as many cells ({n_real}) as {file}, on {trained} of which the model was trained; "
+                "pass train_names= to know, and score held-out cells only",
+            )
+    return _of_training("not checked", "names of training cells are not known; pass train_names=")
+
+
+def _compared_names(test: set[str], trained: set[str]) -> Check:
+    if overlap := sorted(test & trained):
+        n = f"{len(overlap)} of {len(test)} test cells are among the {len(trained)} training cells"
+        return _of_training("failed", f"{n}, for example {overlap[:3]}")
+    shared = len(_barcodes(test) & _barcodes(trained))
+    if shared > MAX_SHARED_BARCODES * len(test):
+        n = f"no name is shared, but {shared} of {len(test)} test cells have the barcode of a training cell"
+        return _of_training("warning", f"{n} under another suffix: the same cells, if both are of one experiment")
+    return _of_training("passed", f"none of {len(test)} test cells is among {len(trained)} training cells")
+
+
+def _of_training(status: Status, detail: str) -> Check:
+    return Check(name="no test cell was trained on", status=status, detail=detail)
 
 
 def _barcodes(names: set[str]) -> set[str]:
     """Barcodes of the names that begin with one."""
-    return {found for name in names if _DNA.fullmatch(found := barcode(name))}
+    return {code for name in names if _DNA.fullmatch(code := barcode(name))}
 
 
 def hardly_moves(ratio: float) -> Check:
-    """Does the prediction move at all; `ratio`: size of predicted over size of true change, averaged over groups."""
-    status: Status = "not checked" if not np.isfinite(ratio) else "warning" if ratio < 0.1 else "passed"
-    detail = (
-        f"the predicted change has {ratio:.0%} of the size of the true change"
-        if np.isfinite(ratio)
-        else "no change to compare"
-    )
+    """Whether the prediction moves; `ratio`: size of predicted over size of true change, averaged over groups."""
+    known = np.isfinite(ratio)
+    status: Status = "not checked" if not known else "warning" if ratio < MIN_SIZE else "passed"
+    detail = f"the predicted change has {ratio:.0%} of the size of the true change" if known else "no change to compare"
     return Check(name="prediction moves away from the control", status=status, detail=detail)
 
 
@@ -181,25 +245,39 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
     if names is None:
         return None
     if hasattr(names, "obs_names"):
-        return [str(one) for one in names.obs_names]
+        return [str(name) for name in names.obs_names]
     if not isinstance(names, str | Path):
-        return [str(one) for one in names]
+        return [str(name) for name in names]
     path = Path(names)
     if not path.is_file():
         raise FileNotFoundError(f"train_names must be names or a file with them; there is no file {path}")
     if path.suffix == ".h5ad":
         import anndata
 
-        return [str(one) for one in anndata.read_h5ad(path, backed="r").obs_names]
+        return [str(name) for name in anndata.read_h5ad(path, backed="r").obs_names]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         stored = json.loads(text)
         lists = stored.values() if isinstance(stored, dict) else [stored]
-        return [str(one) for names_of_file in lists for one in names_of_file]
+        return [str(name) for names_of_file in lists for name in names_of_file]
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def raise_on(checks: list[Check]) -> None:
-    """Raise LeakError if one has failed."""
-    if any(one.status == "failed" for one in checks):
-        raise LeakError(checks)
+def split_of(predicted: Cells, split: Any) -> Mapping[str, Any] | None:
+    """Sizes and hashes of held-out cells of each training file: as passed, else from the record of the prediction."""
+    if isinstance(split, str | Path):
+        split = json.loads(Path(split).read_text(encoding="utf-8"))
+    if split is not None:
+        return dict(split.get("split", split))
+    record = predicted.provenance
+    model = dict(record.get("model", {}))
+    stored = record.get("split") or model.get("split")
+    return dict(stored) if stored else _split_of_known_model(model)
+
+
+def _split_of_known_model(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    name, weights = record.get("name"), record.get("weights_sha256")
+    if name not in KNOWN or not weights:
+        return None
+    model = resolve(str(name))
+    return model.metadata.get("split") if model.metadata.get("weights_sha256") == weights else None

@@ -1,3 +1,5 @@
+"""Metrics between sets of cells, against their definitions, SciPy and scikit-learn."""
+
 from __future__ import annotations
 
 import math
@@ -9,8 +11,7 @@ import scipy.stats
 from scipy.spatial.distance import cdist
 
 from cell2sen.evaluation.metrics import distributions as distances
-from cell2sen.evaluation.metrics.metrics import METRICS
-from cell2sen.evaluation.scoring.pca import Projection
+from cell2sen.evaluation.metrics import names
 
 
 @pytest.fixture
@@ -137,17 +138,17 @@ def test_knn_equals_scikit_learn() -> None:
         model = neighbors.KNeighborsClassifier(k).fit(known, labels)
         expected = model.predict_proba(queries)
         clear = np.sort(expected, axis=1)[:, -1] > np.sort(expected, axis=1)[:, -2]
-        found = distances.knn_labels(known, labels.astype(str), queries, k).astype(int)
+        found = distances.Neighbours(known, labels.astype(str), queries).votes(k).astype(int)
         assert (found[clear] == expected.argmax(axis=1)[clear]).all()
 
 
 def test_knn_accuracies_are_listed_by_their_number_of_neighbours() -> None:
-    assert [name for name in METRICS if name.startswith("knn")] == [f"knn_accuracy_{k}" for k in (3, 5, 10, 25)]
+    assert [name for name in names() if name.startswith("knn")] == [f"knn_accuracy_{k}" for k in (3, 5, 10, 25)]
 
 
 def test_knn_ties_go_to_the_nearest() -> None:
     known = np.array([[0.0], [1.0], [2.1], [3.0]])
-    found = distances.knn_labels(known, ["b", "a", "a", "b"], [[0.2], [2.4]], 4)
+    found = distances.Neighbours(known, ["b", "a", "a", "b"], [[0.2], [2.4]]).votes(4)
     assert list(found) == ["b", "a"]
     assert distances.knn_accuracy(known, ["b", "a", "a", "b"], [[0.2], [2.4]], ["b", "b"], 4) == 0.5
     assert math.isnan(distances.knn_accuracy(known, ["b", "a", "a", "b"], [[0.2]], ["b"], 5))
@@ -155,7 +156,7 @@ def test_knn_ties_go_to_the_nearest() -> None:
 
 def test_neighbours_equal_sorted_distances_with_ties_and_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a grid most distances tie, and far from the origin products lose the digits that differences keep."""
-    monkeypatch.setattr(distances, "_ENTRIES", 700)  # several blocks
+    monkeypatch.setattr(distances, "_MAX_DISTANCES", 700)  # several blocks
     rng = np.random.default_rng(8)
     for offset in (0.0, 1e6):
         known = rng.integers(0, 4, (90, 3)) + offset
@@ -179,18 +180,3 @@ def test_foscttm_equals_counting() -> None:
     assert distances.foscttm(np.zeros((5, 2)), np.zeros((5, 2))) == 0.5
     with pytest.raises(ValueError, match="same cells in the same dimensions"):
         distances.foscttm(x, x[:5])
-
-
-def test_projection_equals_scikit_learn() -> None:
-    decomposition = pytest.importorskip("sklearn.decomposition")
-    import scipy.sparse as sp
-
-    rng = np.random.default_rng(7)
-    x = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 12)) + 0.1 * rng.normal(size=(60, 12))
-    pca = decomposition.PCA(3, svd_solver="full").fit(x)
-    found = Projection.fit(sp.csr_matrix(x), 3)
-    assert found.explained == pytest.approx(pca.explained_variance_ratio_.sum())
-    ours, theirs = found.apply(x), pca.transform(x)
-    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
-    np.testing.assert_allclose(found.apply(sp.csr_matrix(x)), ours, atol=1e-9)
-    assert Projection.fit(x[:4], 50).axes.shape == (12, 3)

@@ -1,3 +1,5 @@
+"""BERTScore, against its definition."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,45 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.metrics import text as bertscore
 
 pytest.importorskip("torchmetrics")
 
 WORDS = [f"w{number}" for number in range(30)]
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with random weights, on disk."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(special + WORDS)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=40,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=34, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            max_position_embeddings=64, initializer_range=0.3,
-        )  # fmt: skip
-        model = BertModel(config)
-    folder = tmp_path_factory.mktemp("encoder")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def f1(truth: str, answer: str, model: Any, tokenizer: Any) -> float:
@@ -115,3 +84,8 @@ def test_biobert_score_is_the_score_of_that_encoder(encoder: Path) -> None:
     loaded = bertscore.load_encoder(str(encoder))
     expected = np.mean([f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)])
     assert bertscore.biobert_score(truth, answer, str(encoder)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_encoder_is_a_reason_not_an_error() -> None:
+    with pytest.raises(Missing, match="no text encoder; pass encoder="):
+        bertscore.bertscores(["w1"], ["w1"])

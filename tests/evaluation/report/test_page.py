@@ -13,57 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
+from hostile_names import EVIL, cells
 
-from cell2sen.evaluation.evaluate import Evaluation, evaluate
-from cell2sen.evaluation.report import page as report
+from cell2sen.evaluation.evaluate import evaluate
+from cell2sen.evaluation.report.tables import number
+from cell2sen.evaluation.result import Evaluation
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
-
-GENES = [f"GENE{number}" for number in range(60)]
-EVIL = "<script>alert('x')</script>"
-
-
-def cells(seed: int, drugs: tuple[str, ...]) -> ad.AnnData:
-    rng = np.random.default_rng(seed)
-    obs = [(drug, kind) for drug in drugs for kind in ("B", "T & <NK>") for _ in range(24)]
-    base = {kind: np.random.default_rng(len(kind)).gamma(1, 2, 60) + 0.2 for kind in ("B", "T & <NK>")}
-    effect = {
-        "control": 1.0,
-        "alpha": np.where(np.arange(60) < 20, 4.0, 1.0),
-        EVIL: np.where(np.arange(60) > 40, 5.0, 1.0),
-    }
-    rows = [rng.poisson(base[kind] * effect[drug]) for drug, kind in obs]
-    names = [f"s{seed}c{number}" for number in range(len(obs))]
-    table = pd.DataFrame(obs, columns=["drug", "cell_type"], index=names)
-    return ad.AnnData(sp.csr_matrix(np.array(rows, dtype=np.float32)), obs=table, var=pd.DataFrame(index=GENES))
-
-
-@pytest.fixture(scope="module")
-def perturbed() -> Evaluation:
-    predicted = cells(1, ("alpha", EVIL))
-    predicted.obs["sentence"] = [" ".join([*GENES[:5], "NOGENE", GENES[0], EVIL.split()[0]])] * predicted.n_obs
-    options: dict[str, Any] = {"perturbation": "drug", "context": "cell_type", "resamples": 10, "components": 8}
-    return evaluate(predicted, cells(0, ("control", "alpha", EVIL)), **options)
-
-
-@pytest.fixture(scope="module")
-def labelled() -> Evaluation:
-    adata = cells(0, ("control",))
-    rng = np.random.default_rng(0)
-    adata.obs["guess"] = np.where(rng.random(adata.n_obs) < 0.8, adata.obs["cell_type"], "B")
-    adata.obs["guess_score"] = rng.random(adata.n_obs)
-    return evaluate(adata, adata, predicted_label="guess", resamples=10)
-
-
-@pytest.fixture(scope="module")
-def page(perturbed: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return perturbed.report(tmp_path_factory.mktemp("report") / "report.html", layout="pca")
 
 
 class Outline(HTMLParser):
@@ -122,10 +81,10 @@ def test_report_shows_each_score_with_baseline_ceiling_and_reason(page: Path, pe
     for metric, row in perturbed.table.iterrows():
         assert str(metric) in text
         if math.isfinite(row["prediction"]):
-            assert f"{metric} {report.number(row['prediction'])} " in text
+            assert f"{metric} {number(row['prediction'])} " in text
         else:
             assert f"missing: {row['reason']}" in text
-    for wanted in (
+    for text_of_page in (
         "Leak check",
         "Methods, ready to paste",
         "By perturbation, averaged over cell_type",
@@ -138,7 +97,7 @@ def test_report_shows_each_score_with_baseline_ceiling_and_reason(page: Path, pe
         "From 0 to ∞; perfect: 0.",
         "numpy",
     ):
-        assert wanted in text, wanted
+        assert text_of_page in text, text_of_page
 
 
 def test_invalid_and_repeated_words_are_marked(page: Path) -> None:
@@ -146,24 +105,6 @@ def test_invalid_and_repeated_words_are_marked(page: Path) -> None:
     assert '<span class="unknown">NOGENE</span>' in html
     assert html.count('<span class="repeated">GENE0</span>') == 4
     assert re.search(r'<span class="(gene|top)">GENE0</span>', html)
-
-
-def test_methods_paragraph_tells_what_was_done(perturbed: Evaluation, labelled: Evaluation) -> None:
-    text = report.methods(perturbed)
-    for wanted in (
-        "4 groups (perturbation × cell_type)",
-        "60 shared genes",
-        "drug = control; n = 48",
-        "the same cells for truth and prediction",
-        "8 principal components",
-        "at most 500",
-        "10 resamples",
-        "mean shift",
-        "Seed 0",
-        "numpy",
-    ):
-        assert wanted in text, wanted
-    assert "the labels in column 'cell_type'" in report.methods(labelled)
 
 
 @pytest.mark.slow
@@ -229,11 +170,11 @@ def test_umap_is_drawn_where_it_is_installed(
     perturbed: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in: the real one compiles for a minute."""
-    asked: list[dict[str, Any]] = []
+    options_seen: list[dict[str, Any]] = []
 
     class UMAP:
         def __init__(self, **options: Any) -> None:
-            asked.append(options)
+            options_seen.append(options)
 
         def fit_transform(self, coordinates: np.ndarray) -> np.ndarray:
             return coordinates[:, 1:3]
@@ -241,27 +182,11 @@ def test_umap_is_drawn_where_it_is_installed(
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
     html = perturbed.report(tmp_path / "umap.html").read_text(encoding="utf-8")
     assert "UMAP (seed 0) of the principal components" in html
-    assert asked == [{"n_neighbors": 15, "random_state": 0, "n_jobs": 1}]
+    assert options_seen == [{"n_neighbors": 15, "random_state": 0, "n_jobs": 1}]
     monkeypatch.setitem(sys.modules, "umap", None)
     assert "The first two principal components" in perturbed.report(tmp_path / "pca.html").read_text(encoding="utf-8")
     with pytest.raises(ImportError, match=r"pip install 'cell2sen\[scanpy\]'"):
         perturbed.report(tmp_path / "none.html", layout="umap")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.12345, "0.123"),
-        (-0.5, "−0.500"),
-        (12.34, "12.3"),
-        (1234.5, "1234"),
-        (math.nan, "–"),
-        (-0.0001, "0.000"),
-        (math.inf, "–"),
-    ],
-)
-def test_numbers(value: float, text: str) -> None:
-    assert report.number(value) == text
 
 
 def test_in_a_browser(page: Path, tmp_path: Path) -> None:

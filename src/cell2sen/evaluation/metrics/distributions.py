@@ -1,4 +1,4 @@
-"""Distances: metrics between sets of cells in an embedding: MMD, Wasserstein, energy distance, scFID, k-NN, FOSCTTM."""
+"""Metrics between sets of cells in an embedding: energy distance, MMD, Wasserstein, scFID, k-NN accuracy, FOSCTTM."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cell2sen.evaluation.metrics.metrics import metric
+from cell2sen.evaluation.metrics import MeanOver, Missing, metric
 
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
 """How often each cell of truth (resamples, n) and answer (resamples, m) is drawn in each bootstrap sample."""
 
 SHRINKAGE = 0.1
 PROJECTIONS = 50
-_CHUNK = 2048
-_ENTRIES = 2**23
-_FEW = "fewer than two cells"
+
+#: The k of the k-NN accuracies.
+NEIGHBOURS = (3, 5, 10, 25)
+#: Cells, and distances, in memory at once.
+_CHUNK, _MAX_DISTANCES = 2048, 2**23
+FEW_CELLS, FEW_NEIGHBOURS = "fewer than two cells", "fewer reference cells than k"
 
 
 def _energy(cross: Any, within_truth: Any, within_answer: Any) -> Any:
     return 2.0 * cross - within_truth - within_answer
 
 
-@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, shown="groups")
 def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None) -> Any:
     """Energy distance between two sets of cells.
 
@@ -38,7 +41,7 @@ def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = No
     truth, answer
         (n, dimensions) and (m, dimensions).
     weights
-        Bootstrap samples to compute it for; a pair of two copies of one cell does not count.
+        Bootstrap samples to compute it for. A pair of two copies of one cell does not count.
 
     Returns
     -------
@@ -48,7 +51,7 @@ def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = No
     return _mean_pairs(x, y, weights, _euclidean, _energy)
 
 
-@metric(perfect=0.0, range=(0.0, 2.0), level="cells", undefined=_FEW)
+@metric(level="cells", perfect=0.0, range=(0.0, 2.0), undefined=FEW_CELLS)
 def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, bandwidth: float | None = None) -> Any:
     """Squared maximum mean discrepancy with a Gaussian kernel.
 
@@ -69,7 +72,7 @@ def median_distance(cells: ArrayLike, most: int = 1000) -> float:
     return float(np.median(_euclidean(x, x)[np.triu_indices(len(x), 1)])) or 1.0
 
 
-@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS)
 def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, seed: int = 0) -> Any:
     """Sliced Wasserstein-1 distance: the mean over random directions of the distance of the projected cells.
 
@@ -83,22 +86,22 @@ def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = N
     w, v = _unit(weights, len(x), len(y))
     w, v = w / w.sum(axis=1, keepdims=True), v / v.sum(axis=1, keepdims=True)
     total = np.zeros(len(w))
-    for one, other in zip(first.T, second.T, strict=True):
-        both = np.concatenate([one, other])
+    for projected_x, projected_y in zip(first.T, second.T, strict=True):
+        both = np.concatenate([projected_x, projected_y])
         order = np.argsort(both, kind="stable")
         steps = np.concatenate([w, -v], axis=1)[:, order]
         total += np.abs(np.cumsum(steps, axis=1)[:, :-1]) @ np.diff(both[order])
     return _first(total / PROJECTIONS, weights)
 
 
-@metric(perfect=0.0, range=(0.0, math.inf), level="cells", undefined=_FEW)
+@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, shown="groups")
 def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, shrinkage: float = SHRINKAGE) -> Any:
     """Fréchet distance between the normal distributions fitted to two sets of cells (single-cell FID).
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al., NeurIPS 2017; for cells Rizvi et al. 2025), in any embedding.
     Covariances of few cells are rank-deficient: Σ ← (1 − s)·Σ + s·tr(Σ)/d·I with ``shrinkage`` s = 0.1. The value
-    falls with the number of cells: compare only at equal counts, as `evaluate` does. To be taken per combination of
-    labels, then averaged.
+    falls with the number of cells: compare only at equal counts, as `evaluate` does. It is meant for each combination
+    of labels, then averaged.
     """
     x, y = _cells(truth, answer)
     w, v = _unit(weights, len(x), len(y))
@@ -116,69 +119,109 @@ def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, s
     return _first(np.maximum(values, 0.0), weights)
 
 
-def knn_labels(cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, k: int) -> NDArray[Any]:
-    """Label of each query by the vote of its `k` nearest cells, object (queries,); ties go to the nearest of the tied.
-
-    Exact Euclidean neighbours, in blocks of queries.
-    """
-    return votes(neighbours(cells, queries, k), np.asarray(labels, dtype=object))
-
-
 def knn_accuracy(
     cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, expected: Sequence[Any], k: int = 5
 ) -> float:
-    """Share of predicted cells that a k-nearest-neighbour classifier of real cells gives the label that they stand for.
+    """Share of predicted cells that a k-nearest-neighbour classifier of real cells puts into their own group.
 
     mean(vote of the k nearest real cells = expectedᵢ), Euclidean (Rizvi et al. 2025; k = 3, 5, 10, 25). Controls are
-    among the real cells, under labels of their own, so a copied control is wrong.
+    among the real cells, under labels of their own, so a copied control is wrong. NaN with fewer than k real cells.
+
+    Parameters
+    ----------
+    cells, labels
+        Real cells (n, dimensions) and the group of each.
+    queries, expected
+        Predicted cells (m, dimensions) and the group of each.
     """
-    if len(labels) < k:
+    try:
+        return float(np.mean(Neighbours(cells, labels, queries, k).votes(k) == np.asarray(expected, dtype=object)))
+    except Missing:
         return math.nan
-    return float(np.mean(knn_labels(cells, labels, queries, k) == np.asarray(expected, dtype=object)))
 
 
-for _k in (3, 5, 10, 25):
+class Neighbours:
+    """The nearest real cells of each predicted cell, searched once for all k up to `most`; exact, Euclidean."""
 
-    def _knn(cells: Any, labels: Any, queries: Any, expected: Any, k: int = _k) -> float:
+    def __init__(
+        self, cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, most: int = max(NEIGHBOURS)
+    ) -> None:
+        self._labels = np.asarray(labels, dtype=object)
+        self._nearest = neighbours(cells, queries, min(most, len(self._labels)))
+
+    def votes(self, k: int) -> NDArray[Any]:
+        """Label with most votes of each query's `k` nearest cells, object (queries,); of tied labels the nearest one.
+
+        Raises
+        ------
+        Missing
+            Fewer than k real cells.
+        """
+        if k > self._nearest.shape[1]:
+            raise Missing(FEW_NEIGHBOURS)
+        names, codes = np.unique(self._labels.astype(str), return_inverse=True)
+        voted = codes[self._nearest[:, :k]]
+        counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
+        best = counts.max(axis=1, keepdims=True)
+        # Of the labels with most votes, the one that is met first among the neighbours.
+        leading = np.take_along_axis(counts == best, voted, axis=1)
+        chosen: NDArray[Any] = names[voted[np.arange(len(voted)), leading.argmax(axis=1)]].astype(object)
+        return chosen
+
+
+def _register_knn_accuracy(k: int) -> None:
+    def accuracy(cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, expected: Sequence[Any]) -> float:
         return knn_accuracy(cells, labels, queries, expected, k)
 
-    _knn.__doc__ = f"Share of predicted cells that the {_k} nearest real cells give the label that they stand for."
+    def hits(nearest: Neighbours, expected: str) -> NDArray[np.float64]:
+        return np.asarray(nearest.votes(k) == expected, dtype=np.float64)
+
+    accuracy.__doc__ = f"""Share of predicted cells that the {k} nearest real and control cells vote into their group.
+
+    See :func:`knn_accuracy` (Rizvi et al. 2025).
+    """
     metric(
+        level="neighbours",
         perfect=1.0,
         range=(0.0, 1.0),
-        level="cells",
-        name=f"knn_accuracy_{_k}",
-        undefined="fewer reference cells than k",
-    )(knn_accuracy if _k == 5 else _knn)
+        undefined=FEW_NEIGHBOURS,
+        name=f"knn_accuracy_{k}",
+        resampling=MeanOver(hits),
+        shown="groups" if k == 5 else "table",
+    )(accuracy)
+
+
+for _k in NEIGHBOURS:
+    _register_knn_accuracy(_k)
 
 
 def neighbours(cells: ArrayLike, queries: ArrayLike, k: int) -> NDArray[np.int64]:
     """Rows of the `k` nearest cells of each query, nearest first, int64 (queries, k); ties in the order of rows.
 
-    Exact: products choose the candidates, with room for their rounding, and differences decide between them.
+    Exact: products choose the candidates, with a margin for their rounding, and differences decide between them.
     """
     x, z = np.asarray(cells, float), np.asarray(queries, float)
     k = min(k, len(x))
-    found = np.empty((len(z), k), dtype=np.int64)
+    nearest = np.empty((len(z), k), dtype=np.int64)
     squares = np.square(x).sum(axis=1)
-    step = max(1, _ENTRIES // max(1, len(x)))
+    step = max(1, _MAX_DISTANCES // max(1, len(x)))
     for start in range(0, len(z), step):
         block = z[start : start + step]
         near = (-2.0 * block) @ x.T
         near += squares
-        room = 8 * x.shape[1] * np.finfo(float).eps * (squares.max(initial=0.0) + np.square(block).sum(axis=1))
-        chosen = near <= np.partition(near, k - 1, axis=1)[:, [k - 1]] + room[:, None]
+        margin = 8 * x.shape[1] * np.finfo(float).eps * (squares.max(initial=0.0) + np.square(block).sum(axis=1))
+        chosen = near <= np.partition(near, k - 1, axis=1)[:, [k - 1]] + margin[:, None]
         rows, columns = np.nonzero(chosen)
         parts = range(0, len(rows), _CHUNK * 64)
         spans = [(rows[at : at + _CHUNK * 64], columns[at : at + _CHUNK * 64]) for at in parts]
-        distance = np.concatenate([np.square(block[one] - x[other]).sum(axis=1) for one, other in spans])
+        distance = np.concatenate([np.square(block[query] - x[cell]).sum(axis=1) for query, cell in spans])
         order = np.lexsort((columns, distance, rows))
         first = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))[:-1]])
-        found[start : start + step] = columns[order][first[:, None] + np.arange(k)]
-    return found
+        nearest[start : start + step] = columns[order][first[:, None] + np.arange(k)]
+    return nearest
 
 
-@metric(perfect=0.0, range=(0.0, 1.0), level="cells", undefined=_FEW)
+@metric(level="cells", perfect=0.0, range=(0.0, 1.0), undefined=FEW_CELLS, shown="never")
 def foscttm(first: ArrayLike, second: ArrayLike) -> float:
     """Fraction of samples closer than the true match, of two embeddings of the same cells; 0.5 by chance.
 
@@ -198,9 +241,9 @@ def foscttm(first: ArrayLike, second: ArrayLike) -> float:
     total = 0.0
     for a, b in ((x, y), (y, x)):
         for start in range(0, len(a), _CHUNK):
-            found = _euclidean(a[start : start + _CHUNK], b)
-            own = found[np.arange(len(found)), np.arange(start, start + len(found))][:, None]
-            total += ((found < own).sum() + 0.5 * ((found == own).sum() - len(found))) / (len(x) - 1)
+            distance = _euclidean(a[start : start + _CHUNK], b)
+            own = distance[np.arange(len(distance)), np.arange(start, start + len(distance))][:, None]
+            total += ((distance < own).sum() + 0.5 * ((distance == own).sum() - len(distance))) / (len(x) - 1)
     return float(total / (2 * len(x)))
 
 
@@ -246,19 +289,7 @@ def _gauss(cells: Any, weights: Any, shrinkage: float) -> tuple[Any, Any]:
     share = weights / weights.sum(axis=1, keepdims=True)
     mean = share @ cells
     n, d = weights.sum(axis=1), cells.shape[1]
-    second = np.stack([(cells * one[:, None]).T @ cells for one in share])
+    second = np.stack([(cells * weight[:, None]).T @ cells for weight in share])
     covariance = (second - mean[:, :, None] * mean[:, None, :]) * (n / np.maximum(n - 1, 1))[:, None, None]
     scale = np.trace(covariance, axis1=1, axis2=2) / d
     return mean, (1 - shrinkage) * covariance + shrinkage * scale[:, None, None] * np.eye(d)
-
-
-def votes(rows: NDArray[np.int64], labels: NDArray[Any]) -> NDArray[Any]:
-    """Label with most votes in each row of neighbours, object (queries,); ties go to the nearest of the tied."""
-    names, codes = np.unique(labels.astype(str), return_inverse=True)
-    voted = codes[rows]
-    counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
-    best = counts.max(axis=1, keepdims=True)
-    # Of the labels with most votes, the one that is met first among the neighbours.
-    leading = np.take_along_axis(counts == best, voted, axis=1)
-    chosen: NDArray[Any] = names[voted[np.arange(len(rows)), leading.argmax(axis=1)]].astype(object)
-    return chosen

@@ -1,4 +1,4 @@
-"""BERTScore: similarity of free text under any encoder, BioBERT among them (through torchmetrics)."""
+"""BERTScore: similarity of free texts under a text encoder such as BioBERT (through torchmetrics)."""
 
 from __future__ import annotations
 
@@ -8,38 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.evaluation.metrics.metrics import metric
+from cell2sen.evaluation.metrics import MeanOver, Missing, metric
 
 BIOBERT = "dmis-lab/biobert-v1.1"
 
+Encoder = str | tuple[Any, Any]
+"""A directory or hub id, or a pair ``(model, tokenizer)``."""
 
-@metric(perfect=1.0, range=(0.0, 1.0), level="text", undefined="no encoder was given")
-def bertscore(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any]) -> float:
-    """BERTScore F1 of texts under an encoder, averaged over texts.
 
-    Tokens are matched greedily by the cosine of their contextual vectors (last layer): recall R over the truth's
-    tokens, precision P over the answer's, F1 = 2PR / (P + R); no idf, no rescaling (Zhang et al., ICLR 2020). Computed
-    by torchmetrics. An empty answer scores 0. Numbers of two encoders cannot be compared.
+def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: Encoder | None = None) -> NDArray[np.float64]:
+    """BERTScore F1 of each text, float64 (texts,). Equal pairs of texts are computed once.
 
-    Parameters
-    ----------
-    encoder
-        A directory or hub id, or a pair ``(model, tokenizer)``.
+    Raises
+    ------
+    Missing
+        No encoder.
+    ImportError
+        torchmetrics is not installed.
     """
-    return float(np.mean(bertscores(truth, answer, encoder)))
-
-
-@metric(perfect=1.0, range=(0.0, 1.0), level="text", undefined="BioBERT is not there")
-def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any] = BIOBERT) -> float:
-    """BERTScore F1 with BioBERT v1.1 (Lee et al., Bioinformatics 2020), for texts about cells.
-
-    The hub's ``dmis-lab/biobert-v1.1``, fetched where there is a network, or a local directory that holds it.
-    """
-    return bertscore(truth, answer, encoder)
-
-
-def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple[Any, Any]) -> NDArray[np.float64]:
-    """BERTScore F1 of each text, float64 (texts,). Equal pairs of texts are computed once."""
+    if encoder is None:
+        raise Missing("no text encoder; pass encoder= (a directory or hub id)")
     try:
         from torchmetrics.functional.text.bert import bert_score
     except ImportError as error:
@@ -57,7 +45,7 @@ def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple
     # batch of unequal lengths texts are compared with those of other rows.
     limit = min(512, int(getattr(tokenizer, "model_max_length", 512)))
     for pair in pairs:
-        found = bert_score(
+        score = bert_score(
             [pair[0]],
             [pair[1]],
             model=model,
@@ -67,8 +55,55 @@ def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: str | tuple
             truncation=True,
             verbose=False,
         )
-        scores[pair] = float(np.asarray(found["f1"]))
+        scores[pair] = float(np.asarray(score["f1"]))
     return np.array([scores.get((str(a), str(t)), 0.0) for t, a in zip(truth, answer, strict=True)])
+
+
+def biobert_scores(truth: Sequence[str], answer: Sequence[str], encoder: Encoder = BIOBERT) -> NDArray[np.float64]:
+    """BERTScore F1 of each text with BioBERT, float64 (texts,)."""
+    return bertscores(truth, answer, encoder)
+
+
+@metric(
+    level="text",
+    perfect=1.0,
+    range=(0.0, 1.0),
+    undefined="no encoder was passed",
+    resampling=MeanOver(bertscores),
+    shown="encoder",
+)
+def bertscore(truth: Sequence[str], answer: Sequence[str], encoder: Encoder) -> float:
+    """BERTScore F1 of texts under an encoder, averaged over texts.
+
+    Tokens are matched greedily by the cosine of their contextual vectors (last layer): recall R over the truth's
+    tokens, precision P over the answer's, F1 = 2PR / (P + R); no idf, no rescaling (Zhang et al., ICLR 2020). Computed
+    by torchmetrics. An empty answer scores 0. Scores of two encoders cannot be compared.
+
+    Parameters
+    ----------
+    truth, answer
+        Texts.
+    encoder
+        A directory or hub id, or a pair ``(model, tokenizer)``.
+    """
+    return float(np.mean(bertscores(truth, answer, encoder)))
+
+
+@metric(
+    level="text",
+    perfect=1.0,
+    range=(0.0, 1.0),
+    undefined="BioBERT cannot be loaded",
+    resampling=MeanOver(biobert_scores),
+    shown="request",
+)
+def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: Encoder = BIOBERT) -> float:
+    """BERTScore F1 with BioBERT v1.1 (Lee et al., Bioinformatics 2020), for texts about cells.
+
+    As :func:`bertscore`, with the hub's ``dmis-lab/biobert-v1.1``, fetched where there is a network, or a local
+    directory that holds it.
+    """
+    return float(np.mean(biobert_scores(truth, answer, encoder)))
 
 
 def load_encoder(encoder: str) -> tuple[Any, Any]:
@@ -77,7 +112,7 @@ def load_encoder(encoder: str) -> tuple[Any, Any]:
     Raises
     ------
     OSError
-        Not there, and not to be fetched.
+        Not found, and not fetched.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -86,9 +121,8 @@ def load_encoder(encoder: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(encoder)
     except (OSError, ValueError) as error:
         raise OSError(
-            f"no text encoder {encoder!r}: it must be a directory or a hub id with model.safetensors, config.json "
-            "and a "
-            f"tokenizer ({str(error).splitlines()[0]})"
+            f"no text encoder {encoder!r}: it must be a directory or a hub id with model.safetensors, config.json and "
+            f"a tokenizer ({str(error).splitlines()[0]})"
         ) from error
     return model.eval(), tokenizer
 

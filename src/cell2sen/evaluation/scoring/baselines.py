@@ -1,462 +1,377 @@
-"""Baselines: what predicted cells have to beat, and the ceiling, as mean profiles and as cells of an embedding."""
+"""Baselines and ceilings of predicted cells: one class each under ``@baseline``, and the menu of all methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.evaluation.inputs import Cells, label
+from cell2sen.evaluation.inputs import Cells, group_name
+from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
-from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.arms import (
-    ARMS_OF,
-    CEILING,
-    PREDICTION,
-    SENTENCES,
-    Key,
-    Missing,
-    Profile,
-    Quadruple,
-    Task,
-)
-from cell2sen.evaluation.scoring.pca import Embedding, SentenceFit
+from cell2sen.evaluation.scoring.groups import Groups, Key, Rows
+from cell2sen.evaluation.scoring.samples import Group, Profile, Transform, at_most
+from cell2sen.evaluation.settings import TASKS, Task
 
-_BLOCK = 4096
+Role = Literal["prediction", "baseline", "ceiling"]
+"""A prediction should beat the baselines, and not the ceilings."""
+
+#: Training cells among which the nearest is searched.
+_MAX_POOL = 2000
 
 
-@dataclass(kw_only=True)
-class Arms:
-    """All arms of all groups."""
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Something that is scored: the prediction, a baseline or a ceiling."""
 
-    task: Task
-    predicted: Cells
-    real: Cells
-    train: Cells | None
-    predicted_groups: Mapping[Key, NDArray[np.int64]]
-    real_groups: Mapping[Key, NDArray[np.int64]]
-    controls: Mapping[Key, NDArray[np.int64]]
-    """Context → control cells. For generated cells one context, (), of all real cells."""
-    train_groups: Mapping[Key, NDArray[np.int64]] = field(default_factory=dict)
-    train_controls: Mapping[Key, NDArray[np.int64]] = field(default_factory=dict)
-    split_controls: bool = False
-    """Take true and predicted change from different halves of the controls, for all metrics of change."""
-    resamples: int = 100
-    max_cells: int = 500
-    min_cells: int = 10
-    seed: int = 0
-    sentence_fit: SentenceFit | None = None
-    """How predictions that are sentences become expression; None for other predictions."""
-    embedding: Embedding | None = None
-    _means: dict[tuple[Any, ...], NDArray[np.float64]] = field(default_factory=dict)
-    _profiles: dict[tuple[Any, ...], Profile] = field(default_factory=dict)
+    name: str
+    summary: str
+    """What it is, for tables and reports."""
 
-    def __post_init__(self) -> None:
-        self.keys = [key for key in self.predicted_groups if key in self.real_groups]
-        self.names = tuple(arm for arm in ARMS_OF[self.task] if arm != SENTENCES or self.sentence_fit is not None)
-        self._half = {key: self._halves(rows, "truth", key) for key, rows in self.real_groups.items()}
-        self._control_half = {key: self._halves(rows, "control", key) for key, rows in self.controls.items()}
-        self._shuffled = _derangement(self.keys, self.context, bootstrap.generator(self.seed, "shuffle"))
-        self._sources = self._source_halves()
+    role: Role
+    run: Any
+    """A :class:`Baseline`, or for labels a function ``(answers, rng) → labels``."""
 
-    def context(self, key: Key) -> Key:
-        """The part of a group's values that its controls share."""
-        return key[1:] if self.task == "perturb" else ()
 
-    # ── profiles ──────────────────────────────────────────────────────────────────────────────────────────────────
+_METHODS: dict[Task, dict[str, Method]] = {task: {} for task in TASKS}
 
-    def expression(self, key: Key) -> Iterator[Quadruple]:
-        """Mean expression of one group, from all cells that there are."""
-        truth = self._profile(self.real, self.real_groups[key], ("truth", key))
-        for arm in self.names:
-            try:
-                if arm in (CEILING, SENTENCES):
-                    yield arm, self._half_profile(key, 1), self._half_profile(key, 0, arm == SENTENCES), ""
-                else:
-                    yield arm, truth, self._expression(arm, key), ""
-            except Missing as why:
-                yield arm, None, None, str(why)
+Registered = TypeVar("Registered", bound=Callable[..., Any])
 
-    def change(self, key: Key, fold: int | None) -> Iterator[Quadruple]:
-        """Mean change of one group, of truth and arm from the same controls.
 
-        In fold 0 and 1 the arm's change is taken from that half of the controls, the truth's from the other half.
-        """
-        source, reference = self._control_profiles(key, fold)
-        truth = self._profile(self.real, self.real_groups[key], ("truth", key)) - reference
-        for arm in self.names:
-            try:
-                if arm in (CEILING, SENTENCES):
-                    half, read = fold or 0, arm == SENTENCES
-                    before = self._control_profiles(key, fold, read)[0]
-                    answer = self._half_profile(key, half, read) - before
-                    yield arm, self._half_profile(key, 1 - half) - reference, answer, ""
-                else:
-                    yield arm, truth, self._change(arm, key, fold, source), ""
-            except Missing as why:
-                yield arm, None, None, str(why)
+def baseline(*tasks: Task, role: Role = "baseline") -> Callable[[Registered], Registered]:
+    """Register a class (for cells) or a function (for labels) as a method of `tasks`, under its own name in snake_case.
 
-    def true_change(self, key: Key) -> NDArray[np.float64]:
-        """Mean change of a real group against all its controls, float64 (genes,)."""
-        return self._mean(self.real, self.real_groups[key], ("real", key)) - self._control_mean(self.context(key))
+    The first line of its documentation is what tables and reports show.
+    """
 
-    def predicted_change(self, key: Key) -> NDArray[np.float64]:
-        """Mean change of all predicted cells of a group against all controls, float64 (genes,)."""
-        rows = self.predicted_groups[key]
-        if self._has_delta:
-            return self.predicted.mean(rows, "delta")
-        return self.predicted.mean(rows) - self._control_mean(self.context(key))
+    def register(registered: Registered) -> Registered:
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", registered.__name__).lower()
+        first_line = (registered.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        run: Any = registered
+        if isinstance(registered, type) and issubclass(registered, Baseline):
+            registered.name = name
+            run = registered()
+        method = Method(name=name, summary=first_line[:1].lower() + first_line[1:], role=role, run=run)
+        for task in tasks:
+            _METHODS[task][name] = method
+        return registered
 
-    def _expression(self, arm: str, key: Key) -> Profile:
-        if arm == PREDICTION:
-            return self._profile(self.predicted, self.predicted_groups[key], ("predicted", key))
-        if arm == "label_shuffle":
-            return self._expression(PREDICTION, self._other(key))
-        if arm == "no_change":
-            return self._control(key)
-        if arm == "mean_shift":
-            control, shift = self._control(key), self._mean_shift(key)
-            return Profile(point=np.maximum(control.point + shift, 0), samples=np.maximum(control.samples + shift, 0))
-        if arm == "random_cells":
-            return self._profile(self.real, self._random(key), ("random", key))
-        if arm == "nearest_training_cell":
-            return self._profile(*self._nearest(key, None), ("nearest", key))
-        return self._constant(arm, key)
+    return register
 
-    def _change(self, arm: str, key: Key, fold: int | None, source: Profile) -> Profile:
-        if arm == PREDICTION:
-            return self._predicted_change(key, fold, source)
-        if arm == "label_shuffle":
-            other = self._other(key)
-            return self._predicted_change(other, fold, self._control_profiles(other, fold)[0])
-        if arm == "no_change":
-            still = np.zeros_like(source.point)
-            return Profile(point=still, samples=still[None])
-        if arm == "mean_shift":
-            shift = self._mean_shift(key)
-            return Profile(point=shift, samples=shift[None])
-        if arm == "random_cells":
-            return self._profile(self.real, self._random(key), ("random", key)) - source
-        if arm == "nearest_training_cell":
-            return self._profile(*self._nearest(key, fold), ("nearest", key)) - source
-        return self._constant(arm, key) - source
 
-    def _predicted_change(self, key: Key, fold: int | None, source: Profile) -> Profile:
+def methods(task: Task) -> list[Method]:
+    """All methods of a task: the prediction, its baselines, its ceilings."""
+    return list(_METHODS[task].values())
+
+
+class Baseline:
+    """A prediction of cells. What a subclass does not define is missing from the scores, with a reason."""
+
+    name: str
+    """Set by :func:`baseline`."""
+
+    def available(self, groups: Groups) -> bool:
+        """Whether the method is scored at all."""
+        return True
+
+    def truth(self, group: Group) -> Profile:
+        """Mean expression that :meth:`expression` is compared with."""
+        return group.truth()
+
+    def true_change(self, group: Group, fold: int | None) -> Profile:
+        """Change that :meth:`change` is compared with."""
+        return group.truth() - group.controls(fold)[1]
+
+    def expression(self, group: Group) -> Profile:
+        """Predicted mean expression of the group."""
+        raise Missing(f"{self.name} predicts no expression")
+
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """Predicted mean change from the controls, of which `fold` names a half (None: all of them)."""
+        return self.expression(group) - group.controls(fold)[0]
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """`n` predicted cells in the embedding, float64 (n, components)."""
+        raise Missing(f"{self.name} predicts no cells")
+
+
+@baseline("perturb", "generate", role="prediction")
+class Prediction(Baseline):
+    """The cells to be judged."""
+
+    def expression(self, group: Group) -> Profile:
+        """Mean of the predicted cells."""
+        return group.profile(group.groups.predicted.cells, group.predicted_rows, ("predicted", group.key))
+
+    def change(self, group: Group, fold: int | None) -> Profile:
         """From cells that were not made from the controls which the true change is taken from, where this is known."""
-        rows = self.predicted_groups[key]
-        half = self._sources[rows]
+        groups, rows, purpose = group.groups, group.predicted_rows, ("predicted", group.key)
+        source = group.controls(fold)[0]
+        half = groups.source_halves[rows]
         kept = rows[half == fold] if fold is not None and (half >= 0).all() and (half == fold).any() else rows
-        if self._has_delta:
-            # Control and prediction went through the same rank fit: in their difference its errors cancel.
-            return self._profile(self.predicted, kept, ("predicted", key), layer="delta")
-        # Cells of unknown origin were most likely made from all controls, so that is what they have changed from.
-        before = source if len(kept) < len(rows) else self._control(key)
-        return self._profile(self.predicted, kept, ("predicted", key)) - before
+        if groups.with_controls and "delta" in groups.predicted.cells.layers:
+            # Control and prediction went through the same rank fit, whose errors cancel in their difference.
+            return group.profile(groups.predicted.cells, kept, purpose, layer="delta")
+        # Cells of unknown origin were most likely made from all controls.
+        before = source if len(kept) < len(rows) else group.control()
+        return group.profile(groups.predicted.cells, kept, purpose) - before
 
-    @property
-    def _has_delta(self) -> bool:
-        return self.task == "perturb" and "delta" in self.predicted.layers
-
-    def _constant(self, arm: str, key: Key) -> Profile:
-        if arm == "control_mean":
-            sizes = [len(rows) for rows in self.controls.values()]
-            mean = np.average([self._control_mean(context) for context in self.controls], axis=0, weights=sizes)
-        elif arm == "mean_of_all":
-            mean = self._control_mean(())
-        else:
-            mean = np.mean([mean for mean, _ in self._donor_means(key)], axis=0)
-        return Profile(point=mean, samples=mean[None])
-
-    def _mean_shift(self, key: Key) -> NDArray[np.float64]:
-        shift: NDArray[np.float64] = np.mean([mean - control for mean, control in self._donor_means(key)], axis=0)
-        return shift
-
-    def _half_profile(self, key: Key, half: int, as_sentences: bool = False) -> Profile:
-        if min(map(len, self._half[key])) < 1:
-            raise Missing("one real cell: it cannot be split")
-        return self._profile(self.real, self._half[key][half], ("half", key, half), as_sentences=as_sentences)
-
-    def _control(self, key: Key, as_sentences: bool = False) -> Profile:
-        context = self.context(key)
-        if context not in self.controls:
-            raise Missing(f"no control cells in {label(context) or 'the data'}")
-        return self._profile(self.real, self.controls[context], ("control", context), as_sentences=as_sentences)
-
-    def _control_profiles(self, key: Key, fold: int | None, as_sentences: bool = False) -> tuple[Profile, Profile]:
-        """Of the half that predictions start from, and of the half that the true change is taken from."""
-        context = self.context(key)
-        if fold is None or context not in self.controls:
-            one = self._control(key, as_sentences)
-            return one, one
-        halves = self._control_half[context]
-        if min(map(len, halves)) < 1:
-            raise Missing(
-                f"{len(self.controls[context])} control cell in {label(context) or 'all'}: it cannot be split into "
-                "halves"
-            )
-        first, second = (
-            self._profile(self.real, half, ("control", context, at), as_sentences=as_sentences)
-            for at, half in enumerate(halves)
-        )
-        return (first, second) if fold == 0 else (second, first)
-
-    def _profile(
-        self,
-        side: Cells,
-        rows: NDArray[Any],
-        purpose: tuple[Any, ...],
-        layer: str | None = None,
-        as_sentences: bool = False,
-    ) -> Profile:
-        """Mean of some cells; computed once a group."""
-        name = (*purpose, layer, as_sentences, len(rows), int(rows[0]))
-        if name not in self._profiles:
-            drawn = bootstrap.weights(bootstrap.generator(self.seed, *purpose), self.resamples, len(rows))
-            point = np.zeros(len(side.columns))
-            samples = np.zeros((self.resamples, len(side.columns)))
-            for start in range(0, len(rows), _BLOCK):
-                block = side.rows(rows[start : start + _BLOCK], layer)
-                if as_sentences:
-                    assert self.sentence_fit is not None
-                    block = self.sentence_fit.apply(block)
-                point += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-                samples += (block.T @ drawn[:, start : start + _BLOCK].astype(np.float32).T).T
-            self._profiles[name] = Profile(point=point / len(rows), samples=samples / len(rows))
-        return self._profiles[name]
-
-    def forget(self) -> None:
-        """Drop the profiles of the last group: memory is bounded by one group."""
-        self._profiles.clear()
-
-    # ── cells of an embedding ─────────────────────────────────────────────────────────────────────────────────────
-
-    def sample(self, key: Key) -> Samples:
-        """Equal numbers of cells of every arm, to be compared with one half of the real cells.
-
-        Raises
-        ------
-        Missing
-            Fewer than `min_cells` predicted cells or half as many real ones.
-        """
-        halves = self._half[key]
-        rows = {CEILING: halves[0], "truth": halves[1], PREDICTION: self.predicted_groups[key]}
-        sizes = {name: len(one) for name, one in rows.items()}
-        n = min(*sizes.values(), self.max_cells)
-        if n < self.min_cells:
-            raise Missing(
-                f"{sizes[PREDICTION]} predicted and {sizes[CEILING]} + {sizes['truth']} real cells: at least "
-                f"{self.min_cells} of each "
-                "are needed (min_cells=)"
-            )
-        source = self.controls.get(self.context(key), np.array([], dtype=np.int64))
-        if len(source) >= self.min_cells:
-            n = min(n, len(source))
-        return Samples(self, key, n, rows | {"no_change": source})
-
-    def coordinates(self, side: Cells, rows: NDArray[Any], as_sentences: bool = False) -> NDArray[np.float64]:
-        """Cells in the embedding; Missing where this side does not have it."""
-        if self.embedding is None:
-            raise Missing("no embedding was asked for")
-        if as_sentences and self.embedding.genes is None:
-            raise Missing(f"obsm[{self.embedding.key!r}] holds no sentences")
-        return self.embedding.cells(side, rows, self.sentence_fit.apply if as_sentences and self.sentence_fit else None)
-
-    def _nearest(self, key: Key, fold: int | None, most: int = 2000) -> tuple[Cells, NDArray[np.int64]]:
-        """The training cell nearest to each control cell; for generated cells, training cells of the same label."""
-        side, pool = self._donor_rows(key)
-        rng = bootstrap.generator(self.seed, "donors", key)
-        if self.task == "generate":
-            return side, _some(pool, self.max_cells, rng)
-        context = self.context(key)
-        if context not in self.controls:
-            raise Missing(f"no control cells in {label(context) or 'the data'}")
-        source = self.controls[context] if fold is None else self._control_half[context][fold]
-        pool, source = _some(pool, most, rng), _some(source, self.max_cells, rng)
-        if not len(source):
-            raise Missing("no control cells")
-        found = neighbours(self.coordinates(side, pool), self.coordinates(self.real, source), 1)[:, 0]
-        return side, pool[found]
-
-    # ── what training would have known ────────────────────────────────────────────────────────────────────────────
-
-    def donors(self, key: Key) -> list[Key]:
-        """Groups that a baseline may learn from: of `train`; else the other groups of the real data, held out in turn.
-
-        Preferred: the very group (of `train` only), then the same perturbation in other contexts, then other
-        perturbations in the same context, then whatever there is.
-        """
-        pool = [
-            other
-            for other in (self.train_groups if self.train is not None else self.real_groups)
-            if self.train is not None or other != key
-        ]
-        same = [other for other in pool if other == key]
-        alike = [other for other in pool if self.task == "perturb" and other[0] == key[0]]
-        near = [other for other in pool if self.task == "perturb" and self.context(other) == self.context(key)]
-        controls = self.train_controls if self.train is not None else self.controls
-        for some in (same, alike, near, pool):
-            usable = [other for other in some if self.context(other) in controls]
-            if usable:
-                return usable
-        where = (
-            "train= has no group to learn from"
-            if self.train is not None
-            else "there is no other group to learn from; pass train="
-        )
-        raise Missing(where)
-
-    def _donor_means(self, key: Key) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        found = []
-        for other in self.donors(key):
-            if self.train is not None:
-                mean = self._mean(self.train, self.train_groups[other], ("train", other))
-                context = self.context(other)
-                control = self._mean(self.train, self.train_controls[context], ("train control", context))
-            else:
-                mean = self._mean(self.real, self.real_groups[other], ("real", other))
-                control = self._control_mean(self.context(other))
-            found.append((mean, control))
-        return found
-
-    def _donor_rows(self, key: Key) -> tuple[Cells, NDArray[np.int64]]:
-        if self.task == "generate":
-            if self.train is None:
-                raise Missing("training cells are not known; pass train=")
-            if key not in self.train_groups:
-                raise Missing(f"train= has no cells of {label(key)}")
-            return self.train, self.train_groups[key]
-        groups = self.donors(key)
-        side = self.train if self.train is not None else self.real
-        table = self.train_groups if self.train is not None else self.real_groups
-        return side, np.concatenate([table[other] for other in groups])
-
-    def _random(self, key: Key) -> NDArray[np.int64]:
-        every = self.real.by_name(np.concatenate(list(self.real_groups.values())))
-        return _some(
-            every, min(self.max_cells, len(self.predicted_groups[key])), bootstrap.generator(self.seed, "random", key)
-        )
-
-    def _other(self, key: Key) -> Key:
-        if self._shuffled.get(key, key) == key:
-            raise Missing("there is only one group to exchange labels with")
-        return self._shuffled[key]
-
-    def _control_mean(self, context: Key) -> NDArray[np.float64]:
-        if context not in self.controls:
-            raise Missing(f"no control cells in {label(context) or 'the data'}")
-        return self._mean(self.real, self.controls[context], ("control", context))
-
-    def _mean(self, side: Cells, rows: NDArray[Any], name: tuple[Any, ...]) -> NDArray[np.float64]:
-        if name not in self._means:
-            self._means[name] = side.mean(rows)
-        return self._means[name]
-
-    def _halves(self, rows: NDArray[np.int64], purpose: str, key: Key) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        mixed = bootstrap.generator(self.seed, "halves", purpose, key).permutation(rows)
-        return mixed[: len(rows) // 2], mixed[len(rows) // 2 :]
-
-    def _source_halves(self) -> NDArray[np.int64]:
-        """Half of the controls that each predicted cell was made from, known by its name; -1 for other names."""
-        half = {}
-        for parts in self._control_half.values():
-            for at, rows in enumerate(parts):
-                half.update(dict.fromkeys(self.real.names[rows], at))
-        return np.array([half.get(name, -1) for name in self.predicted.names], dtype=np.int64)
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Predicted cells."""
+        return group.draw(group.groups.predicted.cells, group.predicted_rows, n, self.name)
 
 
-class Samples:
-    """Equal numbers of cells of the arms of one group, in the embedding."""
+@baseline("perturb")
+class NoChange(Baseline):
+    """The control cells of the same context, unchanged."""
 
-    def __init__(self, arms: Arms, key: Key, n: int, rows: Mapping[str, NDArray[Any]]) -> None:
-        self.arms, self.key, self.n, self._rows = arms, key, n, rows
+    def expression(self, group: Group) -> Profile:
+        """Mean of the controls."""
+        return group.control()
 
-    def cells(self, arm: str) -> NDArray[np.float64]:
-        """Coordinates of the `n` cells of an arm (or of ``"truth"``), float64 (n, components)."""
-        arms, key = self.arms, self.key
-        if arm in ("truth", CEILING, PREDICTION):
-            return self._draw(arms.predicted if arm == PREDICTION else arms.real, self._rows[arm], arm)
-        if arm == SENTENCES:
-            return self._draw(arms.real, self._rows[CEILING], CEILING, as_sentences=True)
-        if arm == "label_shuffle":
-            return self._draw(arms.predicted, self._exchanged(), arm)
-        if arm == "random_cells":
-            return self._draw(arms.real, arms.real.by_name(np.concatenate(list(arms.real_groups.values()))), arm)
-        if arm == "nearest_training_cell":
-            return self._draw(*arms._nearest(key, None), arm)
-        if arm == "mean_of_all":
-            return self._repeat(arms.real, np.concatenate(list(arms.real_groups.values())))
-        if arm == "control_mean":
-            return self._repeat(arms.real, np.concatenate(list(arms.controls.values())))
-        if arm == "mean_of_perturbed":
-            side, groups = (arms.real, arms.real_groups) if arms.train is None else (arms.train, arms.train_groups)
-            centre = np.mean([self._centre(side, groups[other]) for other in arms.donors(key)], axis=0)
-            return np.repeat(centre[None], self.n, axis=0)
-        source = self._rows["no_change"]
-        if len(source) < self.n:
-            raise Missing(f"{len(source)} control cells in {label(arms.context(key))}, {self.n} are compared")
-        control = self._draw(arms.real, source, "no_change")
-        return control + self._shift() if arm == "mean_shift" else control
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """Zero."""
+        return Profile.constant(np.zeros_like(group.controls(fold)[0].point))
 
-    def _exchanged(self) -> NDArray[np.int64]:
-        """Predictions of the exchange partner, and of its partner, until there are enough."""
-        rows = [self.arms.predicted_groups[other := self.arms._other(self.key)]]
-        while sum(map(len, rows)) < self.n and (other := self.arms._other(other)) != self.key:
-            rows.append(self.arms.predicted_groups[other])
-        return np.concatenate(rows)
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Control cells."""
+        rows = group.groups.controls(group.context)
+        if len(rows) < n:
+            raise Missing(f"{len(rows)} control cells in {group_name(group.context)}, {n} are compared")
+        return group.draw(group.groups.real.cells, rows, n, NoChange.name)
 
-    def _shift(self) -> NDArray[np.float64]:
-        arms = self.arms
-        side = arms.train if arms.train is not None else arms.real
-        groups, controls = (
-            (arms.train_groups, arms.train_controls) if arms.train is not None else (arms.real_groups, arms.controls)
-        )
+
+class _OneMean(Baseline):
+    """The same mean for each cell."""
+
+    def mean(self, group: Group) -> NDArray[np.float64]:
+        """Mean expression, float64 (genes,)."""
+        raise NotImplementedError
+
+    def centre(self, group: Group) -> NDArray[np.float64]:
+        """Mean in the embedding, float64 (components,)."""
+        raise NotImplementedError
+
+    def expression(self, group: Group) -> Profile:
+        """The mean."""
+        return Profile.constant(self.mean(group))
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """The mean, `n` times."""
+        return np.repeat(self.centre(group)[None], n, axis=0)
+
+
+@baseline("perturb")
+class ControlMean(_OneMean):
+    """The mean of all control cells, for each cell."""
+
+    def mean(self, group: Group) -> NDArray[np.float64]:
+        """Mean of the contexts' means, weighted by their numbers of control cells."""
+        real = group.groups.real
+        sizes = [len(rows) for rows in real.controls.values()]
+        means = [group.groups.control_mean(real, context) for context in real.controls]
+        return np.asarray(np.average(means, axis=0, weights=sizes))
+
+    def centre(self, group: Group) -> NDArray[np.float64]:
+        """Mean of some control cells."""
+        real = group.groups.real
+        return group.centre(real.cells, real.cells.by_name(np.concatenate(list(real.controls.values()))))
+
+
+@baseline("perturb")
+class MeanOfPerturbed(_OneMean):
+    """The mean of the perturbed training cells, for each cell."""
+
+    def mean(self, group: Group) -> NDArray[np.float64]:
+        """Mean of the means of groups to learn from."""
+        groups = group.groups
+        return np.asarray(np.mean([groups.mean(groups.source, key) for key in groups.donors(group.key)], axis=0))
+
+    def centre(self, group: Group) -> NDArray[np.float64]:
+        """The same in the embedding."""
+        source = group.groups.source
+        centres = [group.centre(source.cells, source.groups[key]) for key in group.groups.donors(group.key)]
+        return np.asarray(np.mean(centres, axis=0))
+
+
+@baseline("perturb")
+class MeanShift(Baseline):
+    """Control cells of the same context plus the mean change in training."""
+
+    def expression(self, group: Group) -> Profile:
+        """Mean of the controls plus the mean change, at least 0."""
+        control, shift = group.control(), self._shift(group)
+        return Profile(point=np.maximum(control.point + shift, 0), samples=np.maximum(control.samples + shift, 0))
+
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """The mean change."""
+        return Profile.constant(self._shift(group))
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Control cells moved by the mean change in the embedding."""
+        source = group.groups.source
+        control = NoChange().cells(group, n)
         shifts = [
-            self._centre(side, groups[other]) - self._centre(side, controls[arms.context(other)])
-            for other in arms.donors(self.key)
+            group.centre(source.cells, source.groups[key])
+            - group.centre(source.cells, source.controls[group.groups.context(key)])
+            for key in group.groups.donors(group.key)
         ]
-        shift: NDArray[np.float64] = np.mean(shifts, axis=0)
-        return shift
+        return np.asarray(control + np.mean(shifts, axis=0))
 
-    def _draw(self, side: Cells, rows: NDArray[Any], purpose: str, as_sentences: bool = False) -> NDArray[np.float64]:
-        if len(rows) < self.n:
-            raise Missing(f"{len(rows)} cells, {self.n} are compared")
-        some = _some(rows, self.n, bootstrap.generator(self.arms.seed, "sample", purpose, self.key))
-        return self.arms.coordinates(side, some, as_sentences)
-
-    def _centre(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
-        some = _some(
-            rows, self.arms.max_cells, bootstrap.generator(self.arms.seed, "centre", len(rows), side.names[rows[0]])
-        )
-        centre: NDArray[np.float64] = self.arms.coordinates(side, some).mean(axis=0)
-        return centre
-
-    def _repeat(self, side: Cells, rows: NDArray[Any]) -> NDArray[np.float64]:
-        return np.repeat(self._centre(side, side.by_name(rows))[None], self.n, axis=0)
+    def _shift(self, group: Group) -> NDArray[np.float64]:
+        groups = group.groups
+        shifts = [
+            groups.mean(groups.source, key) - groups.control_mean(groups.source, groups.context(key))
+            for key in groups.donors(group.key)
+        ]
+        return np.asarray(np.mean(shifts, axis=0))
 
 
-def _some(rows: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return rng.permutation(rows)[:n] if len(rows) > n else np.asarray(rows)
+@baseline("generate")
+class MeanOfAll(_OneMean):
+    """The mean of all real cells, for each cell."""
+
+    def mean(self, group: Group) -> NDArray[np.float64]:
+        """Mean of all real cells."""
+        return group.groups.control_mean(group.groups.real, group.context)
+
+    def centre(self, group: Group) -> NDArray[np.float64]:
+        """Mean of some of them."""
+        real = group.groups.real
+        return group.centre(real.cells, real.cells.by_name(real.grouped))
 
 
-def _derangement(keys: Sequence[Key], context: Any, rng: np.random.Generator) -> dict[Key, Key]:
-    """Each group's exchange partner: of the same context where there is another one, else any other group."""
-    partner: dict[Key, Key] = {}
-    by_context: dict[Key, list[Key]] = {}
-    for key in keys:
-        by_context.setdefault(context(key), []).append(key)
-    alone = []
-    for some in by_context.values():
-        if len(some) > 1:
-            mixed = [some[at] for at in rng.permutation(len(some))]
-            partner.update(zip(mixed, [*mixed[1:], mixed[0]], strict=True))
-        else:
-            alone += some
-    mixed = [alone[at] for at in rng.permutation(len(alone))]
-    if len(mixed) > 1:
-        partner.update(zip(mixed, [*mixed[1:], mixed[0]], strict=True))
-    elif mixed and len(keys) > 1:
-        partner[mixed[0]] = next(key for key in keys if key != mixed[0])
-    return partner
+@baseline("generate")
+class RandomCells(Baseline):
+    """Real cells drawn regardless of their label."""
+
+    def expression(self, group: Group) -> Profile:
+        """Mean of as many real cells as were predicted."""
+        groups = group.groups
+        n = min(groups.sampling.max_cells, len(group.predicted_rows))
+        rows = at_most(self._rows(group), n, groups.generator("random", group.key))
+        return group.profile(groups.real.cells, rows, ("random", group.key))
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Real cells."""
+        return group.draw(group.groups.real.cells, self._rows(group), n, self.name)
+
+    def _rows(self, group: Group) -> Rows:
+        return group.groups.real.cells.by_name(group.groups.real.grouped)
+
+
+@baseline("perturb", "generate")
+class NearestTrainingCell(Baseline):
+    """The training cell nearest to each control cell (generated cells: any of the same label)."""
+
+    def expression(self, group: Group) -> Profile:
+        """Mean of the training cells."""
+        return group.profile(*self._nearest(group, None), ("nearest", group.key))
+
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """Mean of the training cells nearest to a half of the controls, from that half."""
+        return group.profile(*self._nearest(group, fold), ("nearest", group.key)) - group.controls(fold)[0]
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Training cells."""
+        return group.draw(*self._nearest(group, None), n, self.name)
+
+    def _nearest(self, group: Group, fold: int | None) -> tuple[Cells, Rows]:
+        groups, most = group.groups, group.groups.sampling.max_cells
+        side, pool = self._pool(groups, group.key)
+        rng = groups.generator("donors", group.key)
+        if not groups.with_controls:
+            return side, at_most(pool, most, rng)
+        control = groups.controls(group.context)
+        if fold is not None:
+            control = groups.control_halves[group.context][fold]
+        pool, control = at_most(pool, _MAX_POOL, rng), at_most(control, most, rng)
+        if not len(control):
+            raise Missing("no control cells")
+        nearest = neighbours(group.coordinates(side, pool), group.coordinates(groups.real.cells, control), 1)[:, 0]
+        return side, pool[nearest]
+
+    def _pool(self, groups: Groups, key: Key) -> tuple[Cells, Rows]:
+        """Training cells to choose from."""
+        if groups.with_controls:
+            source = groups.source
+            return source.cells, np.concatenate([source.groups[other] for other in groups.donors(key)])
+        if groups.train is None:
+            raise Missing("training cells are not known; pass train=")
+        if key not in groups.train.groups:
+            raise Missing(f"train= has no cells of {group_name(key)}")
+        return groups.train.cells, groups.train.groups[key]
+
+
+@baseline("perturb", "generate")
+class LabelShuffle(Baseline):
+    """The prediction itself, its groups exchanged."""
+
+    def expression(self, group: Group) -> Profile:
+        """That of the prediction of another group."""
+        return Prediction().expression(group.partner())
+
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """That of the prediction of another group, from its own controls."""
+        return Prediction().change(group.partner(), fold)
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Predictions of the exchange partner, and of its partner, until there are enough."""
+        groups, other = group.groups, group.groups.partner(group.key)
+        rows = [groups.predicted.groups[other]]
+        while sum(map(len, rows)) < n and (other := groups.partner(other)) != group.key:
+            rows.append(groups.predicted.groups[other])
+        return group.draw(groups.predicted.cells, np.concatenate(rows), n, self.name)
+
+
+class _Half(Baseline):
+    """One half of the real cells; the other half is the truth."""
+
+    def transform(self, group: Group) -> Transform:
+        """Applied to the expression of the answer."""
+        return None
+
+    def truth(self, group: Group) -> Profile:
+        """Mean of the second half."""
+        return group.half(1)
+
+    def expression(self, group: Group) -> Profile:
+        """Mean of the first half."""
+        return group.half(0, self.transform(group))
+
+    def true_change(self, group: Group, fold: int | None) -> Profile:
+        """Change of the other half than that of :meth:`change`."""
+        reference = group.controls(fold)[1]
+        return group.half(1 - (fold or 0)) - reference
+
+    def change(self, group: Group, fold: int | None) -> Profile:
+        """Change of the first half; in fold 1 of the second."""
+        transform = self.transform(group)
+        return group.half(fold or 0, transform) - group.controls(fold, transform)[0]
+
+    def cells(self, group: Group, n: int) -> NDArray[np.float64]:
+        """Cells of the first half."""
+        rows = group.groups.halves[group.key][0]
+        return group.draw(group.groups.real.cells, rows, n, Ceiling.name, self.transform(group))
+
+
+@baseline("perturb", "generate", role="ceiling")
+class SentenceCeiling(_Half):
+    """As the ceiling, but the one half written as sentences of the prediction's length and read back."""
+
+    def available(self, groups: Groups) -> bool:
+        """For predictions that are sentences of this package."""
+        return groups.round_trip is not None
+
+    def transform(self, group: Group) -> Transform:
+        """Written as sentences and read back."""
+        return group.groups.round_trip
+
+
+@baseline("perturb", "generate", role="ceiling")
+class Ceiling(_Half):
+    """One half of the real cells against the other half."""

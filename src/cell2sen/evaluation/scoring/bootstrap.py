@@ -1,4 +1,4 @@
-"""Bootstrap: scores with replicates, intervals over cells and over groups, and whether a baseline is beaten."""
+"""Bootstrap: reproducible samples of cells and groups, percentile intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -14,32 +14,28 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 GROUP_RESAMPLES = 2000
 
-#: An interval over fewer units would say more about them than about what was sampled.
-FEWEST_UNITS = 3
+#: Units (perturbations, contexts, donors) from which an interval over units is computed.
+MIN_UNITS = 3
 
 Verdict = Literal["better", "worse", "no difference seen", "missing", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """One metric of one arm in one group, or the reason why there is none."""
-
-    metric: str
-    arm: str
-    group: tuple[str, ...]
-    """Values that name the group; empty for all cells together."""
+class Estimate:
+    """A value with its bootstrap replicates, or the reason why there is none."""
 
     value: float = math.nan
-    replicates: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
+    by_cells: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
+    """Replicates over cells; empty where none were computed."""
+
     by_units: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
-    """Replicates over units, where they are not means of groups."""
-    n_predicted: int = 0
-    n_real: int = 0
+    """Replicates over units (perturbations, contexts, donors); empty where none were computed."""
+
     reason: str = ""
 
 
 def generator(seed: int, *names: Any) -> np.random.Generator:
-    """A generator of its own for each purpose, so that no result depends on the order of work."""
+    """A random generator for each purpose, so that no result depends on the order of work."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
@@ -51,8 +47,8 @@ def weights(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.floa
 def interval(point: float, replicates: NDArray[np.float64], span: tuple[float, float]) -> tuple[float, float]:
     """The 95 % percentile interval of bootstrap replicates, centred on the point estimate, inside the metric's range.
 
-    Resampled cells repeat themselves, which biases distances between sets of cells upwards; the spread of the
-    replicates is right, their centre is not, so they are moved by point − mean (NaN where there are no replicates).
+    Resampled cells repeat themselves, which biases distances between sets of cells upwards: the spread of the
+    replicates is right, their centre is not. So they are moved by point − mean (NaN where there are no replicates).
     """
     values = replicates[np.isfinite(replicates)]
     if len(values) < 2 or not math.isfinite(point):
@@ -78,42 +74,33 @@ def over_units(values: NDArray[np.float64], units: Sequence[Any], seed: int) -> 
     """
     keep = np.isfinite(values)
     names = sorted({str(unit) for unit, kept in zip(units, keep, strict=True) if kept})
-    if len(names) < FEWEST_UNITS:
+    if len(names) < MIN_UNITS:
         return np.array([])
-    number = {name: at for at, name in enumerate(names)}
-    code = np.array([number[str(unit)] for unit, kept in zip(units, keep, strict=True) if kept])
+    place = {name: at for at, name in enumerate(names)}
+    code = np.array([place[str(unit)] for unit, kept in zip(units, keep, strict=True) if kept])
     sums = np.bincount(code, values[keep], len(names))
     sizes = np.bincount(code, minlength=len(names))
     drawn = weights(generator(seed, "units", *names), GROUP_RESAMPLES, len(names))
-    found: NDArray[np.float64] = (drawn @ sums) / (drawn @ sizes)
-    return found
+    means: NDArray[np.float64] = (drawn @ sums) / (drawn @ sizes)
+    return means
 
 
-def verdict(
-    prediction: float,
-    baseline: float,
-    by_cells: NDArray[np.float64],
-    by_units: NDArray[np.float64],
-    higher_is_better: bool,
-) -> Verdict:
-    """Whether the prediction beats the baseline: both intervals of the paired difference must exclude 0.
+def verdict(prediction: Estimate, baseline: Estimate, higher_is_better: bool) -> Verdict:
+    """Whether the prediction beats the baseline: all intervals of the paired difference must exclude 0.
 
-    Parameters
-    ----------
-    by_cells, by_units
-        Replicates of prediction − baseline, computed on the same samples; an empty array does not object.
+    Replicates of both sides must come from the same samples. Where one side has no replicates (over cells or over
+    units), there is no such interval.
     """
-    if not math.isfinite(prediction):
+    if not math.isfinite(prediction.value):
         return "missing"
-    if not math.isfinite(baseline):
+    if not math.isfinite(baseline.value):
         return "unknown"
     sign = 1.0 if higher_is_better else -1.0
-    difference = sign * (prediction - baseline)
-    bounds = [
-        interval(difference, sign * replicates, (-math.inf, math.inf))
-        for replicates in (by_cells, by_units)
-        if np.isfinite(replicates).sum() > 1
-    ]
+    difference = sign * (prediction.value - baseline.value)
+    bounds = []
+    for ours, theirs in ((prediction.by_cells, baseline.by_cells), (prediction.by_units, baseline.by_units)):
+        if len(ours) == len(theirs) and np.isfinite(replicates := sign * (ours - theirs)).sum() > 1:
+            bounds.append(interval(difference, replicates, (-math.inf, math.inf)))
     if not bounds:
         return "unknown"
     if all(low > 0 for low, _ in bounds):
@@ -123,7 +110,7 @@ def verdict(
 
 def mean_of(parts: Mapping[Any, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Replicates of a mean over groups; empty if a group has none."""
-    if not parts or any(not len(one) for one in parts.values()):
+    if not parts or any(not len(replicates) for replicates in parts.values()):
         return np.array([])
     mean: NDArray[np.float64] = np.mean(np.stack(list(parts.values())), axis=0)
     return mean

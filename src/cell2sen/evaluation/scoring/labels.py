@@ -1,254 +1,286 @@
-"""Answers: scores of labels and texts that were given to single cells, beside baselines and ceiling."""
+"""Scores of labels and texts of single cells, beside baselines and a ceiling."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.data.labels import normalise_label
-from cell2sen.evaluation.inputs import Cells
-from cell2sen.evaluation.metrics import distributions as distances
-from cell2sen.evaluation.metrics.metrics import Metric, calibration_curve, confusion, f1_of_confusion
+from cell2sen.evaluation.inputs import UNS, Cells, Sides, some_of
+from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
+from cell2sen.evaluation.metrics.distributions import neighbours
+from cell2sen.evaluation.metrics.labels import calibration_curve, confusion, matches
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.arms import CEILING, PREDICTION, Missing
-from cell2sen.evaluation.scoring.bootstrap import Score
+from cell2sen.evaluation.scoring.baselines import Method, baseline
+from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.pca import Embedding
+from cell2sen.evaluation.scoring.tables import Score
+from cell2sen.evaluation.settings import Settings, as_list
 
-#: Arm → what it is.
-ARMS = {
-    PREDICTION: "the labels to be judged",
-    "majority_label": "the most frequent label of training (without training cells: of the real cells), for each cell",
-    "label_shuffle": "the predicted labels, exchanged between cells at random",
-    "nearest_training_cell": "the label of the nearest training cell (principal components of ln(1 + CP10k))",
-    CEILING: "logistic regression trained on one half of the real cells and asked about the other, both ways: what the "
-    "cells allow a simple model; one that has seen more cells may lie above",
-}
-_FEW = 2
+#: Cells that a baseline or the ceiling learns from, at most; components of their embedding.
+_MAX_CELLS, _COMPONENTS = 5000, 50
 
 
-@dataclass(kw_only=True)
-class Answers:
-    """Labels of the same cells, from truth and prediction."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """Cells with a label."""
 
-    truth: NDArray[Any]
-    answer: NDArray[Any]
-    confidence: NDArray[np.float64] | None
-    why_no_confidence: str
-    real: Cells
+    cells: Cells
     rows: NDArray[np.int64]
-    """Rows of `real` that the entries belong to."""
-    units: NDArray[Any] | None = None
-    """Unit of each cell (a donor, say) for the bootstrap over units."""
-    train: Cells | None = None
-    train_labels: NDArray[Any] | None = None
-    synonyms: Mapping[str, str] = field(default_factory=dict)
-    encoder: Any = None
-    resamples: int = 100
-    seed: int = 0
-    max_cells: int = 5000
+    labels: NDArray[Any]
+    """Label of each of `rows`, object (n,)."""
 
-    def arm(self, name: str) -> NDArray[Any]:
-        """Labels of an arm, object (cells,)."""
-        rng = bootstrap.generator(self.seed, "answers", name)
-        if name == PREDICTION:
-            return self.answer
-        if name == "majority_label":
-            known = self.train_labels if self.train_labels is not None else self.truth
-            return np.full(
-                len(self.truth),
-                Counter(str(one) for one in known if one is not None).most_common(1)[0][0],
-                dtype=object,
-            )
-        if name == "label_shuffle":
-            return rng.permutation(self.answer)
-        if name == "nearest_training_cell":
-            return self._nearest(rng)
-        return self._ceiling(rng)
 
-    def _nearest(self, rng: np.random.Generator) -> NDArray[Any]:
-        if self.train is None or self.train_labels is None:
-            raise Missing("training cells are not known; pass train=")
-        labelled = np.flatnonzero([one is not None for one in self.train_labels])
-        known = rng.permutation(self.train.by_name(labelled))[: self.max_cells]
-        embedding = Embedding.fit("pca", self.train, known, 50)
-        found = distances.neighbours(embedding.cells(self.train, known), embedding.cells(self.real, self.rows), 1)[:, 0]
-        return np.asarray(self.train_labels[known][found], dtype=object)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """True and predicted labels of the same cells."""
 
-    def _ceiling(self, rng: np.random.Generator) -> NDArray[Any]:
+    real: Labelled
+    answer: NDArray[Any]
+    """Predicted label of each real cell, object (n,); "" where there is none."""
+
+    confidence: NDArray[np.float64] | str
+    """Probability of each predicted label, float64 (n,), or the reason why it is not known."""
+
+    units: NDArray[Any] | None
+    """Unit of each cell (its donor, say) for the bootstrap over units."""
+
+    train: Labelled | None
+    settings: Settings
+
+    def __len__(self) -> int:
+        return len(self.answer)
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """True labels, object (n,)."""
+        return self.real.labels
+
+    def generator(self, *names: Any) -> np.random.Generator:
+        """The random generator of a purpose."""
+        return bootstrap.generator(self.settings.sampling.seed, *names)
+
+    def normalised(self, labels: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+        """Labels in normalised spelling, after `rename`, object (n,)."""
+        for text in {str(label) for label in labels} - set(self._normalised):
+            self._normalised[text] = normalise_label(text, self.settings.columns.rename)
+        return np.array([self._normalised[str(label)] for label in labels], dtype=object)
+
+    @cached_property
+    def _normalised(self) -> dict[str, str]:
+        return {}
+
+
+# ── baselines and ceiling ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@baseline("annotate", role="prediction")
+def prediction(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """The labels to be judged."""
+    return answers.answer
+
+
+@baseline("annotate")
+def majority_label(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """The most frequent label of training (without training cells: of the real cells), for each cell."""
+    known = (answers.real if answers.train is None else answers.train).labels
+    counts = Counter(str(label) for label in known)
+    return np.full(len(answers), counts.most_common(1)[0][0], dtype=object)
+
+
+@baseline("annotate")
+def label_shuffle(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """The predicted labels, exchanged between cells at random."""
+    return rng.permutation(answers.answer)
+
+
+@baseline("annotate")
+def nearest_training_cell(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """The label of the nearest training cell (principal components of ln(1 + CP10k))."""
+    train, real = answers.train, answers.real
+    if train is None:
+        raise Missing("training cells are not known; pass train=")
+    known = rng.permutation(train.cells.by_name(train.rows))[:_MAX_CELLS]
+    embedding = Embedding.fit("pca", train.cells, known, _COMPONENTS)
+    nearest = neighbours(embedding.cells(train.cells, known), embedding.cells(real.cells, real.rows), 1)[:, 0]
+    label_of = dict(zip(train.rows, train.labels, strict=True))
+    return np.array([label_of[row] for row in known[nearest]], dtype=object)
+
+
+@baseline("annotate", role="ceiling")
+def ceiling(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """Logistic regression trained on one half of the real cells and tested on the other, both ways.
+
+    What the cells allow a simple model; a model that was trained on more cells may be better.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError("the ceiling needs scikit-learn: pip install 'cell2sen[eval]'") from error
+    cells, rows, truth = answers.real.cells, answers.real.rows, answers.truth
+    mixed = rng.permutation(len(rows))
+    halves = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
+    labels = np.empty(len(rows), dtype=object)
+    for known, tested in (halves, halves[::-1]):
+        known = known[:_MAX_CELLS]
+        if len(set(truth[known])) < 2:
+            raise Missing("one label in one half of the real cells")
+        embedding = Embedding.fit("pca", cells, rows[known], _COMPONENTS)
+        coordinates = embedding.cells(cells, rows[known])
+        spread = coordinates.std(axis=0).max() or 1.0
+        model = LogisticRegression(C=1.0, max_iter=2000).fit(coordinates / spread, truth[known].astype(str))
+        labels[tested] = model.predict(embedding.cells(cells, rows[tested]) / spread)
+    return labels
+
+
+# ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def score(answers: Answers, metrics: Sequence[Metric], methods: Sequence[Method]) -> list[Score]:
+    """Scores over all cells (group ``()``), and per true label for metrics of labels that are means over cells."""
+    scores = []
+    for method in methods:
         try:
-            from sklearn.linear_model import LogisticRegression
-        except ImportError:
-            raise Missing("the ceiling needs scikit-learn: pip install 'cell2sen[eval]'") from None
-        mixed = rng.permutation(len(self.rows))
-        halves = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
-        found = np.empty(len(self.rows), dtype=object)
-        for known, asked in (halves, halves[::-1]):
-            known = known[: self.max_cells]
-            if len(set(self.truth[known])) < _FEW:
-                raise Missing("one label in one half of the real cells")
-            embedding = Embedding.fit("pca", self.real, self.rows[known], 50)
-            cells = embedding.cells(self.real, self.rows[known])
-            spread = cells.std(axis=0).max() or 1.0
-            model = LogisticRegression(C=1.0, max_iter=2000).fit(cells / spread, self.truth[known].astype(str))
-            found[asked] = model.predict(embedding.cells(self.real, self.rows[asked]) / spread)
-        return found
-
-
-def score(answers: Answers, metrics: Sequence[Metric]) -> list[Score]:
-    """Scores over all cells (group ``()``), and per true label."""
-    arms: dict[str, NDArray[Any] | str] = {}
-    for name in ARMS:
-        try:
-            arms[name] = answers.arm(name)
-        except Missing as why:
-            arms[name] = str(why)
-    plain = {text: normalise_label(text, answers.synonyms) for text in {str(one) for one in answers.truth}}
-    found = []
-    for name, labels in arms.items():
-        if isinstance(labels, str):
-            found += [Score(metric=one.name, arm=name, group=(), reason=labels) for one in metrics]
+            labels = method.run(answers, answers.generator("answers", method.name))
+        except (Missing, ImportError) as why:
+            missing = Estimate(reason=str(why))
+            scores += [Score(metric=metric.name, method=method.name, group=(), estimate=missing) for metric in metrics]
             continue
-        plain |= {text: normalise_label(text, answers.synonyms) for text in {str(one) for one in labels} - set(plain)}
-        for one in metrics:
-            found += _scores_of(one, name, labels, answers, plain)
-    return found
+        for metric in metrics:
+            by_group = _estimates(metric, method, labels, answers)
+            scores += [
+                Score(metric=metric.name, method=method.name, group=group, estimate=estimate, n_predicted=n, n_real=n)
+                for group, (estimate, n) in by_group.items()
+            ]
+    return scores
 
 
 def calibration(answers: Answers) -> dict[str, list[float]] | None:
-    """Bins of the calibration curve: cells, share that is right, mean probability."""
-    if answers.confidence is None:
+    """Bins of the calibration curve: cells, share that is right, mean probability; None without probabilities."""
+    if isinstance(answers.confidence, str):
         return None
-    plain = _plain(answers.truth, answers), _plain(answers.answer, answers)
-    n, right, stated = calibration_curve(plain[0], plain[1], answers.confidence)
+    right = matches(answers.normalised(answers.truth), answers.normalised(answers.answer))
+    n, hits, stated = calibration_curve(right, answers.confidence)
     keep = n > 0
     return {
-        "cells": [float(one) for one in n[keep]],
-        "right": [float(one) for one in right[keep] / n[keep]],
-        "stated": [float(one) for one in stated[keep] / n[keep]],
+        "cells": [float(value) for value in n[keep]],
+        "right": [float(value) for value in hits[keep] / n[keep]],
+        "stated": [float(value) for value in stated[keep] / n[keep]],
     }
 
 
 def confusion_table(answers: Answers) -> tuple[NDArray[np.int64], list[str]]:
     """Counts of (true, predicted) normalised labels."""
-    counts, names = confusion(_plain(answers.truth, answers), _plain(answers.answer, answers))
+    counts, names = confusion(answers.normalised(answers.truth), answers.normalised(answers.answer))
     return counts, [str(name) for name in names]
 
 
-def _scores_of(one: Metric, arm: str, labels: NDArray[Any], answers: Answers, plain: Mapping[str, str]) -> list[Score]:
-    truth = answers.truth
-    base: dict[str, Any] = {"metric": one.name, "arm": arm, "n_predicted": len(labels), "n_real": len(truth)}
-    if one.level == "confidence":
-        if arm != PREDICTION:
-            return [Score(group=(), reason="this arm states no probability", **base)]
-        if answers.confidence is None:
-            return [Score(group=(), reason=answers.why_no_confidence, **base)]
-    if one.level == "text":
-        return [_text_score(one, labels, answers, base)]
-    if one.name == "accuracy":
-        right = np.array([one.function([t], [a]) for t, a in zip(truth, labels, strict=True)])
-        return _of_cells(right, answers, base)
-    normal = (
-        np.array([plain[str(t)] for t in truth], dtype=object),
-        np.array([plain[str(a)] for a in labels], dtype=object),
-    )
-    if one.name == "normalised_accuracy":
-        return _of_cells((normal[0] == normal[1]).astype(float), answers, base)
-    if one.name == "macro_f1":
-        return [
-            _of_sums(
-                _joint(*normal),
-                lambda sums: f1_of_confusion(sums.reshape(*sums.shape[:-1], *_square(sums))),
-                answers,
-                base,
-            )
-        ]
-    extra = {"confidence": answers.confidence} if one.level == "confidence" else {}
-    if one.name == "brier":
-        assert answers.confidence is not None
-        wrong = (answers.confidence - (normal[0] == normal[1])) ** 2
-        return _of_cells(wrong, answers, base)[:1]
-    value = float(one.function(list(normal[0]), list(normal[1]), **extra))
-    rng = bootstrap.generator(answers.seed, "labels", one.name)
-    replicates = []
-    for _ in range(answers.resamples):
-        drawn = rng.integers(0, len(truth), len(truth))
-        drawn_extra = {name: np.asarray(values)[drawn] for name, values in extra.items()}
-        replicates.append(one.function(list(normal[0][drawn]), list(normal[1][drawn]), **drawn_extra))
-    return [
-        Score(
-            group=(),
-            value=value,
-            replicates=np.array(replicates),
-            reason="" if math.isfinite(value) else one.undefined,
-            **base,
-        )
-    ]
+Estimates = dict[tuple[str, ...], tuple[Estimate, int]]
+"""Group → estimate and number of cells."""
 
 
-def _text_score(one: Metric, labels: NDArray[Any], answers: Answers, base: dict[str, Any]) -> Score:
-    from cell2sen.evaluation.metrics import text as bertscore
-
-    encoder = answers.encoder
-    if one.function is bertscore.biobert_score and encoder is None:
-        encoder = bertscore.BIOBERT
-    if encoder is None:
-        return Score(group=(), reason="no text encoder; pass encoder= (a directory or hub id)", **base)
+def _estimates(metric: Metric, method: Method, labels: NDArray[Any], answers: Answers) -> Estimates:
     try:
-        values = bertscore.bertscores([str(t) for t in answers.truth], [str(a) for a in labels], encoder)
-    except (ImportError, OSError) as error:
-        return Score(group=(), reason=str(error), **base)
-    return _of_cells(values, answers, base)[0]
+        arrays, extra = _INPUTS[metric.level](answers, method, labels)
+        if isinstance(metric.resampling, MeanOver):
+            estimates = _of_values(np.asarray(metric.resampling.values(*arrays, *extra), dtype=np.float64), answers)
+            by_label = metric.level in ("written_labels", "labels")
+            return estimates if by_label else {(): estimates[()]}
+        if isinstance(metric.resampling, OfConfusion):
+            return {(): (_of_confusion(metric.resampling.score, arrays[0], arrays[1], answers), len(answers))}
+        return {(): (_of_draws(metric, arrays, extra, answers), len(answers))}
+    except (Missing, ImportError, OSError) as why:
+        return {(): (Estimate(reason=str(why)), len(answers))}
 
 
-def _of_cells(values: NDArray[np.float64], answers: Answers, base: dict[str, Any]) -> list[Score]:
+Inputs = tuple[tuple[NDArray[Any], ...], tuple[Any, ...]]
+"""Arrays with one entry per cell, and further arguments."""
+
+
+def _written(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    return (answers.truth, labels), ()
+
+
+def _normal(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    return (answers.normalised(answers.truth), answers.normalised(labels)), ()
+
+
+def _with_confidence(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    if method.role != "prediction":
+        raise Missing("this method gives no probability")
+    if isinstance(answers.confidence, str):
+        raise Missing(answers.confidence)
+    return (answers.normalised(answers.truth), answers.normalised(labels), answers.confidence), ()
+
+
+def _texts(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    texts = [np.array([str(text) for text in side], dtype=object) for side in (answers.truth, labels)]
+    encoder = answers.settings.encoder
+    return (texts[0], texts[1]), () if encoder is None else (encoder,)
+
+
+#: Level of a metric → what it is called with.
+_INPUTS: Mapping[str, Callable[[Answers, Method, NDArray[Any]], Inputs]] = {
+    "written_labels": _written,
+    "labels": _normal,
+    "confidence": _with_confidence,
+    "text": _texts,
+}
+
+
+def _of_values(values: NDArray[np.float64], answers: Answers) -> Estimates:
     """A mean over cells: of all, and of each true label."""
-    drawn = bootstrap.weights(bootstrap.generator(answers.seed, "over cells"), answers.resamples, len(values))
-    scores = [
-        Score(
-            group=(),
-            value=float(values.mean()),
-            replicates=drawn @ values / len(values),
-            by_units=_over_units(
-                lambda sums: sums[:, 0] / sums[:, 1], lambda of: np.array([values[of].sum(), len(of)]), answers
-            ),
-            **base,
-        )
-    ]
-    for name in sorted(set(answers.truth)):
-        some = np.flatnonzero(answers.truth == name)
-        again = bootstrap.weights(bootstrap.generator(answers.seed, "over cells", name), answers.resamples, len(some))
-        scores.append(
-            Score(
-                group=(str(name),),
-                value=float(values[some].mean()),
-                replicates=again @ values[some] / len(some),
-                **(base | {"n_predicted": len(some), "n_real": len(some)}),
-            )
-        )
-    return scores
-
-
-def _of_sums(
-    codes: tuple[NDArray[np.int64], int], function: Callable[[Any], Any], answers: Answers, base: dict[str, Any]
-) -> Score:
-    """A function of how often each code occurs."""
-    code, n_codes = codes
-    drawn = bootstrap.weights(bootstrap.generator(answers.seed, "over cells"), answers.resamples, len(code))
-    resampled = np.stack([np.bincount(code, one, n_codes) for one in drawn]) if len(drawn) else np.zeros((0, n_codes))
-    by_units = _over_units(function, lambda of: np.bincount(code[of], minlength=n_codes), answers)
-    return Score(
-        group=(),
-        value=float(function(np.bincount(code, minlength=n_codes).astype(float))),
-        replicates=np.asarray(function(resampled)),
-        by_units=by_units,
-        **base,
+    resamples, n = answers.settings.sampling.resamples, len(values)
+    drawn = bootstrap.weights(answers.generator("over cells"), resamples, n)
+    by_units = _over_units(
+        lambda sums: sums[:, 0] / sums[:, 1], lambda some: np.array([values[some].sum(), len(some)]), answers
     )
+    total = Estimate(value=float(values.mean()), by_cells=drawn @ values / n, by_units=by_units)
+    estimates: Estimates = {(): (total, n)}
+    for name in sorted(set(answers.truth)):
+        some = values[answers.truth == name]
+        drawn = bootstrap.weights(answers.generator("over cells", name), resamples, len(some))
+        estimates[(str(name),)] = Estimate(value=float(some.mean()), by_cells=drawn @ some / len(some)), len(some)
+    return estimates
+
+
+def _of_confusion(
+    function: Callable[[Any], Any], truth: NDArray[Any], labels: NDArray[Any], answers: Answers
+) -> Estimate:
+    """A function of the confusion matrix."""
+    place = {name: at for at, name in enumerate(sorted(set(truth) | set(labels)))}
+    size = len(place)
+    code = np.array([place[t] * size + place[a] for t, a in zip(truth, labels, strict=True)])
+
+    def of_counts(counts: NDArray[Any]) -> Any:
+        return function(counts.reshape(*counts.shape[:-1], size, size))
+
+    drawn = bootstrap.weights(answers.generator("over cells"), answers.settings.sampling.resamples, len(code))
+    counts = [np.bincount(code, sample, size**2) for sample in drawn]
+    return Estimate(
+        value=float(of_counts(np.bincount(code, minlength=size**2).astype(float))),
+        by_cells=np.asarray(of_counts(np.stack(counts) if counts else np.zeros((0, size**2)))),
+        by_units=_over_units(of_counts, lambda some: np.bincount(code[some], minlength=size**2), answers),
+    )
+
+
+def _of_draws(metric: Metric, arrays: tuple[NDArray[Any], ...], extra: tuple[Any, ...], answers: Answers) -> Estimate:
+    """Any function of cells, called for each bootstrap sample."""
+    value, n = float(metric.function(*map(list, arrays), *extra)), len(answers)
+    if not math.isfinite(value):
+        return Estimate(reason=metric.undefined)
+    rng, replicates = answers.generator("labels", metric.name), []
+    for _ in range(answers.settings.sampling.resamples):
+        some = rng.integers(0, n, n)
+        replicates.append(metric.function(*(list(values[some]) for values in arrays), *extra))
+    return Estimate(value=value, by_cells=np.array(replicates))
 
 
 def _over_units(
@@ -258,23 +290,109 @@ def _over_units(
     if answers.units is None:
         return np.array([])
     names = sorted({str(unit) for unit in answers.units if unit is not None})
-    if len(names) < bootstrap.FEWEST_UNITS:
+    if len(names) < bootstrap.MIN_UNITS:
         return np.array([])
     sums = np.stack([sums_of(np.flatnonzero(answers.units == name)) for name in names]).astype(np.float64)
-    drawn = bootstrap.weights(bootstrap.generator(answers.seed, "units", *names), bootstrap.GROUP_RESAMPLES, len(names))
+    drawn = bootstrap.weights(answers.generator("units", *names), bootstrap.GROUP_RESAMPLES, len(names))
     return np.asarray(function(drawn @ sums))
 
 
-def _joint(truth: NDArray[Any], answer: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    names = {name: at for at, name in enumerate(sorted(set(truth) | set(answer)))}
-    return np.array([names[t] * len(names) + names[a] for t, a in zip(truth, answer, strict=True)]), len(names) ** 2
+# ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _square(sums: NDArray[Any]) -> tuple[int, int]:
-    n = math.isqrt(sums.shape[-1])
-    return n, n
+def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
+    """True and predicted labels of the cells that both sides have, and notes on what is not scored.
+
+    Raises
+    ------
+    KeyError, ValueError
+        No such column, no common cell, no true label, or the same column for truth and prediction.
+    """
+    predicted, real, columns = sides.predicted, sides.real, settings.columns
+    named = as_list(columns.label)
+    if len(named) != 1:
+        raise ValueError(f"label must be one column of the real cells, found {named}")
+    own = _predicted_column(predicted, columns.predicted_label)
+    labels, truth = predicted.column(own), real.column(named[0])
+    if own == named[0] and predicted.obs is real.obs:
+        raise ValueError(
+            f"predicted and true labels are the same column {own!r}; name the other one with predicted_label= or label="
+        )
+    pairs, notes = _common_cells(predicted, real)
+    known = np.array([truth[row] is not None for row in pairs[:, 1]])
+    if not known.all():
+        notes.append(f"{int((~known).sum())} cells have no true label and are not scored")
+        pairs = pairs[known]
+    if not len(pairs):
+        raise ValueError(f"no cell has a true label in obs[{named[0]!r}]")
+    if sides.train is not None:
+        sides.align(settings.values.case, labels=True)
+    rename = columns.rename or {}
+    context = as_list(columns.context)
+    answers = Answers(
+        real=Labelled(cells=real, rows=pairs[:, 1], labels=truth[pairs[:, 1]]),
+        answer=np.array(
+            [rename.get(label, label) if label is not None else "" for label in labels[pairs[:, 0]]], dtype=object
+        ),
+        confidence=_confidence(predicted, own, pairs[:, 0]),
+        units=real.column(context[0])[pairs[:, 1]] if context else None,
+        train=_labelled(sides.train, named[0]) if sides.train is not None else None,
+        settings=settings,
+    )
+    return answers, notes + _notes_on(answers)
 
 
-def _plain(labels: NDArray[Any], answers: Answers) -> list[str]:
-    table = {text: normalise_label(text, answers.synonyms) for text in {str(one) for one in labels}}
-    return [table[str(one)] for one in labels]
+def _predicted_column(predicted: Cells, column: str | None) -> str:
+    """The obs column with predicted labels: as passed, as recorded by this package, or its default."""
+    record = (
+        predicted.provenance if predicted.verb == "annotate" else dict(predicted.uns.get(UNS, {}).get("annotate", {}))
+    )
+    return str(column or record.get("key") or "cell2sen_cell_type")
+
+
+def _common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:
+    """(row of the predicted, row of the real cells) of the cells that both have, by name."""
+    place = {name: at for at, name in enumerate(real.names)}
+    shared = [at for at in predicted.by_name(np.arange(len(predicted))) if predicted.names[at] in place]
+    pairs = np.array([(at, place[predicted.names[at]]) for at in shared], dtype=np.int64).reshape(-1, 2)
+    if not len(pairs):
+        raise ValueError(
+            f"no cell is in both files: predicted has {list(predicted.names[:3])}, real has {list(real.names[:3])}; "
+            "labels are compared cell by cell, by name"
+        )
+    lost = len(real) - len(pairs)
+    return pairs, [f"{lost} of {len(real)} real cells were not labelled and are not scored"] if lost > 0 else []
+
+
+def _labelled(cells: Cells, column: str) -> Labelled:
+    labels = cells.column(column)
+    rows = np.flatnonzero([label is not None for label in labels])
+    return Labelled(cells=cells, rows=rows, labels=labels[rows])
+
+
+def _notes_on(answers: Answers) -> list[str]:
+    """Cells without a predicted label, and predicted labels that no real cell has."""
+    notes = []
+    if n := int((answers.answer == "").sum()):
+        notes.append(f"{n} cells have no predicted label; they count as wrong")
+    written = sorted({str(label) for label in answers.answer if label})
+    real = sorted({str(label) for label in answers.truth})
+    known = set(answers.normalised(real))
+    if strange := [
+        label for label, plain in zip(written, answers.normalised(written), strict=True) if plain not in known
+    ]:
+        notes.append(
+            f"{len(strange)} of {len(written)} predicted labels ({some_of(strange)}) are none of the real cells' "
+            f"labels ({some_of(real, 12)}); they count as wrong. rename= maps names of the same type"
+        )
+    return notes
+
+
+def _confidence(predicted: Cells, column: str, rows: NDArray[Any]) -> NDArray[np.float64] | str:
+    name = f"{column}_score"
+    if name not in predicted.obs:
+        return f"obs has no column {name!r} with the probability of the label"
+    values = predicted.obs[name].to_numpy(dtype=float)[rows]
+    if not np.all((values >= 0) & (values <= 1)):
+        return f"obs[{name!r}] holds values that are no probabilities between 0 and 1"
+    return np.asarray(values, dtype=np.float64)

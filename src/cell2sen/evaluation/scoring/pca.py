@@ -1,4 +1,4 @@
-"""Projection: principal components of real cells, the space in which sets of cells are compared."""
+"""Embedding in which sets of cells are compared: principal components of expression, or of a key of obsm."""
 
 from __future__ import annotations
 
@@ -7,98 +7,81 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.evaluation.inputs import Cells
-from cell2sen.sentences.ranking import RankFit
+from cell2sen.evaluation.metrics import Missing
 
-_CHUNK = 2048
+#: Genes with the highest variance, of which principal components are taken.
+N_GENES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Projection:
-    """Principal components of the real cells."""
-
-    mean: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    """(features, components), orthonormal."""
-
-    explained: float
-    """Share of the variance of the cells it was fitted to."""
-
-    @classmethod
-    def fit(cls, cells: Any, components: int = 50) -> Projection:
-        """Principal components of (cells, features), sparse or dense, by the eigenvectors of the covariance (exact)."""
-        n = cells.shape[0]
-        mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
-        gram = np.zeros((cells.shape[1], cells.shape[1]))
-        for start in range(0, n, _CHUNK):
-            block = cells[start : start + _CHUNK]
-            dense = np.asarray(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64) - mean
-            gram += dense.T @ dense
-        level, axes = np.linalg.eigh(gram)
-        order = np.argsort(-level, kind="stable")[: min(components, n - 1, cells.shape[1])]
-        chosen = axes[:, order]
-        # Eigenvectors have no sign of their own: the largest loading is made positive.
-        chosen = chosen * np.sign(chosen[np.argmax(np.abs(chosen), axis=0), np.arange(chosen.shape[1])])
-        total = float(np.maximum(level, 0).sum())
-        return cls(mean=mean, axes=chosen, explained=float(level[order].sum() / total) if total else 0.0)
-
-    def apply(self, cells: Any) -> NDArray[np.float64]:
-        """Coordinates, float64 (cells, components)."""
-        return np.asarray(cells @ self.axes, dtype=np.float64) - self.mean @ self.axes
-
-
-@dataclass(kw_only=True)
 class Embedding:
-    """Where sets of cells are compared: principal components of ln(1 + CP10k), or of a column of ``obsm``."""
+    """Principal components of real cells: of ln(1 + CP10k), or of a key of ``obsm``."""
 
     key: str
-    projection: Projection
+    """``"pca"``, or the key of ``obsm``."""
+
+    pca: Any
+    """The fitted :class:`sklearn.decomposition.PCA`."""
+
     genes: NDArray[np.int64] | None = None
+    """int64: columns that components are of; None for a key of ``obsm``."""
 
     @classmethod
-    def fit(cls, key: str, real: Cells, rows: NDArray[Any], components: int, n_genes: int = 2000) -> Embedding:
-        """From real cells only: of ``"pca"``, the most variable genes."""
-        if key == "pca":
-            block = real.rows(rows)
-            mean = np.asarray(block.mean(axis=0)).ravel()
-            variance = np.asarray(block.multiply(block).mean(axis=0)).ravel() - mean**2
-            genes = np.sort(np.argsort(-variance, kind="stable")[:n_genes])
-            return cls(key=key, projection=Projection.fit(block[:, genes].tocsr(), components), genes=genes)
-        return cls(key=key, projection=Projection.fit(_obsm(real, key)[rows], components))
+    def fit(cls, key: str, real: Cells, rows: NDArray[Any], components: int) -> Embedding:
+        """At most `components` components of some real cells; of ``"pca"``, over the most variable genes.
 
-    def cells(self, side: Cells, rows: NDArray[Any], change: Callable[[Any], Any] | None = None) -> NDArray[np.float64]:
-        """Coordinates of some cells, float64 (cells, components); `change` is applied to their expression before."""
+        Raises
+        ------
+        KeyError, ValueError
+            No such key of ``obsm``, or values that are not finite.
+        """
+        if key != "pca":
+            return cls(key=key, pca=_principal_components(_obsm(real, key)[rows], components))
+        block = real.rows(rows)
+        mean = np.asarray(block.mean(axis=0)).ravel()
+        variance = np.asarray(block.multiply(block).mean(axis=0)).ravel() - mean**2
+        genes = np.sort(np.argsort(-variance, kind="stable")[:N_GENES])
+        return cls(key=key, pca=_principal_components(block[:, genes].tocsr(), components), genes=genes)
+
+    def record(self) -> dict[str, Any]:
+        """Key, number of components, share of the variance and number of genes, as plain values."""
+        return {
+            "key": self.key,
+            "components": len(self.pca.components_),
+            "explained_variance": round(float(np.nan_to_num(self.pca.explained_variance_ratio_).sum()), 4),
+            "genes": None if self.genes is None else len(self.genes),
+        }
+
+    def cells(
+        self, side: Cells, rows: NDArray[Any], transform: Callable[[Any], Any] | None = None
+    ) -> NDArray[np.float64]:
+        """Coordinates of some cells, float64 (cells, components); `transform` is applied to their expression before.
+
+        Raises
+        ------
+        Missing
+            The embedding is a key of ``obsm``, which no transform of expression can change.
+        """
         if self.genes is not None:
             block = side.rows(rows)
-            return self.projection.apply((change(block) if change else block)[:, self.genes])
-        return self.projection.apply(_obsm(side, self.key)[rows])
+            return np.asarray(self.pca.transform((transform(block) if transform else block)[:, self.genes]))
+        if transform is not None:
+            raise Missing(f"obsm[{self.key!r}] holds no sentences")
+        return np.asarray(self.pca.transform(_obsm(side, self.key)[rows]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SentenceFit:
-    """Expression → cell sentence → expression, as predictions went that are sentences."""
-
-    fit: RankFit
-    n_genes: int
-    """Genes of a sentence."""
-
-    def apply(self, block: Any) -> sp.csr_matrix:
-        """Each cell's first `n_genes` genes at the value of their rank, in ln(1 + CP10k), float32 CSR; others 0.
-
-        Ties are in the order of columns.
-        """
-        block = sp.csr_matrix(block)
-        n = np.diff(block.indptr)
-        row = np.repeat(np.arange(block.shape[0]), n)
-        order = np.lexsort((block.indices, -block.data, row))
-        position = np.arange(len(order)) - np.repeat(block.indptr[:-1], n)
-        kept = (position < self.n_genes) & (block.data[order] > 0)
-        values = self.fit.expression(position[kept]) * np.log(10.0)
-        cells = (values.astype(np.float32), (row[kept], block.indices[order][kept]))
-        return sp.csr_matrix(cells, shape=block.shape)
+def _principal_components(cells: Any, components: int) -> Any:
+    """Exact principal components of (cells, features), sparse or dense; the largest loading of each is positive."""
+    try:
+        from sklearn.decomposition import PCA
+    except ImportError as error:
+        raise ImportError("principal components need scikit-learn: pip install 'cell2sen[eval]'") from error
+    n = min(components, cells.shape[0] - 1, cells.shape[1])
+    with np.errstate(invalid="ignore"):  # equal cells have no variance to be divided by
+        return PCA(n, svd_solver="covariance_eigh").fit(cells.astype(np.float64))
 
 
 def _obsm(side: Cells, key: str) -> NDArray[np.float64]:

@@ -1,175 +1,190 @@
-"""Tables of scores: groups and their means beside each other, and a verdict on each metric."""
+"""Tables of scores: every metric of every method by group and over all groups, and a verdict on each metric."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from cell2sen.evaluation.inputs import label
-from cell2sen.evaluation.metrics.metrics import Metric
+from cell2sen.evaluation.inputs import group_name
+from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.arms import CEILING, NO_RIVALS, PREDICTION, SENTENCES
-from cell2sen.evaluation.scoring.bootstrap import Score
+from cell2sen.evaluation.scoring.baselines import Ceiling, Method, Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.bootstrap import Estimate
+
+Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overall:
-    """A score over all groups, with what its intervals come from."""
+class Score:
+    """One metric of one method in one group."""
 
-    value: float
-    by_cells: np.ndarray[Any, Any]
-    by_units: np.ndarray[Any, Any]
-    groups: tuple[tuple[str, ...], ...]
-    reason: str
+    metric: str
+    method: str
+    group: Key
+    """Values that name the group; empty for all cells together."""
+
+    estimate: Estimate
+    n_predicted: int = 0
+    n_real: int = 0
 
 
-def assemble(scores: list[Score], chosen: list[Metric], arms: Sequence[str], unit: str, seed: int) -> dict[str, Any]:
-    """Long table of groups and the means over groups, with what the verdicts need."""
-    rows, overall = [], {}
-    for one in chosen:
-        by_arm = {
-            arm: {score.group: score for score in scores if score.metric == one.name and score.arm == arm}
-            for arm in arms
-        }
+class Overall(NamedTuple):
+    """A score over all groups, and the groups that it is a mean of."""
+
+    estimate: Estimate
+    groups: tuple[Key, ...]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of named groups."""
+        return len([group for group in self.groups if group])
+
+
+def over_groups(
+    scores: Sequence[Score], metrics: Sequence[Metric], methods: Sequence[Method], unit: str, seed: int
+) -> dict[tuple[str, str], Overall]:
+    """(metric, method) → the score over all groups: as scored for all cells together, else the mean over groups.
+
+    Parameters
+    ----------
+    unit
+        What is resampled for the interval over units: ``"context"``, or the first value that names a group.
+    """
+    overall, indexed = {}, _indexed(scores)
+    for metric in metrics:
+        by_method = {method.name: indexed.get((metric.name, method.name), {}) for method in methods}
         needed = {
             group
-            for scores_of in by_arm.values()
-            for group, score in scores_of.items()
-            if group and math.isfinite(score.value)
+            for by_group in by_method.values()
+            for group, score in by_group.items()
+            if group and math.isfinite(score.estimate.value)
         }
-        for arm, scores_of in by_arm.items():
-            if not scores_of:
+        for name, by_group in by_method.items():
+            if () in by_group:
+                overall[metric.name, name] = Overall(by_group[()].estimate, ((),))
+            elif by_group:
+                overall[metric.name, name] = _mean(by_group, needed, unit, seed)
+    return overall
+
+
+def long_table(
+    scores: Sequence[Score],
+    overall: Mapping[tuple[str, str], Overall],
+    metrics: Sequence[Metric],
+    methods: Sequence[Method],
+) -> pd.DataFrame:
+    """One row per metric, method and group: see :attr:`cell2sen.evaluation.result.Evaluation.scores`."""
+    rows, indexed = [], _indexed(scores)
+    for metric in metrics:
+        for method in methods:
+            if (metric.name, method.name) not in overall:
                 continue
-            total = scores_of.get(()) or None
-            found = _given(total) if total is not None else _mean(scores_of, needed, unit, seed)
-            overall[one.name, arm] = found
-            low, high = bootstrap.interval(found.value, found.by_cells, one.range)
-            low_groups, high_groups = bootstrap.interval(found.value, found.by_units, one.range)
-            counted = [scores_of[group] for group in found.groups]
+            total, by_group = overall[metric.name, method.name], indexed[metric.name, method.name]
+            counted = [by_group[group] for group in total.groups]
+            names = {"metric": metric.name, "method": method.name}
             rows.append(
-                {
-                    "metric": one.name,
-                    "arm": arm,
-                    "group": "all",
-                    "value": found.value,
-                    "low": low,
-                    "high": high,
-                    "low_groups": low_groups,
-                    "high_groups": high_groups,
-                    "n_groups": len([group for group in found.groups if group]),
-                    "n_predicted": sum(score.n_predicted for score in counted),
-                    "n_real": sum(score.n_real for score in counted),
-                    "reason": found.reason,
-                }
+                {**names, "group": "all", **_values(total.estimate, metric), "n_groups": total.n_groups}
+                | _sizes(counted)
+                | {"reason": total.estimate.reason}
             )
-            for group, score in scores_of.items():
-                if group:
-                    low, high = bootstrap.interval(score.value, score.replicates, one.range)
-                    rows.append(
-                        {
-                            "metric": one.name,
-                            "arm": arm,
-                            "group": label(group),
-                            "value": score.value,
-                            "low": low,
-                            "high": high,
-                            "low_groups": math.nan,
-                            "high_groups": math.nan,
-                            "n_groups": 1,
-                            "n_predicted": score.n_predicted,
-                            "n_real": score.n_real,
-                            "reason": score.reason,
-                        }
-                    )
-    return {"scores": pd.DataFrame(rows), "overall": overall}
+            rows += [
+                {**names, "group": group_name(group), **_values(score.estimate, metric), "n_groups": 1}
+                | _sizes([score])
+                | {"reason": score.estimate.reason}
+                for group, score in by_group.items()
+                if group
+            ]
+    return pd.DataFrame(rows)
 
 
-def _given(score: Score) -> Overall:
-    return Overall(
-        value=score.value, by_cells=score.replicates, by_units=score.by_units, groups=((),), reason=score.reason
-    )
-
-
-def _mean(
-    scores: Mapping[tuple[str, ...], Score],
-    needed: set[tuple[str, ...]],
-    unit: str,
-    seed: int,
-) -> Overall:
-    """Mean over groups.
-
-    An arm that has no value in a group where another arm has one is missing: it must not choose its groups.
-    """
-    have = [group for group in scores if math.isfinite(scores[group].value)]
-    lacking = sorted(needed - set(have))
-    reason = ""
-    if not have:
-        reason = next((score.reason for score in scores.values() if score.reason), "there are no values")
-    elif lacking:
-        mean = float(np.mean([scores[group].value for group in have]))
-        why = next((scores[group].reason for group in lacking if group in scores), "no value")
-        reason = (
-            f"no value in {len(lacking)} of {len(needed)} groups ({label(lacking[0])}: {why}); "
-            f"mean of the others {mean:.3f}"
-        )
-    if reason:
-        return Overall(value=math.nan, by_cells=np.array([]), by_units=np.array([]), groups=tuple(have), reason=reason)
-    values = np.array([scores[group].value for group in have])
-    units = [label(group[1:]) if unit == "context" else group[0] for group in have]
-    return Overall(
-        value=float(values.mean()),
-        by_cells=bootstrap.mean_of({group: scores[group].replicates for group in have}),
-        by_units=bootstrap.over_units(values, units, seed),
-        groups=tuple(have),
-        reason="",
-    )
-
-
-def table(assembled: dict[str, Any], chosen: list[Metric], arms: Sequence[str]) -> pd.DataFrame:
-    """One row per metric, of what :func:`assemble` made: see :attr:`cell2sen.evaluation.evaluate.Evaluation.table`."""
-    overall: dict[tuple[str, str], Overall] = assembled["overall"]
+def table(
+    overall: Mapping[tuple[str, str], Overall], metrics: Sequence[Metric], methods: Sequence[Method]
+) -> pd.DataFrame:
+    """One row per metric: see :attr:`cell2sen.evaluation.result.Evaluation.table`."""
     rows = []
-    for one in chosen:
-        values = {arm: overall[one.name, arm].value for arm in arms if (one.name, arm) in overall}
-        found = overall[one.name, PREDICTION]
-        low, high = bootstrap.interval(found.value, found.by_cells, one.range)
-        low_groups, high_groups = bootstrap.interval(found.value, found.by_units, one.range)
-        rivals = {arm: value for arm, value in values.items() if arm not in NO_RIVALS and math.isfinite(value)}
-        best = (max if one.higher_is_better else min)(rivals, key=lambda arm: rivals[arm]) if rivals else ""
+    for metric in metrics:
+        estimates = {
+            method.name: overall[metric.name, method.name].estimate
+            for method in methods
+            if (metric.name, method.name) in overall
+        }
+        values = {name: estimate.value for name, estimate in estimates.items()}
+        baselines = [method.name for method in methods if method.role == "baseline"]
+        prediction, best = estimates[Prediction.name], best_of({name: values.get(name) for name in baselines}, metric)
+        if best:
+            verdict = bootstrap.verdict(prediction, estimates[best], metric.higher_is_better)
+        else:
+            verdict = "unknown" if math.isfinite(prediction.value) else "missing"
+        intervals = _values(prediction, metric)
         rows.append(
-            {
-                "metric": one.name,
-                "prediction": found.value,
-                "low": low,
-                "high": high,
-                "low_groups": low_groups,
-                "high_groups": high_groups,
-                "best_baseline": best,
-                "best_baseline_value": rivals.get(best, math.nan),
-                "verdict": _verdict(found, overall[one.name, best], one)
-                if best
-                else "unknown"
-                if math.isfinite(found.value)
-                else "missing",
-                "ceiling": values.get(CEILING, math.nan),
-                **({SENTENCES: values[SENTENCES]} if SENTENCES in values else {}),
-                "perfect": one.perfect,
-                "better": "higher" if one.higher_is_better else "lower",
-                "n_groups": len([group for group in found.groups if group]),
-                **{arm: values.get(arm, math.nan) for arm in arms if arm not in NO_RIVALS},
-                "reason": found.reason,
-            }
+            {"metric": metric.name, "prediction": intervals.pop("value"), **intervals}
+            | {"best_baseline": best, "best_baseline_value": values.get(best, math.nan), "verdict": verdict}
+            | {"ceiling": values.get(Ceiling.name, math.nan)}
+            | {name: value for name, value in values.items() if name == SentenceCeiling.name}
+            | {"perfect": metric.perfect, "better": "higher" if metric.higher_is_better else "lower"}
+            | {"n_groups": overall[metric.name, Prediction.name].n_groups}
+            | {name: values.get(name, math.nan) for name in baselines}
+            | {"reason": prediction.reason}
         )
     return pd.DataFrame(rows).set_index("metric")
 
 
-def _verdict(found: Overall, baseline: Overall, one: Metric) -> str:
-    pairs = []
-    for mine, other in ((found.by_cells, baseline.by_cells), (found.by_units, baseline.by_units)):
-        pairs.append(mine - other if len(mine) and len(mine) == len(other) else np.array([]))
-    return bootstrap.verdict(found.value, baseline.value, pairs[0], pairs[1], one.higher_is_better)
+def best_of(values: Mapping[str, float | None], metric: Metric) -> str:
+    """The name with the best value, the first of equal ones; "" where no value is finite."""
+    finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    if not finite:
+        return ""
+    return (max if metric.higher_is_better else min)(finite, key=lambda name: finite[name])
+
+
+def _indexed(scores: Sequence[Score]) -> dict[tuple[str, str], dict[Key, Score]]:
+    """(metric, method) → group → score."""
+    indexed: dict[tuple[str, str], dict[Key, Score]] = {}
+    for score in scores:
+        indexed.setdefault((score.metric, score.method), {})[score.group] = score
+    return indexed
+
+
+def _values(estimate: Estimate, metric: Metric) -> dict[str, float]:
+    low, high = bootstrap.interval(estimate.value, estimate.by_cells, metric.range)
+    low_groups, high_groups = bootstrap.interval(estimate.value, estimate.by_units, metric.range)
+    return {"value": estimate.value, "low": low, "high": high, "low_groups": low_groups, "high_groups": high_groups}
+
+
+def _sizes(scores: Sequence[Score]) -> dict[str, int]:
+    return {
+        "n_predicted": sum(score.n_predicted for score in scores),
+        "n_real": sum(score.n_real for score in scores),
+    }
+
+
+def _mean(scores: Mapping[Key, Score], needed: set[Key], unit: str, seed: int) -> Overall:
+    """Mean over groups.
+
+    A method without a value in a group where another method has one is missing: it must not choose its groups.
+    """
+    have = [group for group in scores if math.isfinite(scores[group].estimate.value)]
+    lacking = sorted(needed - set(have))
+    values = np.array([scores[group].estimate.value for group in have])
+    if not have:
+        reasons = (score.estimate.reason for score in scores.values() if score.estimate.reason)
+        return Overall(Estimate(reason=next(reasons, "there are no values")), ())
+    if lacking:
+        why = next((scores[group].estimate.reason for group in lacking if group in scores), "no value")
+        reason = (
+            f"no value in {len(lacking)} of {len(needed)} groups ({group_name(lacking[0])}: {why}); "
+            f"mean of the others {float(np.mean(values)):.3f}"
+        )
+        return Overall(Estimate(reason=reason), tuple(have))
+    units = [group_name(group[1:]) if unit == "context" else group[0] for group in have]
+    estimate = Estimate(
+        value=float(values.mean()),
+        by_cells=bootstrap.mean_of({group: scores[group].estimate.by_cells for group in have}),
+        by_units=bootstrap.over_units(values, units, seed),
+    )
+    return Overall(estimate, tuple(have))

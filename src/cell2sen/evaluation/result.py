@@ -1,0 +1,100 @@
+"""Evaluation: scores, verdicts, leak checks and settings, with JSON, CSV and report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from cell2sen.data.output import complete
+from cell2sen.evaluation.leakage import Check
+from cell2sen.evaluation.settings import Task
+
+#: Columns of the printed table.
+_PRINTED = ("prediction", "low", "high", "best_baseline", "best_baseline_value", "verdict", "ceiling")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Scores with all that is needed to read and to repeat them."""
+
+    task: Task
+    scores: pd.DataFrame
+    """One row per metric, method and group; ``group`` is ``"all"`` for the score over all groups. Columns: metric,
+    method (the prediction, a baseline or a ceiling), group, value, low, high (95 % over cells), low_groups, high_groups
+    (95 % over perturbations, contexts or units), n_groups, n_predicted, n_real, reason (why there is no value).
+    """
+
+    table: pd.DataFrame
+    """One row per metric: prediction with intervals, best baseline, verdict, ceiling, all baselines, perfect value."""
+
+    checks: tuple[Check, ...]
+    """The leak check."""
+
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """Groups that were not predicted, genes that were not compared, labels that are not known."""
+
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Data of the report's figures: changes of top genes, calibration, cells for a map, sentences."""
+
+    @property
+    def leaked(self) -> bool:
+        """Whether a leak check failed: the scores must then not be used."""
+        return any(check.status == "failed" for check in self.checks)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Everything but the data of figures as JSON (missing values as null); also written to `path`."""
+        content = {
+            "task": self.task,
+            "leaked": self.leaked,
+            "checks": [asdict(check) for check in self.checks],
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+            "table": _records(self.table.reset_index()),
+            "scores": _records(self.scores),
+        }
+        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        if path is not None:
+            with complete(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write :attr:`scores`, one row per metric, method and group."""
+        with complete(path) as temporary:
+            self.scores.to_csv(temporary, index=False)
+
+    def report(self, path: str | Path, *, layout: Literal["auto", "umap", "pca"] = "auto") -> Path:
+        """Write one self-contained HTML page; see :func:`cell2sen.evaluation.report.page.write`."""
+        from cell2sen.evaluation.report import page
+
+        return page.write(self, path, layout=layout)
+
+    def __str__(self) -> str:
+        printed = self.table[[name for name in _PRINTED if name in self.table]]
+        failed = [f"LEAK: {check.name}: {check.detail}\n" for check in self.checks if check.status == "failed"]
+        return "".join(failed) + printed.to_string(float_format=lambda value: f"{value:.3f}")
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that JSON has; numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,296 @@
+"""Groups of cells (a perturbation in a context, or a label) with their controls, halves and exchange partners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.evaluation.inputs import Cells, Sides, group_name, group_rows, refuse_empty, some_of
+from cell2sen.evaluation.metrics import Missing
+from cell2sen.evaluation.scoring import bootstrap
+from cell2sen.evaluation.scoring.round_trip import RoundTrip, round_trip_of
+from cell2sen.evaluation.settings import Columns, Sampling, Settings, as_list
+
+Key = tuple[str, ...]
+"""Values that name a group, (perturbation, context, …) or (label, …); or a context, (value, …)."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Population:
+    """Cells of one side by group, and its control cells by context."""
+
+    cells: Cells
+    groups: Mapping[Key, Rows]
+    controls: Mapping[Key, Rows] = field(default_factory=dict)
+    """For generated cells one context, (), of all real cells."""
+
+    @cached_property
+    def grouped(self) -> Rows:
+        """Rows of all groups, one group after the other."""
+        return np.concatenate(list(self.groups.values()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Groups:
+    """All groups of all sides. Draws depend on the seed and on names of cells, not on the order of files."""
+
+    predicted: Population
+    real: Population
+    train: Population | None
+    with_controls: bool
+    """Whether groups are perturbations with control cells. Else they are labels, compared with all real cells."""
+
+    sampling: Sampling
+    _means: dict[Any, NDArray[np.float64]] = field(default_factory=dict)
+
+    @cached_property
+    def keys(self) -> list[Key]:
+        """Groups that are scored: those of both sides."""
+        return [key for key in self.predicted.groups if key in self.real.groups]
+
+    def context(self, key: Key) -> Key:
+        """The part of a group's values that its controls share."""
+        return key[1:] if self.with_controls else ()
+
+    def generator(self, *names: Any) -> np.random.Generator:
+        """The random generator of a purpose."""
+        return bootstrap.generator(self.sampling.seed, *names)
+
+    @cached_property
+    def halves(self) -> dict[Key, tuple[Rows, Rows]]:
+        """Two random halves of each group of real cells."""
+        return {key: self._halves(rows, "truth", key) for key, rows in self.real.groups.items()}
+
+    @cached_property
+    def control_halves(self) -> dict[Key, tuple[Rows, Rows]]:
+        """Two random halves of each context's control cells."""
+        return {key: self._halves(rows, "control", key) for key, rows in self.real.controls.items()}
+
+    @cached_property
+    def source_halves(self) -> Rows:
+        """Half of the controls that each predicted cell was made from, known by its name; -1 for other names."""
+        half: dict[Any, int] = {}
+        for parts in self.control_halves.values():
+            for at, rows in enumerate(parts):
+                half.update(dict.fromkeys(self.real.cells.names[rows], at))
+        return np.array([half.get(name, -1) for name in self.predicted.cells.names], dtype=np.int64)
+
+    @cached_property
+    def round_trip(self) -> RoundTrip | None:
+        """Writing cells as sentences of the prediction; None for predictions that are no sentences."""
+        return round_trip_of(self.predicted.cells)
+
+    def partner(self, key: Key) -> Key:
+        """The group that exchanges its prediction with this one."""
+        partner = self._partners.get(key, key)
+        if partner == key:
+            raise Missing("there is only one group to exchange labels with")
+        return partner
+
+    def controls(self, context: Key) -> Rows:
+        """Control cells of a context; Missing where there are none."""
+        if context not in self.real.controls:
+            raise Missing(f"no control cells in {group_name(context) or 'the data'}")
+        return self.real.controls[context]
+
+    def true_change(self, key: Key) -> NDArray[np.float64]:
+        """Mean change of a real group from all its controls, float64 (genes,)."""
+        return self.mean(self.real, key) - self.control_mean(self.real, self.context(key))
+
+    def mean(self, side: Population, key: Key) -> NDArray[np.float64]:
+        """Mean expression of all cells of a group, float64 (genes,)."""
+        return self._mean(side, side.groups[key], key)
+
+    def control_mean(self, side: Population, context: Key) -> NDArray[np.float64]:
+        """Mean expression of all control cells of a context, float64 (genes,)."""
+        rows = self.controls(context) if side is self.real else side.controls[context]
+        return self._mean(side, rows, "control", context)
+
+    @property
+    def source(self) -> Population:
+        """What baselines learn from: the training cells, else the real ones."""
+        return self.real if self.train is None else self.train
+
+    def donors(self, key: Key) -> list[Key]:
+        """Groups of :attr:`source` that a baseline may learn from; of the real cells all but the scored group.
+
+        Preferred: the same group (of training cells only), then the same perturbation in other contexts, then other
+        perturbations in the same context, then all.
+
+        Raises
+        ------
+        Missing
+            There are none.
+        """
+        pool = [other for other in self.source.groups if self.train is not None or other != key]
+        same = [other for other in pool if other == key]
+        alike = [other for other in pool if other[0] == key[0]]
+        near = [other for other in pool if self.context(other) == self.context(key)]
+        for candidates in (same, alike, near, pool):
+            if usable := [other for other in candidates if self.context(other) in self.source.controls]:
+                return usable
+        raise Missing(
+            "there is no other group to learn from; pass train="
+            if self.train is None
+            else "train= has no group to learn from"
+        )
+
+    @cached_property
+    def _partners(self) -> dict[Key, Key]:
+        return derangement(self.keys, self.context, self.generator("shuffle"))
+
+    def _mean(self, side: Population, rows: Rows, *name: Any) -> NDArray[np.float64]:
+        name = (side.cells.name, *name)
+        if name not in self._means:
+            self._means[name] = side.cells.mean(rows)
+        return self._means[name]
+
+    def _halves(self, rows: Rows, purpose: str, key: Key) -> tuple[Rows, Rows]:
+        mixed = self.generator("halves", purpose, key).permutation(rows)
+        return mixed[: len(rows) // 2], mixed[len(rows) // 2 :]
+
+
+def derangement(keys: Sequence[Key], context: Callable[[Key], Key], rng: np.random.Generator) -> dict[Key, Key]:
+    """Each group's exchange partner: of the same context where there is another one, else any other group."""
+    partner: dict[Key, Key] = {}
+    by_context: dict[Key, list[Key]] = {}
+    for key in keys:
+        by_context.setdefault(context(key), []).append(key)
+    alone = []
+    for together in by_context.values():
+        if len(together) > 1:
+            mixed = [together[at] for at in rng.permutation(len(together))]
+            partner.update(zip(mixed, [*mixed[1:], mixed[0]], strict=True))
+        else:
+            alone += together
+    mixed = [alone[at] for at in rng.permutation(len(alone))]
+    if len(mixed) > 1:
+        partner.update(zip(mixed, [*mixed[1:], mixed[0]], strict=True))
+    elif mixed and len(keys) > 1:
+        partner[mixed[0]] = next(key for key in keys if key != mixed[0])
+    return partner
+
+
+def perturbation_groups(sides: Sides, settings: Settings) -> Groups:
+    """Groups (perturbation, context, …) of the aligned sides, with the control cells of each context.
+
+    Raises
+    ------
+    KeyError, ValueError
+        No such column, no control cells, no group on both sides.
+    """
+    columns, predicted = settings.columns, sides.predicted
+    real = _perturbed(sides.real, columns)
+    own = columns.predicted_perturbation or ("perturbation" if predicted.verb == "perturb" else columns.perturbation)
+    rows = group_rows(predicted, [own, *as_list(columns.context)], columns.rename)
+    treated = {key: cells for key, cells in rows.items() if key[0] not in as_list(columns.control)}
+    groups = Groups(
+        predicted=Population(cells=predicted, groups=treated),
+        real=real,
+        train=_perturbed(sides.train, columns) if sides.train is not None else None,
+        with_controls=True,
+        sampling=settings.sampling,
+    )
+    refuse_empty(groups.keys, treated, real.groups, "perturbation")
+    return groups
+
+
+def label_groups(sides: Sides, settings: Settings) -> Groups:
+    """Groups (label, …) of the aligned sides.
+
+    Raises
+    ------
+    KeyError, ValueError
+        No such column, no group on both sides.
+    """
+    columns = settings.columns
+    named = as_list(columns.label)
+    real = group_rows(sides.real, named)
+    predicted = group_rows(sides.predicted, [columns.predicted_label or named[0], *named[1:]], columns.rename)
+    refuse_empty([key for key in predicted if key in real], predicted, real, "label")
+    return Groups(
+        predicted=Population(cells=sides.predicted, groups=predicted),
+        real=Population(
+            cells=sides.real, groups=real, controls={(): sides.real.by_name(np.concatenate(list(real.values())))}
+        ),
+        train=Population(cells=sides.train, groups=group_rows(sides.train, named)) if sides.train is not None else None,
+        with_controls=False,
+        sampling=settings.sampling,
+    )
+
+
+def share_of_true_change(groups: Groups, n_genes: int) -> float:
+    """Share of the squared true change (all perturbed against all control cells) that lies in the compared genes.
+
+    Parameters
+    ----------
+    groups
+        Perturbations.
+    n_genes
+        Number of genes of the real cells, compared or not.
+    """
+    real = groups.real.cells
+    compared, real.columns = real.columns, np.arange(n_genes)
+    try:
+        change = real.mean(groups.real.grouped) - real.mean(np.concatenate(list(groups.real.controls.values())))
+    finally:
+        real.columns = compared
+    total = float(change @ change)
+    return float(change[compared] @ change[compared]) / total if total else 1.0
+
+
+def notes_on(groups: Groups, covered: float | None) -> list[str]:
+    """Groups that are on one side only or too small, and a low share of the true change in the compared genes."""
+    notes, predicted, real = [], groups.predicted.groups, groups.real.groups
+    if lost := [group_name(key) for key in real if key not in predicted]:
+        notes.append(
+            f"not scored, as they were not predicted: {len(lost)} of {len(real)} real groups ({some_of(lost)})"
+        )
+    if lost := [group_name(key) for key in predicted if key not in real]:
+        notes.append(
+            f"not scored, as there are no such real cells: {len(lost)} of {len(predicted)} predicted groups "
+            f"({some_of(lost)})"
+        )
+    if covered is not None and covered < 0.9:
+        notes.append(
+            f"the compared genes hold {covered:.0%} of the squared true change; the rest is in genes that the "
+            "prediction does not have"
+        )
+    needed = 2 * groups.sampling.min_cells
+    if few := [f"{group_name(key)}: {len(real[key])}" for key in groups.keys if len(real[key]) < needed]:
+        notes.append(
+            f"without distances between sets of cells, for fewer than {needed} real cells, two halves of min_cells: "
+            f"{some_of(few)}"
+        )
+    return notes
+
+
+def _perturbed(cells: Cells, columns: Columns) -> Population:
+    """Perturbed cells in groups, and control cells by context."""
+    rows, column = group_rows(cells, [columns.perturbation, *as_list(columns.context)]), columns.perturbation
+    controls = as_list(columns.control)
+    values = sorted({key[0] for key in rows})
+    if not set(controls) & set(values):
+        raise ValueError(
+            f"no control cells: obs[{column!r}] of the {cells.name} cells never is {controls}; available: "
+            f"{values[:10]}. Name the value of the controls with control=, and put the control cells into the same file"
+        )
+    by_context: dict[Key, list[Rows]] = {}
+    for key, some in rows.items():
+        if key[0] in controls:
+            by_context.setdefault(key[1:], []).append(some)
+    perturbed = {key: some for key, some in rows.items() if key[0] not in controls}
+    if not perturbed:
+        raise ValueError(f"no perturbed cells: obs[{column!r}] of the {cells.name} cells always is {controls}")
+    return Population(
+        cells=cells,
+        groups=perturbed,
+        controls={context: cells.by_name(np.concatenate(parts)) for context, parts in by_context.items()},
+    )

@@ -1,0 +1,98 @@
+"""Leaks raise; each check has its outcome."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from experiment import REAL, TWIN, copied_control, own_prediction, perturbed, run
+
+from cell2sen.data.splits import sha256_of_names
+from cell2sen.evaluation.leakage import LeakError, fingerprints, hardly_moves, read_names, trained_on
+
+
+def test_a_copied_control_raises() -> None:
+    with pytest.raises(
+        LeakError, match=r"leak check failed\. prediction is not a copied control: 100\.0% of 216"
+    ) as caught:
+        run(copied_control(), leaks="raise")
+    assert caught.value.checks[0].status == "failed"
+
+
+def test_a_prediction_made_from_the_truth_raises() -> None:
+    with pytest.raises(LeakError, match="bear names of cells of the truth"):
+        run(own_prediction(REAL[REAL.obs["drug"].isin(["control", "alpha"])]), leaks="raise")
+
+
+def test_an_own_prediction_that_is_its_control_raises() -> None:
+    predicted = own_prediction(REAL[REAL.obs["drug"] == "control"])
+    predicted.X = predicted.layers["control"] * 1.001
+    with pytest.raises(LeakError, match="unchanged"):
+        run(predicted, leaks="raise")
+
+
+def test_controls_among_the_truth_raise() -> None:
+    real = REAL.copy()
+    half = np.flatnonzero((real.obs["drug"] == "control").to_numpy())[::2]
+    doubled = real[half].copy()
+    doubled.obs["drug"] = "alpha"
+    doubled.obs_names = [f"again{number}" for number in range(len(half))]
+    with pytest.raises(LeakError, match="real cells of the truth have the expression of a control cell"):
+        run(perturbed(TWIN), ad.concat([real, doubled]), leaks="raise")
+
+
+def test_cells_that_were_trained_on_raise(tmp_path: Path) -> None:
+    names = list(perturbed(REAL).obs_names[:5])
+    with pytest.raises(LeakError, match="5 of 216 test cells are among the 6 training cells"):
+        run(perturbed(TWIN), leaks="raise", train_names=[*names, "another"])
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert run(perturbed(TWIN), train_names=tmp_path / "names.txt", metrics=["pearson"]).leaked
+    evaluation = run(perturbed(TWIN), leaks="raise", train_names=["another"], metrics=["pearson"])
+    assert {check.name: check.status for check in evaluation.checks}["no test cell was trained on"] == "passed"
+
+
+def test_a_models_record_of_its_split_is_read(tmp_path: Path) -> None:
+    def status(split: Any) -> str:
+        evaluation = run(perturbed(TWIN), split=split, metrics=["pearson"])
+        return {check.name: check.status for check in evaluation.checks}["no test cell was trained on"]
+
+    digest = sha256_of_names(REAL.obs_names)
+    split = {"real.h5ad": {"n_train": 100, "n_held_out": REAL.n_obs, "sha256_of_held_out": digest}}
+    assert status(split) == "passed"
+    (tmp_path / "cell2sen.json").write_text(json.dumps({"split": split}))
+    assert status(tmp_path / "cell2sen.json") == "passed"
+    assert status({"real.h5ad": {"n_train": REAL.n_obs - 8, "n_held_out": 8, "sha256_of_held_out": "x"}}) == "warning"
+    assert status({"real.h5ad": {"n_train": 7, "n_held_out": 8, "sha256_of_held_out": "x"}}) == "not checked"
+
+
+def test_equal_barcodes_under_other_names_are_a_warning() -> None:
+    test, train = ([f"ACGTACGT{code}-{suffix}" for code in "ACGT"] for suffix in (1, 2))
+    assert trained_on(test, train, None, 4, []).status == "warning"
+    assert trained_on(test, [f"TTTTACGT{code}-2" for code in "ACGT"], None, 4, []).status == "passed"
+
+
+def test_names_are_read_from_files_and_objects(tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('{"a.h5ad": ["x"], "b.h5ad": ["y"]}')
+    assert read_names(tmp_path / "names.json") == ["x", "y"]
+    REAL[:2].copy().write_h5ad(tmp_path / "cells.h5ad")
+    assert read_names(tmp_path / "cells.h5ad") == read_names(REAL[:2]) == ["cell0", "cell1"]
+    assert read_names(None) is None
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_names(tmp_path / "nothing.txt")
+
+
+@pytest.mark.parametrize(("ratio", "status"), [(0.05, "warning"), (0.5, "passed"), (float("nan"), "not checked")])
+def test_predictions_that_hardly_move_are_a_warning(ratio: float, status: str) -> None:
+    assert hardly_moves(ratio).status == status
+
+
+def test_equal_rows_have_equal_fingerprints() -> None:
+    matrix = sp.csr_matrix(np.array([[1.0, 0, 2], [1.0001, 0, 2], [2, 0, 1], [0, 0, 0]]))
+    hashes = fingerprints(matrix)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[3] == 0
