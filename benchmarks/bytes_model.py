@@ -1,4 +1,4 @@
-"""A small model whose tokenizer splits genes, as those of the published checkpoints do: what generation is measured on.
+"""A small model that writes genes in pieces, as published checkpoints do: the model of the generation benchmark.
 
     python benchmarks/bytes_model.py OUT --data-dir FOLDER
 
@@ -21,43 +21,48 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cell2sen import tasks
-from cell2sen.training import train
-from cell2sen.training.config import from_mapping
+from cell2sen.training import from_mapping, train
 
 KANG = "kang_ifnb_2000x9015.h5ad"
 END = "<|endoftext|>"
-#: Of the training.
+#: Steps of the training.
 STEPS = 1200
 
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
 def tokenizer(genes: Sequence[str], size: int) -> Tokenizer:
-    """Byte-level BPE of the prompts' words and of the symbols, each once: frequent genes are split as rare ones are."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    """Byte-level BPE of the prompts' words and of each symbol once, so that frequent genes are split like rare ones."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(trim_offsets=True)
     words = [template.prompt for name in tasks.names() for template in tasks.load(name).templates] * 50
-    made.train_from_iterator(
+    bpe.train_from_iterator(
         [*words, " ".join(genes)],
         trainers.BpeTrainer(
             vocab_size=size, special_tokens=[END], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
     )  # fmt: skip
-    return made
+    return bpe
 
 
-def untrained(out: Path, made: Tokenizer, context: int, seed: int = 0, **sizes: int) -> Path:
+def untrained(out: Path, tokenizer: Tokenizer, context: int, seed: int = 0, **sizes: int) -> Path:
     """A checkpoint with random weights."""
     torch.manual_seed(seed)
     config = transformers.GPTNeoXConfig(
-        vocab_size=made.get_vocab_size(), max_position_embeddings=context, rotary_pct=0.25, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=made.token_to_id(END), pad_token_id=None, **{**SIZES, **sizes},
-    )  # fmt: skip
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=context,
+        rotary_pct=0.25,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.token_to_id(END),
+        pad_token_id=None,
+        **{**SIZES, **sizes},
+    )
     transformers.GPTNeoXForCausalLM(config).save_pretrained(out)
-    made.save(str(out / "tokenizer.json"))
+    tokenizer.save(str(out / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
@@ -82,21 +87,22 @@ def make(
     symbols = ad.read_h5ad(data_dir / KANG, backed="r").var_names.tolist()
     with tempfile.TemporaryDirectory() as scratch:
         start = untrained(Path(scratch) / "start", tokenizer(symbols, vocabulary), context, seed)
-        config = from_mapping(
-            {
-                "model": str(start), "seed": seed, "lengths": {"perturb": genes, "annotate": genes, "generate": genes},
-                "learning_rate": 3e-3, "batch_size": 4, "epochs": 50, "max_steps": steps, "prompt_loss": 1.0,
-                "eval_pairs": 20, "eval_steps": 0.5, "save_dtype": "float32", "bf16": False,
-                "data": [
-                    {
-                        "file": KANG, "tasks": ["perturb", "generate", "annotate"], "cell_type": "cell_type",
-                        "perturbation": "condition", "control": "control", "context": ["cell_type"],
-                        "draws": {"perturb": 4, "generate": 1, "annotate": 1},
-                        "split": {"by": "cell", "test": 0.2, "seed": seed},
-                    }
-                ],
-            }
-        )  # fmt: skip
+        file = {
+            "file": KANG,
+            "tasks": {"perturb": 4, "generate": 1, "annotate": 1},
+            "cell_type": "cell_type",
+            "perturbation": {"column": "condition", "control": "control", "context": ["cell_type"]},
+            "split": {"by": "cell", "test": 0.2, "seed": seed},
+        }
+        settings = {
+            "model": {"start": str(start)},
+            "data": {"files": [file], "lengths": {"perturb": genes, "annotate": genes, "generate": genes}},
+            "optimiser": {"learning_rate": 3e-3, "batch_size": 4, "epochs": 50, "max_steps": steps, "prompt_loss": 1.0},
+            "compute": {"bf16": False},
+            "checkpoints": {"eval_pairs": 20, "eval_steps": 0.5, "save_dtype": "float32"},
+            "seed": seed,
+        }
+        config = from_mapping(settings)
         train(config, out, base=data_dir, progress=True)
     return out
 

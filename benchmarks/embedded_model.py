@@ -1,8 +1,8 @@
-"""The embedded model on cells it never saw, each score beside its baseline and ceiling.
+"""Scores of the embedded model on held-out cells, beside baselines and ceilings.
 
     python benchmarks/embedded_model.py --data-dir FOLDER [--model DIR] [--out FILE.json]
 
-The held-out cells are those of the training file's splits. Prints one JSON line.
+Held-out cells are those of the training file's splits. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from sklearn.neighbors import KNeighborsClassifier
 import cell2sen as c2s
 from cell2sen.inference.session import load_model, start
 from cell2sen.training import read_config
-from cell2sen.training.cells import Cells, barcode
+from cell2sen.training.cells import TrainingCells
+from cell2sen.training.release.fit_calibration import calibrates
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent.parent
 
 
 def log_normalised(adata: ad.AnnData) -> ad.AnnData:
-    one = adata.copy()
-    sc.pp.normalize_total(one, target_sum=1e4)
-    sc.pp.log1p(one)
-    return one
+    log = adata.copy()
+    sc.pp.normalize_total(log, target_sum=1e4)
+    sc.pp.log1p(log)
+    return log
 
 
 def interval(correct: np.ndarray, draws: int = 1000) -> list[float]:
@@ -54,9 +55,9 @@ def expected_calibration_error(probability: np.ndarray, correct: np.ndarray, bin
 
 
 def split(config, name: str, base: Path) -> tuple[ad.AnnData, np.ndarray]:
-    """The file with its obs, and which of its cells were held out."""
-    data = next(one for one in config.data if one.file.startswith(name))
-    cells = Cells(data, base, "upper")
+    """The file whose name begins with `name`, and its held-out cells."""
+    data = next(file for file in config.data.files if file.file.startswith(name))
+    cells = TrainingCells(data, base, "upper")
     return ad.read_h5ad(base / data.file), cells.test
 
 
@@ -67,33 +68,26 @@ def annotation(config, base: Path, backend) -> dict:
     held = adata[test].copy()
     c2s.tl.annotate(held, labels, model=backend, progress=False)
     probabilities = held.obsm["cell2sen_cell_type_probabilities"]
-    found = np.array(labels)[probabilities.argmax(axis=1)]
-    right = found == truth[test]
+    predicted = np.array(labels)[probabilities.argmax(axis=1)]
+    correct = predicted == truth[test]
     log = log_normalised(adata)
     variable = log.copy()
     sc.pp.highly_variable_genes(variable[~test], n_top_genes=2000)
     genes = sc.pp.highly_variable_genes(log[~test], n_top_genes=2000, inplace=False)["highly_variable"].to_numpy()
     x = log.X.toarray()[:, genes]
     baseline = LogisticRegression(C=0.1, max_iter=2000).fit(x[~test], truth[~test]).predict(x[test])
-    other = np.array([hash_half(name) for name in held.obs_names])
+    scored = np.array([not calibrates(name) for name in held.obs_names])  # the other half has fitted the temperature
     return {
         "data": "pbmc3k, 20 % of the cells held out", "n": int(test.sum()),
-        "accuracy": round(accuracy_score(truth[test], found), 4), "interval": interval(right),
-        "macro_f1": round(f1_score(truth[test], found, average="macro"), 4),
-        "ece_scored_half": round(expected_calibration_error(probabilities.max(1)[other], right[other]), 4),
+        "accuracy": round(accuracy_score(truth[test], predicted), 4), "interval": interval(correct),
+        "macro_f1": round(f1_score(truth[test], predicted, average="macro"), 4),
+        "ece_scored_half": round(expected_calibration_error(probabilities.max(1)[scored], correct[scored]), 4),
         "logistic_regression": {
             "accuracy": round(accuracy_score(truth[test], baseline), 4),
             "macro_f1": round(f1_score(truth[test], baseline, average="macro"), 4),
         },
         "majority": round(float(np.mean(truth[test] == max(labels, key=list(truth[~test]).count))), 4),
     }  # fmt: skip
-
-
-def hash_half(name: str) -> bool:
-    """The half of the held-out cells on which probabilities are scored; the other half calibrates them."""
-    import hashlib
-
-    return hashlib.blake2b(barcode(name).encode()).digest()[0] % 2 == 1
 
 
 def embeddings(config, base: Path, backend) -> dict:
@@ -104,16 +98,16 @@ def embeddings(config, base: Path, backend) -> dict:
     pca = PCA(50, random_state=0).fit(log[~test].X.toarray()).transform(log.X.toarray())
     result = {"data": "pbmc3k: neighbours among training cells, scored on held-out cells", "n": int(test.sum())}
     for name, vectors in (("cell2sen", adata.obsm["X_cell2sen"]), ("pca_50", pca)):
-        found = KNeighborsClassifier(10).fit(vectors[~test], truth[~test]).predict(vectors[test])
+        predicted = KNeighborsClassifier(10).fit(vectors[~test], truth[~test]).predict(vectors[test])
         result[name] = {
-            "knn_accuracy": round(accuracy_score(truth[test], found), 4),
+            "knn_accuracy": round(accuracy_score(truth[test], predicted), 4),
             "silhouette": round(float(silhouette_score(vectors[test], truth[test])), 4),
         }
     return result
 
 
 def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, correction: bool = True) -> np.ndarray:
-    """Predicted mean change of control cells over all genes of the file, float64 (genes,); 0 for genes not known."""
+    """Predicted mean change of control cells, float64 (genes of the file,); 0 for genes that the model cannot write."""
     predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False, correction=correction)
     place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
     change = np.zeros(adata.n_vars)
@@ -122,7 +116,7 @@ def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, 
 
 
 def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict:
-    """Of a predicted mean change with the true one; top-200 overlap and tau of the mean expression after it."""
+    """Correlation of predicted and true mean change; top-200 overlap and Kendall's tau of the mean expression after."""
     after, real = np.maximum(control + change, 0), control + true
     best = {"predicted": set(np.argsort(-after)[:200]), "real": set(np.argsort(-real)[:200])}
     shown = sorted(best["real"])
@@ -134,7 +128,7 @@ def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict
 
 
 def response(config, base: Path, backend) -> dict:
-    """IFN-beta on held-out cells of types seen in training: agreement of the mean change, by cell type."""
+    """Mean change after IFN-beta in held-out cells of types that training has seen, by cell type."""
     adata, test = split(config, "kang_ifnb", base)
     log = log_normalised(adata)
     stimulated = np.asarray(adata.obs["condition"] == "IFN-beta")
@@ -165,7 +159,7 @@ def response(config, base: Path, backend) -> dict:
 
 
 def knockouts(config, base: Path, backend) -> dict:
-    """Knock-outs in the replicate that was left out: direction of change of interferon-gamma genes, and correlation."""
+    """Knock-outs in the held-out replicate: direction of change of interferon-gamma genes, and correlation."""
     adata, test = split(config, "papalexi", base)
     log = log_normalised(adata).X.toarray()
     perturbation = adata.obs["perturbation"].astype(str).to_numpy()
@@ -184,35 +178,35 @@ def knockouts(config, base: Path, backend) -> dict:
         true, error = sides["held_out"]
         clear = listed & (np.abs(true) > 3 * error)
         change = changes(adata, control, f"{gene} knock-out", backend)
-        own_words = changes(adata, control, f"{gene} knock-out", backend, correction=False)
-        right = {
-            name: round(float((np.sign(one) == np.sign(true))[clear].mean()), 4)
-            for name, one in (
-                ("model", change), ("without", own_words), ("training", sides["training"][0]),
+        uncorrected = changes(adata, control, f"{gene} knock-out", backend, correction=False)
+        direction = {
+            name: round(float((np.sign(predicted) == np.sign(true))[clear].mean()), 4)
+            for name, predicted in (
+                ("model", change), ("uncorrected", uncorrected), ("training", sides["training"][0]),
                 ("down", -np.ones_like(true)),
             )
         }  # fmt: skip
         result["by_knockout"][gene] = {
             "n_cells": int((test & (perturbation == gene)).sum()), "n_clear_targets": int(clear.sum()),
-            "right_direction": right["model"],
+            "right_direction": direction["model"],
             "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4),
             "without_correction": {
-                "right_direction": right["without"],
-                "pearson_change": round(float(np.corrcoef(own_words, true)[0, 1]), 4),
+                "right_direction": direction["uncorrected"],
+                "pearson_change": round(float(np.corrcoef(uncorrected, true)[0, 1]), 4),
             },
             "training_replicates": {
-                "right_direction": right["training"],
+                "right_direction": direction["training"],
                 "pearson_change": round(float(np.corrcoef(sides["training"][0], true)[0, 1]), 4),
             },
-            "always_down": right["down"],
+            "always_down": direction["down"],
         }  # fmt: skip
     return result
 
 
 def generation(config, base: Path, backend) -> dict:
-    """Drawn cells beside copies of training cells: label of the nearest held-out cells, genes shared with them."""
+    """Generated cells beside copies of training cells: label of the nearest held-out cells, shared genes."""
     adata, test = split(config, "pbmc3k", base)
-    names = next(one for one in config.data if one.file.startswith("pbmc3k")).labels
+    names = next(file for file in config.data.files if file.file.startswith("pbmc3k")).cell_type.names
     truth = adata.obs["cell_type"].astype(str).map(names).to_numpy()
     each = 20
     drawn = c2s.tl.generate(sorted(set(truth)), n=each, genes=adata, model=backend, temperature=1.0, progress=False)
@@ -227,7 +221,7 @@ def generation(config, base: Path, backend) -> dict:
     label = drawn.obs["cell_type"].astype(str).to_numpy()
 
     def overlap(sentences: list[set[str]], kinds: np.ndarray) -> float:
-        """Mean share of the genes of a cell that a held-out cell of its type has, too, over 20 such cells."""
+        """Mean share of the genes of a cell that a held-out cell of its type also has, over 20 such cells."""
         shares = []
         for genes, kind in zip(sentences, kinds, strict=True):
             others = generator.choice(np.flatnonzero(test & (truth == kind)), 20)

@@ -1,13 +1,12 @@
-"""IFN-beta in a cell type that was never seen under IFN-beta, one type after the other left out of the training.
+"""Response to IFN-beta of a cell type that was never seen under IFN-beta, each type left out in turn.
 
     python benchmarks/left_out.py --data-dir FOLDER --base DIR [--types "B cells" ...] [--seeds 0 1 2] [--out FILE]
 
-`--base` is what recipes/nano-base.yaml made; it has seen no treated cell. Each left-out type is a training of its own
-from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated cells of all
-other types and the untreated ones of its own. Scored on mean ln(1 + CP10k) over all genes of the file, beside the
-simple prediction "control mean + mean change of the other types", the model without the correction that it learned on
-the other types, the control unchanged, and the ceiling (one half of the treated cells against the other). Prints one
-JSON line.
+`--base` is the result of recipes/nano-base.yaml, which has seen no treated cell. Each left-out type has a training of
+its own from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated cells of
+all other types and its own untreated cells. Scores compare mean ln(1 + CP10k) over all genes of the file. Beside them:
+the control mean plus the mean change of the other types, the model without its corrections, the control unchanged, and
+the ceiling (one half of the treated cells against the other). Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -28,25 +27,31 @@ from scipy.stats import kendalltau
 
 import cell2sen as c2s
 from cell2sen.training import read_config, train
-from cell2sen.training.cells import Split
+from cell2sen.training.config.data import Split
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent.parent
 TYPES = ("CD14+ Monocytes", "CD4 T cells", "B cells", "NK cells")
-#: Types with fewer cells on a side are no help to the simple prediction either.
-LEAST = 10
+#: Treated and untreated cells that a type needs to be part of the mean change of the other types.
+MIN_CELLS = 10
 
 
 def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: float) -> Path:
-    """The model that has not seen this type under IFN-beta."""
+    """Train the model that has not seen this type under IFN-beta."""
     recipe = read_config(HERE / "recipes" / "nano.yaml")
-    [kang] = [one for one in recipe.data if one.file.startswith("kang_ifnb")]
+    [kang] = [file for file in recipe.data.files if file.file.startswith("kang_ifnb")]
     split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
-    data = dataclasses.replace(kang, tasks=("perturb",), draws={"perturb": draws}, split=split)
+    file = dataclasses.replace(kang, tasks={"perturb": draws}, split=split)
     config = dataclasses.replace(
-        recipe, data=(data,), model=str(base), seed=seed, labels={}, broader={}, learning_rate=2e-3, score_cells=0,
-        eval_pairs=40, dropout=0.0, bf16=False,
-    )  # fmt: skip
+        recipe,
+        seed=seed,
+        data=dataclasses.replace(recipe.data, files=(file,), spellings={}, broader={}),
+        model=dataclasses.replace(recipe.model, start=str(base), dropout=0.0),
+        optimiser=dataclasses.replace(recipe.optimiser, learning_rate=2e-3),
+        compute=dataclasses.replace(recipe.compute, bf16=False),
+        checkpoints=dataclasses.replace(recipe.checkpoints, eval_pairs=40),
+        card=dataclasses.replace(recipe.card, score_cells=0),
+    )
     train(config, out, base=data_dir, progress=sys.stderr.isatty())
     return out
 
@@ -54,7 +59,7 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
 def predicted_change(
     control: ad.AnnData, genes: list[str], model: Path, seed: int, correction: bool = True
 ) -> np.ndarray:
-    """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model does not know."""
+    """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model cannot write."""
     predicted = c2s.tl.perturb(
         control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, correction=correction
     )
@@ -65,7 +70,7 @@ def predicted_change(
 
 
 def scores(control: np.ndarray, treated: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """Of a mean change against the true one."""
+    """Agreement of a mean change with the true one."""
     truth = treated - control
     moved, highest = (truth != 0) | (change != 0), sorted(top(treated))
     return {
@@ -87,13 +92,13 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
     shifts = [
         log[treated & (types == other)].mean(axis=0) - log[~treated & (types == other)].mean(axis=0)
         for other in sorted(set(types) - {kind})
-        if min((treated & (types == other)).sum(), (~treated & (types == other)).sum()) >= LEAST
+        if min((treated & (types == other)).sum(), (~treated & (types == other)).sum()) >= MIN_CELLS
     ]
     shift = np.mean(shifts, axis=0)
     control = adata[~treated & (types == kind)].copy()
-    changes, own_words = (
-        [predicted_change(control, list(adata.var_names), path, seed, wanted) for seed, path in models]
-        for wanted in (True, False)
+    changes, uncorrected = (
+        [predicted_change(control, list(adata.var_names), path, seed, correction) for seed, path in models]
+        for correction in (True, False)
     )
     c, t = own_control.mean(axis=0), own.mean(axis=0)
     order = np.random.default_rng(0).permutation(len(own))
@@ -101,7 +106,7 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
     result = {
         "n_treated": len(own), "n_control": len(own_control),
         "model": [scores(c, t, change.mean(axis=0)) for change in changes],
-        "model_without_correction": [scores(c, t, change.mean(axis=0)) for change in own_words],
+        "model_without_correction": [scores(c, t, change.mean(axis=0)) for change in uncorrected],
         "mean_change_of_other_types": scores(c, t, shift),
         "no_change": scores(c, t, np.zeros_like(c)),
         "ceiling_half_against_half": scores(c, halves[0], halves[1] - c),
@@ -112,7 +117,7 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
 
 
 def interval(own: np.ndarray, own_control: np.ndarray, change: np.ndarray, shift: np.ndarray, draws: int = 200) -> dict:
-    """95 % bootstrap over treated and untreated cells: the first seed's scores, and their difference from the shift."""
+    """95 % bootstrap intervals over cells: scores of the first seed, and their difference from the mean change."""
     generator = np.random.default_rng(0)
     rows = []
     for _ in range(draws):
@@ -120,8 +125,8 @@ def interval(own: np.ndarray, own_control: np.ndarray, change: np.ndarray, shift
         picked = generator.integers(0, len(own_control), len(own_control))
         control = own_control[picked].mean(axis=0)
         model, simple = (
-            np.array([found["pearson_change"], found["overlap_200"]])
-            for found in (scores(control, treated, each) for each in (change[picked].mean(axis=0), shift))
+            np.array([values["pearson_change"], values["overlap_200"]])
+            for values in (scores(control, treated, mean) for mean in (change[picked].mean(axis=0), shift))
         )
         rows.append([*model, *(model - simple)])
     low, high = np.quantile(np.array(rows), [0.025, 0.975], axis=0).round(3)
@@ -131,9 +136,9 @@ def interval(own: np.ndarray, own_control: np.ndarray, change: np.ndarray, shift
 
 def rounded(value: object) -> object:
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [rounded(one) for one in value]
+        return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -144,31 +149,31 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=list(TYPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--draws", type=float, default=2.0, help="how often each cell is drawn")
-    parser.add_argument("--keep", type=Path, help="folder for the trained models; those that it has are used again")
+    parser.add_argument("--keep", type=Path, help="folder for the trained models; existing ones are used again")
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    adata = ad.read_h5ad(asked.data_dir / "kang_ifnb_2000x9015.h5ad")
+    arguments = parser.parse_args()
+    adata = ad.read_h5ad(arguments.data_dir / "kang_ifnb_2000x9015.h5ad")
     normalised = adata.copy()
     sc.pp.normalize_total(normalised, target_sum=1e4)
     sc.pp.log1p(normalised)
     log = normalised.X.toarray()
-    result: dict = {"benchmark": "left_out", "perturbation": "IFN-beta", "seeds": asked.seeds, "types": {}}
+    result: dict = {"benchmark": "left_out", "perturbation": "IFN-beta", "seeds": arguments.seeds, "types": {}}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = asked.keep or Path(temporary)
-        for kind in asked.types:
+        folder = arguments.keep or Path(temporary)
+        for kind in arguments.types:
             models, started = [], time.perf_counter()
-            for seed in asked.seeds:
+            for seed in arguments.seeds:
                 path = folder / f"{kind.replace(' ', '_')}-{seed}"
                 if not path.exists():
-                    trained(asked.base, asked.data_dir, kind, seed, path, asked.draws)
+                    trained(arguments.base, arguments.data_dir, kind, seed, path, arguments.draws)
                 models.append((seed, path))
             result["types"][kind] = rounded(measure(adata, log, kind, models))
             result["types"][kind]["seconds"] = round(time.perf_counter() - started, 1)
             sys.stderr.write(f"{kind}: {json.dumps(result['types'][kind], indent=1)}\n")
     line = json.dumps(result)
     print(line)
-    if asked.out:
-        asked.out.write_text(line + "\n", encoding="utf-8")
+    if arguments.out:
+        arguments.out.write_text(line + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Average the weights of trainings that differ in their seed, and calibrate what comes out like any training.
+"""Average the weights of trainings that differ in their seed, and calibrate, correct and score the result.
 
     python recipes/average.py recipes/nano.yaml OUT SEED_0 SEED_1 SEED_2 --data-dir FOLDER
 
-The trainings must begin from the same weights. What each has learned of noise differs and is averaged out (Wortsman et
-al., ICML 2022, "model soups"). Writes a model directory with the metadata of the first training.
+The trainings must start from the same weights. What they have learned from noise differs and is averaged out (Wortsman
+et al., "model soups", ICML 2022). Writes a model directory with the metadata of the first training.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from cell2sen.inference.corrections import CORRECTION_FILE
 from cell2sen.inference.session import load_model
-from cell2sen.model import METADATA_FILE, resolve
+from cell2sen.model import resolve
 from cell2sen.training import read_config
-from cell2sen.training.cells import Cells, exclude_held_out
-from cell2sen.training.release import directory as model_directory
-from cell2sen.training.release import scorecard
+from cell2sen.training.cells import TrainingCells, exclude_held_out
+from cell2sen.training.release import directory, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct
 
@@ -30,20 +28,20 @@ WEIGHTS = "model.safetensors"
 
 
 def averaged(models: list[Path]) -> dict[str, torch.Tensor]:
-    """The mean of each tensor, summed in float64, in the dtype that it has.
+    """The mean of each tensor, summed in float64, in its own dtype.
 
     Raises
     ------
     ValueError
-        Models of different shape, or that read text otherwise.
+        Models of different shape, or with different tokenizers.
     """
     stored = [load_file(model / WEIGHTS) for model in models]
-    shapes = [{name: tensor.shape for name, tensor in one.items()} for one in stored]
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in stored]
     tokenizers = {(model / "tokenizer.json").read_bytes() for model in models}
-    if any(one != shapes[0] for one in shapes) or len(tokenizers) > 1:
+    if any(shape != shapes[0] for shape in shapes) or len(tokenizers) > 1:
         raise ValueError(f"{[str(model) for model in models]} do not have the same tensors and tokenizer")
     return {
-        name: (sum(one[name].double() for one in stored) / len(stored)).to(tensor.dtype)
+        name: (sum(tensors[name].double() for tensors in stored) / len(stored)).to(tensor.dtype)
         for name, tensor in stored[0].items()
     }
 
@@ -53,30 +51,28 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     config = read_config(recipe)
-    with model_directory.complete(out) as folder:
+    with directory.complete(out) as folder:
         shutil.copytree(models[0], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CORRECTION_FILE))
         save_file(averaged(models), folder / WEIGHTS, metadata={"format": "pt"})
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-        for key in ("calibration", "corrections", "scores"):
-            metadata.pop(key, None)
-        metadata["weights_sha256"] = model_directory.hash_of_weights(folder)
-        metadata["averaged"] = [model_directory.hash_of_weights(model) for model in models]
-        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+        hashes = {
+            "weights_sha256": directory.hash_of_weights(folder),
+            "averaged": [directory.hash_of_weights(model) for model in models],
+        }
+        directory.update_metadata(folder, hashes, remove=("calibration", "corrections", "scores"))
         model = resolve(folder)
-        cells = {data.file: Cells(data, data_dir, model.recipe.case) for data in config.data}
+        cells = {data.file: TrainingCells(data, data_dir, model.recipe.case) for data in config.data.files}
         exclude_held_out(cells)
-        split = {file: model_directory.split_of(one) for file, one in cells.items()}
-        if strange := [str(one) for one in models if resolve(one).metadata.get("split") != split]:
-            raise ValueError(f"{strange} were trained on other cells than {recipe} says")
+        split = {name: directory.split_of(file) for name, file in cells.items()}
+        if others := [str(model) for model in models if resolve(model).metadata.get("split") != split]:
+            raise ValueError(f"{others} were trained on other cells than those of {recipe}; name their training file")
         backend = load_model({"model": model, "progress": False})
-        for one in cells.values():
-            one.keep_genes(backend.known_genes(one.symbols))
+        for file in cells.values():
+            file.keep_genes(backend.known_genes(file.symbols))
         calibrate(folder, list(cells.values()))
         correct(folder, list(cells.values()), seed=config.seed)
-        measured = scorecard.scores(folder, list(cells.values()), config.score_cells, seed=config.seed)
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8")) | {"scores": measured}
-        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
-        (folder / "README.md").write_text(scorecard.as_markdown(measured) + "\n", encoding="utf-8")
+        scores = scorecard.scores(folder, list(cells.values()), config.card.score_cells, seed=config.seed)
+        directory.update_metadata(folder, {"scores": scores})
+        (folder / "README.md").write_text(scorecard.as_markdown(scores) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -86,8 +82,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--data-dir", type=Path, required=True)
-    asked = parser.parse_args()
-    average(asked.recipe, asked.out, asked.models, asked.data_dir)
+    arguments = parser.parse_args()
+    average(arguments.recipe, arguments.out, arguments.models, arguments.data_dir)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options of the command line → what a training file would say."""
+"""Configuration of a training from command line options: changes of a training file, or all for one AnnData file."""
 
 from __future__ import annotations
 
@@ -7,38 +7,70 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.data.reader import open_reader
-from cell2sen.training.config import TrainConfig, checked_value, from_mapping, parse_yaml, read_values
+from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.config.training_file import from_mapping, number, parse_yaml, read_values
 
-#: Draws of each cell, where a file is learned from options alone: as many as make so many pairs, within limits.
-PAIRS, EPOCHS = 10_000, (5, 20)
+#: Without a training file each cell is drawn as often as makes so many pairs, within limits.
+PAIRS, MIN_EPOCHS, MAX_EPOCHS = 10_000, 5, 20
 
-#: Options that are about the model and its training, not about the data.
-GENERAL_OPTIONS = ("model", "epochs", "lora", "quantize", "packing", "gene_tokens")
-
-#: Options → the part of a training file that they are keys of.
-PARTS = {
-    "from_scratch": ("hidden_size", "layers", "heads", "tokenizer"),
-    "grpo": ("gene_sets", "gene_set"),
+#: Option → dotted key of a training file.
+PLACES = {
+    "model": "model.start",
+    "lora": "model.lora",
+    "quantize": "model.quantize",
+    "gene_tokens": "model.gene_tokens",
+    "from_scratch": "model.from_scratch",
+    "tokenizer": "model.from_scratch.tokenizer.kind",
+    "hidden_size": "model.from_scratch.hidden_size",
+    "layers": "model.from_scratch.layers",
+    "heads": "model.from_scratch.heads",
+    "reward": "grpo.rewards",
+    "gene_sets": "grpo.genes.gmt",
+    "gene_set": "grpo.genes.sets",
+    "packing": "compute.packing",
+    "epochs": "optimiser.epochs",
 }
 
-#: Option → key of :class:`cell2sen.training.cells.Split`.
-SPLIT_OPTIONS = {"split_by": "by", "hold_out": "values", "test": "test"}
+#: Options that describe an AnnData file → dotted key of the file's entry.
+FILE_PLACES = {
+    "tasks": "tasks",
+    "cell_type": "cell_type.column",
+    "perturbation": "perturbation.column",
+    "control": "perturbation.control",
+    "context": "perturbation.context",
+    "split_by": "split.by",
+    "hold_out": "split.values",
+    "test": "split.test",
+    "layer": "matrix.layer",
+    "use_raw": "matrix.use_raw",
+    "symbols": "matrix.symbols",
+    "organism": "matrix.organism",
+}
+
+#: Flags that add a part with its defaults.
+PARTS = ("lora", "gene_tokens", "from_scratch")
+
+#: Option → the option that it needs.
+NEEDS = {
+    **dict.fromkeys(("tokenizer", "hidden_size", "layers", "heads"), "from_scratch"),
+    **dict.fromkeys(("gene_sets", "gene_set"), "reward"),
+    **dict.fromkeys(("control", "context"), "perturbation"),
+}
 
 
 def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
-    """A training file with changes, or a configuration for one AnnData file from options alone.
+    """The configuration of a training file with changes, or of one AnnData file with options alone.
 
     Parameters
     ----------
     source
         Training file (``.yaml``), or the AnnData file to learn from.
     options
-        :data:`GENERAL_OPTIONS`, ``from_scratch`` and its sizes, ``reward`` (``NAME`` or ``NAME=WEIGHT``) and its gene
-        set; for an AnnData file ``tasks`` and what :class:`cell2sen.training.cells.TrainingData` and
-        :class:`cell2sen.training.cells.Split` want, too. ``None`` and empty ones do not count. Without `tasks` what the
-        columns allow is learned; controls are matched by cell type, if there is such a column and no other context.
+        Keys of :data:`PLACES`, for an AnnData file also of :data:`FILE_PLACES`. ``None`` and empty ones are left out.
+        Without `tasks` all tasks are learned that the columns allow; without `context` controls are matched by cell
+        type, if there is such a column.
     settings
-        ``key=value`` for any key of a training file, the value in YAML: ``learning_rate=1e-4``, ``lora.r=8``.
+        ``key=value`` for any dotted key of a training file, the value in YAML: ``optimiser.learning_rate=1e-4``.
 
     Raises
     ------
@@ -46,69 +78,84 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Unknown keys, options that do not fit the source, nothing to learn.
     """
     source = Path(source)
-    given = {key: value for key, value in options.items() if value == 0 or value}
-    given = {key: value for key, value in given.items() if value is not False}
-    general: dict[str, Any] = {key: given.pop(key) for key in GENERAL_OPTIONS if key in given}
-    rewards = [str(one).partition("=") for one in given.pop("reward", ())]
-    if rewards:
-        general["grpo"] = {
-            "rewards": {name: checked_value(weight or 1, "float", "--reward") for name, _, weight in rewards}
-        }
-    if given.pop("from_scratch", False):
-        general["from_scratch"] = {}
-    for part, keys in PARTS.items():
-        for key in [key for key in keys if key in given]:
-            if part not in general:
-                option = "--from-scratch" if part == "from_scratch" else "--reward"
-                raise ValueError(f"--{key.replace('_', '-')} goes with {option}")
-            general[part][key] = given.pop(key)
+    given = {key: value for key, value in options.items() if value is not False and (value or value == 0)}
+    for option, needed in NEEDS.items():
+        if option in given and needed not in given:
+            raise ValueError(f"--{option.replace('_', '-')} needs --{needed.replace('_', '-')}")
+    if "reward" in given:
+        given["reward"] = _weights(given["reward"])
+    of_file = {key: given.pop(key) for key in FILE_PLACES if key in given}
     if source.suffix in (".yaml", ".yml"):
-        if given:
-            raise ValueError(f"{sorted(given)} belong under data: of {source}, not beside it")
+        if of_file:
+            raise ValueError(f"{sorted(of_file)} describe one file: name them under data.files of {source} instead")
         values = read_values(source)
-        if "model" in general:
-            values.pop("from_scratch", None)
-        if "from_scratch" in general:
-            values.pop("model", None)
-            general["from_scratch"] = {**(values.get("from_scratch") or {}), **general["from_scratch"]}
+        if "model" in given:
+            put(values, "model.from_scratch", None)
+        if "from_scratch" in given:
+            put(values, "model.start", None)
     else:
-        start = {} if "from_scratch" in general else {"model": "nano"}
-        values = {**start, "augmentation": {"thin": [0.3, 1.0]}, "data": [_data(source, given, "grpo" in general)]}
         # A pass over the cells is a new draw of their sentences.
-        draws = general.pop("epochs", None) or (1 if "grpo" in general else _epochs(source))
-        values["data"][0]["draws"] = dict.fromkeys(values["data"][0]["tasks"], draws)
-    values |= general
+        draws = given.pop("epochs", None) or (1 if "reward" in given else _draws(source))
+        entry = _file_entry(source, of_file, "reward" in given, draws)
+        values = {"data": {"files": [entry], "augmentation": {"thin": [0.3, 1.0]}}}
+        if not {"model", "from_scratch"} & set(given):
+            given["model"] = "nano"
+    for option, place in PLACES.items():
+        if option in given:
+            put(values, place, given[option], part=option in PARTS)
     for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found:
+        key, equals, text = setting.partition("=")
+        if not equals:
             raise ValueError(f"settings are KEY=VALUE, found {setting!r}")
-        place = values
-        *parts, last = key.split(".")
-        for part in parts:
-            place[part] = dict(place[part]) if isinstance(place.get(part), Mapping) else {}
-            place = place[part]
-        place[last] = parse_yaml(text)
+        put(values, key, parse_yaml(text))
     return from_mapping(values)
 
 
-def _epochs(source: Path) -> int:
-    """Draws of each cell: few cells have to be seen more often."""
-    if not source.exists():  # an error that reading it will explain
-        return EPOCHS[0]
+def put(values: dict[str, Any], place: str, value: Any, *, part: bool = False) -> None:
+    """Set the dotted key `place` of nested dictionaries. A `part` that is there already is kept."""
+    *parents, last = place.split(".")
+    for parent in parents:
+        old = values.get(parent)
+        if isinstance(old, str | list):  # a former flat key, which from_mapping refuses
+            return
+        values[parent] = dict(old) if isinstance(old, Mapping) else {}
+        values = values[parent]
+    if not part:
+        values[last] = value
+    elif not isinstance(values.get(last), Mapping):
+        values[last] = {}
+
+
+def _weights(rewards: Sequence[str]) -> dict[str, float]:
+    """Reward → weight, of ``NAME`` and ``NAME=WEIGHT``."""
+    parts = [str(reward).partition("=") for reward in rewards]
+    return {name: number(weight or 1, float, "--reward") for name, _, weight in parts}
+
+
+def _draws(source: Path) -> int:
+    """Draws of each cell: more where cells are few."""
+    if not source.exists():  # reading it later gives a clear error
+        return MIN_EPOCHS
     with open_reader(source) as opened:
         n_cells = len(opened.obs)
-    return min(max(-(-PAIRS // max(1, n_cells)), EPOCHS[0]), EPOCHS[1])
+    return min(max(-(-PAIRS // max(1, n_cells)), MIN_EPOCHS), MAX_EPOCHS)
 
 
-def _data(source: Path, given: dict[str, Any], rewarded: bool) -> dict[str, Any]:
-    split = {key: given.pop(option) for option, key in SPLIT_OPTIONS.items() if option in given}
+def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws: float) -> dict[str, Any]:
+    """The entry of an AnnData file under ``data.files``."""
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
-    if rewarded:  # of sentences
-        columns = {"perturb": "perturbation"} if "perturbation" in given else {"generate": "cell_type"}
-    tasks = given.pop("tasks", [task for task, column in columns.items() if column in given])
+    if rewarded:  # rewards compare sentences
+        columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
+    tasks = options.get("tasks") or [task for task, column in columns.items() if column in options]
     if not tasks:
         raise ValueError(
-            "nothing to learn: name the obs column of the cell type (cell_type), of the perturbation, or both"
+            "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "
+            "(--perturbation), or both"
         )
-    context = [given["cell_type"]] if "cell_type" in given and "perturbation" in given else []
-    return {"file": source.name, "tasks": tasks, "context": context, "split": split, **given}
+    entry: dict[str, Any] = {"file": source.name}
+    for option, place in FILE_PLACES.items():
+        if option in options:
+            put(entry, place, options[option])
+    if "cell_type" in options and "perturbation" in options:
+        entry["perturbation"].setdefault("context", [options["cell_type"]])
+    return entry | {"tasks": dict.fromkeys(tasks, draws)}

@@ -1,11 +1,15 @@
 """Training: fine-tuning, reinforcement learning and training from scratch."""
 
-from cell2sen.training.config import Grpo, Lora, Scratch, TrainConfig, from_mapping, read_config
+from cell2sen.training.config.grpo import Grpo
+from cell2sen.training.config.model import GeneTokens, Lora, Scratch
+from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.config.training_file import from_mapping, read_config
 from cell2sen.training.rewards import REWARDS
 from cell2sen.training.train import can_resume, train
 
 __all__ = [
     "REWARDS",
+    "GeneTokens",
     "Grpo",
     "Lora",
     "Scratch",

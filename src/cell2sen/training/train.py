@@ -1,4 +1,4 @@
-"""Fine-tuning, reinforcement learning and training from scratch, through trl / peft."""
+"""One training run, from AnnData files to the directory of a model: fine-tuning, rewards or from scratch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
 from cell2sen.training import network as networks
-from cell2sen.training.cells import Cells, exclude_held_out
-from cell2sen.training.config import TrainConfig, plain
-from cell2sen.training.release import directory as model_directory
-from cell2sen.training.release import scorecard
+from cell2sen.training.cells import TrainingCells, exclude_held_out
+from cell2sen.training.change_vectors import N_CHANGE_VECTORS, add_change_vectors
+from cell2sen.training.config.data import TrainingFile
+from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.config.training_file import flat, plain
+from cell2sen.training.examples import Examples
+from cell2sen.training.from_scratch import common_genes, new_model
+from cell2sen.training.network import TrainableModel
+from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct
-from cell2sen.training.trainers.setup import FIRST_STAGE_FILE, SETTINGS_FILE, Learner
+from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
 
 logger = logging.getLogger(__name__)
 
-#: Genes per sentence, where neither the training file nor the model that is fine-tuned says another number.
+#: Genes per sentence of tasks that neither the training file nor the model that is fine-tuned gives a length for.
 LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200}
 DEFAULT_LENGTH = 200
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and advice of transformers, and the warnings that trl and peft earn with deprecated names."""
+    """Without transformers' bars and advice, and without warnings about deprecated names that trl and peft use."""
     from transformers.utils import logging
 
     hf_logging: Any = logging  # typed in parts only
@@ -60,17 +65,17 @@ def _quiet() -> Iterator[None]:
 def train(
     config: TrainConfig, out: str | Path, *, base: str | Path = ".", resume: bool = False, progress: bool = True
 ) -> Model:
-    """Train, and write a directory that :func:`cell2sen.model.resolve` takes like any other model.
+    """Train a model and write its directory, which every ``model=`` and ``--model`` takes.
 
     Parameters
     ----------
     out
-        Directory to be written. It appears under this name only when it is complete; checkpoints of a running training
-        lie in ``<out>.training``.
+        Directory to write. It appears under this name when it is complete; checkpoints of a running training are in
+        ``<out>.training``.
     base
-        Folder that the files in `config.data` are relative to.
+        Folder that the files in `config.data.files` are relative to.
     resume
-        Go on from the last checkpoint in ``<out>.training``: the result is that of an uninterrupted training.
+        Continue from the last checkpoint in ``<out>.training``, to the result of an uninterrupted training.
     progress
         Show a progress bar on stderr.
 
@@ -84,133 +89,174 @@ def train(
     FileExistsError
         `out` exists, or an unfinished training that is not to be resumed.
     FileNotFoundError
-        Nothing to resume.
+        No checkpoint to resume from.
     ValueError
-        Data that cannot be learned from, or resumed with other settings.
+        Data without anything to learn from, or a run that was begun with other settings.
     """
-    import torch
     from transformers import set_seed
 
     keep_freed_memory()
-    out = Path(out)
+    out, base = Path(out), Path(base)
     folder = _folder(out)
-    start = resolve(config.model) if config.model else None
-    config = _inherited(config, start)
+    start = resolve(config.model.start) if config.model.start else None
+    config = _with_inherited_names(config, start)
     _check_folders(config, out, folder, resume)
     set_seed(config.seed)
-    case = start.recipe.case if start else "upper"
-    cells = {data.file: Cells(data, Path(base), case) for data in config.data}
-    exclude_held_out(cells)
-    worded = _worded(config, start)
-    lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
-    lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.lengths}
-    common = networks.common_genes(cells, config) if config.from_scratch or config.gene_tokens else ()
-    genes: tuple[str, ...] | None = None  # any that the tokenizer can write
-    if start:
-        network, tokenizer, tokens = networks.load(config, start, common)
-        genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
-    else:
-        network, tokenizer, tokens = networks.from_scratch(config, common, cells, worded)
-        if config.from_scratch and config.from_scratch.tokenizer == "genes":
-            genes = common
-    for one in cells.values():
-        listed = frozenset(genes) if genes else None
-        known = tokens.known(one.symbols)
-        one.keep_genes(known & np.array([listed is None or symbol in listed for symbol in one.symbols], dtype=bool))
-    networks.set_dropout(network, config)
-    size = config.change_vectors
-    if size is None:
-        size = networks.CHANGE_VECTORS if start and _has_new_perturbations(cells, start) else 0
-    if size:
-        networks.add_changes(network, tokens, cells, lengths["perturb"], size, config.seed)
-    before = networks.weights_of(network) if config.keep else {}
-    learner = Learner(
-        config=config, start=start, cells=cells, worded=worded, lengths=lengths, network=network, tokenizer=tokenizer,
-        tokens=tokens, folder=folder, base=Path(base), resume=resume, progress=progress,
-    )  # fmt: skip
-    first_log = learner.first_stage() if config.gene_tokens else []
+    examples = _examples(config, start, base)
+    model, genes = _initial_model(config, start, examples)
+    before = networks.copied_weights(model.network) if config.model.start_share else {}
+    run = TrainingRun(
+        config=config, examples=examples, model=model, folder=folder, base=base, resume=resume, progress=progress
+    )
+    first_log = run.train_new_tokens() if config.model.gene_tokens else []
     set_seed(config.seed)
-    trainer, texts = learner.reinforced() if config.grpo else learner.supervised()
-    learner.start_or_resume(trainer, folder)
+    trainer, texts = run.grpo_trainer() if config.grpo else run.sft_trainer()
+    run.fit(trainer, folder)
     trainer.state.log_history[:0] = first_log
-    trained: Any = trainer.model
-    trained.config.use_cache = True
-    metadata = model_directory.metadata_of(config, cells, worded, lengths, genes, start)
-    network = networks.whole(trainer, config, start, folder, common)
-    networks.keep(network, before, config.keep)
-    network = network.to(getattr(torch, config.save_dtype))
-    with model_directory.complete(out) as temporary:
-        model_directory.write(temporary, network, tokenizer, metadata, config, cells, trainer.state)
-        if config.lora and not config.lora.merge:
+    metadata = directory.metadata_of(config, examples, genes, start)
+    network = _final_network(config, trainer, run, before)
+    with directory.complete(out) as temporary:
+        log = trainer.state.log_history
+        directory.write(temporary, network, model.tokenizer, metadata, examples.cells, log, names=config.card.names)
+        if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
-        model_directory.check_tokenizer(temporary, tokens, texts)
-        calibrate(temporary, list(cells.values()), progress=progress)
-        corrections = correct(temporary, list(cells.values()), seed=config.seed, progress=progress)
-        if start and (lost := sorted(set(start.metadata.get("corrections", {})) - set(corrections))):
-            logger.warning("%s corrects its responses to %d perturbations that were not trained on now (such as %s); "
-                           "the new model does not", start.name, len(lost), lost[0])  # fmt: skip
-        measured = scorecard.scores(temporary, list(cells.values()), config.score_cells, seed=config.seed)
-        model_directory.write_card(temporary, config, trainer.state, measured, scorecard.as_markdown(measured))
+        directory.check_tokenizer(temporary, model.tokens, texts)
+        _release(temporary, config, examples, trainer.state, start, progress=progress)
     shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
 
 
 def can_resume(out: str | Path) -> bool:
     """Whether an interrupted training has left a checkpoint."""
-    return _checkpoints(_folder(Path(out)))
+    return _has_checkpoint(_folder(Path(out)))
+
+
+def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
+    """Cells, tasks and sentence lengths of the run."""
+    case = start.recipe.case if start else "upper"
+    cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
+    exclude_held_out(cells)
+    names = sorted({name for data in config.data.files for name in data.tasks})
+    worded: dict[str, Task] = {
+        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
+    }
+    lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
+    lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
+    return Examples(cells=cells, tasks=worded, lengths=lengths)
+
+
+def _initial_model(
+    config: TrainConfig, start: Model | None, examples: Examples
+) -> tuple[TrainableModel, tuple[str, ...] | None]:
+    """The model before training, and its genes; ``None``: all that its tokenizer can write.
+
+    Leaves out the genes of the cells that the model cannot write.
+    """
+    scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
+    settings = scratch.tokenizer if scratch else gene_tokens
+    common = common_genes(examples.cells, settings.min_cells) if settings else ()
+    genes: tuple[str, ...] | None = None
+    if start:
+        model = networks.load(config.model, start, common)
+        genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
+    else:
+        model = new_model(config, common, examples.cells, examples.tasks)
+        if scratch and scratch.tokenizer.kind == "genes":
+            genes = common
+    for cells in examples.cells.values():
+        known = model.tokens.known(cells.symbols)
+        cells.keep_genes(known & np.isin(cells.symbols, genes) if genes else known)
+    networks.set_dropout(model.network, config)
+    size = config.model.change_vectors
+    if size is None:
+        size = N_CHANGE_VECTORS if start and _has_new_perturbations(examples.cells, start) else 0
+    if size:
+        add_change_vectors(model, examples.cells, examples.lengths["perturb"], size, config.seed)
+    return model, genes
+
+
+def _final_network(config: TrainConfig, trainer: Any, run: TrainingRun, before: Mapping[str, Any]) -> Any:
+    """The network that is saved: merged, interpolated with the weights before the training, in its dtype."""
+    import torch
+
+    trainer.model.config.use_cache = True
+    network = networks.merged_network(trainer, config, run.model, run.folder)
+    networks.interpolate_weights(network, before, config.model.start_share)
+    return network.to(getattr(torch, config.checkpoints.save_dtype))
+
+
+def _release(
+    folder: Path, config: TrainConfig, examples: Examples, state: Any, start: Model | None, *, progress: bool
+) -> None:
+    """Calibrate, correct and score the model, and write its card."""
+    cells = list(examples.cells.values())
+    calibrate(folder, cells, progress=progress)
+    corrections = correct(folder, cells, seed=config.seed, progress=progress)
+    if start and (lost := sorted(set(start.metadata.get("corrections", {})) - set(corrections))):
+        logger.warning(
+            "%s has corrections for %d perturbations that this training does not include (such as %s); the new model "
+            "has none for them",
+            start.name,
+            len(lost),
+            lost[0],
+        )
+    scores = scorecard.scores(folder, cells, config.card.score_cells, seed=config.seed)
+    model_card.write_card(folder, config, state, scores, scorecard.as_markdown(scores))
 
 
 def _folder(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
-def _checkpoints(folder: Path) -> bool:
-    """Whether there is something to go on from, when what was interrupted while it was written is gone."""
+def _has_checkpoint(folder: Path) -> bool:
+    """Whether there is a complete checkpoint; removes incomplete ones."""
     for checkpoint in folder.rglob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").is_file():  # written last
             shutil.rmtree(checkpoint)
-    return any(folder.rglob("checkpoint-*")) or (folder / FIRST_STAGE_FILE).exists()
+    return any(folder.rglob("checkpoint-*")) or (folder / NEW_TOKENS_FILE).exists()
 
 
 def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -> None:
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
-    checkpoints = _checkpoints(folder)
-    if checkpoints and not resume:
-        raise FileExistsError(f"{folder} holds an unfinished training: resume it, or remove it to begin anew")
-    if resume and not checkpoints:
-        raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from; begin anew without resume")
+    has_checkpoint = _has_checkpoint(folder)
+    if has_checkpoint and not resume:
+        raise FileExistsError(f"{folder} holds an unfinished training: resume it, or remove it to begin again")
+    if resume and not has_checkpoint:
+        raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from; begin again without resume")
     settings = plain(config)
     if resume and (stored := json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))) != settings:
-        changed = sorted(key for key in settings if settings[key] != stored.get(key))
+        before, now = flat(stored), flat(settings)
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         raise ValueError(
             f"the training in {folder} began with other settings ({', '.join(changed)}); resume it with those"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _inherited(config: TrainConfig, start: Model | None) -> TrainConfig:
-    """With the name that the model has for no perturbation, which it would forget without pairs that say it."""
+def _with_inherited_names(config: TrainConfig, start: Model | None) -> TrainConfig:
+    """The configuration with the model's name for no perturbation, which it would unlearn without such pairs."""
     name = start.metadata.get("no_perturbation") if start else None
     if not name or config.grpo:  # rewards compare treated cells only
         return config
-    inherit = [one.perturbation and not one.no_perturbation and "perturb" in one.tasks for one in config.data]
-    data = (replace(one, no_perturbation=name) if new else one for one, new in zip(config.data, inherit, strict=True))
-    return replace(config, data=tuple(data))
+    files = tuple(_with_name(file, name) for file in config.data.files)
+    return replace(config, data=replace(config.data, files=files))
 
 
-def _has_new_perturbations(cells: Mapping[str, Cells], start: Model) -> bool:
-    """Whether a model of whole genes that can tell a change from a cell is to learn changes that it does not know."""
+def _with_name(file: TrainingFile, name: str) -> TrainingFile:
+    if file.perturbation is None or file.no_perturbation or "perturb" not in file.tasks:
+        return file
+    return replace(file, perturbation=replace(file.perturbation, no_perturbation=name))
+
+
+def _has_new_perturbations(cells: Mapping[str, TrainingCells], start: Model) -> bool:
+    """Whether a whole-gene model with a name for no perturbation is to learn perturbations that are new to it."""
     if not start.metadata.get("no_perturbation") or not start.genes:
         return False
     known = start.metadata.get("perturbations", {})
     return any(
         name not in known
-        for one in cells.values() if one.perturbation is not None and "perturb" in one.data.tasks
-        for name in set(one.perturbation[~one.test]) - {None, one.data.control}
-    )  # fmt: skip
-
-
-def _worded(config: TrainConfig, start: Model | None) -> dict[str, Task]:
-    names = sorted({name for data in config.data for name in data.tasks})
-    return {name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names}
+        for file in cells.values()
+        if file.perturbation is not None and "perturb" in file.data.tasks
+        for name in set(file.perturbation[~file.test]) - {None, file.data.control}
+    )

@@ -1,4 +1,4 @@
-"""Scores of a new model on cells that it was not trained on, beside simple baselines, for its card."""
+"""Scores of a new model on held-out cells, beside simple baselines, for its card."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen import tl
+from cell2sen.backend import Sampling
 from cell2sen.evaluation import evaluate as evaluation
-from cell2sen.inference.session import load_model
+from cell2sen.evaluation.inputs import UNS
+from cell2sen.inference.annotate import label_probabilities
+from cell2sen.inference.perturb import predict_response
+from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
-from cell2sen.training.cells import Cells, contexts
+from cell2sen.training.cells import TrainingCells
 from cell2sen.training.release.fit_calibration import calibrates
 
 if TYPE_CHECKING:
@@ -23,134 +26,179 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Task → what is measured. The first column of a table is for reading, the others for judging.
+#: Task → scores of the card.
 METRICS = {
     "annotate": ("accuracy", "macro_f1", "expected_calibration_error"),
     "perturb": ("pearson_delta", "kendall_tau", "gene_overlap_100"),
 }
 
-#: Training cells that baselines learn from at most, and bootstrap samples: a card must not take longer than a training.
-TRAINING_CELLS, RESAMPLES = 500, 50
+#: Training cells that baselines learn from, and bootstrap samples: a card must not take longer than a training.
+MAX_TRAINING_CELLS, RESAMPLES = 500, 50
+
+#: Sampling of predicted sentences, where a model has no expected responses.
+SAMPLING = Sampling(max_new_tokens=2048, stop=(".\n", "\n"))
 
 
-def scores(folder: Path, cells: Sequence[Cells], most: int, *, seed: int = 0) -> list[dict[str, Any]]:
+def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """One entry for each file, task and metric: the model, its interval, the best baseline, and the ceiling.
 
     Parameters
     ----------
     folder
         Directory of the model.
-    most
-        Held-out cells of each file and task that are asked about, at most; 0 for none. Labels are scored on cells that
-        did not calibrate them.
+    limit
+        Held-out cells of each file and task that are scored, at most; 0 for none. Labels are scored on cells that have
+        not calibrated them.
     """
     model = resolve(folder)
     backend: Any = None
-    found: list[dict[str, Any]] = []
-    for one in cells:
-        for task in one.data.tasks:
-            rows = _asked(one, task, most, seed)
+    entries: list[dict[str, Any]] = []
+    for file in cells:
+        for task in [task for task in file.data.tasks if task in METRICS]:
+            rows = _sampled_rows(file, task, limit, seed)
             if not len(rows):
                 continue
             backend = backend or load_model({"model": model, "progress": False})
             try:
-                judged = _annotated(one, rows, backend) if task == "annotate" else _perturbed(one, rows, backend)
+                evaluated = (_annotation if task == "annotate" else _response)(file, rows, backend)
             except (ValueError, KeyError) as error:  # too few cells of a group, say: a card without this score
-                logger.warning("the model card has no scores of task %r on %s: %s", task, one.data.file, error)
+                logger.warning("the model card has no scores of task %r on %s: %s", task, file.data.file, error)
                 continue
-            found += _entries(judged, one.data.file, task)
-    return found
+            entries += _entries(evaluated, file.data.file, task)
+    return entries
 
 
-def as_markdown(found: Sequence[Mapping[str, Any]]) -> str:
+def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
     """A table for the model card."""
-    if not found:
-        return "Nothing was measured on held-out cells."
+    if not entries:
+        return "No held-out cells were scored."
     lines = ["| file | task | score | model (95 % interval) | best simple baseline | ceiling |", "|" + " --- |" * 6]
-    for one in found:
-        interval = f" ({_number(one['low'])} to {_number(one['high'])})" if one["low"] is not None else ""
-        baseline = f"{one['best_baseline']} {_number(one['best_baseline_value'])}" if one["best_baseline"] else "–"
+    for entry in entries:
+        interval = f" ({_number(entry['low'])} to {_number(entry['high'])})" if entry["low"] is not None else ""
+        name = entry["best_baseline"]
+        baseline = f"{name} {_number(entry['best_baseline_value'])}" if name else "–"
         lines.append(
-            f"| {one['file']}, {one['n_cells']} cells | {one['task']} | {one['metric']} | "
-            f"{_number(one['model'])}{interval} | {baseline} | {_number(one['ceiling'])} |"
+            f"| {entry['file']}, {entry['n_cells']} cells | {entry['task']} | {entry['metric']} | "
+            f"{_number(entry['model'])}{interval} | {baseline} | {_number(entry['ceiling'])} |"
         )
     return "\n".join(lines)
 
 
-def _asked(cells: Cells, task: str, most: int, seed: int) -> NDArray[np.int64]:
-    """Held-out cells that the model is asked about."""
-    chosen = cells.test & (np.diff(cells.matrix.indptr) > 0)
-    if task == "annotate" and cells.label is not None:
-        chosen = chosen & np.array([label is not None for label in cells.label], dtype=bool)
-        chosen = chosen & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
-    elif task == "perturb" and cells.perturbation is not None:
-        chosen = chosen & np.asarray(cells.perturbation == cells.data.control, dtype=bool)
+def _sampled_rows(cells: TrainingCells, task: str, limit: int, seed: int) -> NDArray[np.int64]:
+    """Random held-out cells with genes: labelled ones that have not calibrated the labels, or controls."""
+    usable = cells.test & (np.diff(cells.matrix.indptr) > 0)
+    if task == "annotate":
+        usable &= _labelled(cells) & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
     else:
-        return np.array([], dtype=np.int64)
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(chosen))[:most]
-    return np.sort(rows)
+        usable &= np.asarray(cells.perturbation == cells.data.control, dtype=bool)
+    return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:limit])
 
 
-def _annotated(cells: Cells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
+def _labelled(cells: TrainingCells) -> NDArray[np.bool_]:
+    labels = cells.label if cells.label is not None else [None] * len(cells.names)
+    return np.array([label is not None for label in labels], dtype=bool)
+
+
+def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
+    """Evaluation of predicted labels."""
     assert cells.label is not None
-    asked = _adata(cells, rows, truth=cells.label)
-    tl.annotate(asked, model=backend, progress=False)
-    labelled = np.flatnonzero(~cells.test & np.array([label is not None for label in cells.label], dtype=bool))
-    train = _adata(cells, _some(labelled), truth=cells.label)
+    adata = _adata(cells, rows, truth=cells.label)
+    session = start(adata, "annotate", {"model": backend, "progress": False})
+    adata.obs["predicted"], adata.obs["predicted_score"] = label_probabilities(session).pick()
+    adata.uns[UNS] = {"annotate": session.provenance()}
+    train = _adata(cells, _baseline_rows(~cells.test & _labelled(cells)), truth=cells.label)
     return evaluation.evaluate(
-        asked, asked, task="annotate", label="truth", train=train, metrics=METRICS["annotate"], leaks="report",
+        adata,
+        adata,
+        task="annotate",
+        label="truth",
+        predicted_label="predicted",
+        train=train,
+        metrics=METRICS["annotate"],
+        leaks="report",
         resamples=RESAMPLES,
-    )  # fmt: skip
+    )
 
 
-def _perturbed(cells: Cells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
-    """The commonest perturbation that was held out, in every context that has controls and such cells."""
+def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
+    """Evaluation of responses to the commonest held-out perturbation, in each context with controls and such cells."""
     assert cells.perturbation is not None
-    perturbed = [value for value in cells.perturbation[cells.test] if value not in (None, cells.data.control)]
-    if not perturbed:
+    held_out = [value for value in cells.perturbation[cells.test] if value not in (None, cells.data.control)]
+    if not held_out:
         raise ValueError("no perturbed cell is held out")
-    name = max(sorted(set(perturbed)), key=perturbed.count)
-    where = contexts(cells)
-    of_kind = np.asarray(cells.perturbation == name, dtype=bool)
-    moved = {where[cell] for cell in np.flatnonzero(cells.test & of_kind)}
-    rows = np.array([row for row in rows if where[row] in moved], dtype=np.int64)
-    predicted = tl.perturb(_adata(cells, rows, truth=cells.perturbation), name, model=backend, progress=False)
-    wanted = of_kind | np.asarray(cells.perturbation == cells.data.control, dtype=bool)
-    real = _adata(cells, np.flatnonzero(cells.test & wanted), truth=cells.perturbation)
-    train = _adata(cells, _some(np.flatnonzero(~cells.test & wanted)), truth=cells.perturbation)
+    name = max(sorted(set(held_out)), key=held_out.count)
+    context = cells.contexts()
+    treated = np.asarray(cells.perturbation == name, dtype=bool)
+    with_treated = {context[cell] for cell in np.flatnonzero(cells.test & treated)}
+    rows = np.array([row for row in rows if context[row] in with_treated], dtype=np.int64)
+    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend)
+    both = treated | np.asarray(cells.perturbation == cells.data.control, dtype=bool)
+    real = _adata(cells, np.flatnonzero(cells.test & both), truth=cells.perturbation)
+    train = _adata(cells, _baseline_rows(~cells.test & both), truth=cells.perturbation)
     return evaluation.evaluate(
-        predicted, real, task="perturb", perturbation="truth", predicted_perturbation="perturbation",
-        control=cells.data.control, context=cells.data.context, train=train, metrics=METRICS["perturb"],
-        leaks="report", resamples=RESAMPLES,
-    )  # fmt: skip
+        predicted,
+        real,
+        task="perturb",
+        perturbation="truth",
+        predicted_perturbation="perturbation",
+        control=cells.data.control,
+        context=cells.data.context,
+        train=train,
+        metrics=METRICS["perturb"],
+        leaks="report",
+        resamples=RESAMPLES,
+    )
 
 
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.sort(np.random.default_rng(0).permutation(rows)[:TRAINING_CELLS])
+def _predicted(control: AnnData, perturbation: str, backend: Any) -> AnnData:
+    """Predicted cells, in the form of :func:`cell2sen.tl.perturb`."""
+    from anndata import AnnData
+
+    session = start(control, "perturb", {"model": backend, "progress": False})
+    response = predict_response(session, (perturbation,) * control.n_obs, sampling=SAMPLING)
+    obs = control.obs.iloc[response.rows].copy()
+    obs["perturbation"] = pd.Categorical(response.perturbations)
+    obs["sentence"] = [" ".join(answer.genes) for answer in response.answers]
+    var = pd.DataFrame(index=pd.Index(session.sentences.symbols, dtype=object))
+    layers = {"control": response.control, "delta": (response.predicted - response.control).tocsr()}
+    predicted = AnnData(X=response.predicted, obs=obs, var=var, layers=layers)
+    predicted.uns[UNS] = {"perturb": session.provenance()}
+    return predicted
 
 
-def _adata(cells: Cells, rows: NDArray[np.int64], truth: NDArray[Any]) -> AnnData:
+def _baseline_rows(usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Random training cells for the baselines."""
+    return np.sort(np.random.default_rng(0).permutation(np.flatnonzero(usable))[:MAX_TRAINING_CELLS])
+
+
+def _adata(cells: TrainingCells, rows: NDArray[np.int64], truth: NDArray[Any]) -> AnnData:
     adata = cells.anndata(rows)
     adata.obs["truth"] = pd.Categorical(truth[rows])
     return adata
 
 
-def _entries(judged: evaluation.Evaluation, file: str, task: str) -> list[dict[str, Any]]:
-    def plain(value: Any) -> float | None:
-        return float(value) if value is not None and np.isfinite(value) else None
-
-    table = judged.table.reset_index().to_dict("records")
-    n_cells = int(judged.scores["n_predicted"].max())
+def _entries(evaluated: evaluation.Evaluation, file: str, task: str) -> list[dict[str, Any]]:
+    n_cells = int(evaluated.scores["n_predicted"].max())
     return [
         {
-            "file": file, "task": task, "metric": str(row["metric"]), "n_cells": n_cells,
-            "model": plain(row["prediction"]), "low": plain(row["low"]), "high": plain(row["high"]),
+            "file": file,
+            "task": task,
+            "metric": str(row["metric"]),
+            "n_cells": n_cells,
+            "model": _finite(row["prediction"]),
+            "low": _finite(row["low"]),
+            "high": _finite(row["high"]),
             "best_baseline": str(row["best_baseline"] or "") if isinstance(row["best_baseline"], str) else "",
-            "best_baseline_value": plain(row["best_baseline_value"]), "ceiling": plain(row["ceiling"]),
+            "best_baseline_value": _finite(row["best_baseline_value"]),
+            "ceiling": _finite(row["ceiling"]),
         }
-        for row in table
-        if plain(row["prediction"]) is not None
-    ]  # fmt: skip
+        for row in evaluated.table.reset_index().to_dict("records")
+        if _finite(row["prediction"]) is not None
+    ]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,151 @@
+"""Settings of the data: files, obs columns, splits, names of labels, augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelColumn:
+    """obs column of the labels."""
+
+    column: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Label in the file → label to learn. Others are kept."""
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Learn labels only from cells with these values in obs; other tasks use all cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationColumn:
+    """obs column of the perturbations, and how perturbed cells are paired with controls."""
+
+    column: str
+    control: str = "control"
+    """Value of control cells."""
+
+    context: tuple[str, ...] = ()
+    """obs columns in which a perturbed cell and its control must agree (cell type, donor, batch)."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Perturbation in the file → name in prompts; ``"*"``: all others, ``{}`` being the value (``"{} knock-out"``)."""
+
+    no_perturbation: str | None = None
+    """Name of no perturbation in prompts. With it controls are also paired with other controls of their context, which
+    expected responses need (``tl.perturb(readout="expected")``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Held-out cells: single cells, or whole groups (donor, cell type, perturbation)."""
+
+    by: str = "cell"
+    """``"cell"`` or an obs column: all cells with the same value are on the same side."""
+
+    test: float = 0.1
+    """Share of cells (or of groups) that is held out."""
+
+    values: tuple[str, ...] = ()
+    """Groups to hold out by name, instead of a random share."""
+
+    perturbed_only: bool = False
+    """Hold out the perturbed cells of the groups only ("this cell type was never seen under IFN-beta"), and of all
+    controls the share `test`. Always so where the groups are perturbations."""
+
+    exclude_held_out_of: tuple[str, ...] = ()
+    """Files whose held-out cells are held out here, too; matched by barcode."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test < 1:
+            raise ValueError(f"split: test is the share of cells to hold out, from 0 to below 1, found {self.test}")
+        if self.by == "cell" and self.values:
+            raise ValueError(f"split: values {list(self.values)} are groups of an obs column; name it as by:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Values and genes that are read from a file."""
+
+    layer: str | None = None
+    use_raw: bool = False
+    symbols: str | None = None
+    """var column of the gene symbols."""
+
+    organism: str | None = None
+    """Organism of all cells; read from the file by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFile:
+    """One AnnData file, and the tasks that are learned from it."""
+
+    file: str
+    tasks: Mapping[str, float] = field(default_factory=lambda: {"annotate": 1.0})
+    """Task → draws of each cell, each with new ties and new thinning. A fraction is the share of cells that are drawn
+    once more. A list of tasks is short for one draw each."""
+
+    cell_type: LabelColumn | None = None
+    """A column's name is short for ``{column: NAME}``, here and under `perturbation`."""
+
+    perturbation: PerturbationColumn | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Slot of a task of your own → obs column (``{phase: cell_cycle_phase}``)."""
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Use only cells with these values in obs."""
+
+    matrix: Matrix = field(default_factory=Matrix)
+    split: Split = field(default_factory=Split)
+
+    @property
+    def control(self) -> str:
+        """Value of control cells."""
+        return self.perturbation.control if self.perturbation else PerturbationColumn.control
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Columns of obs in which a perturbed cell and its control must agree."""
+        return self.perturbation.context if self.perturbation else ()
+
+    @property
+    def no_perturbation(self) -> str | None:
+        """Name of no perturbation in prompts."""
+        return self.perturbation.no_perturbation if self.perturbation else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Changes from draw to draw, besides the order of ties."""
+
+    thin: tuple[float, float] = (1.0, 1.0)
+    """Limits of the share of the counts that is kept, uniform between them. Counts behind normalised values are
+    estimated, see :meth:`cell2sen.data.scale.Scale.counts`."""
+
+    panel: float = 0.0
+    """Share of cells that are written with a random part of the genes, as measured by a targeted panel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Files, and settings of all of them."""
+
+    files: tuple[TrainingFile, ...]
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Task → genes per sentence. Prompts that are still too long for the context lose genes, answers never."""
+
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label → other spellings that a user may choose from. Not learned: a label is learned better under one name."""
+
+    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        names = [data.file for data in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError(f"data.files: each file can be named once, found {names}")

@@ -1,0 +1,115 @@
+"""TrainConfig: all settings of one training run, in groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cell2sen.training.config.data import DataConfig
+from cell2sen.training.config.grpo import Grpo
+from cell2sen.training.config.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """Steps, learning rate and loss."""
+
+    learning_rate: float | None = None
+    """By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 below 50 million parameters, 1e-5 for other models. With
+    rewards 1e-4 below 50 million parameters, 1e-5 for adapters, 1e-6 for other models."""
+
+    weight_decay: float = 0.01
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; it then falls as a cosine."""
+
+    epochs: float = 1.0
+    """Passes over the drawn pairs. Each cell is drawn as often as ``tasks`` of its file says, already."""
+
+    max_steps: int = -1
+    """Steps; -1: as many as the epochs have."""
+
+    batch_size: int | None = None
+    """Samples in a step. By default 32, but 8 below 50 million parameters: small models learn more from many steps than
+    from large ones."""
+
+    prompt_loss: float = 0.0
+    """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
+
+    loss_tokens: int | None = None
+    """Random tokens of each prompt and each answer on which the loss is computed in a step; all by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Speed and memory; the result is the same up to rounding."""
+
+    packing: bool = False
+    """Put several samples in one row, each attending to itself only: less padding. A step has `batch_size` samples."""
+
+    bf16: bool | None = None
+    """Compute in bfloat16 (trained weights and optimiser stay float32, except for quantised models). By default where
+    the GPU or the CPU has instructions for it; without them it is several times slower than float32."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory, for large models."""
+
+    gradient_accumulation: int = 1
+    """Batches whose gradients are added up for one step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Measurements on held-out pairs, and the weights that are saved."""
+
+    eval_steps: float = 0.1
+    """Steps between two measurements, each with a checkpoint; below 1 as a share of all steps."""
+
+    eval_pairs: int = 500
+    """Held-out pairs at a measurement, equally many of each task."""
+
+    keep_best: bool = False
+    """Save the weights with the best held-out value, not the last ones."""
+
+    patience: int | None = None
+    """Stop after so many measurements without improvement; implies `keep_best`."""
+
+    save_dtype: str = "bfloat16"
+    """dtype of the saved weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The model card and what is published with it."""
+
+    text: str = ""
+    """Free text."""
+
+    score_cells: int = 100
+    """Held-out cells of each file and task that are scored for the card; 0 for none."""
+
+    names: bool = True
+    """Store the names of the cells on either side of the split with the model, not only their SHA-256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All settings of one training run; the YAML file of ``cell2sen train`` has the same groups and keys."""
+
+    data: DataConfig
+    model: ModelConfig
+    grpo: Grpo | None = None
+    """Learn from rewards of written sentences, instead of from pairs."""
+
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    compute: Compute = field(default_factory=Compute)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    card: Card = field(default_factory=Card)
+    seed: int = 0
+    """Of all random numbers, except those of the splits."""
+
+    def __post_init__(self) -> None:
+        if self.grpo and self.model.from_scratch:
+            raise ValueError("grpo improves a model that can answer: name it as model.start, not model.from_scratch")
+        if self.grpo and self.model.quantize:
+            raise ValueError("grpo does not work with model.quantize, whose weights are not the ones that are saved")
+        if self.grpo and self.model.gene_tokens:
+            raise ValueError("model.gene_tokens needs a training on pairs: run it first, without grpo")

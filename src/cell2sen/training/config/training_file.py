@@ -1,0 +1,220 @@
+"""Training files: YAML to TrainConfig, with errors that name the right key."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cell2sen.training.config.data import DataConfig, LabelColumn, PerturbationColumn, TrainingFile
+from cell2sen.training.config.grpo import Grpo, RewardGenes, SampledAnswers
+from cell2sen.training.config.model import ModelConfig, NewTokenizer, Scratch
+from cell2sen.training.config.settings import Card, Checkpoints, Compute, Optimiser, TrainConfig
+
+#: Groups of former flat keys: former key → present key.
+_GROUPS: Mapping[str, tuple[type, Mapping[str, str]]] = {
+    "model": (ModelConfig, {"keep": "start_share"}),
+    "data": (DataConfig, {"labels": "spellings"}),
+    "optimiser": (Optimiser, {}),
+    "compute": (Compute, {}),
+    "checkpoints": (Checkpoints, {}),
+    "card": (Card, {}),
+}
+
+#: Former keys of each part of a training file → where they are now.
+MOVED: Mapping[type, Mapping[str, str]] = {
+    TrainConfig: {
+        **{
+            field.name: f"{group}.{field.name}"
+            for group, (kind, _) in _GROUPS.items()
+            for field in dataclasses.fields(kind)
+        },
+        **{former: f"{group}.{key}" for group, (_, renamed) in _GROUPS.items() for former, key in renamed.items()},
+    },
+    Scratch: {
+        "text_tokens": "tokenizer.text_tokens",
+        "min_cells": "tokenizer.min_cells",
+        "words": "tokenizer.words",
+        "gene_vectors": "initial.gene_vectors",
+        "initializer_range": "initial.std",
+        "layer_norm_eps": "initial.layer_norm_eps",
+    },
+    TrainingFile: {
+        "labels": "cell_type.names",
+        "label_where": "cell_type.where",
+        "control": "perturbation.control",
+        "context": "perturbation.context",
+        "perturbations": "perturbation.names",
+        "no_perturbation": "perturbation.no_perturbation",
+        "exclude_held_out_of": "split.exclude_held_out_of",
+        "draws": "tasks, as {TASK: DRAWS}",
+        "layer": "matrix.layer",
+        "use_raw": "matrix.use_raw",
+        "symbols": "matrix.symbols",
+        "organism": "matrix.organism",
+    },
+    Grpo: {
+        "gene_sets": "genes.gmt",
+        "gene_set": "genes.sets",
+        "prompts": "answers.prompts",
+        "temperature": "answers.temperature",
+        "guided": "answers.guided",
+        "max_new_tokens": "answers.max_new_tokens",
+        "held_out": "answers.held_out",
+    },
+}
+
+#: Parts that were one value: its present key.
+_WAS_VALUE: Mapping[type, str] = {
+    ModelConfig: "start",
+    DataConfig: "files",
+    Card: "text",
+    NewTokenizer: "kind",
+    RewardGenes: "symbols",
+    SampledAnswers: "per_prompt",
+}
+
+#: Parts that may be given as the name of the obs column alone.
+_COLUMNS = (LabelColumn, PerturbationColumn)
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """The configuration in a training file (YAML).
+
+    Raises
+    ------
+    ValueError
+        An unknown or former key; names the keys there are, or the new place.
+    """
+    return from_mapping(read_values(Path(path)))
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text."""
+    try:
+        import yaml
+    except ImportError as error:  # pragma: no cover - yaml comes with transformers
+        raise ImportError("training files need PyYAML: pip install 'cell2sen[train]'") from error
+    return yaml.safe_load(text)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Keys and values of a training file, unchecked."""
+    values = parse_yaml(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a training file: it must hold keys and values, found {type(values).__name__}")
+    return values
+
+
+def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of plain values, as in the YAML file.
+
+    Raises
+    ------
+    ValueError
+        An unknown or former key, no data, neither or both of `model.start` and `model.from_scratch`.
+    """
+    data = values.get("data")
+    if not data or (isinstance(data, Mapping) and "files" in data and not data["files"]):
+        raise ValueError(
+            "no data: name the files: data: {files: [{file: cells.h5ad, tasks: [annotate], cell_type: COLUMN}]}"
+        )
+    config: TrainConfig = build(TrainConfig, {"model": {}, **values})
+    return config
+
+
+def build(kind: Any, values: Any, place: str = "") -> Any:
+    """A part of the configuration of plain values.
+
+    Parameters
+    ----------
+    kind
+        Dataclass of the part.
+    place
+        Its dotted key, for errors; empty for the whole file.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    what, prefix = place or "the training file", f"{place}." if place else ""
+    if isinstance(values, kind):
+        return values
+    if kind in _COLUMNS and isinstance(values, str):
+        values = {"column": values}
+    if not isinstance(values, Mapping):
+        if kind in _WAS_VALUE:
+            key = _WAS_VALUE[kind]
+            raise ValueError(f"{what} is now {prefix}{key}: write {place.rpartition('.')[2]}: {{{key}: …}}")
+        raise ValueError(f"{what} must hold keys and values, found {values!r}; available: {sorted(names)}")
+    moved = MOVED.get(kind, {})
+    if former := [key for key in values if key in moved and key not in names]:
+        raise ValueError("; ".join(f"{prefix}{key} is now {prefix}{moved[key]}" for key in former))
+    if unknown := sorted(set(map(str, values)) - set(names)):
+        raise ValueError(f"{what} has unknown keys {unknown}; available: {sorted(names)}")
+    required = [field.name for field in dataclasses.fields(kind) if _is_required(field)]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{what} lacks {missing}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: converted(value, hints[key], f"{prefix}{key}") for key, value in values.items()})
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def converted(value: Any, kind: Any, place: str) -> Any:
+    """A plain value as the type of its key; `place` is the key's name in errors."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else converted(value, arguments[0], place)
+    if dataclasses.is_dataclass(kind):
+        return build(kind, {} if value is True or value is None else value, place)
+    if origin is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(converted(item, arguments[0], place) for item in values)
+    if origin is Mapping:
+        return _mapping(value, arguments[1], place)
+    if kind in (int, float):
+        return number(value, kind, place)
+    return str(value) if kind is str else value
+
+
+def _mapping(value: Any, kind: Any, place: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if kind is float and isinstance(value, str | list | tuple):  # names, each with the value 1
+        value = dict.fromkeys([value] if isinstance(value, str) else value, 1.0)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{place} must hold keys and values, found {value!r}")
+    return {str(key): converted(item, kind, f"{place}.{key}") for key, item in value.items()}
+
+
+def number(value: Any, kind: type, place: str) -> Any:
+    """A value as int or float; `place` is its name in errors."""
+    try:
+        parsed = float(value)  # YAML reads 1e-4 as text
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place} must be a number, found {value!r}") from error
+    if kind is int and parsed != int(parsed):
+        raise ValueError(f"{place} must be a whole number, found {value!r}")
+    return kind(parsed)
+
+
+def plain(value: Any) -> Any:
+    """A configuration, or a part of one, as lists and dictionaries that JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value, of nested dictionaries."""
+    rows: dict[str, Any] = {}
+    for key, value in values.items():
+        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return rows

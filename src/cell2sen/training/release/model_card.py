@@ -1,0 +1,124 @@
+"""Model card: data, settings and held-out scores of a trained model, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cell2sen.model import METADATA_FILE
+from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.release.directory import update_metadata
+
+CARD_FILE = "README.md"
+
+
+def write_card(folder: Path, config: TrainConfig, state: Any, scores: Sequence[Mapping[str, Any]], table: str) -> None:
+    """Write the model card, and the scores into the model's metadata.
+
+    Parameters
+    ----------
+    state
+        State of the trainer.
+    scores, table
+        Scores on held-out cells, and the same as a Markdown table.
+    """
+    metadata = update_metadata(folder, {"scores": list(scores)})
+    (folder / CARD_FILE).write_text(card(metadata, config, state, table), encoding="utf-8")
+
+
+def card(metadata: Mapping[str, Any], config: TrainConfig, state: Any, table: str) -> str:
+    """The text of the card."""
+    return f"""# Model card
+
+{config.card.text}
+
+Trained with `cell2sen train`. All settings are in `{METADATA_FILE}` beside this card.
+
+## Data
+
+{_data(metadata)}
+
+## Settings
+
+{_settings(metadata, config, state)}
+
+## Scores on held-out cells
+
+{table}
+
+Baselines and ceiling are those of `cell2sen evaluate`. Baselines use the training cells.
+
+* {_training_measure(config, state)}
+* {_calibration(metadata)}
+* {_corrections(metadata)}
+
+## Limits
+
+Predictions are for cells like the training cells, and for the labels and perturbations above. For others they are a
+guess. This model is not a medical device.
+"""
+
+
+def _data(metadata: Mapping[str, Any]) -> str:
+    rows = [f"| {file} | {split['n_train']} | {split['n_held_out']} |" for file, split in metadata["split"].items()]
+    lists = [
+        f"* Labels: {', '.join(metadata['labels']) or 'none'}",
+        f"* Perturbations: {', '.join(metadata['perturbations']) or 'none'}",
+        f"* Organisms: {', '.join(metadata['organisms'])}",
+    ]
+    return "\n".join(["| file | training cells | held-out cells |", "| --- | --- | --- |", *rows, "", *lists])
+
+
+def _settings(metadata: Mapping[str, Any], config: TrainConfig, state: Any) -> str:
+    origin = metadata["started_from"]
+    method = "reinforcement learning (GRPO)" if config.grpo else "prompt/completion pairs"
+    tasks = ", ".join(sorted({name for data in config.data.files for name in data.tasks}))
+    lengths = ", ".join(f"{name} {n}" for name, n in sorted(metadata["lengths"].items()))
+    rate = "default" if config.optimiser.learning_rate is None else f"{config.optimiser.learning_rate:g}"
+    lines = [
+        f"* Started from: {origin['name'] if origin else 'random weights'}; trained: {_trained_part(config)}",
+        f"* Method: {method}; tasks: {tasks}",
+        f"* Genes per sentence: {lengths}",
+        f"* Steps: {state.global_step}; batch size {state.train_batch_size}; learning rate {rate}; seed {config.seed}",
+    ]
+    return "\n".join(lines)
+
+
+def _trained_part(config: TrainConfig) -> str:
+    shape, lora = config.model.from_scratch, config.model.lora
+    if shape:
+        return f"{shape.layers} layers, hidden size {shape.hidden_size}, {shape.heads} heads"
+    part = "all weights" if lora is None else f"adapters of rank {lora.r}, merged into the weights"
+    return f"{part}, and new tokens for genes" if config.model.gene_tokens else part
+
+
+def _training_measure(config: TrainConfig, state: Any) -> str:
+    if config.grpo:
+        weights = config.grpo.rewards.items()
+        total = " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights)
+        key, name, best = "eval_reward", f"Reward on held-out cells ({total})", max
+    else:
+        key, name, best = "eval_loss", "Loss on held-out pairs (nats per answer token)", min
+    values = [entry[key] for entry in state.log_history if key in entry]
+    if not values:
+        return f"{name}: not measured"
+    return f"{name}: first {values[0]:.3f}, best {best(values):.3f}, last {values[-1]:.3f}"
+
+
+def _calibration(metadata: Mapping[str, Any]) -> str:
+    calibration = metadata.get("calibration", {}).get("annotate")
+    if not calibration:
+        return "Label probabilities are not calibrated"
+    return (
+        f"Label probabilities are calibrated on {calibration['n_cells']} held-out cells, temperature "
+        f"{calibration['temperature']:.2f}"
+    )
+
+
+def _corrections(metadata: Mapping[str, Any]) -> str:
+    corrections = metadata.get("corrections") or {}
+    if not corrections:
+        return "Expected responses are not corrected"
+    each = ", ".join(f"{name} (share {c['share']:.2f}, {c['contexts']} contexts)" for name, c in corrections.items())
+    return f"Expected responses are corrected by their mean residual in the training cells: {each}"

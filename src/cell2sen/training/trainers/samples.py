@@ -1,0 +1,110 @@
+"""Tokenised training samples, and the order in which they are put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cell2sen.engine.tokenization.tokenizer import Tokens, fit
+from cell2sen.training.examples import Pair
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: Label of tokens without a loss.
+IGNORED = -100
+
+#: Batches whose samples are sorted by length together: of similar length each, and still mixed.
+SORTED_BATCHES = 50
+
+#: Tokens besides prompt and answer: the end of text, and one that both might have more together than apart.
+RESERVED_TOKENS = 2
+
+
+def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
+    """Prompt and answer of each pair tokenised together, as at inference, with one end-of-text token behind them.
+
+    Parameters
+    ----------
+    pairs
+        Prompts that are too long for the context lose genes; answers are never cut.
+    tokens
+        Tokenizer of the model that is trained.
+    context
+        Tokens that a sample may have.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``task``, ``prompt``, ``completion``, ``input_ids``, ``labels`` (:data:`IGNORED` in the prompt) and
+        ``length``.
+
+    Raises
+    ------
+    ValueError
+        An answer does not fit, even with a prompt without genes.
+    """
+    from datasets import Dataset
+
+    end = min(tokens.eos)
+    prompts, completions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    reserved = tokens.count(completions) + RESERVED_TOKENS if pairs else np.zeros(0, dtype=np.int64)
+    prompts, _ = fit(prompts, context=context, room=reserved, count=tokens.lengths)
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
+    for start in range(0, len(pairs), 1024):
+        part = slice(start, start + 1024)
+        for row in tokens.encode(prompts[part], completions[part]):
+            ids = np.append(row.ids, end).astype(np.int32)
+            labels = ids.copy()
+            labels[: row.answer] = IGNORED
+            assert len(ids) <= context, f"a sample of {len(ids)} tokens in a context of {context}"
+            for name, value in (("input_ids", ids), ("labels", labels), ("length", len(ids))):
+                columns[name].append(value)
+    texts = {"prompt": [prompt.text for prompt in prompts], "completion": completions}
+    return Dataset.from_dict({"task": [pair[0] for pair in pairs], **texts, **columns})
+
+
+class GroupedOrder(torch.utils.data.Sampler[int]):
+    """A random order for each epoch, in which batches have samples of similar length.
+
+    A function of seed and epoch alone, so that a resumed training continues with the same samples.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each sample.
+    together
+        Batches whose samples are sorted by length together.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, together: int = SORTED_BATCHES) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.together = together
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.lengths))
+        chunk = self.together * self.batch_size
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), chunk):
+            group = order[start : start + chunk]
+            group = group[np.argsort(self.lengths[group], kind="stable")]
+            batches += [group[first : first + self.batch_size] for first in range(0, len(group), self.batch_size)]
+        # A short batch goes last; anywhere else it would shift the boundaries of all batches after it.
+        last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
+        batches = [batches[place] for place in generator.permutation(len(batches))] + last
+        return iter(np.concatenate(batches).tolist() if batches else [])
