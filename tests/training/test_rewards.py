@@ -79,9 +79,12 @@ def test_strength_ends_at_zero_where_a_sentence_ends() -> None:
     np.testing.assert_allclose(values, np.log([4 / 3, 4, 2, 1]))
 
 
-def test_validity() -> None:
-    assert rewards.validity(answer("ABC", n_words=4)) == 0.75
-    assert rewards.validity(answer("", n_words=0)) == 0
+def test_validity_counts_repeated_genes_and_uniqueness_does_not() -> None:
+    repeated = answer("ABC", n_words=6, n_unknown=1)
+    assert rewards.validity(repeated) == pytest.approx(5 / 6)
+    assert rewards.uniqueness(repeated) == pytest.approx(3 / 5)
+    for empty in (answer("", n_words=0), answer("", n_words=2, n_unknown=2)):
+        assert rewards.validity(empty) == rewards.uniqueness(empty) == 0
 
 
 class TestEmbedding:
@@ -99,11 +102,11 @@ class TestEmbedding:
 
 
 def test_all_rewards_at_once() -> None:
-    answers = [answer("ABCDEF", n_words=6), answer("FEDXYZ", n_words=8)]
-    found = rewards.score(list(rewards.REWARDS), answers, TestEmbedding.embed)
-    assert found.shape == (2, len(rewards.REWARDS))
-    np.testing.assert_allclose(found[0], [1, 1, 1, 1, 0], atol=1e-9)
-    assert (found[1] < found[0]).all()
+    answers = [answer("ABCDEF", n_words=6), answer("FEDXYZ", n_words=8, n_unknown=1)]
+    scores = rewards.score(list(rewards.REWARDS), answers, TestEmbedding.embed)
+    assert scores.shape == (2, len(rewards.REWARDS))
+    np.testing.assert_allclose(scores[0], [1, 1, 1, 1, 1, 0], atol=1e-9)
+    assert (scores[1] < scores[0]).all()
     with pytest.raises(ValueError, match=r"no rewards \['f1'\]; available: \['kendall_tau'"):
         rewards.score(["f1"], answers)
 

@@ -1,4 +1,4 @@
-"""Rewards of written cell sentences, for reinforcement learning: one plain function each; gene sets from GMT files."""
+"""Rewards of written cell sentences, for reinforcement learning: one function each; gene sets from GMT files."""
 
 from __future__ import annotations
 
@@ -13,47 +13,50 @@ from numpy.typing import NDArray
 from cell2sen.evaluation.metrics.profiles import kendall_tau as _tau
 from cell2sen.evaluation.metrics.profiles import pearson
 
-#: Sentences → vectors, float32 (n, dimensions).
+#: Gene lists → vectors, float32 (n, dimensions).
 Embed = Callable[[Sequence[Sequence[str]]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A written sentence and what it is compared with. Sentences are genes, the strongest first."""
+    """A written sentence and its reference; sentences are genes in descending order."""
 
     written: Sequence[str]
-    """Genes as the model wrote them, each once."""
+    """Genes that the model wrote, each once."""
 
     truth: Sequence[str]
-    """Real cells after the perturbation, or of the wanted type; as many genes as were asked for."""
+    """Real cells after the perturbation, or of the given type; as many genes as the answer should have."""
 
     control: Sequence[str] = ()
     """Cells before the perturbation; empty where there are none."""
 
     genes: Sequence[str] = ()
-    """The gene set that counts; all genes where it is empty."""
+    """Gene set that is compared; all genes if empty."""
 
     n_words: int = 0
-    """Words that the model wrote, whatever they are."""
+    """Words of the answer."""
+
+    n_unknown: int = 0
+    """Words of the answer that are no gene."""
 
 
 Reward = Callable[..., float | Sequence[float]]
 
 
 def kendall_tau(answer: Answer) -> float:
-    """Kendall's tau-b between written and real order of the gene set; genes that are not named share the last place.
+    """Kendall's tau-b between written and real order of the gene set; genes without a rank share the last one.
 
-    From -1 to 1. 0 where the answer names none of the set, NaN where the truth names none.
+    From -1 to 1. 0 if the answer has no gene of the set, NaN if the truth has none.
     """
-    genes = _set(answer, answer.written, answer.truth)
+    genes = _compared_genes(answer, answer.written, answer.truth)
     truth, written = strength(answer.truth, genes), strength(answer.written, genes)
-    return _defined(truth, written, _tau)
+    return _correlation(truth, written, _tau)
 
 
 def overlap(answer: Answer) -> float:
-    """Genes of the set that written and real sentence both name, over those that at least one names (Jaccard).
+    """Jaccard index of written and real genes, of the gene set only.
 
-    From 0 to 1; NaN where the truth names none of the set.
+    From 0 to 1; NaN if the truth has no gene of the set.
     """
     written, truth = set(answer.written), set(answer.truth)
     if answer.genes:
@@ -64,41 +67,50 @@ def overlap(answer: Answer) -> float:
 def change(answer: Answer) -> float:
     """Pearson's correlation of written and real change from control over the gene set.
 
-    A change is that of :func:`strength`, the logarithm of the place in the sentence, in which expression is linear.
-    From -1 to 1. 0 where the answer changes nothing, NaN where the truth does not, or there is no control.
+    Changes are differences of :func:`strength`. From -1 to 1. 0 if the answer changes nothing, NaN if the truth does
+    not, or without control.
     """
     if not answer.control:
         return math.nan
-    genes = _set(answer, answer.written, answer.truth, answer.control)
+    genes = _compared_genes(answer, answer.written, answer.truth, answer.control)
     before = strength(answer.control, genes)
-    return _defined(strength(answer.truth, genes) - before, strength(answer.written, genes) - before, pearson)
+    return _correlation(strength(answer.truth, genes) - before, strength(answer.written, genes) - before, pearson)
 
 
 def validity(answer: Answer) -> float:
-    """Share of the written words that are genes named for the first time; 1 by construction where answers are guided.
+    """Share of the words that are genes, repeated ones included; always 1 for guided answers.
 
     From 0 to 1; 0 for an empty answer.
     """
-    return len(answer.written) / answer.n_words if answer.n_words else 0.0
+    return (answer.n_words - answer.n_unknown) / answer.n_words if answer.n_words else 0.0
+
+
+def uniqueness(answer: Answer) -> float:
+    """Share of the words for genes that name a gene for the first time; always 1 for guided answers.
+
+    From 0 to 1; 0 without a gene.
+    """
+    known = answer.n_words - answer.n_unknown
+    return len(answer.written) / known if known else 0.0
 
 
 def embedding(answers: Sequence[Answer], embed: Embed) -> list[float]:
-    """Minus the distance between the embeddings of written and real sentence, of the gene set only if there is one.
+    """Minus the Euclidean distance between the embeddings of written and real sentence, of the gene set only.
 
-    Euclidean distance over the length of the real sentence's vector, so that it does not depend on the scale of the
-    embedding; 0 is perfect.
+    Divided by the norm of the real sentence's vector, so that it does not depend on the scale of the embedding; 0 is
+    perfect.
     """
     kept = [_restricted(sentence, answer) for answer in answers for sentence in (answer.written, answer.truth)]
     vectors = np.asarray(embed(kept), dtype=np.float64).reshape(len(answers), 2, -1)
-    length = np.maximum(np.linalg.norm(vectors[:, 1], axis=1), 1e-12)
-    distances: list[float] = (-np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1) / length).tolist()
+    norm = np.maximum(np.linalg.norm(vectors[:, 1], axis=1), 1e-12)
+    distances: list[float] = (-np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1) / norm).tolist()
     return distances
 
 
-#: What may be named under ``rewards:``. :func:`embedding` looks at all answers at once, the others at one.
+#: Rewards by name. :func:`embedding` takes all answers at once, the others one.
 REWARDS: Mapping[str, Reward] = {
-    one.__name__: one for one in (kendall_tau, overlap, change, validity, embedding)
-}  # fmt: skip
+    reward.__name__: reward for reward in (kendall_tau, overlap, change, validity, uniqueness, embedding)
+}
 
 
 def score(names: Sequence[str], answers: Sequence[Answer], embed: Embed | None = None) -> NDArray[np.float64]:
@@ -107,7 +119,7 @@ def score(names: Sequence[str], answers: Sequence[Answer], embed: Embed | None =
     Raises
     ------
     ValueError
-        No such reward; lists those there are. `embedding` without a function that embeds.
+        An unknown reward; lists those there are. `embedding` without an embedding function.
     """
     if unknown := sorted(set(names) - set(REWARDS)):
         raise ValueError(f"no rewards {unknown}; available: {list(REWARDS)}")
@@ -116,22 +128,21 @@ def score(names: Sequence[str], answers: Sequence[Answer], embed: Embed | None =
         if name != embedding.__name__:
             scores[:, column] = [REWARDS[name](answer) for answer in answers]
         elif embed is None:
-            raise ValueError("the reward 'embedding' needs a model that embeds sentences")
+            raise ValueError("the reward 'embedding' needs a model that embeds sentences; pass embed=")
         elif answers:
             scores[:, column] = embedding(answers, embed)
     return scores
 
 
 def strength(sentence: Sequence[str], genes: Sequence[str]) -> NDArray[np.float64]:
-    """How strongly a sentence says that each gene is expressed, float64 (genes,).
+    """Expression of each gene in a sentence up to scale, float64 (genes,); 0 for genes that it lacks.
 
-    log((n + 1) / (1 + place)) for a sentence of n genes, places from 0; 0 for genes that it does not name. Expression
-    is linear in the logarithm of the place (see :class:`cell2sen.sentences.ranking.RankFit`), so this is expression
-    without scale.
+    log((n + 1) / (1 + rank)) for a sentence of n genes, ranks from 0, since expression is linear in the logarithm of
+    the rank (:class:`cell2sen.sentences.ranking.RankFit`).
     """
-    place = {gene: number for number, gene in enumerate(sentence)}
+    rank = {gene: number for number, gene in enumerate(sentence)}
     top = math.log(len(sentence) + 1)
-    return np.array([top - math.log(1 + place[gene]) if gene in place else 0.0 for gene in genes])
+    return np.array([top - math.log(1 + rank[gene]) if gene in rank else 0.0 for gene in genes])
 
 
 def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
@@ -172,19 +183,17 @@ def gene_set(path: Path, name: str) -> tuple[str, ...]:
     return sets[name]
 
 
-def _set(answer: Answer, *sentences: Sequence[str]) -> tuple[str, ...]:
+def _compared_genes(answer: Answer, *sentences: Sequence[str]) -> tuple[str, ...]:
     return tuple(answer.genes) or tuple(dict.fromkeys(gene for sentence in sentences for gene in sentence))
 
 
 def _restricted(sentence: Sequence[str], answer: Answer) -> list[str]:
-    wanted = frozenset(answer.genes)
-    return [gene for gene in sentence if gene in wanted] if wanted else list(sentence)
+    genes = frozenset(answer.genes)
+    return [gene for gene in sentence if gene in genes] if genes else list(sentence)
 
 
-def _defined(
-    truth: NDArray[np.float64], written: NDArray[np.float64], correlate: Callable[..., float]
-) -> float:  # fmt: skip
-    """A correlation that punishes an answer that says nothing."""
+def _correlation(truth: NDArray[np.float64], written: NDArray[np.float64], correlate: Callable[..., float]) -> float:
+    """The correlation; 0 for a constant answer, NaN for a constant truth."""
     if np.ptp(truth) == 0:
         return math.nan
     return 0.0 if np.ptp(written) == 0 else float(correlate(truth, written))

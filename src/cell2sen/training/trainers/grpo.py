@@ -46,10 +46,10 @@ class RewardSum:
         return [self._function(name) for name in self.weights]
 
     def _function(self, name: str) -> Any:
-        def reward(written: Any, truth: Any, control: Any, n_words: Any, **_: Any) -> list[float]:
+        def reward(written: Any, truth: Any, control: Any, n_words: Any, n_unknown: Any, **_: Any) -> list[float]:
             answers = [
-                rewards.Answer(written=w, truth=t, control=c, genes=self.genes, n_words=n)
-                for w, t, c, n in zip(written, truth, control, n_words, strict=True)
+                rewards.Answer(written=w, truth=t, control=c, genes=self.genes, n_words=n, n_unknown=u)
+                for w, t, c, n, u in zip(written, truth, control, n_words, n_unknown, strict=True)
             ]
             values: list[float] = rewards.score([name], answers, self.embed)[:, 0].tolist()
             return values
@@ -130,6 +130,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
             "logprobs": self._log_probs(rollouts),
             "written": [list(sentence.genes) for sentence in parsed],
             "n_words": [sentence.n_words for sentence in parsed],
+            "n_unknown": [sentence.n_unknown for sentence in parsed],
         }
 
     def _draw(self, prompts: Sequence[ReferencedPrompt]) -> list[Rollout]:
