@@ -8,7 +8,7 @@ import pytest
 from cells import cells, checkpoint, fake
 
 import cell2sen as c2s
-from cell2sen import tasks
+from cell2sen import tasks, training
 
 TISSUES = ["blood", "lung", "liver"]
 
@@ -92,3 +92,41 @@ def test_unknown_columns_are_refused() -> None:
 def test_cell_types_are_not_offered_as_tissues() -> None:
     with pytest.raises(ValueError, match="no list of tissue"):
         c2s.tl.annotate(donors(), task="tissue", sample_by="donor", model=fake())
+
+
+@pytest.mark.slow
+def test_learned_and_scored_on_donors_left_out(tmp_path: Path) -> None:
+    """Each tissue has marker genes; four donors of each are trained on, one is held out."""
+    adata = cells(300)
+    number = np.arange(adata.n_obs)
+    adata.obs["tissue"] = [TISSUES[row % 3] for row in number]
+    adata.obs["donor"] = [f"{tissue} {row // 3 % 5}" for row, tissue in zip(number, adata.obs["tissue"], strict=True)]
+    counts = adata.X.toarray()
+    for place in range(3):
+        counts[place::3, 4 * place : 4 * place + 4] += 30
+    adata.X = counts
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    config = training.from_mapping(
+        {
+            "model": {"from_scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
+            "data": {
+                "lengths": {"tissue": 6},
+                "files": [
+                    {
+                        "file": "cells.h5ad",
+                        "tasks": {"tissue": 60},
+                        "columns": {"tissue": "tissue", "sample": "donor"},
+                        "split": {"by": "donor", "values": [f"{tissue} 4" for tissue in TISSUES]},
+                    }
+                ],
+            },
+            "optimiser": {"learning_rate": 0.01, "epochs": 1, "batch_size": 16},
+        }
+    )
+    model = training.train(config, tmp_path / "model", base=tmp_path, progress=False)
+    assert model.metadata["tissue"] == dict.fromkeys(sorted(TISSUES), 80)
+    held_out = adata[adata.obs["donor"].str.endswith(" 4")].copy()
+    c2s.tl.annotate(
+        held_out, task="tissue", sample_by="donor", n_cells=5, model=str(tmp_path / "model"), progress=False
+    )
+    assert held_out.obs["cell2sen_tissue"].tolist() == held_out.obs["tissue"].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.prompt import Prompt
+from cell2sen.sentences.samples import split_into_samples
 from cell2sen.task import Task
 from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
@@ -122,13 +124,16 @@ def pairs(
     drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 1])
     for name in cells.data.tasks:
         _check_learnable(tasks[name])
-        yield from _pairs_of_task(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
+        pairs_of = _pairs_of_samples if tasks[name].reads_samples else _pairs_of_task
+        yield from pairs_of(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
 
 
 def _check_learnable(task: Task) -> None:
     """Raise a ValueError if the task has no answer, or no defined source of the genes of its prompt."""
     if task.answer == "none":
         raise ValueError(f"task {task.name!r} has no answer to be learned")
+    if task.reads_samples and task.answer != "label":
+        raise ValueError(f"task {task.name!r}: of samples of cells, labels are learned; its answer is {task.answer!r}")
     if task.answer == "sentences" and task.reads_cells and "perturbation" not in task.slots:
         raise ValueError(f"task {task.name!r}: sentences are learned from labels, or from controls and a perturbation")
 
@@ -156,6 +161,35 @@ def _pairs_of_task(
         chosen.add(source, cell, values, variant, len(lists[cell]))
     for prompt, completion in zip(chosen.prompts(task, length), completions, strict=True):
         yield Pair(task.name, prompt, completion)
+
+
+def _pairs_of_samples(
+    cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
+) -> Iterator[Pair]:
+    """Pairs of samples of one size a draw, random within the task's limits; each cell is in one sample at most.
+
+    The cells of a sample have the same value in the column of the slot ``sample``, and the same answer. There are none
+    of a side of the split whose samples are too small.
+    """
+    assert task.cells is not None
+    target, (fewest, most) = str(task.target), task.cells
+    n_cells = int(drawn.generator.integers(fewest, most + 1))
+    columns = {slot: cells.values(slot) for slot in ("sample", target, *sorted(task.slots))}
+    groups: list[tuple[str, ...] | None] = [None] * len(cells.names)
+    for row in rows:
+        values = tuple(column[row] for column in columns.values())
+        groups[row] = None if None in values else (cells.organism[row], *values)
+    sizes = Counter(group for group in groups if group is not None)
+    if max(sizes.values(), default=0) < fewest:
+        return
+    seed = int(drawn.generator.integers(2**32))
+    samples = split_into_samples(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed)
+    variants = [drawn.variant(task) for _ in samples]
+    slots = [{slot: columns[slot][sample[0]] for slot in task.slots} for sample in samples]
+    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants)
+    for prompt, sample, variant in zip(prompts, samples, variants, strict=True):
+        answer: dict[str, Any] = {target: columns[target][sample[0]]}
+        yield Pair(task.name, prompt, task.complete(variant=variant, **answer))
 
 
 def prompts_with_references(

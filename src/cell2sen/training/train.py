@@ -36,7 +36,7 @@ from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, Tra
 logger = logging.getLogger(__name__)
 
 #: Genes per sentence of tasks that neither the training file nor the model that is fine-tuned gives a length for.
-LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200}
+LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "tissue": 100}
 DEFAULT_LENGTH = 200
 
 

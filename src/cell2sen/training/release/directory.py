@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from cell2sen.data.splits import sha256_of_names
 from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
+from cell2sen.inference.annotate import LABEL_KEYS
 from cell2sen.inference.templates import as_mapping
 from cell2sen.model import METADATA_FILE, Model
 from cell2sen.sentences.ranking import RankFitter, Recipe
@@ -64,6 +66,7 @@ def metadata_of(
         "split": {name: split_of(file) for name, file in cells.items()},
         "started_from": None,
     }
+    metadata |= _label_lists(examples)
     if start is not None:
         history = {key: before[key] for key in ("labels", "split", "training", "started_from") if before.get(key)}
         metadata["started_from"] = {**start.provenance(), **history}
@@ -93,6 +96,17 @@ def _counts(examples: Examples, slot: str) -> dict[str, int]:
             if value is not None and (with_controls or value != file.data.control):
                 counts[str(value)] = counts.get(str(value), 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
+    """Training cells of each label, for label tasks other than the cell type and the perturbation; key: the target."""
+    lists: dict[str, dict[str, int]] = {}
+    for file in examples.cells.values():
+        for task in (examples.tasks[name] for name in file.data.tasks):
+            if task.answer == "label" and task.target is not None and task.target not in LABEL_KEYS:
+                values = [str(value) for value in file.values(task.target)[~file.test] if value is not None]
+                lists[task.target] = dict(sorted((Counter(lists.get(task.target)) + Counter(values)).items()))
+    return lists
 
 
 def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Recipe:
