@@ -24,6 +24,7 @@ from sklearn.metrics import accuracy_score, f1_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import cell2sen as c2s
+from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.session import load_model, start
 from cell2sen.training import read_config
 from cell2sen.training.cells import TrainingCells
@@ -45,13 +46,6 @@ def interval(correct: np.ndarray, draws: int = 1000) -> list[float]:
     generator = np.random.default_rng(0)
     means = [correct[generator.integers(0, len(correct), len(correct))].mean() for _ in range(draws)]
     return [round(float(value), 4) for value in np.quantile(means, [0.025, 0.975])]
-
-
-def expected_calibration_error(probability: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    which = np.minimum((probability * bins).astype(int), bins - 1)
-    return float(
-        sum(abs(probability[which == b].mean() - correct[which == b].mean()) * (which == b).mean() for b in set(which))
-    )
 
 
 def split(config, name: str, base: Path) -> tuple[ad.AnnData, np.ndarray]:
@@ -81,7 +75,7 @@ def annotation(config, base: Path, backend) -> dict:
         "data": "pbmc3k, 20 % of the cells held out", "n": int(test.sum()),
         "accuracy": round(accuracy_score(truth[test], predicted), 4), "interval": interval(correct),
         "macro_f1": round(f1_score(truth[test], predicted, average="macro"), 4),
-        "ece_scored_half": round(expected_calibration_error(probabilities.max(1)[scored], correct[scored]), 4),
+        "ece_scored_half": round(calibration_error(correct[scored], probabilities.max(1)[scored]), 4),
         "logistic_regression": {
             "accuracy": round(accuracy_score(truth[test], baseline), 4),
             "macro_f1": round(f1_score(truth[test], baseline, average="macro"), 4),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cell2sen.training.release.fit_calibration import calibrates, expected_calibration_error, fit_temperature
+from cell2sen.evaluation.metrics.labels import calibration_error
+from cell2sen.training.release.fit_calibration import calibrates, fit_temperature
 
 
 def drawn(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -26,17 +27,10 @@ def test_temperature_is_recovered(temperature):
 def test_calibration_error_falls_to_near_zero():
     scores, truth = drawn(3.0)
     right = scores.argmax(axis=1) == truth
-    before = expected_calibration_error(softmax(scores, axis=1).max(axis=1), right)
-    after = expected_calibration_error(softmax(scores / fit_temperature(scores, truth), axis=1).max(axis=1), right)
+    before = calibration_error(right, softmax(scores, axis=1).max(axis=1))
+    after = calibration_error(right, softmax(scores / fit_temperature(scores, truth), axis=1).max(axis=1))
     assert before > 0.2
     assert after < 0.02
-
-
-def test_calibration_error_equals_its_definition():
-    probability = np.array([0.05, 0.95, 0.91, 0.99])
-    right = np.array([False, True, False, True])
-    expected = 0.25 * 0.05 + 0.75 * abs(0.95 - 2 / 3)
-    assert expected_calibration_error(probability, right) == pytest.approx(expected)
 
 
 def test_halves_go_by_barcode():

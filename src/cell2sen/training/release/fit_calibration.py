@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from cell2sen.data.splits import barcode
+from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.annotate import MIN_TRAINING_CELLS, label_probabilities
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
@@ -51,15 +52,6 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
         return float(-np.mean(np.log(np.maximum(probability, 1e-300))))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(20.0)), method="bounded").x))
-
-
-def expected_calibration_error(probability: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Mean difference between confidence and accuracy over `bins` equal-width bins, weighted by their cells."""
-    which = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probability[which == b].mean() - right[which == b].mean()) * np.mean(which == b) for b in np.unique(which)
-    ]
-    return float(np.sum(gaps))
 
 
 def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = False) -> dict[str, Any]:
@@ -111,8 +103,8 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
         "temperature": temperature,
         "n_cells": len(truth),
         "accuracy": float(correct.mean()),
-        "ece_before": expected_calibration_error(before.max(axis=1), correct),
-        "ece_after": expected_calibration_error(after.max(axis=1), correct),
+        "ece_before": calibration_error(correct, before.max(axis=1)),
+        "ece_after": calibration_error(correct, after.max(axis=1)),
     }
 
 
