@@ -194,6 +194,20 @@ PROMISES = {
         assert metric.function(["B", "T", "T"], ["B", "T", "T"]) == metric.perfect
         assert abs(metric.function(["B", "T", "B", "T"], ["B", "B", "T", "T"])) < 1e-12
     """,
+    "src/cell2sen/evaluation/scoring/baselines.py": """
+        import anndata, numpy, pandas
+        from cell2sen import evaluate
+        from cell2sen.evaluation.scoring.baselines import methods
+        (median,) = [method for method in methods("perturb") if method.name == "median_of_perturbed"]
+        assert median.role == "baseline" and median.summary.startswith("the median of the means")
+        obs = pandas.DataFrame({"perturbation": numpy.repeat(["control", "a", "b", "c"], 20)}).rename(str)
+        counts = numpy.random.default_rng(0).poisson(3.0, (80, 30)).astype("float32")
+        real = anndata.AnnData(counts, obs=obs, var=pandas.DataFrame(index=[f"G{gene}" for gene in range(30)]))
+        predicted = anndata.AnnData(counts[20:] + 1, obs=obs[20:], var=real.var)
+        scores = evaluate(predicted, real, metrics=["pearson", "e_distance"], resamples=0).scores
+        values = scores.loc[scores["method"] == "median_of_perturbed", "value"]
+        assert len(values) > 0 and values.notna().all()
+    """,
 }
 
 
