@@ -192,7 +192,7 @@ def answer_lengths(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]
     for prompt in prompts:
         if not 1 <= (prompt.answer_genes or 0) <= len(genes):
             raise ValueError(
-                f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} asks for "
+                f"a guided answer has 1 to {len(genes)} genes, each once; prompt {prompt.key!r} has answer_genes="
                 f"{prompt.answer_genes}"
             )
     return [prompt.answer_genes or 0 for prompt in prompts]

@@ -1,4 +1,4 @@
-"""The fake backend obeys the contract, and needs no torch."""
+"""The fake backend passes the contract tests, and needs no torch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class TestFake(BackendContract):
 
 def test_cells_that_share_genes_are_similar() -> None:
     genes = [f"G{number}" for number in range(60)]
-    one, other, third = (Prompt.of_cell("", genes=tuple(each)) for each in (genes[:30], genes[5:35], genes[30:]))
-    a, b, c = backends.load(MODEL, "fake").embed([one, other, third]).vectors
+    first, second, third = (
+        Prompt.of_cell("", genes=tuple(symbols)) for symbols in (genes[:30], genes[5:35], genes[30:])
+    )
+    a, b, c = backends.load(MODEL, "fake").embed([first, second, third]).vectors
     assert np.corrcoef(a, b)[0, 1] > 0.5 > np.corrcoef(a, c)[0, 1]
 
 
@@ -36,6 +38,6 @@ def test_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_takes_the_options_of_real_backends() -> None:
-    made = backends.load(MODEL, "fake", device="cuda", batch_size=3, progress=True, offline=False)
-    assert len(made.generate([Prompt.of_cell("x", answer_genes=2)], Sampling(), genes=["A", "B"])[0].split()) == 2
+def test_accepts_the_options_of_real_backends() -> None:
+    backend = backends.load(MODEL, "fake", device="cuda", batch_size=3, progress=True, offline=False)
+    assert len(backend.generate([Prompt.of_cell("x", answer_genes=2)], Sampling(), genes=["A", "B"])[0].split()) == 2

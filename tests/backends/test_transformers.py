@@ -1,4 +1,4 @@
-"""The transformers backend obeys the contract and equals transformers' own plain, slow ways."""
+"""The transformers backend passes the contract tests and equals plain, slow forward passes of transformers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def made(pair: tuple[str, str]) -> TransformersBackend:
+def backend(pair: tuple[str, str]) -> TransformersBackend:
     return tiny.backend(*pair)
 
 
 @pytest.fixture(scope="module")
-def eager(pair: tuple[str, str], made: TransformersBackend) -> Any:
-    """The same weights as transformers itself runs them."""
-    return tiny.network(pair[0], made.tokens.tokenizer.get_vocab_size(), implementation="eager")
+def eager(pair: tuple[str, str], backend: TransformersBackend) -> Any:
+    """The same weights with transformers' eager attention."""
+    return tiny.network(pair[0], backend.tokens.tokenizer.get_vocab_size(), implementation="eager")
 
 
 class TestTransformers(BackendContract):
@@ -60,127 +60,129 @@ class TestTransformers(BackendContract):
         return lambda **options: tiny.backend(architecture, kind, padding_side=side, **options)
 
 
-# -- twins: one prompt at a time, no padding, nothing cached, everything computed
+# -- compared with one prompt at a time, without padding and cache
 
 
-def ids_of(made: TransformersBackend, text: str) -> torch.Tensor:
-    """The text as the tokenizer itself encodes it, with its own BOS."""
-    return torch.tensor([made.tokens.tokenizer.encode(text).ids])
+def ids_of(backend: TransformersBackend, text: str) -> torch.Tensor:
+    """Token ids of a text, with the tokenizer's own BOS."""
+    return torch.tensor([backend.tokens.tokenizer.encode(text).ids])
 
 
-def test_the_tiny_models_test_what_they_should(made: TransformersBackend, pair: tuple[str, str]) -> None:
-    lengths = [ids_of(made, cell.text).shape[1] for cell in CELLS]
+def test_prompts_are_longer_than_the_window_and_differ_in_length(
+    backend: TransformersBackend, pair: tuple[str, str]
+) -> None:
+    lengths = [ids_of(backend, cell.text).shape[1] for cell in CELLS]
     assert max(lengths) > 3 * WINDOW
     assert len(set(lengths)) > 4
     if pair[0] == "gemma2":
-        assert made.softcap == made.config.attn_logit_softcapping == 4.0
-        assert made.config.layer_types[:2] == ["sliding_attention", "full_attention"]
-        assert made.config.sliding_window == WINDOW
+        assert backend.softcap == backend.config.attn_logit_softcapping == 4.0
+        assert backend.config.layer_types[:2] == ["sliding_attention", "full_attention"]
+        assert backend.config.sliding_window == WINDOW
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("layer", [-1, 0, 1, 2])
 def test_embeddings_equal_hidden_states(
-    made: TransformersBackend, eager: Any, pair: tuple[str, str], layer: int, side: str
+    backend: TransformersBackend, eager: Any, pair: tuple[str, str], layer: int, side: str
 ) -> None:
     sided = tiny.backend(*pair, padding_side=side, batch_size=3)
     states = []
     hook = eager.base_model.layers[1].register_forward_hook(lambda *a: states.append(a[2]))
     for pooling in ("mean", "genes", "last"):
-        found = sided.embed(CELLS, layer=layer, pooling=pooling).vectors
-        for cell, vector in zip(CELLS, found, strict=True):
+        result = sided.embed(CELLS, layer=layer, pooling=pooling).vectors
+        for cell, vector in zip(CELLS, result, strict=True):
             with torch.no_grad():
-                output = eager(ids_of(made, cell.text), output_hidden_states=True)
+                output = eager(ids_of(backend, cell.text), output_hidden_states=True)
             state = output.hidden_states[layer]
-            if layer == 2:  # transformers gives the last state behind the final norm
+            if layer == 2:  # transformers returns the last state after the final norm
                 state = states[-1]
-            [row] = made.tokens.encode([cell])
+            [row] = backend.tokens.encode([cell])
             where = {"mean": slice(None), "genes": row.genes >= 0, "last": slice(-1, None)}[pooling]
             np.testing.assert_allclose(vector, state[0].numpy()[where].mean(0), rtol=1e-5, atol=1e-5)
     hook.remove()
 
 
-def test_attention_maps_equal_eager(made: TransformersBackend, eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_maps_equal_eager(backend: TransformersBackend, eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", 40_000)  # a few queries at a time
     for layer in range(2):
-        found = made.embed(CELLS, attention_for=[1, 4], attention_layer=layer).attention
+        result = backend.embed(CELLS, attention_for=[1, 4], attention_layer=layer).attention
         for row in (1, 4):
             with torch.no_grad():
-                output = eager(ids_of(made, CELLS[row].text), output_attentions=True)
+                output = eager(ids_of(backend, CELLS[row].text), output_attentions=True)
             weights = output.attentions[layer][0].numpy()
-            [tokens] = made.tokens.encode([CELLS[row]])
+            [tokens] = backend.tokens.encode([CELLS[row]])
             n_genes = len(CELLS[row].genes)
-            wanted = np.zeros((weights.shape[0], n_genes, n_genes))
+            expected = np.zeros((weights.shape[0], n_genes, n_genes))
             for a, b in itertools.product(range(n_genes), repeat=2):
                 block = weights[:, tokens.genes == a][:, :, tokens.genes == b]
-                wanted[:, a, b] = block.sum(axis=2).mean(axis=1)
-            assert found
-            assert found[row]
-            np.testing.assert_allclose(found[row].array, wanted, rtol=1e-4, atol=1e-6)
+                expected[:, a, b] = block.sum(axis=2).mean(axis=1)
+            assert result
+            assert result[row]
+            np.testing.assert_allclose(result[row].array, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_scores_equal_a_full_forward_pass(made: TransformersBackend, eager: Any) -> None:
+def test_scores_equal_a_full_forward_pass(backend: TransformersBackend, eager: Any) -> None:
     answers = [*ANSWERS, " CD4 CD44 RP11-34P13.7 MALAT1 TGFΒ1 " * 5, ".", ""]
-    found = made.score(CELLS, answers)
-    for cell, row in zip(CELLS, found, strict=True):
+    result = backend.score(CELLS, answers)
+    for cell, row in zip(CELLS, result, strict=True):
         for answer, value in zip(answers, row, strict=True):
-            ids = ids_of(made, cell.text + answer)
-            begin = ids_of(made, cell.text).shape[1]
-            assert ids[:, :begin].tolist() == ids_of(made, cell.text).tolist()
+            ids = ids_of(backend, cell.text + answer)
+            begin = ids_of(backend, cell.text).shape[1]
+            assert ids[:, :begin].tolist() == ids_of(backend, cell.text).tolist()
             with torch.no_grad():
                 log_shares = eager(ids).logits[0, begin - 1 : -1].double().log_softmax(-1)
-            wanted = log_shares.gather(1, ids[0, begin:, None]).sum()
-            assert value == pytest.approx(float(wanted), rel=1e-5, abs=1e-5)
+            expected = log_shares.gather(1, ids[0, begin:, None]).sum()
+            assert value == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
 
 
-def test_scores_where_prompt_and_answer_share_a_token(eager: Any, made: TransformersBackend) -> None:
-    # "MA" + "LAT1" is tokenised as MALAT1 is: the shared token belongs to the answer.
+def test_scores_where_prompt_and_answer_share_a_token(eager: Any, backend: TransformersBackend) -> None:
+    # "MA" + "LAT1" has the tokens of MALAT1: the shared token belongs to the answer.
     cells = [
         Prompt.of_cell("Cell sentence: B2M MA", key="a"),
         Prompt.of_cell("Cell sentence: CD4 CD8A MA", key="b"),
     ]
     answers = ["LAT1", "LAT1 CD4", "\u0301x"]
-    found = made.score(cells, answers)
-    for cell, row in zip(cells, found, strict=True):
+    result = backend.score(cells, answers)
+    for cell, row in zip(cells, result, strict=True):
         for answer, value in zip(answers, row, strict=True):
-            encoding = made.tokens.tokenizer.encode(cell.text + answer)
-            begin = next(at for at, (_, stop) in enumerate(encoding.offsets) if stop > len(cell.text))
+            encoding = backend.tokens.tokenizer.encode(cell.text + answer)
+            begin = next(index for index, (_, stop) in enumerate(encoding.offsets) if stop > len(cell.text))
             ids = torch.tensor([encoding.ids])
             with torch.no_grad():
                 log_shares = eager(ids).logits[0, :-1].double().log_softmax(-1)
-            wanted = log_shares.gather(1, ids[0, 1:, None])[begin - 1 :].sum()
-            assert value == pytest.approx(float(wanted), rel=1e-5, abs=1e-5)
+            expected = log_shares.gather(1, ids[0, 1:, None])[begin - 1 :].sum()
+            assert value == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
 
 
-def test_free_answers_equal_generate(made: TransformersBackend, eager: Any) -> None:
-    found = made.generate(CELLS, Sampling(max_new_tokens=40))
-    for cell, text in zip(CELLS, found, strict=True):
-        ids = ids_of(made, cell.text)
+def test_free_answers_equal_generate(backend: TransformersBackend, eager: Any) -> None:
+    result = backend.generate(CELLS, Sampling(max_new_tokens=40))
+    for cell, text in zip(CELLS, result, strict=True):
+        ids = ids_of(backend, cell.text)
         settings = transformers.GenerationConfig(
-            max_new_tokens=40, do_sample=False, eos_token_id=sorted(made.eos), pad_token_id=0
+            max_new_tokens=40, do_sample=False, eos_token_id=sorted(backend.eos), pad_token_id=0
         )
         output = eager.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        assert text == made.tokens.text(output[0, ids.shape[1] :].tolist()).strip()
+        assert text == backend.tokens.text(output[0, ids.shape[1] :].tolist()).strip()
 
 
 @pytest.mark.parametrize("kind", ["spm", "bytes", "genes"])
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, kind: str) -> None:
-    made = tiny.backend(architecture, kind, batch_size=3)
-    vocabulary = made.tokens.tokenizer.get_vocab_size()
+    backend = tiny.backend(architecture, kind, batch_size=3)
+    vocabulary = backend.tokens.tokenizer.get_vocab_size()
     eager = tiny.network(architecture, vocabulary, implementation="eager")
     cells = [replace(cell, answer_genes=8 + row) for row, cell in enumerate(CELLS)]
-    found = made.generate(cells, Sampling(), genes=GENES)
-    for cell, text in zip(cells, found, strict=True):
-        ids = ids_of(made, cell.text)
+    result = backend.generate(cells, Sampling(), genes=GENES)
+    for cell, text in zip(cells, result, strict=True):
+        ids = ids_of(backend, cell.text)
         guide = Guide(
-            made.generator.trie(tuple(GENES), cell.text),
+            backend.generator.trie(tuple(GENES), cell.text),
             [cell.answer_genes or 0],
-            made.generator.ends("CD4", Sampling()),
+            backend.generator.ends("CD4", Sampling()),
             vocabulary,
         )
         taken = [0]
-        end = min(made.eos)
+        end = min(backend.eos)
 
         def allowed(
             _: int,
@@ -199,21 +201,21 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
         output = eager.generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=settings, prefix_allowed_tokens_fn=allowed
         )
-        if not guide.done(0):  # the very last token is never shown to the function
+        if not guide.done(0):  # the function is not called for the last token
             guide.advance(0, int(output[0, -1]))
         assert text.split(" ") == [GENES[gene] for gene in guide.written[0]]
-        # Where no end token had to stand for the rest, the text reads the same.
-        written = made.tokens.text(output[0, ids.shape[1] :].tolist()).split()
+        # Except for the last gene, which an end token may cut short.
+        written = backend.tokens.text(output[0, ids.shape[1] :].tolist()).split()
         if kind != "genes":
             assert written[: len(text.split()) - 1] == text.split()[:-1]
 
 
-# -- what is not computed
+# -- unnecessary work
 
 
 def test_no_logits_for_embeddings_and_few_for_scores(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend(*pair)
-    vocabulary, shapes = made.tokens.tokenizer.get_vocab_size(), []
+    backend = tiny.backend(*pair)
+    vocabulary, shapes = backend.tokens.tokenizer.get_vocab_size(), []
     original = torch.nn.functional.linear
 
     def watched(*arguments: Any, **named: Any) -> torch.Tensor:
@@ -223,55 +225,58 @@ def test_no_logits_for_embeddings_and_few_for_scores(pair: tuple[str, str], monk
         return output
 
     monkeypatch.setattr(torch.nn.functional, "linear", watched)
-    made.embed(CELLS, attention_for=[2])
-    made.embed(CELLS, layer=1)
+    backend.embed(CELLS, attention_for=[2])
+    backend.embed(CELLS, layer=1)
     assert shapes == []
-    made.generate(CELLS, Sampling(max_new_tokens=3))
+    backend.generate(CELLS, Sampling(max_new_tokens=3))
     assert shapes
     assert all(shape in {(n, vocabulary) for n in range(1, 6)} for shape in shapes)
     shapes.clear()
-    made.score(CELLS, ANSWERS)
-    # One place for each different beginning of an answer.
-    wanted = 0
+    backend.score(CELLS, ANSWERS)
+    # One row for each distinct prefix of an answer.
+    expected = 0
     for cell in CELLS:
-        texts = made.tokens.encode([cell] * len(ANSWERS), ANSWERS)
-        wanted += len({tuple(text.ids[:at]) for text in texts for at in range(text.answer, len(text))})
-    assert sum(shape[0] for shape in shapes) == wanted
+        texts = backend.tokens.encode([cell] * len(ANSWERS), ANSWERS)
+        expected += len({tuple(text.ids[:index]) for text in texts for index in range(text.answer, len(text))})
+    assert sum(shape[0] for shape in shapes) == expected
     assert all(len(shape) == 2 for shape in shapes)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_layers_above_are_not_run(made: TransformersBackend, layer: int) -> None:
+def test_layers_above_are_not_computed(backend: TransformersBackend, layer: int) -> None:
     run: list[int] = []
-    hooks = [each.register_forward_hook(lambda *_, at=at: run.append(at)) for at, each in enumerate(made.base.layers)]
-    made.embed(CELLS[:2], layer=layer)
+    hooks = [
+        each.register_forward_hook(lambda *_, index=index: run.append(index))
+        for index, each in enumerate(backend.base.layers)
+    ]
+    backend.embed(CELLS[:2], layer=layer)
     assert run == list(range(layer))
     run.clear()
-    made.embed(CELLS[:2])
+    backend.embed(CELLS[:2])
     assert run == [0, 1]
     for hook in hooks:
         hook.remove()
 
 
-def test_cutting_needs_a_known_final_norm() -> None:
-    made = tiny.backend()
-    made.base.other_norm = made.base.final_layer_norm
-    del made.base.final_layer_norm
-    with pytest.raises(Unsupported, match="cannot be cut"):
-        made.embed(CELLS, layer=2)
+def test_single_layers_need_a_known_final_norm() -> None:
+    backend = tiny.backend()
+    backend.base.other_norm = backend.base.final_layer_norm
+    del backend.base.final_layer_norm
+    with pytest.raises(Unsupported, match="cannot read single layers"):
+        backend.embed(CELLS, layer=2)
 
 
-def test_an_exception_leaves_no_trace(made: TransformersBackend) -> None:
-    before = made.embed(CELLS)
+def test_an_exception_leaves_no_settings(backend: TransformersBackend) -> None:
+    before = backend.embed(CELLS)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no memory")
 
-    hook = made.base.layers[1].register_forward_hook(fail)
+    hook = backend.base.layers[1].register_forward_hook(fail)
     for call in (
-        lambda: made.embed(CELLS, attention_for=[0]),
-        lambda: made.generate(CELLS, Sampling()),
-        lambda: made.score(CELLS, ANSWERS),
+        lambda: backend.embed(CELLS, attention_for=[0]),
+        lambda: backend.generate(CELLS, Sampling()),
+        lambda: backend.score(CELLS, ANSWERS),
     ):
         with pytest.raises(RuntimeError, match="no memory"):
             call()
@@ -279,7 +284,7 @@ def test_an_exception_leaves_no_trace(made: TransformersBackend) -> None:
     assert attention_context._capture.get() is None
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    after = made.embed(CELLS)
+    after = backend.embed(CELLS)
     assert after.attention is None
     np.testing.assert_array_equal(after.vectors, before.vectors)
 
@@ -287,110 +292,110 @@ def test_an_exception_leaves_no_trace(made: TransformersBackend) -> None:
 # -- faults of other implementations
 
 
-def test_fault_1_no_genes_of_the_control_cell_in_an_answer(made: TransformersBackend) -> None:
-    # Unequal prompts in one batch: cut at the number of real tokens, an answer would begin within a padded prompt.
+def test_fault_1_no_genes_of_the_control_cell_in_an_answer(backend: TransformersBackend) -> None:
+    # Prompts of unequal length in one batch, where an answer must not begin within a padded prompt.
     cells = prompts(4, genes=(3, 4), seed=1) + prompts(2, genes=(39, 40), seed=2)
-    made.batch_size = None
-    together = made.generate(cells, Sampling(max_new_tokens=6))
+    backend.batch_size = None
+    together = backend.generate(cells, Sampling(max_new_tokens=6))
     for cell, text in zip(cells, together, strict=True):
-        assert text == made.generate([cell], Sampling(max_new_tokens=6))[0]
-        assert made.count_tokens([text])[0] <= 6 * 4  # bytes that are no text come back as several tokens each
+        assert text == backend.generate([cell], Sampling(max_new_tokens=6))[0]
+        assert backend.count_tokens([text])[0] <= 6 * 4  # an invalid byte is encoded as several tokens
         assert f"{cell.genes[-1]}{cell.segments[-1]}" not in text
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_fault_2_last_token_and_mean_know_padding(pair: tuple[str, str], side: str) -> None:
-    made = tiny.backend(*pair, padding_side=side)
+def test_fault_2_last_token_and_mean_ignore_padding(pair: tuple[str, str], side: str) -> None:
+    backend = tiny.backend(*pair, padding_side=side)
     for pooling in ("last", "mean", "genes"):
-        together = made.embed(CELLS, pooling=pooling).vectors
-        alone = np.concatenate([made.embed([cell], pooling=pooling).vectors for cell in CELLS])
+        together = backend.embed(CELLS, pooling=pooling).vectors
+        alone = np.concatenate([backend.embed([cell], pooling=pooling).vectors for cell in CELLS])
         np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_fault_3_gemma_keeps_its_soft_caps(tmp_path: Path) -> None:
-    made = backends.load(resolve(tiny.save(tmp_path, "gemma2", "spm"), dtype="float32"), progress=False)
-    assert made.softcap == 4.0  # type: ignore[attr-defined]
+    backend = backends.load(resolve(tiny.save(tmp_path, "gemma2", "spm"), dtype="float32"), progress=False)
+    assert backend.softcap == 4.0
     uncapped = tiny.backend("gemma2", "spm")
     for layer in uncapped.base.layers:
         layer.self_attn.attn_logit_softcapping = None
-    gap = np.abs(made.embed(CELLS).vectors - uncapped.embed(CELLS).vectors)
+    gap = np.abs(backend.embed(CELLS).vectors - uncapped.embed(CELLS).vectors)
     assert gap.max() > 0.1
     uncapped = tiny.backend("gemma2", "spm")
     uncapped.config.final_logit_softcapping = None
-    assert np.abs(made.score(CELLS, ANSWERS) - uncapped.score(CELLS, ANSWERS)).max() > 0.1
+    assert np.abs(backend.score(CELLS, ANSWERS) - uncapped.score(CELLS, ANSWERS)).max() > 0.1
 
 
 def test_fault_4_memory_of_an_embedding_does_not_grow_with_the_vocabulary() -> None:
-    # As test_no_logits above, from the other side: no tensor as large as the logits is ever alive.
-    made = tiny.backend("gpt_neox", "bytes", batch_size=7)
-    vocabulary = made.tokens.tokenizer.get_vocab_size()
+    # No tensor as large as the logits is ever alive.
+    backend = tiny.backend("gpt_neox", "bytes", batch_size=7)
+    vocabulary = backend.tokens.tokenizer.get_vocab_size()
     sizes: list[int] = []
 
     def watch(*_: Any) -> None:
         tensors = (each for each in gc.get_objects() if type(each) is torch.Tensor)
         sizes.extend(each.numel() for each in tensors if each.dim() == 3 and each.shape[-1] == vocabulary)
 
-    hook = made.base.final_layer_norm.register_forward_hook(watch)
-    made.embed(CELLS)
+    hook = backend.base.final_layer_norm.register_forward_hook(watch)
+    backend.embed(CELLS)
     hook.remove()
     assert sizes == []
 
 
 def test_fault_10_bos_exactly_once() -> None:
-    made = tiny.backend("gemma2", "spm")
-    bos = made.tokens.bos
+    backend = tiny.backend("gemma2", "spm")
+    bos = backend.tokens.bos
     assert bos is not None
     for cell in (CELLS[0], with_opening(CELLS[0], f"<bos>{CELLS[0].segments[0]}")):
-        [alone], [joined] = made.tokens.encode([cell]), made.tokens.encode([cell], [" T cell."])
+        [alone], [joined] = backend.tokens.encode([cell]), backend.tokens.encode([cell], [" T cell."])
         for row in (alone, joined):
             assert row.ids[0] == bos
             assert (row.ids == bos).sum() == 1
         assert joined.ids[: joined.answer].tolist() == alone.ids.tolist()
     literal = with_opening(CELLS[0], f"<bos>{CELLS[0].segments[0]}")
-    np.testing.assert_array_equal(made.embed([literal]).vectors, made.embed([CELLS[0]]).vectors)
-    np.testing.assert_array_equal(made.score([literal], ANSWERS), made.score([CELLS[0]], ANSWERS))
+    np.testing.assert_array_equal(backend.embed([literal]).vectors, backend.embed([CELLS[0]]).vectors)
+    np.testing.assert_array_equal(backend.score([literal], ANSWERS), backend.score([CELLS[0]], ANSWERS))
 
 
 # -- stop strings and end tokens
 
 
-def force(made: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the model write this text, then `CD4` for ever."""
-    ids = made.tokens.ids([text + " CD4" * 20])[0]
+def force(backend: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the model write this text, then `CD4` again and again."""
+    ids = backend.tokens.ids([text + " CD4" * 20])[0]
     step = iter(ids)
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(hidden.shape[0], made.causal.vocabulary)
+        logits = torch.zeros(hidden.shape[0], backend.causal.vocabulary)
         logits[:, next(step)] = 9.0
         return logits
 
-    monkeypatch.setattr(made.causal, "logits", head)
+    monkeypatch.setattr(backend.causal, "logits", head)
 
 
 @pytest.mark.parametrize("special", [False, True])
 def test_a_stop_string_that_is_a_token(special: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend("gemma2", "spm")
+    backend = tiny.backend("gemma2", "spm")
     if special:
-        made.tokens.tokenizer.add_special_tokens(["<ctrl100>"])
-    made.model = replace(made.model, stop=("<ctrl100>",))
-    force(made, " T cell.<ctrl100> B", monkeypatch)
-    assert made.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
+        backend.tokens.tokenizer.add_special_tokens(["<ctrl100>"])
+    backend.model = replace(backend.model, stop=("<ctrl100>",))
+    force(backend, " T cell.<ctrl100> B", monkeypatch)
+    assert backend.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
 
 
 def test_a_stop_string_over_several_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend("gpt_neox", "bytes")
-    force(made, " NK cell, human. CD8A", monkeypatch)
-    assert made.generate(CELLS[:1], Sampling(max_new_tokens=30, stop=(", human",))) == ["NK cell"]
+    backend = tiny.backend("gpt_neox", "bytes")
+    force(backend, " NK cell, human. CD8A", monkeypatch)
+    assert backend.generate(CELLS[:1], Sampling(max_new_tokens=30, stop=(", human",))) == ["NK cell"]
 
 
 def test_end_of_text_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend("gpt_neox", "bytes")
-    force(made, " T cell.<|endoftext|> B", monkeypatch)
-    assert made.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
+    backend = tiny.backend("gpt_neox", "bytes")
+    force(backend, " T cell.<|endoftext|> B", monkeypatch)
+    assert backend.generate(CELLS[:2], Sampling(max_new_tokens=30)) == ["T cell."] * 2
 
 
 def test_generation_settings_in_the_checkpoint_change_nothing(tmp_path: Path) -> None:
-    wanted = tiny.backend().generate(CELLS, Sampling(max_new_tokens=12))
+    expected = tiny.backend().generate(CELLS, Sampling(max_new_tokens=12))
     folder = tiny.save(tmp_path)
     (folder / "generation_config.json").write_text(
         json.dumps(
@@ -403,19 +408,19 @@ def test_generation_settings_in_the_checkpoint_change_nothing(tmp_path: Path) ->
             }
         )
     )
-    made: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
-    assert made.eos == {0, 300}
-    assert made.generate(CELLS, Sampling(max_new_tokens=12)) == wanted
+    backend: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    assert backend.eos == {0, 300}
+    assert backend.generate(CELLS, Sampling(max_new_tokens=12)) == expected
 
 
-# -- guided by lists that the model cannot write
+# -- prompts and gene lists that raise
 
 
 def test_genes_that_cannot_be_written() -> None:
-    made = tiny.backend("gpt_neox", "genes")
-    assert made.known_genes(["CD4", "XYZ1", "CD44"]).tolist() == [True, False, True]
+    backend = tiny.backend("gpt_neox", "genes")
+    assert backend.known_genes(["CD4", "XYZ1", "CD44"]).tolist() == [True, False, True]
     with pytest.raises(ValueError, match=r"cannot write 1 of 2 genes, such as \['XYZ1'\]; see known_genes"):
-        made.generate([replace(CELLS[0], answer_genes=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
+        backend.generate([replace(CELLS[0], answer_genes=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
 
 
 def test_a_guided_prompt_must_not_end_in_whitespace() -> None:
@@ -432,14 +437,14 @@ def test_an_empty_prompt() -> None:
         tiny.backend().score([Prompt.of_cell("", key="nobody")], [" B"])
 
 
-# -- networks that are refused
+# -- networks that raise
 
 
-def test_a_head_that_is_not_understood() -> None:
-    made = tiny.tokens("bytes")
-    network = tiny.network("gpt_neox", made.tokenizer.get_vocab_size())
+def test_an_unsupported_output_head() -> None:
+    backend = tiny.tokens("bytes")
+    network = tiny.network("gpt_neox", backend.tokenizer.get_vocab_size())
     network.config.model_type = "other"
-    TransformersBackend(Model(name="plain", path="x"), network, made)
+    TransformersBackend(Model(name="plain", path="x"), network, backend)
     original = network.forward
 
     def scaled(**named: Any) -> Any:
@@ -449,11 +454,11 @@ def test_a_head_that_is_not_understood() -> None:
 
     network.forward = scaled
     with pytest.raises(ValueError, match="output head of 'other' is not supported"):
-        TransformersBackend(Model(name="scaled", path="x"), network, made)
+        TransformersBackend(Model(name="scaled", path="x"), network, backend)
 
 
-def test_another_attention_is_refused() -> None:
-    made = tiny.tokens("bytes")
-    network = tiny.network("gpt_neox", made.tokenizer.get_vocab_size(), implementation="sdpa")
+def test_another_attention_raises() -> None:
+    backend = tiny.tokens("bytes")
+    network = tiny.network("gpt_neox", backend.tokenizer.get_vocab_size(), implementation="sdpa")
     with pytest.raises(ValueError, match="attn_implementation='cell2sen'"):
-        TransformersBackend(Model(name="x", path="x"), network, made)
+        TransformersBackend(Model(name="x", path="x"), network, backend)

@@ -1,4 +1,4 @@
-"""Pooling sees real tokens only, on whichever side the padding stands."""
+"""Pooling ignores padding, on either side."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def batch(side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tor
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_equals_pooling_row_by_row(pooling: str, side: str) -> None:
     hidden, real, gene, rows, genes = batch(side)
-    found = pool(hidden, pooled_tokens(pooling, real, gene))
-    assert found.dtype == torch.float32
-    for vector, row, of_token in zip(found, rows, genes, strict=True):
+    pooled = pool(hidden, pooled_tokens(pooling, real, gene))
+    assert pooled.dtype == torch.float32
+    for vector, row, of_token in zip(pooled, rows, genes, strict=True):
         picked = {"mean": row, "genes": row[of_token >= 0] if len(row) > 1 else row, "last": row[-1:]}[pooling]
         torch.testing.assert_close(vector, picked.sum(0) / len(picked))
 
@@ -39,9 +39,9 @@ def test_equals_pooling_row_by_row(pooling: str, side: str) -> None:
 def test_sums_in_float32() -> None:
     # In bfloat16 a sum of ones stays at 256.
     hidden = torch.ones((1, 1000, 1), dtype=torch.bfloat16)
-    found = pool(hidden, torch.ones((1, 1000), dtype=torch.bool))
-    assert found.dtype == torch.float32
-    assert found.item() == 1.0
+    pooled = pool(hidden, torch.ones((1, 1000), dtype=torch.bool))
+    assert pooled.dtype == torch.float32
+    assert pooled.item() == 1.0
 
 
 def test_genes_in_padding_do_not_count() -> None:

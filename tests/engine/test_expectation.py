@@ -18,17 +18,16 @@ GENES = tiny.GENES[:5]
 RANK_VALUES = np.array([4.0, 2.0, 1.0])
 
 
-def twin(backend: object, prompt: Prompt, genes: list[str], ask: int) -> np.ndarray:
-    """The probability of every answer there is, one pass over the whole text for each place."""
-    made: Any = backend
-    [ids] = [row.ids.tolist() for row in made.tokens.encode([prompt])]
-    tokens = [made.tokens.ids([" " + gene])[0][0] for gene in genes]
+def enumerated(backend: Any, prompt: Prompt, genes: list[str], n_genes: int) -> np.ndarray:
+    """Expected values from the probability of every possible answer, with a full forward pass for each rank."""
+    [ids] = [row.ids.tolist() for row in backend.tokens.encode([prompt])]
+    tokens = [backend.tokens.ids([" " + gene])[0][0] for gene in genes]
     total = np.zeros(len(genes))
-    for answer in itertools.permutations(range(len(genes)), ask):
+    for answer in itertools.permutations(range(len(genes)), n_genes):
         probability, value, text = 1.0, np.zeros(len(genes)), list(ids)
         for place, gene in enumerate(answer):
             with torch.inference_mode():
-                logits = made.network(input_ids=torch.tensor([text])).logits[0, -1].double().numpy()
+                logits = backend.network(input_ids=torch.tensor([text])).logits[0, -1].double().numpy()
             free = [other for other in range(len(genes)) if other not in answer[:place]]
             weights = np.exp(logits[[tokens[other] for other in free]])
             probability *= weights[free.index(gene)] / weights.sum()
@@ -38,34 +37,34 @@ def twin(backend: object, prompt: Prompt, genes: list[str], ask: int) -> np.ndar
     return total
 
 
-def test_the_first_place_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_answers() -> None:
+def test_the_first_rank_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_answers() -> None:
     backend = tiny.backend("gemma2", "genes")
-    [prompt] = tiny.prompts(1, ask=0)
-    one = backend.expect([replace(prompt, answer_genes=1)], GENES, RANK_VALUES)
-    np.testing.assert_allclose(one[0], twin(backend, prompt, GENES, 1), rtol=1e-4)
+    [prompt] = tiny.prompts(1, answer_genes=0)
+    first = backend.expect([replace(prompt, answer_genes=1)], GENES, RANK_VALUES)
+    np.testing.assert_allclose(first[0], enumerated(backend, prompt, GENES, 1), rtol=1e-4)
     rows = [replace(prompt, answer_genes=3, key=f"draw{number}") for number in range(400)]
-    found = backend.expect(rows, GENES, RANK_VALUES)
-    np.testing.assert_allclose(found.sum(axis=1), RANK_VALUES.sum(), rtol=1e-5)
-    error = found.std(axis=0) / np.sqrt(len(rows))
-    assert (np.abs(found.mean(axis=0) - twin(backend, prompt, GENES, 3)) < 4 * error + 1e-3).all()
-    # Better than counting what was drawn, whose standard deviation is that of a whole gene.
-    assert (found.std(axis=0) < 2).all()
+    result = backend.expect(rows, GENES, RANK_VALUES)
+    np.testing.assert_allclose(result.sum(axis=1), RANK_VALUES.sum(), rtol=1e-5)
+    error = result.std(axis=0) / np.sqrt(len(rows))
+    assert (np.abs(result.mean(axis=0) - enumerated(backend, prompt, GENES, 3)) < 4 * error + 1e-3).all()
+    # Less than the standard deviation of counting drawn genes.
+    assert (result.std(axis=0) < 2).all()
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
     prompts = tiny.prompts(7)
-    whole = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, np.linspace(3, 1, 9))
-    single = tiny.backend(architecture, "genes", batch_size=1).expect(prompts[::-1], tiny.GENES, np.linspace(3, 1, 9))
-    np.testing.assert_allclose(whole, single[::-1], atol=1e-5)
+    together = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, np.linspace(3, 1, 9))
+    alone = tiny.backend(architecture, "genes", batch_size=1).expect(prompts[::-1], tiny.GENES, np.linspace(3, 1, 9))
+    np.testing.assert_allclose(together, alone[::-1], atol=1e-5)
     other = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, np.linspace(3, 1, 9), seed=1)
-    assert not np.allclose(whole, other, atol=1e-3)
+    assert not np.allclose(together, other, atol=1e-3)
 
 
-def test_genes_of_several_tokens_are_refused() -> None:
+def test_genes_of_several_tokens_raise() -> None:
     with pytest.raises(Unsupported, match="as several tokens"):
         tiny.backend("gpt_neox", "bytes").expect(tiny.prompts(1), tiny.GENES, RANK_VALUES)
 
 
-def test_nothing_to_expect() -> None:
+def test_no_prompts() -> None:
     assert tiny.backend("gpt_neox", "genes").expect([], tiny.GENES, RANK_VALUES).shape == (0, len(tiny.GENES))

@@ -1,4 +1,4 @@
-"""The tree of answers; that scores are right is tested against full forward passes with the transformers backend."""
+"""The token tree of answers; scores are compared with full forward passes in the tests of the transformers backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWERS = [f" {state}{kind}." for state, kind in itertools.product(("", "naive "
 
 def test_the_tree() -> None:
     tree = scoring._tree([(5,), (5, 6, 7), (5, 6, 8), (9, 6)])
-    # Read are the beginnings (), 5, 5 6, 9; the last token of an answer is an edge only.
+    # Nodes are the prefixes (), 5, 5 6, 9; the last token of an answer is an edge only.
     assert tree.token[1:].tolist() == [5, 6, 9]
     assert tree.depth.tolist() == [0, 1, 2, 1]
     assert tree.ancestors.tolist() == [
@@ -36,31 +36,31 @@ def test_the_tree() -> None:
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_trees_in_parts_and_logits_in_parts(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend(architecture, "spm" if architecture == "gemma2" else "bytes")
+    backend = tiny.backend(architecture, "spm" if architecture == "gemma2" else "bytes")
     answers = [*ANSWERS, ANSWERS[3], "", " T"]
-    wanted = made.score(CELLS, answers)
-    assert (wanted[:, 3] == wanted[:, len(ANSWERS)]).all()
-    assert (wanted[:, len(ANSWERS) + 1] == 0).all()
+    expected = backend.score(CELLS, answers)
+    assert (expected[:, 3] == expected[:, len(ANSWERS)]).all()
+    assert (expected[:, len(ANSWERS) + 1] == 0).all()
     for nodes, logits in ((1, 2**24), (7, 1000), (256, 1)):
         monkeypatch.setattr(scoring, "_MAX_NODES", nodes)
         monkeypatch.setattr(causal_lm, "_MAX_LOGITS", logits)
-        np.testing.assert_allclose(made.score(CELLS, answers), wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(backend.score(CELLS, answers), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_array_of_all_cells_answers_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend()
+def test_memory_of_the_logits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = tiny.backend()
     sizes: list[int] = []
-    capped = made.causal.soft_capped
+    capped = backend.causal.soft_capped
 
     def watched(logits):  # type: ignore[no-untyped-def]
         sizes.append(logits.numel())
         return capped(logits)
 
-    monkeypatch.setattr(made.causal, "soft_capped", watched)
+    monkeypatch.setattr(backend.causal, "soft_capped", watched)
     monkeypatch.setattr(causal_lm, "_MAX_LOGITS", 1000)
-    made.score(CELLS, ANSWERS)
-    of_answers = sizes.pop()  # the tokens of the answers behind every node
+    backend.score(CELLS, ANSWERS)
+    of_answers = sizes.pop()  # the tokens of the answers after every node
     assert len(sizes) > 3
     assert max(sizes) <= 1000
-    assert sum(sizes) % made.causal.vocabulary == 0
+    assert sum(sizes) % backend.causal.vocabulary == 0
     assert of_answers < sum(sizes)

@@ -10,7 +10,7 @@ BATCH, KV_HEADS, LENGTH, DEPTH = 3, 2, 13, 4
 
 
 class Layer(torch.nn.Module):
-    """An attention layer as far as `attend` looks at it."""
+    """An attention layer with the attributes that `attend` reads."""
 
     layer_idx = 1
 
@@ -32,7 +32,7 @@ def plain(
     """Output (B, Q, H, D) and weights (B, H, Q, T) by the formula, in float64."""
     groups = query.shape[1] // key.shape[1]
     query, key, value = query.double(), key.double(), value.double()
-    key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
     scores = query @ key.transpose(2, 3) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -43,14 +43,14 @@ def plain(
 def visible(
     queries: int, window: int | None, real: torch.Tensor | None, segment: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(B, 1, Q, T), one pair of positions at a time."""
-    seen = torch.zeros((BATCH, 1, queries, LENGTH), dtype=torch.bool)
+    """Which keys the queries see, (B, 1, Q, T), one pair of positions at a time."""
+    visible_pairs = torch.zeros((BATCH, 1, queries, LENGTH), dtype=torch.bool)
     for row, line, column in itertools.product(range(BATCH), range(queries), range(LENGTH)):
-        at = LENGTH - queries + line
-        seen[row, 0, line, column] = (
-            column <= at
-            and (window is None or at - column < window)
+        position = LENGTH - queries + line
+        visible_pairs[row, 0, line, column] = (
+            column <= position
+            and (window is None or position - column < window)
             and (real is None or bool(real[row, column]))
-            and (segment is None or segment[row, column] == segment[row, at])
+            and (segment is None or segment[row, column] == segment[row, position])
         )
-    return seen
+    return visible_pairs

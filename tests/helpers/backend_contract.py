@@ -1,4 +1,4 @@
-"""The contract that every backend obeys. Subclass it, and give it the fixture `make`."""
+"""Contract tests of backends. Subclass :class:`BackendContract` with the fixture `make`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def score(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
 
 
 def attend(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
-    found = backend.embed(rows, attention_for=range(len(rows)), attention_layer=1).attention
-    return [each.array for each in found or [] if each is not None]
+    result = backend.embed(rows, attention_for=range(len(rows)), attention_layer=1).attention
+    return [attention_map.array for attention_map in result or [] if attention_map is not None]
 
 
 def expect(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
@@ -59,24 +59,24 @@ VERBS = {"embed": embed, "generate": generate, "draw": draw, "guide": guide, "dr
 VERBS |= {"score": score, "attend": attend, "expect": expect}
 
 
-def assert_same(found: Sequence[object], wanted: Sequence[object]) -> None:
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        if isinstance(other, str):
-            assert one == other
+def assert_same(result: Sequence[object], expected: Sequence[object]) -> None:
+    assert len(result) == len(expected)
+    for row, expected_row in zip(result, expected, strict=True):
+        if isinstance(expected_row, str):
+            assert row == expected_row
         else:
-            np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(np.asarray(row), np.asarray(expected_row), rtol=1e-5, atol=1e-5)
 
 
 class BackendContract:
-    """Tests of what no backend may do differently."""
+    """Tests that every backend passes."""
 
     #: Verbs that the backend has; the others must raise Unsupported.
     supports = frozenset(VERBS)
 
     @pytest.fixture
     def make(self) -> Make:
-        """Makes a backend of float32 numbers; options are passed on."""
+        """Function that loads a float32 backend with options."""
         raise NotImplementedError
 
     @pytest.fixture(params=sorted(VERBS))
@@ -84,15 +84,15 @@ class BackendContract:
         if request.param not in self.supports:
             with pytest.raises(Unsupported):
                 VERBS[request.param](make(), CELLS[:1])
-            pytest.skip(f"no {request.param} here, and it says so")
-        if request.param == "expect":  # what a backend can expect depends on its tokenizer
+            pytest.skip(f"{request.param} is not supported, and raises Unsupported")
+        if request.param == "expect":  # depends on the tokenizer
             try:
                 expect(make(), CELLS[:1])
             except Unsupported:
-                pytest.skip("nothing can be expected here, and it says so")
+                pytest.skip("expect is not supported with this tokenizer, and raises Unsupported")
         return VERBS[request.param]
 
-    # -- a row is a function of itself
+    # -- a row does not depend on its batch
 
     def test_alone_and_in_every_batch(self, make: Make, verb: Callable) -> None:
         backend = make()
@@ -102,60 +102,60 @@ class BackendContract:
         backend.batch_size = 3
         assert_same(verb(backend, CELLS), together)
 
-    def test_in_any_order_and_company(self, make: Make, verb: Callable) -> None:
+    def test_in_any_order_and_beside_other_rows(self, make: Make, verb: Callable) -> None:
         backend = make(batch_size=3)
-        wanted = verb(backend, CELLS)
+        expected = verb(backend, CELLS)
         order = [4, 2, 0, 1, 3]
-        assert_same(verb(backend, [CELLS[row] for row in order]), [wanted[row] for row in order])
-        assert_same(verb(backend, [CELLS[2], *prompts(3, seed=9), CELLS[4]])[::4], [wanted[2], wanted[4]])
+        assert_same(verb(backend, [CELLS[row] for row in order]), [expected[row] for row in order])
+        assert_same(verb(backend, [CELLS[2], *prompts(3, seed=9), CELLS[4]])[::4], [expected[2], expected[4]])
 
     def test_samples_of_cells_alone_in_every_batch_and_order(self, make: Make, verb: Callable) -> None:
         backend = make(batch_size=2)
-        wanted = [verb(backend, [sample])[0] for sample in SAMPLES]
-        assert_same(verb(make(), SAMPLES), wanted)
-        assert_same(verb(backend, [*SAMPLES, CELLS[0]])[:3], wanted)
+        expected = [verb(backend, [sample])[0] for sample in SAMPLES]
+        assert_same(verb(make(), SAMPLES), expected)
+        assert_same(verb(backend, [*SAMPLES, CELLS[0]])[:3], expected)
         assert_same(verb(backend, [SAMPLES[2], CELLS[1], SAMPLES[0], SAMPLES[1]]), [
-            wanted[2], verb(backend, [CELLS[1]])[0], wanted[0], wanted[1],
+            expected[2], verb(backend, [CELLS[1]])[0], expected[0], expected[1],
         ])  # fmt: skip
 
     def test_rows_differ(self, make: Make, verb: Callable) -> None:
         results = verb(make(), CELLS)
-        distinct = {each if isinstance(each, str) else np.asarray(each).round(4).tobytes() for each in results}
+        distinct = {row if isinstance(row, str) else np.asarray(row).round(4).tobytes() for row in results}
         assert len(distinct) > 1
 
-    def test_nothing_in_nothing_out(self, make: Make, verb: Callable) -> None:
+    def test_no_prompts(self, make: Make, verb: Callable) -> None:
         assert list(verb(make(), [])) == []
 
-    def test_expected_worth_is_shared_out(self, make: Make, verb: Callable) -> None:
+    def test_expected_values_sum_to_the_rank_values(self, make: Make, verb: Callable) -> None:
         if verb is not expect:
-            pytest.skip("of expect")
-        asks = [cell.answer_genes or 0 for cell in CELLS]
-        for row, ask in zip(expect(make(), CELLS), asks, strict=True):
+            pytest.skip("a test of expect")
+        n_genes = [cell.answer_genes or 0 for cell in CELLS]
+        for row, number in zip(expect(make(), CELLS), n_genes, strict=True):
             assert (row >= 0).all()
-            assert row.sum() == pytest.approx(np.linspace(3.0, 1.0, 8)[:ask].sum(), rel=1e-5)
+            assert row.sum() == pytest.approx(np.linspace(3.0, 1.0, 8)[:number].sum(), rel=1e-5)
 
     # -- embed
 
     def test_embeddings_have_their_shape(self, make: Make) -> None:
         backend = make()
-        found = backend.embed(CELLS)
-        assert isinstance(found, Embeddings)
-        assert found.vectors.dtype == np.float32
-        assert found.vectors.shape[0] == len(CELLS)
-        assert np.isfinite(found.vectors).all()
-        assert found.genes_used.dtype == np.int64
-        assert found.genes_used.tolist() == [len(cell.genes) for cell in CELLS]
-        assert found.attention is None
+        result = backend.embed(CELLS)
+        assert isinstance(result, Embeddings)
+        assert result.vectors.dtype == np.float32
+        assert result.vectors.shape[0] == len(CELLS)
+        assert np.isfinite(result.vectors).all()
+        assert result.genes_used.dtype == np.int64
+        assert result.genes_used.tolist() == [len(cell.genes) for cell in CELLS]
+        assert result.attention is None
         empty = backend.embed([])
-        assert empty.vectors.shape == (0, found.vectors.shape[1])
+        assert empty.vectors.shape == (0, result.vectors.shape[1])
         assert empty.vectors.dtype == np.float32
 
     def test_poolings_and_layers_differ(self, make: Make) -> None:
         backend = make()
-        found = [backend.embed(CELLS[:2], pooling=pooling).vectors for pooling in ("mean", "genes", "last")]
-        found += [backend.embed(CELLS[:2], layer=layer).vectors for layer in (0, 1, 2)]
-        for one, other in itertools.combinations(found, 2):
-            assert not np.allclose(one, other)
+        result = [backend.embed(CELLS[:2], pooling=pooling).vectors for pooling in ("mean", "genes", "last")]
+        result += [backend.embed(CELLS[:2], layer=layer).vectors for layer in (0, 1, 2)]
+        for first, second in itertools.combinations(result, 2):
+            assert not np.allclose(first, second)
 
     def test_unknown_choices(self, make: Make) -> None:
         backend = make()
@@ -173,27 +173,27 @@ class BackendContract:
         with pytest.raises(ValueError, match="'genes' needs at least one"):
             backend.embed([Prompt.of_cell("no genes here")], pooling="genes")
 
-    def test_attention_only_for_those_asked_for(self, make: Make) -> None:
+    def test_attention_maps_of_some_rows(self, make: Make) -> None:
         if "attend" not in self.supports:
             pytest.skip("no attention maps")
         backend = make(batch_size=2)
-        wanted = backend.embed(CELLS)
-        found = backend.embed(CELLS, attention_for=[4, 1], attention_layer=0)
-        np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
-        assert found.attention is not None
-        assert [row for row, each in enumerate(found.attention) if each is not None] == [1, 4]
+        expected = backend.embed(CELLS)
+        result = backend.embed(CELLS, attention_for=[4, 1], attention_layer=0)
+        np.testing.assert_allclose(result.vectors, expected.vectors, rtol=1e-5, atol=1e-5)
+        assert result.attention is not None
+        assert [row for row, attention_map in enumerate(result.attention) if attention_map is not None] == [1, 4]
         for row in (1, 4):
-            each = found.attention[row]
-            assert each is not None
+            attention_map = result.attention[row]
+            assert attention_map is not None
             n_genes = len(CELLS[row].genes)
-            assert each.genes == CELLS[row].genes
-            assert each.cells == (f"cell{row}",) * n_genes
-            assert each.array.dtype == np.float32
-            assert each.array.shape[1:] == (n_genes, n_genes)
-            assert (each.array >= 0).all()
-            assert each.array.sum() > 0
-            assert each.array.sum(axis=2).max() <= 1 + 1e-5
-            assert (np.triu(each.array.max(axis=0), 1) == 0).all(), "no gene sees a later one"
+            assert attention_map.genes == CELLS[row].genes
+            assert attention_map.cells == (f"cell{row}",) * n_genes
+            assert attention_map.array.dtype == np.float32
+            assert attention_map.array.shape[1:] == (n_genes, n_genes)
+            assert (attention_map.array >= 0).all()
+            assert attention_map.array.sum() > 0
+            assert attention_map.array.sum(axis=2).max() <= 1 + 1e-5
+            assert (np.triu(attention_map.array.max(axis=0), 1) == 0).all(), "no gene attends to a later one"
         last = backend.embed(CELLS[:1], attention_for=[0]).attention
         same = backend.embed(CELLS[:1], attention_for=[0], attention_layer=1).attention
         other = backend.embed(CELLS[:1], attention_for=[0], attention_layer=0).attention
@@ -210,14 +210,14 @@ class BackendContract:
         if "attend" not in self.supports:
             pytest.skip("no attention maps")
         backend = make(batch_size=2)
-        found = backend.embed(CELLS, layer=1, attention_for=[3], attention_layer=1)
-        np.testing.assert_allclose(found.vectors, backend.embed(CELLS, layer=1).vectors, rtol=1e-5, atol=1e-5)
-        wanted = backend.embed(CELLS, attention_for=[3], attention_layer=1)
-        assert found.attention
-        assert wanted.attention
-        assert found.attention[3]
-        assert wanted.attention[3]
-        np.testing.assert_allclose(found.attention[3].array, wanted.attention[3].array, rtol=1e-5, atol=1e-5)
+        result = backend.embed(CELLS, layer=1, attention_for=[3], attention_layer=1)
+        np.testing.assert_allclose(result.vectors, backend.embed(CELLS, layer=1).vectors, rtol=1e-5, atol=1e-5)
+        expected = backend.embed(CELLS, attention_for=[3], attention_layer=1)
+        assert result.attention
+        assert expected.attention
+        assert result.attention[3]
+        assert expected.attention[3]
+        np.testing.assert_allclose(result.attention[3].array, expected.attention[3].array, rtol=1e-5, atol=1e-5)
 
     # -- generate
 
@@ -232,21 +232,21 @@ class BackendContract:
 
     def test_stop_strings_cut(self, make: Make) -> None:
         backend = make()
-        whole = backend.generate(CELLS, DRAWN)
-        # Two characters that are text: bytes that are none change with those that follow.
-        pairs = [(text[at : at + 2], row) for row, text in enumerate(whole) for at in range(len(text) - 1)]
+        texts = backend.generate(CELLS, DRAWN)
+        # Two ASCII characters: bytes of incomplete characters change with the bytes after them.
+        pairs = [(text[start : start + 2], row) for row, text in enumerate(texts) for start in range(len(text) - 1)]
         stops = {row: stop for stop, row in pairs if stop.isascii()}
         assert stops
         for stop in stops.values():
-            found = backend.generate(CELLS, replace(DRAWN, stop=("never written", stop)))
-            assert found == [text.partition(stop)[0].strip() for text in whole]
+            result = backend.generate(CELLS, replace(DRAWN, stop=("never written", stop)))
+            assert result == [text.partition(stop)[0].strip() for text in texts]
 
     def test_the_models_own_stop_strings(self, make: Make) -> None:
         backend = make()
-        whole = backend.generate(CELLS, DRAWN)
-        stop = next(each for each in "".join(whole) if each.isalnum())
+        texts = backend.generate(CELLS, DRAWN)
+        stop = next(character for character in "".join(texts) if character.isalnum())
         backend.model = replace(backend.model, stop=(stop,))
-        assert backend.generate(CELLS, DRAWN) == [text.partition(stop)[0].strip() for text in whole]
+        assert backend.generate(CELLS, DRAWN) == [text.partition(stop)[0].strip() for text in texts]
 
     def test_seeds(self, make: Make) -> None:
         backend = make()
@@ -256,17 +256,19 @@ class BackendContract:
             assert make().generate(CELLS, DRAWN, genes=genes) == first
             assert backend.generate(CELLS, replace(DRAWN, seed=4), genes=genes) != first
             twins = [replace(CELLS[0], key=key) for key in ("a", "b", "a")]
-            one, other, again = backend.generate(twins, DRAWN, genes=genes)
-            assert one == again != other
+            text, another, again = backend.generate(twins, DRAWN, genes=genes)
+            assert text == again != another
             greedy = backend.generate(twins, replace(DRAWN, temperature=0.0), genes=genes)
             assert len(set(greedy)) == 1
 
-    @pytest.mark.parametrize("asks", [(1, 2, 4), (len(GENES), 9)])
-    def test_guided_answers_are_genes_each_once_as_many_as_asked_for(self, make: Make, asks: tuple[int, ...]) -> None:
+    @pytest.mark.parametrize("n_genes", [(1, 2, 4), (len(GENES), 9)])
+    def test_guided_answers_are_distinct_genes_of_the_requested_number(
+        self, make: Make, n_genes: tuple[int, ...]
+    ) -> None:
         backend = make()
-        cells = [replace(cell, answer_genes=ask) for ask, cell in zip(asks, CELLS, strict=False)]
+        cells = [replace(cell, answer_genes=number) for number, cell in zip(n_genes, CELLS, strict=False)]
         samplings = (DRAWN, Sampling(max_new_tokens=1), replace(DRAWN, top_k=5), replace(DRAWN, top_p=0.5))
-        for sampling in samplings if max(asks) < 9 else samplings[:1]:
+        for sampling in samplings if max(n_genes) < 9 else samplings[:1]:
             for cell, text in zip(cells, backend.generate(cells, sampling, genes=GENES), strict=True):
                 words = text.split(" ")
                 assert len(words) == cell.answer_genes == len(set(words))
@@ -278,24 +280,24 @@ class BackendContract:
             for text in make().generate(cells, DRAWN, genes=pair):
                 assert sorted(text.split(" ")) == ["CD4", "CD44"]
 
-    def test_guided_asking_for_too_much(self, make: Make) -> None:
+    def test_guided_answers_with_too_many_genes(self, make: Make) -> None:
         backend = make()
-        for ask in (None, 0, 3):
-            with pytest.raises(ValueError, match=r"1 to 2 genes.*asks for"):
-                backend.generate([replace(CELLS[0], answer_genes=ask)], Sampling(), genes=["CD4", "B2M"])
+        for number in (None, 0, 3):
+            with pytest.raises(ValueError, match=r"1 to 2 genes.*answer_genes="):
+                backend.generate([replace(CELLS[0], answer_genes=number)], Sampling(), genes=["CD4", "B2M"])
         assert backend.generate([], Sampling(), genes=[]) == []
 
     # -- score
 
     def test_scores_are_log_probabilities(self, make: Make) -> None:
         backend = make()
-        found = backend.score(CELLS, ANSWERS)
-        assert found.dtype == np.float64
-        assert found.shape == (len(CELLS), len(ANSWERS))
-        assert (found < 0).all()
-        assert np.isfinite(found).all()
-        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[::-1]), found[:, ::-1], atol=1e-5)
-        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[1:2]), found[:, 1:2], atol=1e-5)
+        result = backend.score(CELLS, ANSWERS)
+        assert result.dtype == np.float64
+        assert result.shape == (len(CELLS), len(ANSWERS))
+        assert (result < 0).all()
+        assert np.isfinite(result).all()
+        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[::-1]), result[:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(backend.score(CELLS, ANSWERS[1:2]), result[:, 1:2], atol=1e-5)
         assert backend.score([], ANSWERS).shape == (0, len(ANSWERS))
         assert backend.score(CELLS, []).shape == (len(CELLS), 0)
         assert (backend.score(CELLS, [""]) == 0).all()
@@ -306,15 +308,15 @@ class BackendContract:
         backend = make()
         long = with_genes(CELLS[1], itertools.islice(itertools.cycle(GENES), 700), answer_genes=4)
         with caplog.at_level(logging.WARNING):
-            [found, _] = verb(backend, [long, CELLS[0]])
+            [result, _] = verb(backend, [long, CELLS[0]])
         assert len(caplog.records) == 1
         message = caplog.records[0].getMessage()
         assert message.startswith("1 of 2 cell sentences")
         assert str(backend.context) in message
         cut = int(message.split("last ")[1].split()[0])
         caplog.clear()
-        # As if the prompt had been shortened by hand, and with one more gene it would not have fitted.
-        assert_same(verb(backend, [long.shorten(700 - cut)]), [found])
+        # The same as a prompt shortened by hand; one more gene does not fit.
+        assert_same(verb(backend, [long.shorten(700 - cut)]), [result])
         assert not caplog.records
         verb(backend, [long.shorten(700 - cut + 1)])
         assert len(caplog.records) == 1
@@ -343,13 +345,13 @@ class BackendContract:
         verb(backend, [long.shorten(kept + 1)])
         assert len(caplog.records) == 1
 
-    def test_room_is_left_for_the_answer(self, make: Make) -> None:
+    def test_tokens_are_reserved_for_the_answer(self, make: Make) -> None:
         backend = make()
         long = with_genes(CELLS[1], itertools.islice(itertools.cycle(GENES), 700), answer_genes=50)
         [text] = backend.generate([long], Sampling(), genes=GENES)
         assert len(set(text.split())) == 50
 
-    def test_what_does_not_fit_without_genes(self, make: Make, verb: Callable) -> None:
+    def test_instructions_longer_than_the_context(self, make: Make, verb: Callable) -> None:
         backend = make()
         wordy = with_opening(CELLS[0], "word " * 5000)
         with pytest.raises(
@@ -357,14 +359,14 @@ class BackendContract:
         ):
             verb(backend, [wordy])
 
-    def test_answers_that_do_not_fit(self, make: Make) -> None:
+    def test_answers_longer_than_the_context(self, make: Make) -> None:
         backend = make()
         with pytest.raises(ValueError, match="for its answer"):
             backend.generate(CELLS, Sampling(max_new_tokens=backend.context))
         with pytest.raises(ValueError, match="for its answer"):
             backend.score(CELLS, [" word" * backend.context])
 
-    # -- the rest
+    # -- tokenizer
 
     def test_known_genes(self, make: Make) -> None:
         backend = make()
@@ -375,6 +377,6 @@ class BackendContract:
         assert backend.known_genes(["CD4", "CD44", "B2M"]).tolist() == [False, True, True]
 
     def test_count_tokens(self, make: Make) -> None:
-        found = make().count_tokens(["CD4 B2M", "CD4", ""])
-        assert found.dtype == np.int64
-        assert found[0] > found[1] > found[2] == 0
+        result = make().count_tokens(["CD4 B2M", "CD4", ""])
+        assert result.dtype == np.int64
+        assert result[0] > result[1] > result[2] == 0

@@ -206,7 +206,7 @@ def save(directory: Path, architecture: str = "gpt_neox", kind: str = "bytes", s
     return directory
 
 
-def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), ask: int | None = 3) -> list[Prompt]:
+def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), answer_genes: int | None = 3) -> list[Prompt]:
     """Cells of different length."""
     generator = np.random.default_rng(seed)
     return [
@@ -215,7 +215,7 @@ def prompts(n: int, *, seed: int = 0, genes: tuple[int, int] = (3, 40), ask: int
             genes=tuple(str(gene) for gene in generator.permutation(GENES)[: generator.integers(*genes)]),
             after=". The type of this cell is" if row % 2 else ".",
             key=f"cell{row}",
-            answer_genes=None if ask is None else ask + row % 3,
+            answer_genes=None if answer_genes is None else answer_genes + row % 3,
         )
         for row in range(n)
     ]

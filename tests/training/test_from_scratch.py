@@ -64,7 +64,7 @@ def test_genes_in_pieces(folder: Path, tmp_path: Path) -> None:
     assert loaded.count_tokens([" CD4 CD44 HLA-DRA RPS27A"])[0] > 5
     assert loaded.network.config.vocab_size <= 400
     assert loaded.network.config.layer_norm_eps == 1e-5
-    [text] = loaded.generate(tiny.prompts(1, ask=4), Sampling(), genes=["NEVERSEEN", *training_cells.SYMBOLS])
+    [text] = loaded.generate(tiny.prompts(1, answer_genes=4), Sampling(), genes=["NEVERSEEN", *training_cells.SYMBOLS])
     assert len(text.split()) >= 4
     assert np.isfinite(loaded.embed(tiny.prompts(2)).vectors).all()
 

@@ -110,7 +110,7 @@ def test_the_first_stage_trains_new_vectors_alone_and_the_second_them_too(
     # Usable like any other model.
     loaded = backends.load(model, progress=False)
     assert loaded.count_tokens([" CD4 CD44 HLA-DRA"]).tolist() == [3]
-    prompts = tiny.prompts(2, ask=4)
+    prompts = tiny.prompts(2, answer_genes=4)
     assert loaded.embed(prompts).vectors.shape == (2, 32)
     assert len(loaded.generate(prompts, Sampling(), genes=training_cells.SYMBOLS)[0].split()) >= 4
 

@@ -1,4 +1,4 @@
-"""Fake backend without a model: reproducible numbers and text from hashes, for tests, documentation and dry runs.
+"""Fake backend without a model: reproducible results from hashes, for tests, documentation and dry runs.
 
 Words count as tokens. Cells that share genes have similar vectors; the results mean nothing else.
 """

@@ -1,7 +1,7 @@
-"""Log-probabilities of a closed set of answers: each prompt is read once, with all answers after it as one token tree.
+"""Log-probabilities of a closed set of answers, read after each prompt as one token tree.
 
-Answers with the same beginning share its tokens. A token sees the prompt and its ancestors in the tree, as if its
-answer were alone.
+Each prompt is read once. Answers with the same beginning share its tokens. A token sees the prompt and its ancestors in
+the tree, as if its answer were alone.
 
 Axes in names: B cells of the batch, Q nodes of the tree, E edges, D hidden size, N hidden states, C columns (tokens).
 """

@@ -51,8 +51,8 @@ def test_tokens_that_lead_nowhere() -> None:
     # 6 and -1 are no token of the trie; with a node's number they must not be taken for another node's token.
     for token in (3, 6, 7, -1, 1000):
         for node in range(trie.n_nodes):
-            found = int(trie.child(np.array([node]), np.array([token]))[0])
-            assert found == (trie.path[2, 1] if (node, token) == (trie.path[2, 0], 3) else -1)
+            child = int(trie.child(np.array([node]), np.array([token]))[0])
+            assert child == (trie.path[2, 1] if (node, token) == (trie.path[2, 0], 3) else -1)
 
 
 def test_errors() -> None:

@@ -1,4 +1,4 @@
-"""The guide allows what its slow twin allows, and nothing else."""
+"""The guide allows exactly the tokens of a slow, simple implementation of its rules."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VOCABULARY, END = 8, 7
 
 
 class Twin:
-    """One row, with lists and no memory: the rules as they are said."""
+    """One row with plain lists: a direct implementation of the rules."""
 
-    def __init__(self, first: list[list[int]], later: list[list[int]], ask: int, ends: list[int]) -> None:
-        self.first, self.later, self.ask, self.ends = first, later, ask, ends
+    def __init__(self, first: list[list[int]], later: list[list[int]], n_genes: int, ends: list[int]) -> None:
+        self.first, self.later, self.n_genes, self.ends = first, later, n_genes, ends
         self.written: list[int] = []
         self.part: list[int] = []
 
@@ -32,32 +32,32 @@ class Twin:
     def unused(self) -> list[int]:
         return [gene for gene in range(len(self.first)) if gene not in self.written]
 
-    def on(self) -> set[int]:
-        """Tokens that lead on within a gene, or begin one."""
+    def next_tokens(self) -> set[int]:
+        """Tokens that continue a gene, or begin one."""
         n = len(self.part)
-        beginning = [self.table[gene] for gene in self.unused() if self.table[gene][:n] == self.part]
-        return {ids[n] for ids in beginning if len(ids) > n}
+        matching = [self.table[gene] for gene in self.unused() if self.table[gene][:n] == self.part]
+        return {ids[n] for ids in matching if len(ids) > n}
 
     def complete(self) -> int | None:
         return next((gene for gene in self.unused() if self.table[gene] == self.part), None)
 
     def allowed(self) -> set[int]:
-        tokens = self.on()
+        tokens = self.next_tokens()
         if self.part and (gene := self.complete()) is not None:
             tokens |= {self.later[other][0] for other in self.unused() if other != gene}
-            if len(self.written) + 1 == self.ask:
+            if len(self.written) + 1 == self.n_genes:
                 tokens |= set(self.ends)
         return tokens
 
     def advance(self, token: int) -> None:
-        if token in self.on():
+        if token in self.next_tokens():
             self.part = [*self.part, token]
         else:
             self.close()
             if self.done():
                 return
             self.part = [token]
-        if self.complete() is not None and not self.on():
+        if self.complete() is not None and not self.next_tokens():
             self.close()
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class Twin:
         self.part = []
 
     def done(self) -> bool:
-        return len(self.written) == self.ask
+        return len(self.written) == self.n_genes
 
 
 ids = st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)
@@ -77,9 +77,9 @@ ids = st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)
 def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int], list[int]]:
     later = draw(st.lists(ids, min_size=1, max_size=8, unique=True))
     first = later if draw(st.booleans()) else draw(st.lists(ids, min_size=len(later), max_size=len(later), unique=True))
-    asks = draw(st.lists(st.integers(1, len(later)), min_size=1, max_size=3))
+    n_genes = draw(st.lists(st.integers(1, len(later)), min_size=1, max_size=3))
     ends = draw(st.lists(st.integers(0, END), max_size=2))
-    return [list(each) for each in first], [list(each) for each in later], asks, ends
+    return [list(gene) for gene in first], [list(gene) for gene in later], n_genes, ends
 
 
 @settings(max_examples=300, deadline=None)
@@ -88,10 +88,10 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int],
 def test_equals_its_twin_token_by_token(
     case: tuple[list[list[int]], list[list[int]], list[int], list[int]], seed: int
 ) -> None:
-    first, later, asks, ends = case
+    first, later, n_genes, ends = case
     random = np.random.default_rng(seed)
-    guide = Guide(GeneTrie([str(gene) for gene in range(len(later))], later, first), asks, ends, VOCABULARY)
-    twins = [Twin(first, later, ask, ends) for ask in asks]
+    guide = Guide(GeneTrie([str(gene) for gene in range(len(later))], later, first), n_genes, ends, VOCABULARY)
+    twins = [Twin(first, later, n, ends) for n in n_genes]
     while live := [row for row, twin in enumerate(twins) if not twin.done()]:
         mask = guide.allowed(np.array(live))
         assert mask.dtype == bool
@@ -104,19 +104,19 @@ def test_equals_its_twin_token_by_token(
             twins[row].advance(token)
             assert guide.written[row] == twins[row].written
             assert guide.done(row) == twins[row].done()
-    for row, ask in enumerate(asks):
-        assert len(set(guide.written[row])) == len(guide.written[row]) == ask
+    for row, n in enumerate(n_genes):
+        assert len(set(guide.written[row])) == len(guide.written[row]) == n
 
 
-# CD4 = 0 1, CD44 = 0 1 1, B2M = 2 3; the first gene of an answer is written otherwise: 4 1, 4 1 1, 5 3.
+# CD4 = 0 1, CD44 = 0 1 1, B2M = 2 3; the first gene of an answer has other tokens: 4 1, 4 1 1, 5 3.
 LATER, FIRST = [[0, 1], [0, 1, 1], [2, 3]], [[4, 1], [4, 1, 1], [5, 3]]
 
 
-def guide(asks: list[int], ends: tuple[int, ...] = (END,)) -> Guide:
-    return Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), asks, ends, VOCABULARY)
+def guide(n_genes: list[int], ends: tuple[int, ...] = (END,)) -> Guide:
+    return Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), n_genes, ends, VOCABULARY)
 
 
-def test_one_gene_is_the_beginning_of_another() -> None:
+def test_a_gene_whose_tokens_begin_another_gene() -> None:
     row = guide([2])
     assert row.allowed_tokens(0) == [4, 5]
     row.advance(0, 4)
@@ -130,7 +130,7 @@ def test_one_gene_is_the_beginning_of_another() -> None:
 
 
 @pytest.mark.parametrize(("token", "genes"), [(END, [0]), (2, [0]), (0, [0]), (1, [1])])
-def test_the_last_gene_ends_where_it_is_not_continued(token: int, genes: list[int]) -> None:
+def test_the_last_gene_ends_when_it_is_not_continued(token: int, genes: list[int]) -> None:
     row = guide([1])
     for before in (4, 1):
         row.advance(0, before)
@@ -140,7 +140,7 @@ def test_the_last_gene_ends_where_it_is_not_continued(token: int, genes: list[in
     assert row.written == [genes]
 
 
-def test_a_used_gene_is_no_way_on() -> None:
+def test_used_genes_are_not_allowed() -> None:
     row = guide([3])
     for token in (4, 1, 1):
         row.advance(0, token)
@@ -153,7 +153,7 @@ def test_a_used_gene_is_no_way_on() -> None:
     assert row.allowed_tokens(0) == [3]
 
 
-def test_what_is_not_allowed_is_refused() -> None:
+def test_tokens_that_are_not_allowed_raise() -> None:
     row = guide([1])
     for token in (0, END, 3):
         with pytest.raises(ValueError, match=f"token {token} is not allowed"):
@@ -165,16 +165,16 @@ def test_what_is_not_allowed_is_refused() -> None:
 
 
 def test_errors() -> None:
-    for ask in (0, 4):
-        with pytest.raises(ValueError, match=f"cannot write {ask} genes, each once, from a list of 3"):
-            guide([1, ask])
+    for n in (0, 4):
+        with pytest.raises(ValueError, match=f"cannot write {n} genes, each once, from a list of 3"):
+            guide([1, n])
     with pytest.raises(ValueError, match="'A' has no tokens"):
         GeneTrie(["A"], [[]])
     with pytest.raises(ValueError, match="'A' and 'B' have the same tokens"):
         GeneTrie(["A", "B"], [[1, 2], [1, 2]])
 
 
-def test_ends_beyond_the_vocabulary_are_no_tokens() -> None:
+def test_end_tokens_beyond_the_vocabulary_are_ignored() -> None:
     row = guide([1], (END, 99))
     for token in (4, 1):
         row.advance(0, token)
@@ -184,12 +184,12 @@ def test_ends_beyond_the_vocabulary_are_no_tokens() -> None:
 NO_LOGITS = torch.zeros(0)
 
 
-class Guesses:
-    """Guesses at random among what is allowed, as often as `share` says."""
+class RandomDrafts:
+    """Random allowed tokens as drafts, for a share of the decisions."""
 
     def __init__(self, random: np.random.Generator, share: float) -> None:
         self.random, self.share = random, share
-        self.seen: list[tuple[bool, bool]] = []
+        self.outcomes: list[tuple[bool, bool]] = []
 
     def start(self, rows: np.ndarray) -> None:
         self.rows = rows
@@ -201,45 +201,45 @@ class Guesses:
 
     def update(
         self, plan: Plan, logits_NC: torch.Tensor, kept: np.ndarray, new: np.ndarray, right: np.ndarray,
-        seen: np.ndarray,
+        reached: np.ndarray,
     ) -> None:  # fmt: skip
         assert logits_NC is NO_LOGITS
-        self.seen += list(zip(right.tolist(), seen.tolist(), strict=True))
+        self.outcomes += list(zip(right.tolist(), reached.tolist(), strict=True))
 
 
 def decide(row: int, written: list[int], part: list[int], allowed: set[int]) -> int:
-    """Something like a model: any function of the row and what stands in it."""
+    """A decision as of a model: any function of the row and its tokens."""
     return sorted(allowed)[hash((row, *written, -1, *part)) % len(allowed)]
 
 
 @given(case=cases(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
 @settings(max_examples=150, deadline=None)
 @pytest.mark.slow
-def test_guesses_change_nothing(
+def test_drafts_change_nothing(
     case: tuple[list[list[int]], list[list[int]], list[int], list[int]], seed: int, share: float
 ) -> None:
-    first, later, asks, ends = case
-    guesses = Guesses(np.random.default_rng(seed), share)
+    first, later, n_genes, ends = case
+    drafts = RandomDrafts(np.random.default_rng(seed), share)
     trie = GeneTrie([str(gene) for gene in range(len(later))], later, first)
-    guide = Guide(trie, asks, ends, VOCABULARY, guesses)
-    twins = [Twin(first, later, ask, ends) for ask in asks]
-    while live := [row for row in range(len(asks)) if not guide.done(row)]:
+    guide = Guide(trie, n_genes, ends, VOCABULARY, drafts)
+    twins = [Twin(first, later, n, ends) for n in n_genes]
+    while live := [row for row in range(len(n_genes)) if not guide.done(row)]:
         plan = guide.plan(live)
         assert plan.rows.tolist() == live
-        # Each decision as the slow twin would have it, and the twin goes where the plan goes.
+        # Each decision with the tokens that the twin allows; the twin follows the plan.
         decided = np.zeros(len(plan.row), dtype=np.int64)
-        wanted: list[tuple[int, int]] = []
+        expected: list[tuple[int, int]] = []
         for place, row in enumerate(live):
             twin, kept, new = twins[row], 0, -1
-            here = {int(plan.offset[n]): n for n in np.flatnonzero(plan.row == place)}
-            for at, token in enumerate([*plan.tokens[place], -1]):
+            decisions = {int(plan.offset[n]): n for n in np.flatnonzero(plan.row == place)}
+            for offset, token in enumerate([*plan.tokens[place], -1]):
                 if twin.done():
                     break
-                if at not in here:
-                    assert twin.allowed() == {token}, "what is not decided is forced"
+                if offset not in decisions:
+                    assert twin.allowed() == {token}, "a token without a decision is forced"
                     right = token
                 else:
-                    n = here[at]
+                    n = decisions[offset]
                     assert plan.allowed is not None
                     assert set(guide.columns[plan.allowed[n]]) == twin.allowed()
                     assert plan.draft[n] == token
@@ -249,9 +249,9 @@ def test_guesses_change_nothing(
                     new = right
                     break
                 kept += 1
-            wanted.append((kept, new))
+            expected.append((kept, new))
         kept_R, new_R = guide.accept(plan, decided, NO_LOGITS)
-        assert list(zip(kept_R.tolist(), new_R.tolist(), strict=True)) == wanted
+        assert list(zip(kept_R.tolist(), new_R.tolist(), strict=True)) == expected
         for row, twin in enumerate(twins):
             assert guide.written[row] == twin.written
             assert guide.done(row) == twin.done()
@@ -259,20 +259,20 @@ def test_guesses_change_nothing(
                 assert set(guide.allowed_tokens(row)) == twin.allowed()
 
 
-def test_what_is_learned_of_guesses() -> None:
-    guesses = Guesses(np.random.default_rng(0), 1.0)
-    row = Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), [3], [END], VOCABULARY, guesses)
+def test_outcomes_of_drafts() -> None:
+    drafts = RandomDrafts(np.random.default_rng(0), 1.0)
+    row = Guide(GeneTrie(["CD4", "CD44", "B2M"], LATER, FIRST), [3], [END], VOCABULARY, drafts)
     plan = row.plan([0])
     assert plan.allowed is not None
     wrong = next(n for n in range(1, len(plan.row)) if plan.allowed[n].sum() > 1)
     decided = plan.draft.copy()
     decided[wrong] = next(token for token in row.columns[plan.allowed[wrong]] if token != plan.draft[wrong])
     row.accept(plan, decided, NO_LOGITS)
-    assert guesses.seen[: wrong + 1] == [(True, True)] * wrong + [(False, True)]
-    assert not any(seen for _, seen in guesses.seen[wrong + 1 :]), "what comes behind a wrong guess says nothing"
+    assert drafts.outcomes[: wrong + 1] == [(True, True)] * wrong + [(False, True)]
+    assert not any(reached for _, reached in drafts.outcomes[wrong + 1 :]), "decisions after a wrong draft are not used"
 
 
-def test_a_step_of_many_rows_and_genes_is_cheap() -> None:
+def test_a_step_of_many_rows_and_genes_is_fast() -> None:
     n_genes, n_rows = 17_000, 32
     trie = GeneTrie([str(gene) for gene in range(n_genes)], [[gene] for gene in range(n_genes)])
     rows = Guide(trie, [200] * n_rows, [], n_genes)

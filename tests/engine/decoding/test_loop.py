@@ -1,4 +1,4 @@
-"""Drawing tokens, ending answers, and the generation loop."""
+"""Free text ends where it should, and the loop writes the same with and without drafts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cell2sen.engine.decoding.loop import FreeText, Work, generate
 from cell2sen.engine.decoding.sampling import row_key
 
 
-def read(ids: Sequence[int], special: bool) -> str:
-    return "".join("<end>" * special if each == 26 else chr(ord("a") + each) for each in ids)
+def decode(ids: Sequence[int], special: bool) -> str:
+    return "".join("<end>" * special if token == 26 else chr(ord("a") + token) for token in ids)
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "wanted"),
+    ("text", "stop", "expected"),
     [
         ("abcdefgh", (), "abcdef"),
         ("ab[cd", (), "ab"),
@@ -29,34 +29,34 @@ def read(ids: Sequence[int], special: bool) -> str:
         ("abc{defg", ("<end>",), "abc"),
     ],
 )
-def test_free_answers_end(text: str, stop: tuple[str, ...], wanted: str) -> None:
+def test_free_text_ends(text: str, stop: tuple[str, ...], expected: str) -> None:
     # 26, written {, is a special token; 27 is the end of the text, written [.
-    ids = [{"{": 26, "[": 27}.get(each, ord(each) - ord("a")) for each in text]
-    rows = FreeText(1, read, eos=[27], limit=6, stop=stop)
+    ids = [{"{": 26, "[": 27}.get(character, ord(character) - ord("a")) for character in text]
+    rows = FreeText(1, decode, eos=[27], limit=6, stop=stop)
     for token in ids:
         if rows.done(0):
             break
         rows.advance(0, token)
     assert rows.done(0)
     assert rows.columns is None
-    assert rows.text(0) == wanted.replace("{", "")
+    assert rows.text(0) == expected.replace("{", "")
 
 
 class Counter:
-    """A model that counts up from the last id; it reads and forgets as a real one does."""
+    """A model whose next token is the last one + 1; it records its passes."""
 
     def __init__(self) -> None:
         self.passes: list[tuple[list[list[int]], list[list[int]]]] = []
         self.kept: list[list[int]] = []
 
-    def read(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
-        self.passes.append((ids.tolist(), places.tolist()))
+    def hidden_states(self, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+        self.passes.append((ids.tolist(), positions.tolist()))
         return torch.from_numpy(ids)[:, :, None].float()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(hidden[:, 0].long() + 1, 30).float()
 
-    def keep(self, rows: np.ndarray) -> None:
+    def select_rows(self, rows: np.ndarray) -> None:
         self.kept.append(rows.tolist())
 
 
@@ -70,9 +70,9 @@ def test_the_loop_drops_rows_that_are_done() -> None:
         prompts,
         rows,
         keys,
-        hidden_states=model.read,
+        hidden_states=model.hidden_states,
         logits=model.logits,
-        select_rows=model.keep,
+        select_rows=model.select_rows,
         work=work,
     )
     assert [rows.text(row) for row in range(3)] == ["18 19", "16 17 18 19", "19"]
@@ -82,53 +82,53 @@ def test_the_loop_drops_rows_that_are_done() -> None:
     assert work == Work(passes=10, batch_passes=5, read=10, tokens=10)
 
 
-# Ten genes of two or three tokens with common beginnings; a "model" whose logits depend on all that it has read.
+# Ten genes of one to three tokens with common beginnings.
 GENES = [[1, 2], [1, 2, 3], [1, 3], [4, 1], [4, 2, 1], [4, 2, 2], [5], [6, 6], [6, 5, 4], [6, 5, 5]]
 
 
-class Remembering:
-    """Logits are a fixed random function of all tokens so far."""
+class HistoryModel:
+    """A model whose logits are a random function of all tokens so far."""
 
     def __init__(self, prompts: Sequence[np.ndarray]) -> None:
         self.texts = [prompt[:-1].tolist() for prompt in prompts]
 
-    def read(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    def hidden_states(self, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
         hidden = torch.zeros((*ids.shape, 8))
-        for row, (line, where) in enumerate(zip(ids.tolist(), places.tolist(), strict=True)):
-            for column, (token, place) in enumerate(zip(line, where, strict=True)):
-                assert place <= len(self.texts[row]), "no place is left out"
-                self.texts[row][place:] = [token]
+        for row, (line, row_positions) in enumerate(zip(ids.tolist(), positions.tolist(), strict=True)):
+            for column, (token, position) in enumerate(zip(line, row_positions, strict=True)):
+                assert position <= len(self.texts[row]), "no position is left out"
+                self.texts[row][position:] = [token]
                 seed = int.from_bytes(bytes(self.texts[row]), "little")
                 hidden[row, column] = torch.from_numpy(np.random.default_rng(seed).normal(size=8))
         return hidden
 
-    def keep(self, rows: np.ndarray) -> None:
+    def select_rows(self, rows: np.ndarray) -> None:
         self.texts = [self.texts[row] for row in rows]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 3, "top_p": 0.9}])
-def test_guided_rows_one_token_at_a_time_and_with_guesses(options: dict[str, float]) -> None:
-    asks = [10, 3, 7, 1, 10]
+def test_guided_rows_are_equal_with_and_without_drafts(options: dict[str, float]) -> None:
+    n_genes = [10, 3, 7, 1, 10]
     prompts = [np.array([9] * (1 + row % 3)) for row in range(5)]
     trie = GeneTrie([str(gene) for gene in range(10)], GENES)
-    found, works = [], []
-    # Without guesses, from nothing, and from what was said before: this model changes its mind at every token.
+    answers, works = [], []
+    # Without drafts, from an empty memory, and from logits of the call before, which are wrong at every token.
     memory = DraftMemory(trie, Guide(trie, [], [0], 8).columns)
     keys = [row_key(3, str(row)) for row in range(5)]
     for drafts in (None, GeneDrafts(memory, keys, options.get("temperature", 0.0)), GeneDrafts(memory, keys)):
-        guide, model, work = Guide(trie, asks, [0], 8, drafts), Remembering(prompts), Work()
+        guide, model, work = Guide(trie, n_genes, [0], 8, drafts), HistoryModel(prompts), Work()
         generate(
-            prompts, guide, keys, hidden_states=model.read, select_rows=model.keep, work=work,
+            prompts, guide, keys, hidden_states=model.hidden_states, select_rows=model.select_rows, work=work,
             logits=lambda hidden, guide=guide: hidden[:, torch.from_numpy(guide.columns)], **options,  # type: ignore[arg-type]
         )  # fmt: skip
-        found.append(guide.written)
+        answers.append(guide.written)
         works.append(work)
-    assert found[0] == found[1] == found[2]
-    assert [len(genes) for genes in found[0]] == asks
+    assert answers[0] == answers[1] == answers[2]
+    assert [len(genes) for genes in answers[0]] == n_genes
     assert works[0].tokens == works[1].tokens == works[2].tokens
     assert works[0].passes < works[0].tokens, "forced tokens take no pass of their own"
-    assert works[0].tokens <= works[0].read <= works[0].tokens + 5, "nothing but what is written is read"
-    assert works[1].read > works[0].read, "guesses were made"
+    assert works[0].tokens <= works[0].read <= works[0].tokens + 5, "only written tokens are read"
+    assert works[1].read > works[0].read, "drafts were made"
 
 
 def test_samples_have_the_distribution_of_the_model() -> None:
@@ -145,14 +145,14 @@ def test_samples_have_the_distribution_of_the_model() -> None:
         prompts = [np.array([0])] * 500
         generate(
             prompts, guide, keys, temperature=1.0, select_rows=lambda rows: None,
-            hidden_states=lambda ids, places: torch.zeros((*ids.shape, 1)),
+            hidden_states=lambda ids, positions: torch.zeros((*ids.shape, 1)),
             logits=lambda hidden: logits.expand(len(hidden), -1),
         )  # fmt: skip
         for genes in guide.written:
             counts[tuple(genes)] = counts.get(tuple(genes), 0) + 1
     chi = 0.0
-    for one in range(3):
-        for other in {0, 1, 2} - {one}:
-            wanted = n * share[one] * share[other] / (1 - share[one])
-            chi += (counts[one, other] - wanted) ** 2 / wanted
+    for first in range(3):
+        for second in {0, 1, 2} - {first}:
+            expected = n * share[first] * share[second] / (1 - share[first])
+            chi += (counts[first, second] - expected) ** 2 / expected
     assert chi < 20.5, "chi-square with 5 degrees of freedom: 20.5 is exceeded once in a thousand"

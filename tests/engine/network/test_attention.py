@@ -1,4 +1,4 @@
-"""The chunked attention equals the plain formula and transformers' eager attention."""
+"""The attention in blocks equals the formula and transformers' eager attention."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def test_equals_the_formula(
         monkeypatch.setitem(attention.BLOCK_BYTES, "cpu", block)
         query, key, value = states(queries, groups)
         with torch.no_grad():
-            found, none = attention.attend(
+            output, none = attention.attend(
                 Layer(), query, key, value, real, scaling=0.7, softcap=softcap, sliding_window=window
             )
         assert none is None
-        assert found.is_contiguous()
-        assert found.isfinite().all()
-        seen = visible(queries, window, real)
-        wanted, _ = plain(query, key, value, seen, 0.7, softcap)
-        looks = seen.any(-1)[:, 0]  # what a padding query gets does not matter
-        torch.testing.assert_close(found[looks], wanted.float()[looks], rtol=1e-5, atol=1e-5)
+        assert output.is_contiguous()
+        assert output.isfinite().all()
+        mask = visible(queries, window, real)
+        expected, _ = plain(query, key, value, mask, 0.7, softcap)
+        has_keys = mask.any(-1)[:, 0]  # outputs of padding queries do not matter
+        torch.testing.assert_close(output[has_keys], expected.float()[has_keys], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
@@ -51,22 +51,24 @@ def test_packed_sequences_do_not_see_each_other(softcap: float | None) -> None:
     query, key, value = states(LENGTH, 1)
     position = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 0, 1]] * BATCH)
     segment = (position == 0).cumsum(1)
-    found, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, position_ids=position)
-    wanted, _ = plain(query, key, value, visible(LENGTH, None, None, segment), DEPTH**-0.5, softcap)
-    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-5)
+    output, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, position_ids=position)
+    expected, _ = plain(query, key, value, visible(LENGTH, None, None, segment), DEPTH**-0.5, softcap)
+    torch.testing.assert_close(output, expected.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_equal_those_of_the_formula() -> None:
-    leaves = [each.requires_grad_() for each in states(LENGTH, 3)]
+    leaves = [tensor.requires_grad_() for tensor in states(LENGTH, 3)]
     weight = torch.randn((BATCH, LENGTH, 3 * KV_HEADS, DEPTH), generator=torch.Generator().manual_seed(1))
-    found, _ = attention.attend(Layer(), *leaves, None, scaling=0.7, softcap=1.5, sliding_window=5)
-    gradients = torch.autograd.grad((found * weight).sum(), leaves)
-    wanted, _ = plain(*leaves, visible(LENGTH, 5, None), 0.7, 1.5)
-    for one, other in zip(gradients, torch.autograd.grad((wanted * weight).sum(), leaves), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    output, _ = attention.attend(Layer(), *leaves, None, scaling=0.7, softcap=1.5, sliding_window=5)
+    gradients = torch.autograd.grad((output * weight).sum(), leaves)
+    expected, _ = plain(*leaves, visible(LENGTH, 5, None), 0.7, 1.5)
+    for gradient, expected_gradient in zip(
+        gradients, torch.autograd.grad((expected * weight).sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_held_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_scores_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = torch.Tensor.softmax
 
@@ -82,24 +84,24 @@ def test_scores_held_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(sizes) <= 100_000
 
 
-@pytest.mark.parametrize("scaling", [0.7, 20.0])  # the cap bends the scores a little; holds nearly all of them
+@pytest.mark.parametrize("scaling", [0.7, 20.0])  # the soft-cap changes scores a little; limits nearly all of them
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_no_worse_than_eager(dtype: torch.dtype, scaling: float) -> None:
+def test_half_precision_is_close_to_the_formula(dtype: torch.dtype, scaling: float) -> None:
     query, key, value = states(LENGTH, 3, dtype)
-    seen = visible(LENGTH, None, None)
-    wanted, _ = plain(query, key, value, seen, scaling, 1.5)
-    found, _ = attention.attend(Layer(), query, key, value, None, scaling=scaling, softcap=1.5)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=0.02)
+    mask = visible(LENGTH, None, None)
+    expected, _ = plain(query, key, value, mask, scaling, 1.5)
+    output, _ = attention.attend(Layer(), query, key, value, None, scaling=scaling, softcap=1.5)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), expected, rtol=0.02, atol=0.02)
 
 
 def test_dropout_is_applied() -> None:
     query, key, value = states(LENGTH, 1)
-    found, _ = attention.attend(Layer(), query, key, value, None, softcap=1.5, dropout=1.0)
-    assert (found == 0).all()
+    output, _ = attention.attend(Layer(), query, key, value, None, softcap=1.5, dropout=1.0)
+    assert (output == 0).all()
 
 
-def test_masks_of_another_shape_are_refused() -> None:
+def test_masks_of_another_shape_raise() -> None:
     query, key, value = states(LENGTH, 1)
     with pytest.raises(ValueError, match=r"must be \(batch, keys\) = \(3, 13\), found \(3, 1, 13, 13\)"):
         attention.attend(Layer(), query, key, value, torch.ones((BATCH, 1, LENGTH, LENGTH), dtype=torch.bool))
@@ -107,9 +109,9 @@ def test_masks_of_another_shape_are_refused() -> None:
 
 def test_padding_mask() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    found = attention.padding_mask(kv_length=5, attention_mask=mask, batch_size=2, dtype=torch.float32)
-    assert found is not None
-    assert found.tolist() == mask.bool().tolist()
+    output = attention.padding_mask(kv_length=5, attention_mask=mask, batch_size=2, dtype=torch.float32)
+    assert output is not None
+    assert output.tolist() == mask.bool().tolist()
     window = attention.padding_mask(kv_length=3, kv_offset=1, attention_mask=mask)
     assert window is not None
     assert window.tolist() == [[False, True, True], [True, True, True]]
@@ -121,24 +123,24 @@ def test_padding_mask() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
-@pytest.mark.parametrize("how", ["plain", "left", "right", "packed"])
+@pytest.mark.parametrize("padding_of", ["plain", "left", "right", "packed"])
 @pytest.mark.slow
-def test_models_equal_eager(architecture: str, how: str) -> None:
+def test_models_equal_eager(architecture: str, padding_of: str) -> None:
     ours, eager = (tiny.network(architecture, 90, implementation=name) for name in (attention.NAME, "eager"))
     ids = torch.randint(0, 90, (3, 60), generator=torch.Generator().manual_seed(0))
     inputs: dict[str, Any] = {"input_ids": ids}
     real = torch.ones_like(ids).bool()
-    if how in ("left", "right"):
+    if padding_of in ("left", "right"):
         for row, pad in enumerate((0, 13, 50)):
-            real[row, slice(0, pad) if how == "left" else slice(60 - pad, 60)] = False
+            real[row, slice(0, pad) if padding_of == "left" else slice(60 - pad, 60)] = False
         inputs |= {"attention_mask": real.long(), "position_ids": (real.cumsum(1) - 1).clamp(min=0)}
-    if how == "packed":
+    if padding_of == "packed":
         position = torch.cat([torch.arange(35), torch.arange(20), torch.arange(5)])
         inputs |= {"position_ids": position.expand(3, -1), "use_cache": False}
     with torch.no_grad():
-        found, wanted = ours(**inputs).logits, eager(**inputs).logits
-    torch.testing.assert_close(found[real], wanted[real], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found[real], found[real].roll(1, 0), atol=1e-2)
+        output, expected = ours(**inputs).logits, eager(**inputs).logits
+    torch.testing.assert_close(output[real], expected[real], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(output[real], output[real].roll(1, 0), atol=1e-2)
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
@@ -150,7 +152,7 @@ def test_models_with_a_cache_equal_eager(architecture: str) -> None:
     real[1, :20] = False
     position = (real.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        wanted = eager(input_ids=ids, attention_mask=real.long(), position_ids=position).logits
+        expected = eager(input_ids=ids, attention_mask=real.long(), position_ids=position).logits
         name, cache, start = cache_argument(ours), None, 0
         for stop in (40, 47, 48, 49, 60, 70):
             part = slice(start, stop)
@@ -161,6 +163,6 @@ def test_models_with_a_cache_equal_eager(architecture: str) -> None:
                 use_cache=True,
                 **{name: cache},
             )
-            keep = real[:, part]
-            torch.testing.assert_close(output.logits[keep], wanted[:, part][keep], rtol=1e-4, atol=1e-4)
+            real_part = real[:, part]
+            torch.testing.assert_close(output.logits[real_part], expected[:, part][real_part], rtol=1e-4, atol=1e-4)
             cache, start = getattr(output, name), stop

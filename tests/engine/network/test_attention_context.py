@@ -1,4 +1,4 @@
-"""Settings of the attention hold inside of their block only; gene-level maps are sums and means of the weights."""
+"""Masks, early stop and gene-level maps are right, and apply in their block only."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def test_maps_equal_sums_and_means_of_weights(
         2: torch.tensor([-1, 0, 1, 2, -1] + [-1] * 8),
     }
     with attention_context.capture_maps(1, genes, {0: 4, 2: 3}) as maps:
-        found, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
+        output, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
     alone, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
-    torch.testing.assert_close(found, alone)
+    torch.testing.assert_close(output, alone)
     _, weights = plain(query, key, value, visible(LENGTH, window, None), DEPTH**-0.5, softcap)
     assert sorted(maps) == [0, 2]
     for row, of_token in genes.items():
@@ -33,12 +33,12 @@ def test_maps_equal_sums_and_means_of_weights(
         assert maps[row].shape == (6, n_genes, n_genes)
         assert maps[row].dtype == torch.float32
         for a, b in itertools.product(range(n_genes), repeat=2):
-            wanted = weights[row][:, of_token == a][:, :, of_token == b].sum(2).mean(1)
-            torch.testing.assert_close(maps[row][:, a, b], wanted.float(), rtol=1e-4, atol=1e-6)
+            expected = weights[row][:, of_token == a][:, :, of_token == b].sum(2).mean(1)
+            torch.testing.assert_close(maps[row][:, a, b], expected.float(), rtol=1e-4, atol=1e-6)
         assert maps[row].sum(2).max() <= 1 + 1e-6
 
 
-def test_only_the_layer_asked_for_and_only_inside() -> None:
+def test_maps_of_one_layer_inside_the_block_only() -> None:
     query, key, value = states(LENGTH, 1)
     genes = {0: torch.zeros(LENGTH, dtype=torch.long)}
     with attention_context.capture_maps(0, genes, {0: 1}) as maps:
@@ -64,8 +64,8 @@ def test_a_mask_replaces_the_order_of_the_keys(softcap: float | None, window: in
         output, _ = attention.attend(Layer(), query, key, value, None, softcap=softcap, sliding_window=window)
     if window is not None:
         visible = visible & (query_position[:, :, None] - key_position[:, None] < window)
-    wanted, _ = plain(query, key, value, visible[:, None], DEPTH**-0.5, softcap)
-    torch.testing.assert_close(output, wanted.float(), rtol=1e-5, atol=1e-5)
+    expected, _ = plain(query, key, value, visible[:, None], DEPTH**-0.5, softcap)
+    torch.testing.assert_close(output, expected.float(), rtol=1e-5, atol=1e-5)
     assert attention_context.current_mask() is None
     assert mask.for_window(window) is mask.for_window(window), "computed once for all layers"
 

@@ -1,4 +1,4 @@
-"""All rows are done once, under a budget, and a lack of memory is got over."""
+"""Every row is processed once, in batches within a budget that adapts to the memory."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def test_each_row_once_the_longest_first(lengths: list[int], budget: int, size: 
         (ValueError("memory"), False),
     ],
 )
-def test_what_is_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_which_errors_are_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.LogCaptureFixture) -> None:
     assert batching.is_out_of_memory(error) is lack
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def work(rows: list[int]) -> None:
-        seen.append(len(rows))
+        sizes.append(len(rows))
         raise error
 
     with pytest.raises(type(error)) as caught, caplog.at_level(logging.WARNING):
         batching.run_batches(work, np.full(8, 10), budget=1000)
-    assert seen == ([8, 4, 2, 1] if lack else [8])
+    assert sizes == ([8, 4, 2, 1] if lack else [8])
     notes = getattr(caught.value, "__notes__", [])
     assert bool(notes) is lack
     if lack:
@@ -83,23 +83,23 @@ def test_a_real_allocation_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_budget_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    budgets = []
     for free in (None, 2**60, 2**30, 2**29, 1):
         monkeypatch.setattr(batching, "free_memory", lambda device, free=free: free)
-        found.append([batching.token_budget(config, CPU, 4) for config in (GEMMA, NEOX)])
-    most = batching.MAX_TOKENS["cpu"]
-    assert found[:2] == [[most, most]] * 2
-    assert found[2][0] < most
-    assert found[3][0] == pytest.approx(found[2][0] / 2, abs=1)
-    assert found[-1] == [1, 1]
+        budgets.append([batching.token_budget(config, CPU, 4) for config in (GEMMA, NEOX)])
+    limit = batching.MAX_TOKENS["cpu"]
+    assert budgets[:2] == [[limit, limit]] * 2
+    assert budgets[2][0] < limit
+    assert budgets[3][0] == pytest.approx(budgets[2][0] / 2, abs=1)
+    assert budgets[-1] == [1, 1]
     monkeypatch.setattr(batching, "free_memory", lambda device: None)
-    assert batching.token_budget(NEOX, CPU, 4, cached=True) == most
+    assert batching.token_budget(NEOX, CPU, 4, cached=True) == limit
     assert batching.token_budget(NEOX, CPU, 4, cached=True, generating=True) == batching.MAX_TOKENS_GENERATING["cpu"]
     monkeypatch.setattr(batching, "free_memory", lambda device: 2**30)
     assert batching.token_budget(GEMMA, CPU, 2) > batching.token_budget(GEMMA, CPU, 4)
-    # Keys and values of 26 layers, 4 heads of 256 float32 numbers each: 208 KiB a token, and again what is moved.
-    for most in ("MAX_TOKENS", "MAX_TOKENS_GENERATING"):
-        monkeypatch.setattr(batching, most, {"cpu": 10**9})
+    # Keys and values of 26 layers, 4 heads of 256 float32 numbers each: 208 KiB a token, twice when the cache grows.
+    for name in ("MAX_TOKENS", "MAX_TOKENS_GENERATING"):
+        monkeypatch.setattr(batching, name, {"cpu": 10**9})
     for config, kept in ((GEMMA, 2 * 26 * 4 * 256 * 4), (NEOX, 2 * 12 * 768 * 4)):
         alone, cached = batching.token_budget(config, CPU, 4), batching.token_budget(config, CPU, 4, cached=True)
         assert cached < min(alone, 2**29 / (2 * kept))
@@ -115,33 +115,33 @@ def test_free_memory_of_this_machine() -> None:
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_batch_sizes(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.backend(architecture, "spm")
+    backend = tiny.backend(architecture, "spm")
     shapes: list[tuple[int, ...]] = []
-    hook = made.base.get_input_embeddings().register_forward_hook(lambda *a: shapes.append(tuple(a[1][0].shape)))
-    made.batch_size = 3
-    made.embed(CELLS)
+    hook = backend.base.get_input_embeddings().register_forward_hook(lambda *a: shapes.append(tuple(a[1][0].shape)))
+    backend.batch_size = 3
+    backend.embed(CELLS)
     assert [shape[0] for shape in shapes] == [3, 2]
     assert [shape[1] for shape in shapes] == sorted((shape[1] for shape in shapes), reverse=True)
     shapes.clear()
-    made.batch_size = None
+    backend.batch_size = None
     monkeypatch.setattr(batching, "MAX_TOKENS", {"cpu": 250})
-    made.embed(CELLS)
+    backend.embed(CELLS)
     assert all(rows * length <= 250 or rows == 1 for rows, length in shapes)
     assert sum(rows for rows, _ in shapes) == 5
     hook.remove()
-    made.batch_size = 0
+    backend.batch_size = 0
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        made.embed(CELLS)
+        backend.embed(CELLS)
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_out_of_memory_halves_the_batch_and_changes_nothing(
     architecture: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = tiny.backend(architecture, "bytes")
-    wanted = made.embed(CELLS, attention_for=[1])
+    backend = tiny.backend(architecture, "bytes")
+    expected = backend.embed(CELLS, attention_for=[1])
     rows: list[int] = []
-    original = type(made.base.layers[0]).forward
+    original = type(backend.base.layers[0]).forward
 
     def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
         rows.append(len(hidden))
@@ -149,15 +149,15 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
             raise torch.OutOfMemoryError("no memory")
         return original(self, hidden, *arguments, **named)
 
-    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    monkeypatch.setattr(type(backend.base.layers[0]), "forward", limited)
     with caplog.at_level(logging.WARNING):
-        found = made.embed(CELLS, attention_for=[1])
-    np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=1e-5, atol=1e-5)
-    assert found.attention
-    assert wanted.attention
-    assert found.attention[1]
-    assert wanted.attention[1]
-    np.testing.assert_allclose(found.attention[1].array, wanted.attention[1].array, rtol=1e-5, atol=1e-5)
+        result = backend.embed(CELLS, attention_for=[1])
+    np.testing.assert_allclose(result.vectors, expected.vectors, rtol=1e-5, atol=1e-5)
+    assert result.attention
+    assert expected.attention
+    assert result.attention[1]
+    assert expected.attention[1]
+    np.testing.assert_allclose(result.attention[1].array, expected.attention[1].array, rtol=1e-5, atol=1e-5)
     assert rows[0] == 5
     assert max(rows[1:]) == 2
     assert [record.getMessage() for record in caplog.records] == [
@@ -166,23 +166,23 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
 
 
 @pytest.mark.parametrize("verb", ["generate", "draw", "guide", "draw_guided", "score", "expect"])
-def test_out_of_memory_on_the_way_changes_nothing(
+def test_out_of_memory_during_generation_changes_nothing(
     verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = tiny.backend("gpt_neox", "genes")
-    wanted = VERBS[verb](made, CELLS)
-    forward, calls = type(made.base.layers[0]).forward, 0
+    backend = tiny.backend("gpt_neox", "genes")
+    expected = VERBS[verb](backend, CELLS)
+    forward, calls = type(backend.base.layers[0]).forward, 0
 
     def limited(self: Any, hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
-        if len(hidden) > 2 and calls > 3:  # the prompts are read, and then there is no room
+        if len(hidden) > 2 and calls > 3:  # memory runs out after the prompts are read
             raise torch.OutOfMemoryError("no memory")
         return forward(self, hidden, *arguments, **named)
 
-    monkeypatch.setattr(type(made.base.layers[0]), "forward", limited)
+    monkeypatch.setattr(type(backend.base.layers[0]), "forward", limited)
     with caplog.at_level(logging.WARNING):
-        assert_same(VERBS[verb](made, CELLS), wanted)
+        assert_same(VERBS[verb](backend, CELLS), expected)
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory with 5 prompts in a batch; continuing with 2"
     ]
@@ -198,9 +198,9 @@ def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str
 
 def test_one_warning_for_all_batches(caplog: pytest.LogCaptureFixture) -> None:
     cells = [with_genes(cell, GENES * 9) for cell in CELLS]
-    made = tiny.backend(batch_size=1)
+    backend = tiny.backend(batch_size=1)
     with caplog.at_level(logging.WARNING):
-        used = made.embed(cells).genes_used
+        used = backend.embed(cells).genes_used
     [record] = caplog.records
     assert record.getMessage().startswith("5 of 5")
     assert f"last {5 * 9 * len(GENES) - used.sum()} genes" in record.getMessage()

@@ -1,4 +1,4 @@
-"""What this CPU needs computes the same numbers, and nothing of it happens unasked."""
+"""CPU settings change no result, and only networks that the package has loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.engine.network import cpu
 from cell2sen.engine.network.causal_lm import Head
-from cell2sen.engine.network.cpu import is_plain_linear, linear, onednn_is_faster, restore_linear, use_onednn
+from cell2sen.engine.network.cpu import is_plain_linear, linear, onednn_is_faster, use_onednn
 from cell2sen.model import Model
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a PyTorch without oneDNN")
@@ -25,17 +25,17 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What oneDNN is asked for, on every CPU."""
-    found = []
+    """Shapes of the calls to oneDNN, which is used on every CPU here."""
+    shapes = []
     operation = cpu._onednn()
 
     def counted(rows, *rest):
-        found.append(tuple(rows.shape))
+        shapes.append(tuple(rows.shape))
         return operation(rows, *rest)
 
     monkeypatch.setattr(cpu, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(cpu, "_onednn", lambda: counted)
-    return found
+    return shapes
 
 
 @needs_onednn
@@ -46,51 +46,54 @@ def test_equals_the_product_of_pytorch(shape, bias, calls):
     rows, weight = torch.randn(shape, generator=generator), torch.randn((600, 512), generator=generator)
     added = torch.randn(600, generator=generator) if bias else None
     with torch.inference_mode():
-        found = linear(rows, weight, added)
+        result = linear(rows, weight, added)
     assert calls == [shape]
-    wanted = functional.linear(rows.double(), weight.double(), None if added is None else added.double())
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+    expected = functional.linear(rows.double(), weight.double(), None if added is None else added.double())
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 @needs_onednn
-def test_reads_rows_and_weights_that_are_parts_of_others(calls):
+def test_rows_and_weights_that_are_views(calls):
     generator = torch.Generator().manual_seed(0)
     rows, weight = torch.randn((5, 9, 512), generator=generator), torch.randn((2000, 512), generator=generator)
     with torch.inference_mode():
         for rows_part, weight_part in ((rows[:, ::2], weight), (rows[1:, 3], weight[100:900]), (rows, weight[::2])):
-            found = linear(rows_part, weight_part)
-            torch.testing.assert_close(found, functional.linear(rows_part, weight_part), rtol=1e-5, atol=1e-4)
+            result = linear(rows_part, weight_part)
+            torch.testing.assert_close(result, functional.linear(rows_part, weight_part), rtol=1e-5, atol=1e-4)
     assert len(calls) == 3
 
 
 @needs_onednn
-@pytest.mark.parametrize("why", ["gradients", "small", "halves", "autocast", "another CPU"])
-def test_leaves_to_pytorch_what_it_does_not_do(why, calls, monkeypatch):
+@pytest.mark.parametrize("reason", ["gradients", "small", "bfloat16", "autocast", "another CPU"])
+def test_other_cases_are_left_to_pytorch(reason, calls, monkeypatch):
     rows, weight = torch.ones((2, 512)), torch.ones((600, 512))
-    if why == "small":
+    if reason == "small":
         weight = weight[:500]
-    elif why == "halves":
+    elif reason == "bfloat16":
         rows, weight = rows.bfloat16(), weight.bfloat16()
-    elif why == "another CPU":
+    elif reason == "another CPU":
         monkeypatch.setattr(cpu, "onednn_is_faster", lambda: False)
-    elif why == "gradients":
+    elif reason == "gradients":
         weight.requires_grad_()
-    with torch.set_grad_enabled(why == "gradients"), torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
-        found = linear(rows, weight)
+    with (
+        torch.set_grad_enabled(reason == "gradients"),
+        torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"),
+    ):
+        result = linear(rows, weight)
     assert not calls
-    assert found.dtype == (torch.float32 if why not in ("halves", "autocast") else torch.bfloat16)
-    assert (found == 512).all()
-    if why == "gradients":
-        found.sum().backward()
+    assert result.dtype == (torch.float32 if reason not in ("bfloat16", "autocast") else torch.bfloat16)
+    assert (result == 512).all()
+    if reason == "gradients":
+        result.sum().backward()
         assert (weight.grad == 2).all()
 
 
-def test_a_machine_is_asked_once_and_by_its_name(monkeypatch):
-    for vendor, wanted in (("GenuineIntel", False), ("", False), ("vendor_id\t: AuthenticAMD", None)):
+def test_onednn_is_chosen_by_the_vendor_of_the_cpu(monkeypatch):
+    for vendor, expected in (("GenuineIntel", False), ("", False), ("vendor_id\t: AuthenticAMD", None)):
         onednn_is_faster.cache_clear()
         monkeypatch.setattr(cpu, "_vendor", lambda vendor=vendor: vendor)
         backends = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-        assert onednn_is_faster() is (backends if wanted is None else wanted)
+        assert onednn_is_faster() is (backends if expected is None else expected)
     onednn_is_faster.cache_clear()
 
     def gone():
@@ -102,11 +105,11 @@ def test_a_machine_is_asked_once_and_by_its_name(monkeypatch):
 
 
 class Adapted(torch.nn.Linear):
-    """As bitsandbytes and peft have them."""
+    """A layer class of another package, as in bitsandbytes and peft."""
 
 
 @needs_onednn
-def test_a_network_keeps_weights_and_names_and_foreign_layers(calls):
+def test_onednn_keeps_classes_weights_and_names_and_can_be_undone(calls):
     network = torch.nn.ModuleDict({"plain": torch.nn.Linear(512, 512), "adapted": Adapted(512, 512)})
     attributes = {name: dict(vars(layer)) for name, layer in network.items()}
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
@@ -125,7 +128,7 @@ def test_a_network_keeps_weights_and_names_and_foreign_layers(calls):
         copied["plain"].weight.zero_()
         torch.testing.assert_close(network["plain"](torch.ones(3, 512)), output)  # a copy has its own weights
         calls.clear()
-        restore_linear(network)
+        del network["plain"].forward
         assert {name: vars(layer) for name, layer in network.items()} == attributes
         network["plain"](torch.ones(3, 512))
         assert not calls
@@ -135,13 +138,13 @@ def test_a_network_keeps_weights_and_names_and_foreign_layers(calls):
 def test_a_network_of_the_user_is_not_changed(calls):
     network = tiny.network("gpt_neox", tiny.tokens("bytes").tokenizer.get_vocab_size())
     before = {name: dict(vars(module)) for name, module in network.named_modules()}
-    made = TransformersBackend(Model(name="tiny", path="tiny"), network, tiny.tokens("bytes"), progress=False)
-    made.embed(tiny.prompts(2))
+    backend = TransformersBackend(Model(name="tiny", path="tiny"), network, tiny.tokens("bytes"), progress=False)
+    backend.embed(tiny.prompts(2))
     assert {name: vars(module) for name, module in network.named_modules()} == before
 
 
 @needs_onednn
-def test_a_head_is_read_by_it(calls):
+def test_the_output_head_uses_onednn(calls):
     class Causal:
         device = torch.device("cpu")
         vocabulary = 6000
@@ -157,15 +160,17 @@ def test_a_head_is_read_by_it(calls):
     use_onednn(Causal.network.embedding)
     hidden = torch.randn(7, 512, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found = Head(Causal, np.array([3, 5])).log_probabilities(hidden)
-        wanted = functional.linear(hidden.double(), Causal.network.embedding.weight.double()).log_softmax(1)[:, [3, 5]]
+        result = Head(Causal, np.array([3, 5])).log_probabilities(hidden)
+        expected = functional.linear(hidden.double(), Causal.network.embedding.weight.double()).log_softmax(1)[
+            :, [3, 5]
+        ]
     assert calls
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 # -- malloc
 
-#: Page faults of the second half of 20 arrays of 48 MB, which are more than the C library keeps by itself.
+#: Page faults of the second half of 20 arrays of 48 MB, more than the C library keeps by default.
 FAULTS = """
 import resource, numpy as np
 from cell2sen.engine.network.cpu import keep_freed_memory

@@ -17,15 +17,15 @@ class Layer(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _anew(monkeypatch):
-    """What has been found out of a kernel holds for that kernel only."""
+def _no_faults(monkeypatch):
+    """Faults of a kernel are forgotten before each test."""
     monkeypatch.setattr(flex_attention, "faults", {})
     monkeypatch.setattr(flex_attention, "_logged", set())
 
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """flex_attention as it is, not compiled; what it was called with."""
+    """flex_attention without compilation; records the shapes of its calls."""
     calls = []
 
     def called(query, key, value, **named):
@@ -42,28 +42,28 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 def states(n_queries, n_keys, heads=4, groups=2, depth=16):
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn((2, many, length, depth), generator=generator)
-        for many, length in ((heads, n_queries), (groups, n_keys), (groups, n_keys))
+        torch.randn((2, n, length, depth), generator=generator)
+        for n, length in ((heads, n_queries), (groups, n_keys), (groups, n_keys))
     )
 
 
 @pytest.mark.parametrize("window", [None, 1, 90, 128, 129, 300])
 @pytest.mark.parametrize(("n_queries", "n_keys", "offset"), [(3, 3, 0), (2, 4, 256), (1, 4, 301), (2, 3, 60)])
-def test_blocks_are_those_of_the_whole_mask(n_queries, n_keys, offset, window):
-    made = block_mask(n_queries * BLOCK, n_keys * BLOCK, offset, window, CPU)
+def test_blocks_equal_those_of_the_full_mask(n_queries, n_keys, offset, window):
+    mask = block_mask(n_queries * BLOCK, n_keys * BLOCK, offset, window, CPU)
     distance = offset + torch.arange(n_queries * BLOCK)[:, None] - torch.arange(n_keys * BLOCK)[None]
-    seen = (distance >= 0) & (distance < (window or n_keys * BLOCK + offset))
-    parts = seen.reshape(n_queries, BLOCK, n_keys, BLOCK)
-    whole = flex.create_block_mask(made.mask_mod, None, None, n_queries * BLOCK, n_keys * BLOCK, device="cpu")
+    visible = (distance >= 0) & (distance < (window or n_keys * BLOCK + offset))
+    parts = visible.reshape(n_queries, BLOCK, n_keys, BLOCK)
+    full_mask = flex.create_block_mask(mask.mask_mod, None, None, n_queries * BLOCK, n_keys * BLOCK, device="cpu")
     assert torch.equal(
-        flex.create_mask(made.mask_mod, 1, 1, n_queries * BLOCK, n_keys * BLOCK, device="cpu")[0, 0], seen
+        flex.create_mask(mask.mask_mod, 1, 1, n_queries * BLOCK, n_keys * BLOCK, device="cpu")[0, 0], visible
     )
-    for some, wanted in (
-        (listed(made.full_kv_num_blocks, made.full_kv_indices), parts.all(3).all(1)),
-        (listed(made.kv_num_blocks, made.kv_indices), parts.any(3).any(1) & ~parts.all(3).all(1)),
+    for blocks, expected in (
+        (listed(mask.full_kv_num_blocks, mask.full_kv_indices), parts.all(3).all(1)),
+        (listed(mask.kv_num_blocks, mask.kv_indices), parts.any(3).any(1) & ~parts.all(3).all(1)),
     ):
-        assert some == [set(row.nonzero().ravel().tolist()) for row in wanted]
-    assert torch.equal(made.to_dense(), whole.to_dense())
+        assert blocks == [set(row.nonzero().ravel().tolist()) for row in expected]
+    assert torch.equal(mask.to_dense(), full_mask.to_dense())
 
 
 def listed(numbers, indices):
@@ -77,16 +77,16 @@ def listed(numbers, indices):
 def test_equals_the_attention_in_blocks(n_queries, n_keys, window, softcap, kernel):
     query, key, value = states(n_queries, n_keys)
     with torch.inference_mode():
-        found = flex_attention.attend(query, key, value, 0.3, softcap, window)
-        wanted, _ = attention.attend(
+        output = flex_attention.attend(query, key, value, 0.3, softcap, window)
+        expected, _ = attention.attend(
             Layer(), query, key, value, None, scaling=0.3, softcap=softcap, sliding_window=window
         )
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     assert kernel[-1][0][2] % BLOCK == kernel[-1][1][2] % BLOCK == 0
 
 
 @pytest.mark.slow
-def test_a_kernel_is_tried_once_for_each_shape_of_heads(kernel):
+def test_the_kernel_is_tested_once_for_each_shape_of_heads(kernel):
     with torch.inference_mode():
         for length in (100, 200, 300):
             flex_attention.attend(*states(length, length), 0.3, 2.0, None)
@@ -96,30 +96,30 @@ def test_a_kernel_is_tried_once_for_each_shape_of_heads(kernel):
 
 
 @pytest.mark.parametrize("fault", ["fails", "wrong"])
-def test_a_kernel_that_cannot_be_trusted_is_left_alone(fault, monkeypatch, caplog):
+def test_a_faulty_kernel_is_not_used(fault, monkeypatch, caplog):
     calls = []
 
     def broken(query, key, value, **named):
         calls.append(1)
         if fault == "fails":
             raise RuntimeError("no Triton here\nand a long story")
-        return flex.flex_attention(query, key, value, **{**named, "score_mod": None})  # the cap forgotten
+        return flex.flex_attention(query, key, value, **{**named, "score_mod": None})  # without the soft-cap
 
     monkeypatch.setattr(flex_attention, "_kernel", lambda: broken)
     monkeypatch.setattr(attention, "_FLEX_DEVICES", ("cpu",))
     query, key, value = states(200, 200)
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for _ in range(2):
-            found, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
+            output, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
         monkeypatch.setattr(attention, "_FLEX_DEVICES", ())
-        wanted, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
-    assert torch.equal(found, wanted)
+        expected, _ = attention.attend(Layer(), query, key, value, None, scaling=0.3, softcap=0.5)
+    assert torch.equal(output, expected)
     assert (len(calls), len(caplog.records)) == (1, 1)
     assert "slower" in caplog.text
     assert "long story" not in caplog.text
 
 
-def test_a_batch_that_fails_later_is_done_otherwise(monkeypatch, caplog):
+def test_a_later_failure_switches_to_the_slower_attention(monkeypatch, caplog):
     calls = []
 
     def kernel(query, key, value, **named):
@@ -137,7 +137,7 @@ def test_a_batch_that_fails_later_is_done_otherwise(monkeypatch, caplog):
     assert len(caplog.records) == 1
 
 
-def test_running_out_of_memory_is_no_fault_of_the_kernel(monkeypatch, kernel):
+def test_out_of_memory_is_not_a_fault_of_the_kernel(monkeypatch, kernel):
     with torch.inference_mode():
         flex_attention.attend(*states(10, 10), 0.3, 2.0, None)
 
@@ -150,7 +150,7 @@ def test_running_out_of_memory_is_no_fault_of_the_kernel(monkeypatch, kernel):
     assert list(flex_attention.faults.values()) == [""]
 
 
-def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
+def test_another_shape_of_heads_is_tested_after_a_failure(monkeypatch):
     def kernel(query, key, value, **named):
         if query.shape[1] == 4:
             raise RuntimeError("four heads do not compile")
@@ -162,7 +162,7 @@ def test_another_shape_of_heads_is_tried_after_a_failure(monkeypatch):
         assert flex_attention.attend(*states(200, 200, heads=8), 0.3, 2.0, None) is not None
 
 
-def test_is_left_alone_where_numbers_would_be_rounded(kernel):
+def test_not_used_where_numbers_would_be_rounded(kernel):
     query, key, value = states(200, 200)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
@@ -175,11 +175,11 @@ def test_is_left_alone_where_numbers_would_be_rounded(kernel):
 
 @pytest.mark.slow
 def test_one_graph_for_lengths_and_windows(monkeypatch):
-    """Traced as on a GPU, all of it or nothing, but not made into machine code."""
-    made = []
+    """Traced as a full graph, as on a GPU, without code generation."""
+    graphs = []
 
     def backend(graph, example):
-        made.append(graph)
+        graphs.append(graph)
         return graph
 
     torch._dynamo.reset()
@@ -191,16 +191,16 @@ def test_one_graph_for_lengths_and_windows(monkeypatch):
             for n_keys in (200, 300, 700):
                 for window in (None, 90, 150):
                     query, key, value = states(n_keys, n_keys)
-                    found = flex_attention.attend(query, key, value, 0.3, 2.0, window)
-                    wanted, _ = attention.attend(
+                    output = flex_attention.attend(query, key, value, 0.3, 2.0, window)
+                    expected, _ = attention.attend(
                         Layer(), query, key, value, None, scaling=0.3, softcap=2.0, sliding_window=window
                     )
-                    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert len(made) <= 4, "as many queries as keys or fewer, in either mode"
+                    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) <= 4, "as many queries as keys or fewer, in either mode"
     torch._dynamo.reset()
 
 
-def test_is_used_for_plain_prompts_only(monkeypatch, kernel):
+def test_used_for_plain_prompts_only(monkeypatch, kernel):
     monkeypatch.setattr(attention, "_FLEX_DEVICES", ("cpu",))
     query, key, value = states(40, 40)
     named = {"scaling": 0.3, "softcap": 2.0, "sliding_window": 9}
@@ -219,3 +219,21 @@ def test_is_used_for_plain_prompts_only(monkeypatch, kernel):
     with torch.enable_grad():
         attention.attend(Layer(), query.requires_grad_(), key, value, None, **named)
     assert len(kernel) == 2
+
+
+def test_the_recompile_limit_is_raised_during_a_call_only(monkeypatch):
+    limits = []
+
+    def compiled(query, **options):
+        limits.append(torch._dynamo.config.recompile_limit)
+        if options:
+            raise RuntimeError("does not compile")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+    before = torch._dynamo.config.recompile_limit
+    kernel = flex_attention._kernel.__wrapped__()
+    kernel(torch.ones(1))
+    with pytest.raises(RuntimeError, match="does not compile"):
+        kernel(torch.ones(1), scale=2.0)
+    assert limits == [flex_attention._MAX_VERSIONS] * 2
+    assert torch._dynamo.config.recompile_limit == before < limits[0]

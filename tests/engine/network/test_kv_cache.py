@@ -1,4 +1,4 @@
-"""Keys and values lie at their positions, grow with the text, and are overwritten; see test_causal_lm for its use."""
+"""Keys and values are stored by position and overwritten; forward passes with the cache are in test_causal_lm.py."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_rows_write_at_their_own_positions_and_over_rejected_drafts(capacity: in
 
 def test_rows_are_dropped_repeated_and_ordered() -> None:
     cache = KeyValueCache(1, 4)
-    cache.select_rows(torch.tensor([0]))  # nothing is in it yet
+    cache.select_rows(torch.tensor([0]))  # empty
     write(cache, 0, 1, torch.tensor([[1], [2], [3]]))
     cache.select_rows(torch.tensor([2, 0, 2]))
     assert write(cache, 1, 2, torch.tensor([[7], [8], [9]])).tolist() == [[3, 7], [1, 8], [3, 9]]
 
 
-def test_the_name_of_the_cache_in_this_release_of_transformers() -> None:
+def test_cache_argument_of_this_release_of_transformers() -> None:
     network = tiny.network("gpt_neox", 50)
     output = network(input_ids=torch.tensor([[1, 2]]), use_cache=True, **{cache_argument(network): None})
     assert getattr(output, cache_argument(network)).get_seq_length() == 2

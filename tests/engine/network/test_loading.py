@@ -1,4 +1,4 @@
-"""Checkpoints are read as they were trained, or refused with the way out."""
+"""Checkpoints are loaded exactly, or an error names the solution."""
 
 from __future__ import annotations
 
@@ -28,58 +28,56 @@ CELLS = prompts(5)
 def test_load_from_a_directory(tmp_path: Path, architecture: str, kind: str) -> None:
     folder = tiny.save(tmp_path / "checkpoint", architecture, kind)
     model = resolve(folder, dtype="float32")
-    made: Any = backends.load(model, progress=False)
-    wanted = tiny.backend(architecture, kind)
-    assert made.model is model
-    assert made.context == tiny.CONTEXT
-    assert made.eos == wanted.eos
-    np.testing.assert_array_equal(made.embed(CELLS).vectors, wanted.embed(CELLS).vectors)
-    assert made.generate(CELLS, DRAWN) == wanted.generate(CELLS, DRAWN)
-    assert made.generate(CELLS, DRAWN, genes=GENES) == wanted.generate(CELLS, DRAWN, genes=GENES)
+    backend: Any = backends.load(model, progress=False)
+    expected = tiny.backend(architecture, kind)
+    assert backend.model is model
+    assert backend.context == tiny.CONTEXT
+    assert backend.eos == expected.eos
+    np.testing.assert_array_equal(backend.embed(CELLS).vectors, expected.embed(CELLS).vectors)
+    assert backend.generate(CELLS, DRAWN) == expected.generate(CELLS, DRAWN)
+    assert backend.generate(CELLS, DRAWN, genes=GENES) == expected.generate(CELLS, DRAWN, genes=GENES)
 
 
 def test_metadata_beside_the_weights(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path)
     (folder / "cell2sen.json").write_text(json.dumps({"dtype": "float32", "genes": ["CD4", "B2M"], "stop": ["x"]}))
-    made: Any = backends.load(resolve(folder), progress=False)
-    assert next(made.network.parameters()).dtype == torch.float32
-    assert made.known_genes(["CD4", "CD44"]).tolist() == [True, False]
+    backend: Any = backends.load(resolve(folder), progress=False)
+    assert next(backend.network.parameters()).dtype == torch.float32
+    assert backend.known_genes(["CD4", "CD44"]).tolist() == [True, False]
 
 
-def test_bfloat16_only_where_the_cpu_has_it_or_the_user_wants_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_if_the_cpu_has_it_or_the_user_sets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.save(tmp_path, "gemma2", "spm")
-    for fast, asked, computed in (
+    for fast, dtype, computed in (
         (False, None, "float32"), (True, None, "bfloat16"),
         (False, "bfloat16", "bfloat16"), (True, "float32", "float32"),
     ):  # fmt: skip
         monkeypatch.setattr("cell2sen.engine.network.cpu.has_bfloat16", lambda fast=fast: fast)
-        made: Any = backends.load(resolve(folder, dtype=asked), progress=False, device="cpu")
-        assert next(made.network.parameters()).dtype == getattr(torch, computed)
-        assert made.model.provenance()["dtype"] == computed
+        backend: Any = backends.load(resolve(folder, dtype=dtype), progress=False, device="cpu")
+        assert next(backend.network.parameters()).dtype == getattr(torch, computed)
+        assert backend.model.provenance()["dtype"] == computed
     monkeypatch.undo()
     for capabilities, fast in (({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda result=capabilities: result, raising=False)
         assert cpu.has_bfloat16() is fast
 
 
 def test_bfloat16_is_close(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "gemma2", "spm")
-    made: Any = backends.load(resolve(folder, dtype="bfloat16"), progress=False, batch_size=3)
-    assert next(made.network.parameters()).dtype == torch.bfloat16
+    backend: Any = backends.load(resolve(folder, dtype="bfloat16"), progress=False, batch_size=3)
+    assert next(backend.network.parameters()).dtype == torch.bfloat16
     exact = tiny.backend("gemma2", "spm")
     for layer in (-1, 1):
-        found, wanted = made.embed(CELLS, layer=layer).vectors, exact.embed(CELLS, layer=layer).vectors
-        assert found.dtype == np.float32
-        cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+        result, expected = backend.embed(CELLS, layer=layer).vectors, exact.embed(CELLS, layer=layer).vectors
+        assert result.dtype == np.float32
+        cosine = (result * expected).sum(1) / np.linalg.norm(result, axis=1) / np.linalg.norm(expected, axis=1)
         assert cosine.min() > 0.99
-    alone = np.concatenate([made.embed([cell]).vectors for cell in CELLS])
-    np.testing.assert_allclose(made.embed(CELLS).vectors, alone, atol=0.1)
+    alone = np.concatenate([backend.embed([cell]).vectors for cell in CELLS])
+    np.testing.assert_allclose(backend.embed(CELLS).vectors, alone, atol=0.1)
 
 
 @pytest.mark.parametrize("revision", [None, "abc123"])
-def test_a_missing_checkpoint_names_the_command(
+def test_a_missing_checkpoint_names_the_download_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -114,7 +112,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_class_that_rebuilds_the_file(tmp_path: Path) -> None:
-    # GemmaTokenizer takes vocabulary and merges and makes its own normaliser: with another one in the file, other ids.
+    # GemmaTokenizer takes vocabulary and merges and builds its own normaliser, so a normaliser in the file is lost.
     folder = tiny.save(tmp_path, "gemma2", "spm")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = tokenizers.normalizers.Sequence(
@@ -125,34 +123,34 @@ def test_a_tokenizer_class_that_rebuilds_the_file(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "GemmaTokenizer"}))
     rebuilt = transformers.AutoTokenizer.from_pretrained(folder)
     text = "Cell sentence: HLA-DRA MT-CO1"
-    wanted = tokenizer.encode(text, add_special_tokens=False).ids
-    assert rebuilt.encode(text, add_special_tokens=False) != wanted
-    made: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
-    assert made.tokens.ids([text]) == [wanted]
-    assert made.tokens.bos == tokenizer.token_to_id("<bos>")
+    expected = tokenizer.encode(text, add_special_tokens=False).ids
+    assert rebuilt.encode(text, add_special_tokens=False) != expected
+    backend: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    assert backend.tokens.ids([text]) == [expected]
+    assert backend.tokens.bos == tokenizer.token_to_id("<bos>")
 
 
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_quantised(tmp_path: Path, quantize: str, architecture: str) -> None:
     pytest.importorskip("bitsandbytes")
-    # bitsandbytes wants multiples of 32 on some CPUs
+    # bitsandbytes needs multiples of 32 on some CPUs
     sizes = {"hidden_size": 128, "intermediate_size": 128, "initializer_range": 0.05}
     sizes |= {"head_dim": 32} if architecture == "gemma2" else {}
     folder = tiny.save(tmp_path, architecture, "spm", **sizes)
-    whole: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
-    made: Any = backends.load(resolve(folder, quantize=quantize), progress=False)
-    kinds = {type(module).__name__ for module in made.base.modules()}
+    exact: Any = backends.load(resolve(folder, dtype="float32"), progress=False)
+    backend: Any = backends.load(resolve(folder, quantize=quantize), progress=False)
+    kinds = {type(module).__name__ for module in backend.base.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantize] in kinds
-    found, wanted = made.embed(CELLS).vectors, whole.embed(CELLS).vectors
-    cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    result, expected = backend.embed(CELLS).vectors, exact.embed(CELLS).vectors
+    cosine = (result * expected).sum(1) / np.linalg.norm(result, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > 0.9
-    assert not np.allclose(found, wanted, atol=1e-4)
-    alone = np.concatenate([made.embed([cell]).vectors for cell in CELLS])
-    np.testing.assert_allclose(found, alone, atol=0.05 if quantize == "4bit" else 0)
-    for text in made.generate(CELLS, Sampling(), genes=GENES):
+    assert not np.allclose(result, expected, atol=1e-4)
+    alone = np.concatenate([backend.embed([cell]).vectors for cell in CELLS])
+    np.testing.assert_allclose(result, alone, atol=0.05 if quantize == "4bit" else 0)
+    for text in backend.generate(CELLS, Sampling(), genes=GENES):
         assert set(text.split(" ")) <= set(GENES)
-    assert np.isfinite(made.score(CELLS, ANSWERS)).all()
+    assert np.isfinite(backend.score(CELLS, ANSWERS)).all()
 
 
 def test_quantisation_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

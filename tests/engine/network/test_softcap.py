@@ -17,9 +17,11 @@ def test_tanh_of_half_is_as_exact_as_tanh() -> None:
 @pytest.mark.parametrize("gradient", [False, True])
 def test_logits(dtype: torch.dtype, gradient: bool) -> None:
     logits = (20 * torch.randn(50, generator=torch.Generator().manual_seed(0))).to(dtype)
-    wanted = 3 * torch.tanh(logits.double() / 3)
+    expected = 3 * torch.tanh(logits.double() / 3)
     capped = soft_cap_logits(logits.clone().requires_grad_(gradient), 3.0)
     assert capped.dtype == torch.float32
     assert capped.requires_grad is gradient
-    torch.testing.assert_close(capped.detach().double(), wanted, rtol=0.02 if dtype == torch.bfloat16 else 1e-5, atol=0)
+    torch.testing.assert_close(
+        capped.detach().double(), expected, rtol=0.02 if dtype == torch.bfloat16 else 1e-5, atol=0
+    )
     assert torch.equal(soft_cap_logits(logits, None), logits.float())

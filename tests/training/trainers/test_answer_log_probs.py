@@ -39,7 +39,7 @@ def test_probabilities_are_those_of_the_masked_distribution(architecture: str, k
 def test_gradients_equal_the_slow_twin(architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LOGITS", 500)  # several parts
     backend = rollout_backend(architecture, kind)
-    rollouts = backend.roll(tiny.prompts(3, ask=2), Sampling(temperature=1.0), GENES)
+    rollouts = backend.roll(tiny.prompts(3, answer_genes=2), Sampling(temperature=1.0), GENES)
     ids, mask, keep = padded(rollouts)
     log_probs, _ = answer_log_probs(
         backend.network, ids, mask, keep, guidance_of(rollouts), 1.0, contextlib.nullcontext

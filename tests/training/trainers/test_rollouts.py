@@ -32,7 +32,7 @@ def test_texts_are_those_of_generate(architecture: str, kind: str, guided: bool)
 def test_answers_are_drawn_with_these_probabilities(architecture: str, kind: str) -> None:
     backend = rollout_backend(architecture, kind)
     genes = ["CD4", "CD44", "CD8A", "HLA-A"]
-    [prompt] = tiny.prompts(1, ask=1)
+    [prompt] = tiny.prompts(1, answer_genes=1)
     n = 600
     prompts = [dataclasses.replace(prompt, key=str(number)) for number in range(n)]
     rollouts = backend.roll(prompts, Sampling(temperature=0.5), genes)

@@ -1,4 +1,4 @@
-"""Constraint contract of the generation loop: next tokens of rows, and what became of them.
+"""Constraint contract of the generation loop: plans of next tokens, and their acceptance.
 
 Axes in names: R rows of the call, N decisions, C columns (tokens that may be written).
 """

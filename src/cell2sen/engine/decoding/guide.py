@@ -1,4 +1,4 @@
-"""Constraint of guided answers: which tokens may come next, so that a row writes genes of the trie, each once.
+"""Guide: constraint of an answer to distinct genes of a trie.
 
 Genes are written one after another, each as a run of tokens. The tokens of one gene may begin another one (CD4, CD44),
 so a gene ends only where the next token does not continue it: where it begins another gene or ends the answer. A token

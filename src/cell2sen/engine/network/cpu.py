@@ -1,4 +1,4 @@
-"""CPU settings: oneDNN for linear layers, bfloat16 only with instructions for it, malloc that keeps freed memory.
+"""CPU settings: oneDNN for linear layers, bfloat16 if the CPU has it, malloc that keeps freed memory.
 
 PyTorch gives float32 products to MKL. On an AMD CPU oneDNN took a seventh to a quarter less time for long texts, and
 half or less for the few rows of a large output head in decoding (``docs/benchmarks.md``); bfloat16 uses oneDNN anyway.
@@ -49,19 +49,12 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None =
 def use_onednn(network: torch.nn.Module) -> None:
     """Computes the plain linear layers of a network with :func:`linear`, in place.
 
-    Replaces ``forward`` of these layer objects; their class, weights and names stay. For networks that this package has
-    loaded. :func:`restore_linear` undoes it.
+    For networks that this package has loaded, never for those of a user. Sets an attribute ``forward`` on each layer
+    object (``del layer.forward`` undoes it); classes, weights and names stay.
     """
     for module in network.modules():
         if is_plain_linear(module):
             module.forward = partial(_forward, module)
-
-
-def restore_linear(network: torch.nn.Module) -> None:
-    """Undoes :func:`use_onednn`."""
-    for module in network.modules():
-        if getattr(module.__dict__.get("forward"), "func", None) is _forward:
-            del module.forward
 
 
 def is_plain_linear(module: torch.nn.Module) -> bool:

@@ -1,4 +1,6 @@
-"""Key-value cache addressed by position: rows of different length share it, and rejected drafts are overwritten.
+"""Key-value cache addressed by position, shared by rows of different length.
+
+Rejected drafts are overwritten by the next tokens at their positions.
 
 Axes in names: B rows of the batch, Q new tokens of each row, K key-value heads, T positions held, D head dimension.
 """

@@ -21,7 +21,8 @@ _hf: Any = transformers  # typed in parts only
 def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress: bool = True) -> tuple[Any, Tokens]:
     """Network and tokenizer of a checkpoint, from a local directory or the hub's cache.
 
-    Sets malloc to keep freed memory (:func:`cell2sen.engine.network.cpu.keep_freed_memory`).
+    Sets malloc to keep freed memory (:func:`cell2sen.engine.network.cpu.keep_freed_memory`), and the network's linear
+    layers to oneDNN (:func:`cell2sen.engine.network.cpu.use_onednn`).
 
     Parameters
     ----------
