@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from cell2sen.data import expression as module
 from cell2sen.data import reader
 from cell2sen.data.expression import Expression
-from cell2sen.data.genes import symbols
 from cell2sen.data.scale import COUNTS, Scale
 
 N = 50
@@ -181,8 +181,10 @@ def test_a_file_is_opened_once_and_closed(
 
 def test_genes_are_resolved_once(adata: anndata.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    resolve = symbols.resolve
-    monkeypatch.setattr(symbols, "resolve", lambda *given, **options: calls.append(1) or resolve(*given, **options))
+    resolve_genes = module.resolve_genes
+    monkeypatch.setattr(
+        module, "resolve_genes", lambda *given, **options: calls.append(1) or resolve_genes(*given, **options)
+    )
     monkeypatch.setattr(reader, "BLOCK_ROWS", 8)
     adata.var_names = [f"{name}x" for name in NAMES]
     expression = Expression.open(adata)

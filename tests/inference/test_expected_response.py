@@ -11,8 +11,7 @@ from cells import GENES, cells, fake
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
-from cell2sen.data import obs, reader, scale
-from cell2sen.data.genes import naming
+from cell2sen.data import expression, obs, reader, scale
 from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import start
 
@@ -75,16 +74,16 @@ def test_the_data_is_opened_resolved_and_cleaned_once(readout: str, monkeypatch:
         monkeypatch.setattr(module, name, lambda *args, **options: calls.update([name]) or function(*args, **options))
 
     count(reader, "_reader_of_object")
-    count(naming, "resolve")
+    count(expression, "resolve_genes")
     count(scale, "recognise")
     count(obs, "stripped")
     adata = cells()
     adata.obs["drug"] = "IFN-beta"
     predict(adata, None, perturbation_column="drug", readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "stripped": 1}
     calls.clear()
     predict(adata, readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "stripped": 1}
 
 
 def test_a_session_of_sentences_has_no_measured_expression() -> None:

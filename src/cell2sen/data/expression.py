@@ -12,9 +12,9 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.data.genes import naming
 from cell2sen.data.genes.gene_map import GeneMap
 from cell2sen.data.genes.organism import organism_of_cells
+from cell2sen.data.genes.symbols import resolve_genes
 from cell2sen.data.reader import Reader, canonical, open_reader
 from cell2sen.data.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
 
@@ -96,11 +96,11 @@ class Expression:
         Parameters
         ----------
         symbols, gene_table, aliases, case
-            As for :func:`cell2sen.data.genes.symbols.resolve` (`gene_table` is its ``table``).
+            As for :func:`cell2sen.data.genes.symbols.resolve_genes`.
         scale
             Scale of the values; recognised from a sample of cells if ``None``.
         """
-        gene_map = naming.resolve(reader.var, symbols=symbols, table=gene_table, aliases=aliases, case=case)
+        gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
         return cls(
             reader=reader,
             gene_map=gene_map,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen import tasks
 from cell2sen.data.expression import Expression
-from cell2sen.data.genes import symbols as gene_names
+from cell2sen.data.genes.identifiers import looks_like
 from cell2sen.data.genes.organism import KEYS, organism_column
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import Reader, open_reader
@@ -161,7 +161,7 @@ def _known_genes(model: Model) -> Callable[[Sequence[str]], NDArray[np.bool_]] |
 
 def _add_names(report: _Report, reader: Reader) -> None:
     """Kind of gene identifiers, duplicate cell names."""
-    kind = gene_names.looks_like(reader.var.index)
+    kind = looks_like(reader.var.index)
     words = {
         "symbols": "gene symbols",
         "ensembl": "Ensembl ids",

@@ -40,10 +40,10 @@ class MatrixOptions(TypedDict, total=False):
     """``var`` column with gene symbols. Default: recognised where the index holds Ensembl ids."""
 
     gene_table: Any
-    """Table identifier → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
+    """Table identifier → symbol, see :func:`cell2sen.data.genes.symbols.resolve_genes`."""
 
     aliases: Any
-    """Table alias → symbol, see :func:`cell2sen.data.genes.symbols.resolve`."""
+    """Table alias → symbol, see :func:`cell2sen.data.genes.symbols.resolve_genes`."""
 
     organism: str | Sequence[str]
     """Organism of all cells, or of each cell. Default: read from the data."""

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cell2sen.data.expression import Expression
-from cell2sen.data.genes import naming
 from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import rows_of
@@ -65,7 +64,7 @@ def from_anndata(
         ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
     gene_table, aliases
         Tables identifier → symbol and alias → approved symbol (path, table or mapping), see
-        :func:`cell2sen.data.genes.symbols.resolve`.
+        :func:`cell2sen.data.genes.symbols.resolve_genes`.
     organism
         Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
     perturbation_column
@@ -147,7 +146,7 @@ def from_expression(
     _warn_of_empty(n_genes, n_missing, expression)
     return Sentences(
         genes=_arrow_lists(n_genes, genes),
-        vocabulary=naming.arrow(expression.symbols),
+        vocabulary=pa.array(expression.symbols, type=pa.string()),
         names=writer.names,
         organism=expression.organism(organism),
         perturbations=(None,) * len(expression) if perturbations is None else tuple(perturbations),

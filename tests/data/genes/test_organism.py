@@ -1,3 +1,5 @@
+"""Organism of each cell."""
+
 from __future__ import annotations
 
 import logging
@@ -6,8 +8,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from genes import ISG15
 
-from cell2sen.data.genes.organism import organism_of_cells, scientific_name
+from cell2sen.data.genes.organism import guess_organism, organism_of_cells, scientific_name
 
 HUMAN, MOUSE = ["CD4", "LYZ", "GNLY"], ["Cd4", "Lyz2", "Gnly"]
 
@@ -83,9 +86,28 @@ def test_cells_without_an_organism(missing, caplog):
 
 
 def test_nothing_is_remembered():
-    """Fault 7: the first dataset's organism stuck to the model."""
+    """The organism of one dataset is not kept for the next."""
     assert organism_of_cells(obs(organism=["mouse"] * 2), {}, None, HUMAN)[0] == "Mus musculus"
     assert organism_of_cells(obs(), {}, None, HUMAN)[0] == "Homo sapiens"
+
+
+@pytest.mark.parametrize(
+    ("names", "organism"),
+    [
+        ([ISG15, "Actb", "Xist"], "Homo sapiens"),
+        (["ENSMUSG00000024798.3"], "Mus musculus"),
+        (["ENSRNOG00000000001"], None),
+        ([ISG15, "ENSMUSG00000024798"], None),
+        (["ISG15", "C1orf112", "STAT1", "HLA-DRA", "MX1"], "Homo sapiens"),
+        (["Isg15", "mt-Nd1", "Stat1", "H2-Aa", "0610007P14Rik", "Mx1"], None),  # 4 of 6 capitalised
+        (["Isg15", "mt-Nd1", "Stat1", "H2-Aa", "Mx1"], "Mus musculus"),
+        (["ISG15", "Stat1"], None),
+        (["1", "2"], None),
+        ([], None),
+    ],
+)
+def test_guess_organism(names, organism):
+    assert guess_organism(names) == organism
 
 
 def test_two_species_in_one_file(shared_data):

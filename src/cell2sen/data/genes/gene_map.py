@@ -1,4 +1,4 @@
-"""GeneMap: which columns become which symbols, and what was lost on the way."""
+"""GeneMap: which columns of a matrix become which gene symbols."""
 
 from __future__ import annotations
 
@@ -10,53 +10,54 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-logger = logging.getLogger("cell2sen.data.genes.symbols")  # which makes the maps
+logger = logging.getLogger(__name__)
 
-_WARN_DROPPED = 0.2
+#: Share of genes without a symbol from which on a warning is logged.
+MIN_SHARE_TO_WARN = 0.2
 
-#: The numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through the table.
+#: Numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through a table.
 COUNTS = (
     "ids_mapped", "suffixes_removed", "aliases_replaced", "aliases_kept", "ambiguous_aliases", "duplicate_symbols",
     "duplicate_columns", "case_collisions", "dropped", "dropped_ids", "dropped_numbers", "dropped_missing",
-    "dropped_whitespace", "ambiguous_ids", "unknown",
+    "dropped_whitespace", "ambiguous_ids",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneMap:
-    """Which columns of a matrix become which symbols. Made by :func:`cell2sen.data.genes.symbols.resolve`."""
+    """Which columns of a matrix become which symbols, from :func:`cell2sen.data.genes.symbols.resolve_genes`."""
 
     n_columns: int
-    """Columns of the matrix that the map applies to."""
+    """Number of columns of the matrix."""
 
     columns: NDArray[np.int64]
     """int64 (kept,), ascending: the columns that have a symbol."""
 
     positions: NDArray[np.int64]
-    """int64 (kept,): where in `symbols` each of `columns` goes. Columns that share a symbol share a position."""
+    """int64 (kept,): index into `symbols` of each of `columns`. Columns with the same symbol have the same index."""
 
     symbols: tuple[str, ...]
-    """Unique, in the order of their first column."""
+    """Unique symbols, in the order of their first column."""
 
     account: dict[str, Any]
     """What was used and what was lost, as int, str, list of str and one dict of them: ready for ``adata.uns``."""
 
     @property
     def is_identity(self) -> bool:
-        """Whether every column is kept under a symbol of its own, so that :meth:`apply` has nothing to do."""
+        """Whether every column has a symbol of its own, so that :meth:`apply` changes nothing."""
         return self.n_columns == len(self.columns) == len(self.symbols)
 
     @property
     def by_column(self) -> tuple[str | None, ...]:
-        """Symbol of each of the `n_columns` columns, ``None`` where the column is dropped."""
+        """Symbol of each column, ``None`` where the column is dropped."""
         position = dict(zip(self.columns.tolist(), self.positions.tolist(), strict=True))
         return tuple(self.symbols[position[i]] if i in position else None for i in range(self.n_columns))
 
     def apply(self, block: Any) -> Any:
-        """Select the columns, and merge those that share a symbol by their maximum in each cell.
+        """Columns → symbols; columns with the same symbol are merged by their maximum in each cell.
 
-        The maximum gives the same order of genes on counts, CP10k and log values, which a sum does not. NaN counts only
-        where all merged columns are NaN.
+        The maximum gives the same order of genes on counts, CP10k and log values; a sum does not. NaN is ignored unless
+        all merged columns are NaN.
 
         Parameters
         ----------
@@ -66,10 +67,15 @@ class GeneMap:
         Returns
         -------
         scipy.sparse.csr_matrix
-            (cells, len(symbols)), same dtype, sorted indices, no entry twice. Shares memory with `block` where nothing
-            has to be done. Stored zeros and NaN are passed on.
+            (cells, len(symbols)), same dtype, canonical. Shares memory with `block` where nothing changes. Stored zeros
+            and NaN are kept.
+
+        Raises
+        ------
+        ValueError
+            Another number of columns.
         """
-        matrix = sp.csr_matrix(block)  # no copy of a CSR matrix's arrays, but a new object
+        matrix = sp.csr_matrix(block)  # a new object with the arrays of a CSR matrix
         if matrix.shape[1] != self.n_columns:
             raise ValueError(f"the gene map is for {self.n_columns} columns, found a block of {matrix.shape[1]}")
         if not matrix.has_canonical_format:
@@ -98,18 +104,21 @@ class GeneMap:
         return "; ".join(parts)
 
     def log(self) -> GeneMap:
-        """Log the account, with a warning where much was lost; the map itself."""
+        """Log the account, with a warning if many genes were dropped. Returns the map itself."""
         logger.info("%s", self.summary())
-        if (dropped := self.account["dropped"]) > _WARN_DROPPED * self.n_columns:
-            lost = (
-                f"{dropped} of {self.n_columns} genes have no symbol, such as {self.account['examples']['dropped'][:3]}"
+        if (dropped := self.account["dropped"]) > MIN_SHARE_TO_WARN * self.n_columns:
+            logger.warning(
+                "%d of %d genes have no symbol, such as %s, and are left out; pass symbols= (a column of var) or "
+                "gene_table=",
+                dropped,
+                self.n_columns,
+                self.account["examples"]["dropped"][:3],
             )
-            logger.warning("%s, and are left out; pass symbols= (a column of var) or gene_table=", lost)
         return self
 
 
 def _merge_by_maximum(matrix: Any, group_sizes: NDArray[np.int64]) -> Any:
-    """One entry per cell and symbol; in a group with columns not stored, their zero takes part in the maximum."""
+    """One entry per cell and symbol; where a column of a group is not stored, its zero is part of the maximum."""
     matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     first = np.append(True, (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0))[: len(rows)]

@@ -1,32 +1,37 @@
-"""Organism of each cell: from obs, uns, the user, or the look of the gene names."""
+"""Organism of each cell: from obs, uns, the user, or the gene names."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cell2sen.data.genes import naming
+from cell2sen.data.genes.identifiers import MIN_SHARE_OF_KIND, ensembl_prefix, fault, texts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-#: Looked for in this order, in obs first (whatever the case), then in uns.
+#: Columns of obs (in any case) and keys of uns with the organism, in order of preference.
 KEYS = ("organism", "species", "organism_ontology_term_id")
 
-_SPOKEN = {
+_SYNONYMS = {
     "Homo sapiens": ("human", "homo sapiens", "h. sapiens", "hsapiens", "hs", "9606", "ncbitaxon:9606"),
     "Mus musculus": ("mouse", "mus musculus", "m. musculus", "mmusculus", "mm", "10090", "ncbitaxon:10090"),
 }
-_NAMES = {spoken: name for name, all_spoken in _SPOKEN.items() for spoken in all_spoken}
+_NAMES = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in synonyms}
+
+#: Share of symbols in one casing that distinguishes human from mouse; real datasets: 0.86 to 1.0.
+MIN_SHARE_OF_CASE = 0.8
 
 
 def scientific_name(value: Any) -> str:
-    """``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms are kept as they are written."""
+    """``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms are returned as they are."""
     text = str(value).strip().replace("_", " ")
     return _NAMES.get(text.lower(), text)
 
@@ -34,27 +39,23 @@ def scientific_name(value: Any) -> str:
 def organism_of_cells(
     obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Collection[Any]
 ) -> tuple[str, ...]:
-    """The organism of each cell.
+    """Scientific name of the organism of each cell.
 
-    What is given wins, then ``obs``, then ``uns`` (keys `KEYS`), then the look of the gene names (Ensembl prefix, upper
-    or title case); human with a warning where nothing is known.
+    In order of preference: `given`, ``obs``, ``uns`` (:data:`KEYS`), the gene names (:func:`guess_organism`), and human
+    with a warning.
+
+    Parameters
+    ----------
+    given
+        One organism, or one per cell.
 
     Raises
     ------
     ValueError
-        Not one organism per cell, or a missing one in the list given.
+        `given` is not one per cell, or has missing values.
     """
-    n = len(obs)
     if given is not None:
-        if isinstance(given, str):
-            return (scientific_name(given),) * n
-        if len(given) != n:
-            raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
-        if any(not str(value or "").strip() or value != value for value in given):
-            raise ValueError(
-                "organism has missing values; give one name per cell, or leave it out to have it looked up"
-            )
-        return tuple(scientific_name(value) for value in given)
+        return _given_organism(given, len(obs))
     for key in KEYS:
         column = organism_column(obs, key)
         if column is None:
@@ -64,27 +65,63 @@ def organism_of_cells(
         if missing.all():
             continue
         if missing.any():
-            fallback = _from_genes(var_names)
-            logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", column, int(missing.sum()), n, fallback)
-            values = values.where(~missing, fallback)
+            guess = _from_genes(var_names)
+            n_missing = int(missing.sum())
+            logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", column, n_missing, len(obs), guess)
+            values = values.where(~missing, guess)
         names = {value: scientific_name(value) for value in values.unique()}
         return tuple(names[value] for value in values)
     for key in KEYS:
         named = {str(value).strip() for value in np.ravel(uns[key])} if key in uns else set()
         if len(named) == 1 and (name := named.pop()):
-            return (scientific_name(name),) * n
-    return (_from_genes(var_names),) * n
+            return (scientific_name(name),) * len(obs)
+    return (_from_genes(var_names),) * len(obs)
 
 
 def organism_column(obs: pd.DataFrame, key: str) -> str | None:
-    """The column of `obs` called `key`, as it is or in another case; ``None`` without one."""
+    """Column of `obs` named `key`, in any case; ``None`` without one."""
     if key in obs.columns:
         return key
     return next((name for name in obs.columns if str(name).lower() == key), None)
 
 
+def guess_organism(names: Iterable[Any]) -> str | None:
+    """``"Homo sapiens"`` or ``"Mus musculus"`` from gene names, ``None`` if unclear.
+
+    Ensembl identifiers decide if there are any: 90 % must have the prefix of one species. Otherwise 80 % of the symbols
+    must be in upper case (human) or capitalised (mouse), which cannot distinguish mouse from rat, human from pig, or
+    human genes from mouse genes in upper case.
+    """
+    return _guess_organism(tuple(text for text in texts(names) if text is not None))
+
+
+@lru_cache(maxsize=8)  # the same genes come again with every call for a dataset
+def _guess_organism(names: tuple[str, ...]) -> str | None:
+    prefixes = [ensembl_prefix(text) for text in names if fault(text) == "ids"]
+    if prefixes:
+        prefix, n = Counter(prefixes).most_common(1)[0]
+        organism = {"ENSG": "Homo sapiens", "ENSMUSG": "Mus musculus"}.get(str(prefix))
+        return organism if n >= MIN_SHARE_OF_KIND * len(prefixes) else None
+    words = [text for text in names if text[:1].isalpha() or any(map(str.isalpha, text))] or [""]
+    upper = sum(word == word.upper() and word != "" for word in words)
+    capitalised = sum(word[:1].isupper() and not word.isupper() and any(map(str.islower, word)) for word in words)
+    if max(upper, capitalised) < MIN_SHARE_OF_CASE * len(words):
+        return None
+    return "Homo sapiens" if upper > capitalised else "Mus musculus"
+
+
+def _given_organism(given: str | Sequence[str], n: int) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (scientific_name(given),) * n
+    if len(given) != n:
+        raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
+    if any(not str(value or "").strip() or value != value for value in given):
+        raise ValueError("organism has missing values; pass one name per cell, or none to read it from the data")
+    return tuple(scientific_name(value) for value in given)
+
+
 def _from_genes(var_names: Collection[Any]) -> str:
-    guess = naming.guess_organism(var_names)
+    guess = guess_organism(var_names)
     if guess is None:
         logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")
         return "Homo sapiens"

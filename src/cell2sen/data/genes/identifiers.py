@@ -1,0 +1,98 @@
+"""Gene identifiers: is a name a symbol, an Ensembl or an Entrez identifier."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal
+
+Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
+Fault = Literal["missing", "ids", "numbers", "whitespace"]
+
+# Eleven digits tell an identifier from a symbol (ENSA, ENSAP1). Pseudo-autosomal copies on Y end in _PAR_Y or, before
+# GENCODE 25, have R in place of the first digit.
+_ID = r"(ENS[A-Z]*?)(\d{11}|R\d{10})(?:\.\d+)?(?:_PAR_Y)?"
+_ENSEMBL = re.compile(_ID, re.IGNORECASE)
+_SYMBOL_ID = re.compile(rf"(?P<symbol>\S+?)[_|]{_ID}", re.IGNORECASE)
+_ID_SYMBOL = re.compile(rf"{_ID}[_|](?P<symbol>\S+)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+#: Missing values after a round trip through text.
+_MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "None"})
+
+#: Share of names of one kind from which on a list is of this kind rather than "mixed".
+MIN_SHARE_OF_KIND = 0.9
+
+
+def texts(values: Iterable[Any]) -> list[str | None]:
+    """Stripped text of each value; ``None`` for missing values, also where they were written as text."""
+    values = list(values)
+    if not all(isinstance(value, str) for value in values):
+        values = list(map(_text, values))
+    return [None if (stripped := value.strip()) in _MISSING else stripped for value in values]
+
+
+def _text(value: Any) -> str:
+    import pandas as pd
+
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else "" if pd.isna(value) else str(value)
+
+
+def fault(text: str | None) -> Fault | None:
+    """Why `text` is no word of a cell sentence; ``None`` if it is one."""
+    return "missing" if text is None else _classify(text)[0]
+
+
+def symbol_in(text: str) -> str | None:
+    """The symbol that `text` is, or contains beside an identifier (``TBCE_ENSG00000284770``)."""
+    return _classify(text)[1]
+
+
+@lru_cache(maxsize=2**16)  # the genes of one or two species, which come again with every dataset
+def _classify(text: str) -> tuple[Fault | None, str | None]:
+    if _ENSEMBL.fullmatch(text):
+        return "ids", None
+    if _NUMBER.fullmatch(text):
+        return "numbers", None
+    if len(text.split()) > 1:
+        return "whitespace", None
+    match = _SYMBOL_ID.fullmatch(text) or _ID_SYMBOL.fullmatch(text)
+    if not match:
+        return None, text
+    symbol = match["symbol"]
+    return None, None if _ENSEMBL.fullmatch(symbol) or _NUMBER.fullmatch(symbol) else symbol
+
+
+def ensembl_prefix(text: str) -> str | None:
+    """Species prefix of an Ensembl identifier in upper case, such as ``"ENSMUSG"``."""
+    match = _ENSEMBL.fullmatch(text)
+    return match[1].upper() if match else None
+
+
+def bare_identifier(text: str) -> str:
+    """Key of an identifier in tables: Ensembl in upper case without version, Entrez without decimals, others as is."""
+    if match := _ENSEMBL.fullmatch(text):
+        return match[1].upper() + match[2].upper().replace("R", "0")
+    return text.removesuffix(".0") if _NUMBER.fullmatch(text) else text
+
+
+def looks_like(names: Iterable[Any]) -> Kind:
+    """Kind of gene names: at least 90 % symbols, Ensembl identifiers or whole numbers (Entrez), else ``"mixed"``.
+
+    Every name that is no identifier and no number counts as a symbol. Missing names are ignored.
+
+    Raises
+    ------
+    ValueError
+        No names.
+    """
+    faults = [fault(text) for text in texts(names) if text is not None]
+    if not faults:
+        raise ValueError("no gene names: the list is empty or has missing values only")
+    least, n_ids, n_numbers = MIN_SHARE_OF_KIND * len(faults), faults.count("ids"), faults.count("numbers")
+    if max(n_ids, n_numbers) >= least:
+        return "ensembl" if n_ids >= least else "entrez"
+    return "symbols" if len(faults) - n_ids - n_numbers >= least else "mixed"

