@@ -188,44 +188,42 @@ class TestFolders:
             run(tmp_path / "nowhere", tmp_path / "other", config(), resume=True)
 
 
-@pytest.mark.slow
-class TestResumed:
-    @pytest.fixture(scope="class")
-    def uninterrupted(
-        self, folder: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[training.TrainConfig, Model]:
-        # 105 pairs: 14 steps an epoch. Drawn tokens and a loss of the prompt, so that every generator counts.
-        changes = {
-            "optimiser.max_steps": -1,
-            "optimiser.epochs": 1.5,
-            "optimiser.loss_tokens": 3,
-            "optimiser.prompt_loss": 0.5,
-            "checkpoints.eval_steps": 4,
-        }
-        settings = config(changes, file={"tasks": ["generate", "perturb"]})
-        return settings, run(folder, tmp_path_factory.mktemp("resumed") / "whole", settings)
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[training.TrainConfig, Model]:
+    # 105 pairs: 14 steps an epoch. Drawn tokens and a loss of the prompt, so that every generator counts.
+    changes = {
+        "optimiser.max_steps": -1,
+        "optimiser.epochs": 1.5,
+        "optimiser.loss_tokens": 3,
+        "optimiser.prompt_loss": 0.5,
+        "checkpoints.eval_steps": 4,
+    }
+    settings = config(changes, file={"tasks": ["generate", "perturb"]})
+    return settings, run(folder, tmp_path_factory.mktemp("resumed") / "whole", settings)
 
-    @pytest.mark.parametrize("share", [0.4, 0.8], ids=["first epoch", "second epoch"])
-    def test_equals_an_uninterrupted_one(
-        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, uninterrupted: Any
-    ) -> None:
-        settings, whole = uninterrupted
-        log = json.loads((Path(whole.path) / "training_log.json").read_text(encoding="utf-8"))
-        steps = log[-1]["step"]
-        assert steps > 12
-        with monkeypatch.context() as patch:
-            interrupt(patch, round(share * steps))
-            with pytest.raises(Interrupted):
-                run(folder, tmp_path / "parts", settings)
-        assert not (tmp_path / "parts").exists()
-        other = dataclasses.replace(settings, optimiser=dataclasses.replace(settings.optimiser, learning_rate=1.0))
-        with pytest.raises(
-            ValueError, match=r"began with other settings \(optimiser.learning_rate\); resume it with those"
-        ):
-            run(folder, tmp_path / "parts", other, resume=True)
-        parts = run(folder, tmp_path / "parts", settings, resume=True)
-        assert_same(weights(parts), weights(whole))
-        assert log_values(parts) == log_values(whole)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.4, 0.8], ids=["first epoch", "second epoch"])
+def test_resumed_training_equals_an_uninterrupted_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, uninterrupted: Any
+) -> None:
+    settings, whole = uninterrupted
+    log = json.loads((Path(whole.path) / "training_log.json").read_text(encoding="utf-8"))
+    steps = log[-1]["step"]
+    assert steps > 12
+    with monkeypatch.context() as patch:
+        interrupt(patch, round(share * steps))
+        with pytest.raises(Interrupted):
+            run(folder, tmp_path / "parts", settings)
+    assert not (tmp_path / "parts").exists()
+    other = dataclasses.replace(settings, optimiser=dataclasses.replace(settings.optimiser, learning_rate=1.0))
+    with pytest.raises(
+        ValueError, match=r"began with other settings \(optimiser.learning_rate\); resume it with those"
+    ):
+        run(folder, tmp_path / "parts", other, resume=True)
+    parts = run(folder, tmp_path / "parts", settings, resume=True)
+    assert_same(weights(parts), weights(whole))
+    assert log_values(parts) == log_values(whole)
 
 
 @pytest.mark.slow
