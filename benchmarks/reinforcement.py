@@ -28,7 +28,7 @@ from cell2sen.inference.templates import choose_templates
 from cell2sen.training import TrainConfig, rewards, train
 from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
-from cell2sen.training.examples import ReferencedPrompt, mean_sentence, prompts_with_references
+from cell2sen.training.references import ReferencedPrompt, mean_sentence, prompts_with_references
 
 HERE = Path(__file__).parent.parent
 RECIPE = HERE / "recipes" / "interferon.yaml"

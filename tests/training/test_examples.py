@@ -1,4 +1,4 @@
-"""Training examples: pairs and referenced prompts of one side of the split, names, draws, lengths."""
+"""Training examples: pairs of one side of the split, names, draws, lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cell2sen import tasks
 from cell2sen.task import Task, Template
 from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation, Split
-from cell2sen.training.examples import Examples, Pair, ReferencedPrompt, mean_sentence, pairs, prompts_with_references
+from cell2sen.training.examples import Examples, Pair, pairs
 
 TASKS = {name: tasks.load(name) for name in ("annotate", "generate", "perturb")}
 LENGTHS = {"annotate": 30, "generate": 12, "perturb": 15}
@@ -114,10 +114,22 @@ def test_a_task_of_ones_own(many_cells: Path) -> None:
 def test_tasks_without_a_defined_answer_are_refused(many_cells: Path) -> None:
     with pytest.raises(ValueError, match="task 'embed' has no answer to be learned"):
         drawn(cells_of(many_cells, tasks="embed"), tasks={"embed": tasks.load("embed")}, lengths={"embed": 5})
-    task = Task(name="smooth", answer="sentences", target="sentence",
-                templates=(Template(prompt="{genes}:", answer=" {sentence}."),))  # fmt: skip
+    markers = Task(name="markers", answer="genes", target="set", templates=(Template(prompt="{genes}:"),))
+    with pytest.raises(ValueError, match=r"cannot be learned from cells: its answer is of the kind 'genes'; available"):
+        drawn(cells_of(many_cells, tasks="markers"), tasks={"markers": markers}, lengths={"markers": 5})
+    templates = (Template(prompt="{genes}:", answer=" {sentence}."),)
+    task = Task(name="smooth", answer="sentences", target="sentence", templates=templates)
     with pytest.raises(ValueError, match="learned from labels, or from controls and a perturbation"):
         drawn(cells_of(many_cells, tasks="smooth"), tasks={"smooth": task}, lengths={"smooth": 5})
+
+
+def test_text_and_yes_or_no_are_learned_from_a_column(many_cells: Path) -> None:
+    for kind in ("text", "yes_no"):
+        templates = (Template(prompt="{genes}:", answer=" {note}."),)
+        task = Task(name="note", answer=kind, target="note", templates=templates)
+        cells = cells_of(many_cells, tasks="note", columns={"note": "donor"})
+        first = drawn(cells, tasks={"note": task}, lengths={"note": 5})[0]
+        assert first.completion == f" {cells.obs['donor'].iloc[rows_of(cells)[first.prompt.key]]}."
 
 
 def test_lengths_and_counts_of_prompts(many_cells: Path) -> None:
@@ -159,71 +171,3 @@ def test_held_out_pairs_are_as_many_of_each_task(folder: Path) -> None:
     counts = Counter(pair.task for pair in examples.pairs(config, held_out=True))
     assert counts == {"annotate": 3, "generate": 3, "perturb": 3}
     assert len(examples.pairs(config, held_out=False)) == 144
-
-
-class TestReferencedPrompts:
-    @staticmethod
-    def cells(folder: Path, *names: str, **entry: Any) -> TrainingCells:
-        perturbation = {"column": "condition", "context": ["cell_type"]}
-        settings = {"tasks": names, "cell_type": "cell_type", "perturbation": perturbation, "split": {"test": 0.3}}
-        return cells_of(folder, **{**settings, **entry})
-
-    @staticmethod
-    def prompts(
-        cells: TrainingCells, held_out: bool = False, truth: str = "mean", draw: int = 0
-    ) -> list[ReferencedPrompt]:
-        lengths = {"perturb": 12, "generate": 10, "annotate": 10}
-        options: dict[str, Any] = {"lengths": lengths, "augmentation": Augmentation(), "seed": 0, "truth": truth}
-        return list(prompts_with_references(cells, TASKS, draw=draw, held_out=held_out, **options))
-
-    @staticmethod
-    def log_mean(folder: Path, names: np.ndarray) -> dict[str, float]:
-        adata = anndata.read_h5ad(folder / "cells.h5ad")
-        counts = adata[names].X.toarray()
-        values = np.log10(1 + 1e4 * counts / counts.sum(1, keepdims=True)).mean(0)
-        return dict(zip(adata.var_names, values, strict=True))
-
-    def test_mean_sentence_is_the_order_of_the_mean(self, folder: Path) -> None:
-        cells, rows = self.cells(folder, "perturb"), [3, 5, 8, 13]
-        values = self.log_mean(folder, cells.obs.index[rows])
-        in_order = [values[gene] for gene in mean_sentence(cells, rows)]
-        assert in_order == sorted(in_order, reverse=True)
-        assert len(in_order) == sum(value > 0 for value in values.values())
-
-    @pytest.mark.parametrize("held_out", [False, True])
-    def test_reference_is_the_mean_of_the_same_side_context_and_perturbation(
-        self, folder: Path, held_out: bool
-    ) -> None:
-        cells = self.cells(folder, "perturb")
-        obs, side = cells.obs, cells.test == held_out
-        prompts = self.prompts(cells, held_out)
-        assert len(prompts) == np.sum(side & (obs["condition"] != "control"))
-        for prompt in prompts:
-            cell = obs.loc[prompt.prompt.key]
-            same = side & (obs["cell_type"] == cell["cell_type"]).to_numpy()
-            for sentence, condition in ((prompt.truth, cell["condition"]), (prompt.control, "control")):
-                values = self.log_mean(folder, obs.index[same & (obs["condition"] == condition).to_numpy()])
-                assert [values[g] for g in sentence] == sorted(values.values(), reverse=True)[: len(sentence)]
-            assert prompt.prompt.answer_genes == len(prompt.prompt.genes) == len(prompt.truth) <= 12
-            assert f"perturbation: {cell['condition']}." in prompt.prompt.text
-
-    def test_reference_of_a_single_cell(self, folder: Path) -> None:
-        cells = self.cells(folder, "perturb")
-        written = {tuple(genes) for genes in cells.sentences(0, Augmentation(), 0).gene_lists(12)}
-        for prompt in self.prompts(cells, truth="cell"):
-            assert prompt.truth in {sentence[: len(prompt.truth)] for sentence in written}
-            assert prompt.control[: len(prompt.prompt.genes)] == tuple(prompt.prompt.genes)
-
-    def test_cells_of_a_type_are_generated_without_a_control(self, folder: Path) -> None:
-        cells = self.cells(folder, tasks={"generate": 2, "perturb": 1})
-        prompts = [prompt for prompt in self.prompts(cells) if prompt.task == "generate"]
-        assert len(prompts) == np.sum(~cells.test & (cells.obs["condition"] == "control"))
-        assert {prompt.control for prompt in prompts} == {()}
-        for prompt in prompts:
-            assert len(prompt.prompt.genes) == 0
-            assert prompt.prompt.answer_genes == len(prompt.truth) == 10
-        assert {prompt.task for prompt in self.prompts(cells, draw=1)} == {"generate"}
-
-    def test_labels_have_no_reward(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match="the answer of task 'annotate' is of the kind 'label'"):
-            self.prompts(self.cells(folder, "annotate"))

@@ -72,5 +72,5 @@ def test_labels_only(donors: TrainingCells) -> None:
         prompt="{cells}Types:", cell="{number}: {genes}.\n", answer="{cells}", answer_cell=" {cell_type}"
     )
     task = Task(name="tissue", answer="labels", target="cell_type", cells=(5, 20), templates=(template,))
-    with pytest.raises(ValueError, match="of samples of cells, labels are learned; its answer is 'labels'"):
+    with pytest.raises(ValueError, match="of several cells only labels can be learned"):
         drawn(donors, task=task)

@@ -33,7 +33,7 @@ PLACES = {
 
 #: Options that describe an AnnData file → dotted key of the file's entry.
 FILE_PLACES = {
-    "tasks": "tasks",
+    "task": "tasks",
     "cell_type": "cell_type.column",
     "perturbation": "perturbation.column",
     "control": "perturbation.control",
@@ -42,7 +42,7 @@ FILE_PLACES = {
     "hold_out": "split.values",
     "test": "split.test",
     "layer": "matrix.layer",
-    "use_raw": "matrix.use_raw",
+    "raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
     "organism": "matrix.organism",
 }
@@ -67,7 +67,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Training file (``.yaml``), or the AnnData file to learn from.
     options
         Keys of :data:`PLACES`, for an AnnData file also of :data:`FILE_PLACES`. ``None`` and empty ones are left out.
-        Without `tasks` all tasks are learned that the columns allow; without `context` controls are matched by cell
+        Without `task` all tasks are learned that the columns allow; without `context` controls are matched by cell
         type, if there is such a column.
     settings
         ``key=value`` for any dotted key of a training file, the value in YAML: ``optimiser.learning_rate=1e-4``.
@@ -146,7 +146,7 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
     if rewarded:  # rewards compare sentences
         columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
-    tasks = options.get("tasks") or [task for task, column in columns.items() if column in options]
+    tasks = options.get("task") or [task for task, column in columns.items() if column in options]
     if not tasks:
         raise ValueError(
             "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "

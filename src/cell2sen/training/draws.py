@@ -1,0 +1,97 @@
+"""Draws: one draw of a file's sentences, its random choices, and prompts of chosen cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cell2sen.prompt import Prompt
+from cell2sen.task import Task
+from cell2sen.training.cells import TrainingCells
+from cell2sen.training.config.data import Augmentation
+
+
+class Draw:
+    """One draw of the sentences of a file, and the random choices of one side of the split."""
+
+    def __init__(
+        self, cells: TrainingCells, number: int, held_out: bool, augmentation: Augmentation, seeds: list[int]
+    ) -> None:
+        self.cells, self.number, self.held_out = cells, number, held_out
+        self.generator = np.random.default_rng(seeds)
+        self.sentences = cells.sentences(number, augmentation, seeds[0])
+        #: Cells of this side that have genes.
+        self.side = np.flatnonzero((cells.test == held_out) & (self.sentences.n_genes > 0))
+
+    def rows(self, task: str) -> NDArray[np.int64]:
+        """Cells that are drawn for a task: all, or in the last draw of a fractional number a random share."""
+        share = 1.0 if self.held_out else self.cells.data.tasks[task] - self.number
+        return self.side if share >= 1 else self.side[self.generator.random(len(self.side)) < share]
+
+    def variant(self, task: Task) -> int:
+        """Number of a random template."""
+        return int(self.generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
+
+
+class ChosenCells:
+    """Rows of a draw for which prompts are built."""
+
+    def __init__(self, drawn: Draw) -> None:
+        self.sentences = drawn.sentences
+        self.sources: list[int] = []
+        self.cells: list[int] = []
+        self.slots: list[Mapping[str, Any]] = []
+        self.variants: list[int] = []
+        self.n_genes: list[int] = []
+
+    def add(self, source: int, cell: int, slots: Mapping[str, Any], variant: int, n_genes: int) -> None:
+        """One prompt with the genes of `source` for the answer of `cell`, which has `n_genes` genes."""
+        self.sources.append(source)
+        self.cells.append(cell)
+        self.slots.append(slots)
+        self.variants.append(variant)
+        self.n_genes.append(n_genes)
+
+    def prompts(self, task: Task, length: int) -> list[Prompt]:
+        """The prompts, each named after its cell."""
+        answers, prompts = self.sentences[np.array(self.cells, dtype=np.int64)], range(len(self.cells))
+        sources = self.sentences[np.array(self.sources, dtype=np.int64)]
+        named = replace(sources, names=answers.names, organism=answers.organism)
+        return task.prompts(
+            named, prompts, length=length, answer_genes=self.n_genes, slots=self.slots, variants=self.variants
+        )
+
+
+def sources(cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """``(cell whose genes are in the prompt, cell of the answer)``."""
+    if task.answer == "sentences" and task.reads_cells:
+        return control_pairs(cells, drawn, rows)
+    return ((cell, cell) for cell in map(int, rows))
+
+
+def control_pairs(cells: TrainingCells, drawn: Draw, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Each perturbed cell of `rows` with a random control of the same side of the split and context.
+
+    Where no perturbation has a name (`no_perturbation`), each control of `rows` with another control, too.
+    """
+    assert cells.perturbation is not None
+    context, generator = cells.contexts(), drawn.generator
+    controls: dict[tuple[str, ...], list[int]] = {}
+    for cell in map(int, drawn.side):
+        if cells.is_control(cell):
+            controls.setdefault(context[cell], []).append(cell)
+    for cell in map(int, rows):
+        if cells.perturbation[cell] is None or context[cell] not in controls:
+            continue
+        candidates = controls[context[cell]]
+        if not cells.is_control(cell):
+            yield int(generator.choice(candidates)), cell
+        elif cells.data.no_perturbation and len(candidates) > 1:
+            source = int(generator.choice(candidates))
+            while source == cell:
+                source = int(generator.choice(candidates))
+            yield source, cell
