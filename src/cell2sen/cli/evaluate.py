@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cell2sen.cli.options import Group, OutputOptions, Scale, Seed, arguments, check_suffix
-
-Many = list[str] | None
+from cell2sen.cli.options import Group, Many, OutputOptions, Scale, Seed, arguments, check_suffix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ Quantize = Literal["4bit", "8bit"]
 Scale = Literal["auto", "counts", "cp10k", "log1p"]
 Ties = Literal["hash", "random", "alphabetical"]
 
+Many = list[str] | None
 File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
 PerturbationColumn = Annotated[str | None, typer.Option(help="obs column with the perturbation of each cell.")]
 NGenes = Annotated[int | None, typer.Option(help="Maximum number of genes in a predicted sentence.", min=1)]
@@ -41,28 +42,34 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellOptions(Group):
-    """Cells and genes."""
+class MatrixOptions(Group):
+    """Expression values."""
 
     layer: Annotated[str | None, typer.Option(help="Layer with the expression values. Default: X.")] = None
     raw: Annotated[bool, typer.Option("--raw", help="Use the values of adata.raw, for example if X is scaled.")] = False
     symbols: Annotated[
         str | None, typer.Option(help="var column with gene symbols. Default: the index, or found by its content.")
     ] = None
-    gene_table: Annotated[
-        str | None, typer.Option(help="Table of gene identifiers and symbols (.csv, .tsv or .parquet).")
-    ] = None
-    aliases: Annotated[
-        str | None, typer.Option(help="Table of old and approved gene symbols (.csv, .tsv or .parquet).")
-    ] = None
     organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: as the file states.")] = None
-    max_genes: Annotated[int | None, typer.Option(help="Maximum number of genes in a sentence.", min=1)] = None
 
     def arguments(self) -> dict[str, Any]:
         """Options that are set, under their names in Python."""
         values = super().arguments()
         values["use_raw"] = values.pop("raw")
         return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellOptions(MatrixOptions):
+    """Cells and genes."""
+
+    gene_table: Annotated[
+        str | None, typer.Option(help="Table of gene identifiers and symbols (.csv, .tsv or .parquet).")
+    ] = None
+    aliases: Annotated[
+        str | None, typer.Option(help="Table of old and approved gene symbols (.csv, .tsv or .parquet).")
+    ] = None
+    max_genes: Annotated[int | None, typer.Option(help="Maximum number of genes in a sentence.", min=1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import typer
 from cell2sen.cli.options import (
     CellOptions,
     File,
+    Many,
     ModelOptions,
     NGenes,
     OutputOptions,
@@ -34,7 +35,7 @@ def sentences(
     upper: Annotated[bool, typer.Option("--upper", help="Gene symbols in upper case.")] = False,
     seed: Seed = 0,
     perturbation_column: PerturbationColumn = None,
-    keep: Annotated[list[str] | None, typer.Option(help="obs column to keep. May be repeated.")] = None,
+    keep: Annotated[Many, typer.Option(help="obs column to keep. May be repeated.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Sentences as this model reads them. Default: all genes.")
     ] = None,
@@ -132,7 +133,7 @@ def annotate(
         str, typer.Option(help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells.")
     ] = "annotate",
     sample_by: Annotated[
-        list[str] | None,
+        Many,
         typer.Option(help="obs column that defines samples, such as the donor, for --task tissue. May be repeated."),
     ] = None,
     n_cells: Annotated[int, typer.Option(help="Cells of a sample.", min=1)] = 10,
