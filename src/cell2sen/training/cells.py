@@ -83,7 +83,7 @@ class TrainingCells:
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         self.label = self._labels()
         self.perturbation = self._perturbations()
-        # Of all cells of the file, so that trainings on different cells of it hold out the same ones.
+        # Of all cells of the file, so that trainings on different parts of it hold out the same cells.
         self.test = held_out(data.split, self.obs, self._control_of_split())
         self._keep_cells()
 
@@ -92,7 +92,10 @@ class TrainingCells:
         for column, value in self.data.where.items():
             wanted &= np.asarray(obs_column(self.obs, column).astype(str) == str(value))
         if not wanted.any():
-            raise ValueError(f"no cell of {self.data.file} has the values {dict(self.data.where)} (where:)")
+            present = {name: sorted(set(obs_column(self.obs, name).astype(str)))[:20] for name in self.data.where}
+            raise ValueError(
+                f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
+            )
         if wanted.all():
             return
         self.obs, self.matrix, self.totals = self.obs[wanted], self.matrix[wanted], self.totals[wanted]
@@ -112,7 +115,7 @@ class TrainingCells:
 
     @property
     def ranker(self) -> Ranker:
-        """Ranks with ties drawn anew for each cell and draw: the order of ties is noise that a model must not learn."""
+        """Ranker with random ties: their order is noise, which a model must not learn."""
         return Ranker(self.symbols, Recipe(ties="random"))
 
     def keep_genes(self, known: NDArray[np.bool_]) -> None:
@@ -121,7 +124,7 @@ class TrainingCells:
         Raises
         ------
         ValueError
-            Nothing would be left.
+            The model can write none of them.
         """
         if not known.any():
             raise ValueError(
@@ -160,12 +163,12 @@ class TrainingCells:
         return AnnData(sp.csr_matrix(self.matrix[rows]), obs=obs, var=var)
 
     def values(self, slot: str) -> NDArray[Any]:
-        """What stands in a slot of a prompt or answer, object (cells,), ``None`` where nothing is known.
+        """Values of a slot of prompts or answers, object (cells,); ``None`` for missing values.
 
         Raises
         ------
         ValueError
-            The training file names no obs column for it.
+            The training file names no obs column for this slot.
         """
         if slot == "cell_type" and self.label is not None:
             return self.label
@@ -267,10 +270,12 @@ class TrainingCells:
 
 
 def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
-    """Hold out, in files that share cells with another one, what is held out there. Matched by barcode."""
+    """Hold out the cells that other files hold out, where the training file names these files; matched by barcode."""
     for file in cells.values():
         for other in file.data.split.exclude_held_out_of:
             if other not in cells:
-                raise ValueError(f"exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}")
+                raise ValueError(
+                    f"split.exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}"
+                )
             barcodes = {barcode(name) for name, test in zip(cells[other].names, cells[other].test, strict=True) if test}
             file.test |= np.array([barcode(name) in barcodes for name in file.names])
