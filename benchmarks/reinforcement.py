@@ -23,6 +23,7 @@ import numpy as np
 from cell2sen import tasks
 from cell2sen.backend import Sampling
 from cell2sen.cli.training_options import configure
+from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.inference.session import load_model
 from cell2sen.inference.templates import choose_templates
 from cell2sen.training import TrainConfig, rewards, train
@@ -107,7 +108,7 @@ def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
             cells, worded, draw=0, held_out=True, lengths=dict(config.data.lengths), augmentation=Augmentation(), seed=1
         )
     )
-    genes = [gene for name in grpo.genes.sets for gene in rewards.gene_set(base / grpo.genes.gmt, name)]
+    genes = [gene for name in grpo.genes.sets for gene in gene_set(base / grpo.genes.gmt, name)]
     genes = [gene for gene in genes if gene in set(cells.symbols)]
     types = cells.obs[file.context[0]].astype(str).to_numpy()
     treated = ~cells.test & (cells.perturbation == "IFN-beta")

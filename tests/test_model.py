@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cell2sen.model import EMBEDDED, KNOWN, METADATA_FILE, Model, resolve
-from cell2sen.sentences.ranking import RankFit, Recipe
+from cell2sen.sentences.rank_fit import RankFit
+from cell2sen.sentences.ranking import Recipe
 
 
 def checkpoint(folder: Path, **metadata) -> Path:

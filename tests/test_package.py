@@ -37,7 +37,7 @@ PUBLIC = {
     "Cell2Sen": "cell2sen.helical",
     "Cell2SenConfig": "cell2sen.helical",
     "Model": "cell2sen.model",
-    "RankFit": "cell2sen.sentences.ranking",
+    "RankFit": "cell2sen.sentences.rank_fit",
     "Recipe": "cell2sen.sentences.ranking",
     "Sampling": "cell2sen.backend",
     "Sentences": "cell2sen.sentences.sentences",

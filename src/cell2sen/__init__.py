@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from cell2sen.helical import Cell2Sen, Cell2SenConfig
     from cell2sen.inference.check import check
     from cell2sen.model import Model
-    from cell2sen.sentences.ranking import RankFit, Recipe
+    from cell2sen.sentences.rank_fit import RankFit
+    from cell2sen.sentences.ranking import Recipe
     from cell2sen.sentences.sentences import Sentences
     from cell2sen.task import Task
 
@@ -42,7 +43,7 @@ _HOME = {
     "Cell2Sen": "helical",
     "Cell2SenConfig": "helical",
     "Model": "model",
-    "RankFit": "sentences.ranking",
+    "RankFit": "sentences.rank_fit",
     "Recipe": "sentences.ranking",
     "Sampling": "backend",
     "Sentences": "sentences.sentences",

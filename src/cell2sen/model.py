@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cell2sen.sentences.ranking import RankFit, Recipe
+from cell2sen.sentences.rank_fit import RankFit
+from cell2sen.sentences.ranking import Recipe
 
 Dtype = Literal["auto", "bfloat16", "float32", "float16"]
 Quantize = Literal["4bit", "8bit"]

@@ -12,7 +12,7 @@ from cell2sen.cli.training_options import FILE_PLACES, NEEDS, PLACES, configure
 
 class TestAnnDataFiles:
     def test_options_alone(self) -> None:
-        config = configure("folder/a.h5ad", {"cell_type": "type", "model": None, "raw": False, "test": 0.0})
+        config = configure("folder/a.h5ad", {"cell_type": "type", "model": None, "use_raw": False, "test": 0.0})
         assert config.model.start == "nano"
         [file] = config.data.files
         assert (file.file, file.tasks, file.context) == ("a.h5ad", {"annotate": 5}, ())
@@ -122,7 +122,7 @@ def test_every_place_exists() -> None:
     assert set(NEEDS) | set(NEEDS.values()) <= set(PLACES) | set(FILE_PLACES)
     values = {
         "cell_type": "a", "perturbation": "b", "control": "c", "context": ["d"], "split_by": "e", "hold_out": ["f"],
-        "test": 0.2, "layer": "g", "raw": True, "symbols": "h", "organism": "i", "task": ["perturb"],
+        "test": 0.2, "layer": "g", "use_raw": True, "symbols": "h", "organism": "i", "task": ["perturb"],
         "model": "j", "gene_sets": "k", "gene_set": ["l"], "reward": ["overlap"], "epochs": 2, "packing": True,
         "lora": True,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cell2sen.data.output import complete
+from cell2sen.data.output import complete_file, complete_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -20,7 +20,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_complete_file_appears_under_its_name(tmp_path: Path) -> None:
-    with complete(tmp_path / "out.txt") as temporary:
+    with complete_file(tmp_path / "out.txt") as temporary:
         temporary.write_text("whole")
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".txt"
@@ -34,7 +34,7 @@ def test_broken_run_leaves_what_was_there(tmp_path: Path, error: type[BaseExcept
     (tmp_path / "out.txt").write_text("before")
 
     def run() -> None:
-        with complete(tmp_path / "out.txt") as temporary:
+        with complete_file(tmp_path / "out.txt") as temporary:
             temporary.write_text("half")
             raise error
 
@@ -46,7 +46,7 @@ def test_broken_run_leaves_what_was_there(tmp_path: Path, error: type[BaseExcept
 
 def test_permissions_are_those_of_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
-    with complete(tmp_path / "out") as temporary:
+    with complete_file(tmp_path / "out") as temporary:
         temporary.write_text("x")
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
@@ -58,7 +58,7 @@ def test_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link.h5ad").symlink_to(source)
     os.link(source, tmp_path / "hard.h5ad")
-    with pytest.raises(ValueError, match="is the input file"), complete(tmp_path / spelling, source):
+    with pytest.raises(ValueError, match="is the input file"), complete_file(tmp_path / spelling, source):
         raise AssertionError("the work must not begin")
     assert source.read_text() == "data"
 
@@ -68,7 +68,7 @@ def test_impossible_places_are_refused_before_the_work(tmp_path: Path) -> None:
         (tmp_path / "no" / "out", FileNotFoundError, "no folder"),
         (tmp_path, ValueError, "is a folder"),
     ):
-        with pytest.raises(error, match=match), complete(path):
+        with pytest.raises(error, match=match), complete_file(path):
             raise AssertionError("the work must not begin")
 
 
@@ -78,7 +78,7 @@ def test_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
-    with pytest.raises(PermissionError, match="no permission to write"), complete(tmp_path / "out"):
+    with pytest.raises(PermissionError, match="no permission to write"), complete_file(tmp_path / "out"):
         raise AssertionError("the work must not begin")
 
 
@@ -104,10 +104,24 @@ def test_full_disk_leaves_what_was_there(small_disk: Path) -> None:
     (small_disk / "out.bin").write_text("before")
 
     def run() -> None:
-        with complete(small_disk / "out.bin") as temporary:
+        with complete_file(small_disk / "out.bin") as temporary:
             temporary.write_bytes(bytes(1 << 20))
 
     with pytest.raises(OSError, match="No space left"):
         run()
     assert (small_disk / "out.bin").read_text() == "before"
     assert names(small_disk) == ["out.bin"]
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    def fill() -> None:
+        with complete_folder(tmp_path / "out") as folder:
+            (folder / "file").touch()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+    with complete_folder(tmp_path / "out") as folder:
+        (folder / "file").touch(mode=0o600)
+    assert (tmp_path / "out" / "file").stat().st_mode & 0o777 == 0o644

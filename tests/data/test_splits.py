@@ -1,12 +1,16 @@
-"""Barcodes and hashes of cell names."""
+"""Held-out cells, barcodes and hashes of cell names."""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from cell2sen.data.splits import barcode, sha256_of_names
+from cell2sen.data.splits import barcode, held_out_cells, sha256_of_names
+
+OBS = pd.DataFrame({"donor": [f"d{row % 4}" for row in range(40)]})
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,30 @@ def test_barcode(name: str, expected: str) -> None:
 
 def test_hash_is_of_the_sorted_names() -> None:
     assert sha256_of_names(["b", "a"]) == hashlib.sha256(b"a\nb").hexdigest() == sha256_of_names(["a", "b"])
+
+
+def test_share_of_single_cells() -> None:
+    held_out = held_out_cells(OBS, by="cell", share=0.25)
+    assert held_out.sum() == 10
+    np.testing.assert_array_equal(held_out, held_out_cells(OBS, by="cell", share=0.25))
+    assert (held_out != held_out_cells(OBS, by="cell", share=0.25, seed=1)).any()
+    assert not held_out_cells(OBS, by="cell", share=0.0).any()
+
+
+def test_whole_groups() -> None:
+    held_out = held_out_cells(OBS, by="donor", share=0.25)
+    assert OBS["donor"][held_out].nunique() == 1
+    assert held_out.sum() == 10
+    named = held_out_cells(OBS, by="donor", share=0.25, values=("d1", "d3"))
+    np.testing.assert_array_equal(named, OBS["donor"].isin(["d1", "d3"]))
+    with pytest.raises(ValueError, match=r"no \['d9'\] to hold out; available: \['d0', 'd1', 'd2', 'd3'\]"):
+        held_out_cells(OBS, by="donor", share=0.25, values=("d9",))
+    with pytest.raises(KeyError, match="no column 'batch'"):
+        held_out_cells(OBS, by="batch", share=0.25)
+
+
+def test_controls_are_held_out_singly() -> None:
+    control = np.arange(len(OBS)) < 20
+    held_out = held_out_cells(OBS, by="donor", share=0.5, values=("d2",), control=control)
+    np.testing.assert_array_equal(held_out[20:], OBS["donor"][20:] == "d2")
+    np.testing.assert_array_equal(held_out[:20], held_out_cells(OBS, by="cell", share=0.5)[:20])

@@ -219,8 +219,8 @@ def kang(shared_data: Path) -> ad.AnnData:
     adata = adata[adata.obs["cell_type"].isin(["CD4 T cells", "CD14+ Monocytes", "B cells", "NK cells"]), genes]
     rng = np.random.default_rng(0)
     rows = [
-        rng.permutation(one)[:60]
-        for one in adata.obs.groupby(["condition", "cell_type"], observed=True).indices.values()
+        rng.permutation(group)[:60]
+        for group in adata.obs.groupby(["condition", "cell_type"], observed=True).indices.values()
     ]
     return adata[np.sort(np.concatenate(rows))].copy()
 
@@ -242,10 +242,10 @@ def test_real_cells_rank_known_answers(kang: ad.AnnData) -> None:
         "components": 20,
     }
     evaluation = {
-        name: evaluate(one, kang, **options)
-        for name, one in (("copied", copied), ("perfect", stimulated), ("wrong", wrong))
+        name: evaluate(cells, kang, **options)
+        for name, cells in (("copied", copied), ("perfect", stimulated), ("wrong", wrong))
     }
-    tables = {name: one.table for name, one in evaluation.items()}
+    tables = {name: scored.table for name, scored in evaluation.items()}
     assert evaluation["copied"].leaked
     assert not evaluation["perfect"].leaked
     for metric in ("e_distance", "scfid", "mmd", "wasserstein", "rmse_delta"):

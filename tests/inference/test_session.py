@@ -14,7 +14,7 @@ from cell2sen.backends.fake import FakeBackend
 from cell2sen.inference import session, templates
 from cell2sen.inference.session import DEFAULT_GENES, drop_unknown_genes, load_model, start
 from cell2sen.model import KNOWN, Model
-from cell2sen.sentences.ranking import RankFit
+from cell2sen.sentences.rank_fit import RankFit
 
 
 def test_loaded_backend_is_used_again_and_speed_is_not_recorded() -> None:

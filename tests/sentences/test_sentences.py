@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cell2sen.sentences import sentences
+from cell2sen.sentences import sentences as module
 from cell2sen.sentences.from_anndata import from_anndata
-from cell2sen.sentences.ranking import RankFit, Recipe
+from cell2sen.sentences.rank_fit import RankFit, inverse_transform
+from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences
 
 N, GENES = 40, 30
@@ -56,7 +57,7 @@ def test_sentences_are_iterated_cell_by_cell(adata):
 def test_texts_come_in_chunks(adata, monkeypatch):
     found = from_anndata(adata)
     wanted = found.texts().to_pylist()
-    monkeypatch.setattr(sentences, "_TEXT_ROWS", 7)
+    monkeypatch.setattr(module, "_MAX_TEXT_ROWS", 7)
     assert found.texts().to_pylist() == wanted
     assert found.texts().num_chunks == 6
     assert found.to_dataset()["cell_sentence"][:] == wanted
@@ -67,40 +68,29 @@ def test_texts_come_in_chunks(adata, monkeypatch):
 def test_texts_are_the_words_with_spaces_between(lengths, rows, threads):
     words = ["CD4", "é", "細胞", "A-1"]
     genes = [[(row + place) % 4 for place in range(length)] for row, length in enumerate(lengths)]
-    made = sentences.Sentences(
+    made = Sentences(
         genes=pa.array([[], *genes], type=pa.list_(pa.int32()))[1:], vocabulary=pa.array(words, type=pa.string()),
         names=np.array(["c"] * len(genes), dtype=object), organism=("Homo sapiens",) * len(genes),
         perturbations=(None,) * len(genes), obs=pd.DataFrame(index=["c"] * len(genes)), recipe=Recipe(), fit=None,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentences, "_TEXT_ROWS", rows)
+        patch.setattr(module, "_MAX_TEXT_ROWS", rows)
         patch.setattr("cell2sen.sentences.threads.n_threads", lambda: threads)
         found = made.texts()
     found.validate(full=True)
     assert found.to_pylist() == [" ".join(words[gene] for gene in row) for row in genes]
 
 
-def test_expression_is_the_inverse(adata):
-    found = from_anndata(adata)
-    fit = RankFit(slope=-0.9, intercept=1.0, r_squared=1.0)  # 0 from position 12 on
-    lists = [["GENE4", "GENE2"], [], found.symbols[:20]]
-    matrix = found.expression(lists, fit)
-    assert (matrix.shape, matrix.dtype, matrix.format) == ((3, GENES), np.float32, "csr")
-    wanted = np.zeros((3, GENES))
-    for row, genes in enumerate(lists):
-        for position, gene in enumerate(genes):
-            wanted[row, found.symbols.index(gene)] = max(0, 1 - 0.9 * np.log10(1 + position))
-    np.testing.assert_allclose(matrix.toarray(), wanted, rtol=1e-6)
-    assert matrix.toarray().min() == 0
-    np.testing.assert_array_equal(found.expression(lists).toarray(), found.expression(lists, found.fit).toarray())
-
-
-def test_expression_refuses(adata):
-    found = from_anndata(adata)
-    with pytest.raises(KeyError, match="'GENE99' is none of the 30 genes of this dataset"):
-        found.expression([["GENE99"]])
-    with pytest.raises(ValueError, match="twice"):
-        found.expression([["GENE1", "GENE1"]])
+def test_expression_by_the_fit_of_the_dataset(adata):
+    sentences = from_anndata(adata)
+    fit = RankFit(slope=-0.9, intercept=1.0, r_squared=1.0)
+    lists = [["GENE4", "GENE2"], [], sentences.symbols[:20]]
+    own = sentences.expression(lists)
+    expected = inverse_transform(lists, sentences.symbols, sentences.fit)
+    np.testing.assert_array_equal(own.toarray(), expected.toarray())
+    other = inverse_transform(lists, sentences.symbols, fit)
+    np.testing.assert_array_equal(sentences.expression(lists, fit).toarray(), other.toarray())
+    assert (own != other).nnz
     single = from_anndata(adata[:1, :1])
     assert single.fit is None
     with pytest.raises(ValueError, match="no rank fit"):

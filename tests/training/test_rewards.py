@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,18 +108,3 @@ def test_all_rewards_at_once() -> None:
     assert (scores[1] < scores[0]).all()
     with pytest.raises(ValueError, match=r"no rewards \['f1'\]; available: \['kendall_tau'"):
         rewards.score(["f1"], answers)
-
-
-class TestGeneSets:
-    def test_are_read_from_gmt(self, tmp_path: Path) -> None:
-        file = tmp_path / "sets.gmt"
-        file.write_text("ONE\thttp://x\tA\tB\tA\t\n\nTWO\t\tC\n", encoding="utf-8")
-        assert rewards.read_gmt(file) == {"ONE": ("A", "B"), "TWO": ("C",)}
-        assert rewards.gene_set(file, "TWO") == ("C",)
-        with pytest.raises(ValueError, match=r"has no gene set 'THREE'; available: \['ONE', 'TWO'\]"):
-            rewards.gene_set(file, "THREE")
-        with pytest.raises(FileNotFoundError, match="no file of gene sets"):
-            rewards.gene_set(tmp_path / "none.gmt", "ONE")
-        file.write_text("ONE A B\n", encoding="utf-8")
-        with pytest.raises(ValueError, match="line 1, is no gene set"):
-            rewards.read_gmt(file)

@@ -1,4 +1,4 @@
-"""Command line: files in, files out. Progress and messages on stderr, results in files, JSON on stdout."""
+"""Command line: results in files, messages on stderr, JSON on stdout."""
 
 from __future__ import annotations
 

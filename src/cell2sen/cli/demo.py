@@ -1,4 +1,4 @@
-"""The command demo: check, embed, annotate and perturb real blood cells with the embedded model, offline."""
+"""The command demo: check, embed, annotate and perturb 700 blood cells, without a network."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _write(adata: AnnData, predicted: AnnData, out: Path) -> None:
     import numpy as np
     import scanpy as sc
 
-    from cell2sen.data.output import complete
+    from cell2sen.data.output import complete_file
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -120,7 +120,7 @@ def _write(adata: AnnData, predicted: AnnData, out: Path) -> None:
         adata.obsm["X_cell2sen_umap"], adata.obsm["X_umap"] = np.array(adata.obsm["X_umap"]), umap_of_file
         _figure(adata, predicted, out / "figure.png")
         for name, cells in (("cells.h5ad", adata), ("ifn_beta.h5ad", predicted)):
-            with complete(out / name) as temporary:
+            with complete_file(out / name) as temporary:
                 cells.write_h5ad(temporary, compression="gzip")
 
 
@@ -128,13 +128,13 @@ def _figure(adata: AnnData, predicted: AnnData, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     from cell2sen import pl
-    from cell2sen.data.output import complete
+    from cell2sen.data.output import complete_file
 
     figure, axes = plt.subplots(1, 3, figsize=(17, 5.2), width_ratios=(1, 1, 0.7), layout="constrained")
     pl.embedding(adata, "bulk_labels", basis="X_cell2sen_umap", ax=axes[0], title="label of the file")
     pl.embedding(adata, "cell2sen_cell_type", basis="X_cell2sen_umap", ax=axes[1], title="label by cell2sen")
     pl.top_changes(predicted, ax=axes[2], title="IFN-beta, predicted change")
     figure.suptitle("UMAP of cell2sen embeddings, 700 blood cells", fontsize=11)
-    with complete(path) as temporary:
+    with complete_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
     plt.close(figure)

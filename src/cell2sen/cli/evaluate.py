@@ -121,9 +121,9 @@ def evaluate(
     if report is not None:
         evaluation.report(report)
     if cell_eval is not None:
-        from cell2sen.data.output import complete
+        from cell2sen.data.output import complete_file
 
-        with complete(cell_eval, predicted, real) as temporary:
+        with complete_file(cell_eval, predicted, real) as temporary:
             cell2sen.cell_eval(predicted, real, **shared).to_csv(temporary, index=False)
     typer.echo(evaluation.to_json() if output.as_json else str(evaluation))
 

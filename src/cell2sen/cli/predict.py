@@ -1,4 +1,4 @@
-"""Commands that write cells or read a model's answers: sentences, embed, annotate, perturb, generate."""
+"""Commands that write results: sentences, embed, annotate, perturb, generate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sentences(
     """Write cell sentences: a table with a row per cell, or a text file with a line per cell."""
     import dataclasses
 
-    from cell2sen.data.output import complete
+    from cell2sen.data.output import complete_file
     from cell2sen.model import resolve
     from cell2sen.sentences.from_anndata import from_anndata
     from cell2sen.sentences.ranking import Recipe
@@ -61,7 +61,7 @@ def sentences(
         ties=ties,
         seed=seed,
     )
-    with complete(out, file) as temporary:
+    with complete_file(out, file) as temporary:
         written = from_anndata(file, recipe, perturbation_column=perturbation_column, obs_columns=keep or (), **values)
         if out.suffix == ".txt":
             temporary.write_text("".join(f"{text}\n" for text in written.texts().to_pylist()), encoding="utf-8")
@@ -97,11 +97,11 @@ def embed(
     import numpy as np
 
     from cell2sen import tl
-    from cell2sen.data.output import complete, write_results
+    from cell2sen.data.output import complete_file, write_results
     from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad", ".npy")
-    with complete(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, backed(file) as adata:
         tl.embed(adata, pooling=pooling, hidden_layer=hidden_layer, **arguments(cells, model, run, output))
         vectors = adata.obsm["X_cell2sen"]
         if out.suffix == ".npy":
@@ -146,7 +146,7 @@ def annotate(
 ) -> None:
     """Choose the cell type of each cell from a list."""
     from cell2sen import tl
-    from cell2sen.data.output import complete, write_results
+    from cell2sen.data.output import complete_file, write_results
     from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad", ".csv")
@@ -156,7 +156,7 @@ def annotate(
     if labels_file:
         lines = labels_file.read_text(encoding="utf-8").splitlines()
     menu = [line.strip() for line in lines if line.strip()] if labels or labels_file else None
-    with complete(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, backed(file) as adata:
         tl.annotate(
             adata,
             menu,
@@ -202,13 +202,13 @@ def perturb(
 ) -> None:
     """Predict the expression of control cells after a perturbation."""
     from cell2sen import tl
-    from cell2sen.data.output import complete
+    from cell2sen.data.output import complete_file
     from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad")
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either --perturbation or --perturbation-column")
-    with complete(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, backed(file) as adata:
         predicted = tl.perturb(
             adata,
             perturbation,
@@ -250,12 +250,12 @@ def generate(
 ) -> None:
     """Sample new cells of given types."""
     from cell2sen import tl
-    from cell2sen.data.output import complete
+    from cell2sen.data.output import complete_file
     from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad")
     values = arguments(model, run, output) | ({"organism": organism} if organism else {})
-    with complete(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
+    with complete_file(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
         generated = tl.generate(
             cell_type,
             n=n,

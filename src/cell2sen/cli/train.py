@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cell2sen.cli.options import Group, OutputOptions, arguments
-
-Many = list[str] | None
+from cell2sen.cli.options import Group, Many, MatrixOptions, OutputOptions, arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +27,6 @@ class ColumnOptions(Group):
     split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None
     hold_out: Annotated[Many, typer.Option(help="Group to hold out. May be repeated. Default: a random share.")] = None
     test: Annotated[float | None, typer.Option(help="Share of cells or groups to hold out. Default: 0.1.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixOptions(Group):
-    """Values and genes of an AnnData file."""
-
-    layer: Annotated[str | None, typer.Option(help="Layer with the expression values. Default: X.")] = None
-    raw: Annotated[bool, typer.Option("--raw", help="Use the values of adata.raw.")] = False
-    symbols: Annotated[str | None, typer.Option(help="var column with gene symbols. Default: the index.")] = None
-    organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: as the file states.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Configuration of a training from command line options: changes of a training file, or all for one AnnData file."""
+"""Configuration of a training from command line options, for a training file or one AnnData file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FILE_PLACES = {
     "hold_out": "split.values",
     "test": "split.test",
     "layer": "matrix.layer",
-    "raw": "matrix.use_raw",
+    "use_raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
     "organism": "matrix.organism",
 }

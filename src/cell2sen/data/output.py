@@ -1,4 +1,4 @@
-"""Output files: complete under their final name, or not there at all."""
+"""Output files and folders that appear complete under their final name, or not at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name if the block ends without an error, and vanishes otherwise.
+def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it if the block ends without an error, and removed otherwise.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
     Raises
     ------
     ValueError, FileNotFoundError, PermissionError
-        `path` is an input, its folder does not exist or may not be written to. Raised before the block runs, so that no
-        work is lost.
+        `path` is an input or a folder, its folder does not exist or may not be written to. Raised before the block
+        runs, so that no work is lost.
     OSError
         The disk is full.
     """
     path = Path(path)
-    if any(Path(one).exists() and path.exists() and path.samefile(one) for one in inputs):
+    if any(Path(file).exists() and path.exists() and path.samefile(file) for file in inputs):
         raise ValueError(f"{path} is the input file, which is never changed; choose another name for the output")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
@@ -57,14 +57,29 @@ def complete(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
     except RuntimeError as error:
         if f"errno = {errno.ENOSPC}," not in str(error):
             raise
-        # HDF5 notices a full disk when it closes a file, and h5py then raises this.
+        # HDF5 reports a full disk when it closes a file, which h5py raises as a RuntimeError.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it if the block ends without an error, and removed otherwise."""
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):  # safetensors writes files that only their owner may read
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def write_results(file: Path, out: Path, adata: AnnData, *, obsm: str) -> None:
-    """A copy of `file` with the results in obs, ``obsm[obsm]`` and uns. All else is copied as it is, and never read."""
+    """Copy `file` to `out` with the results in obs, ``obsm[obsm]`` and ``uns["cell2sen"]``; the rest is not read."""
     import h5py
     from anndata.io import write_elem
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from cell2sen.data.output import complete
+from cell2sen.data.output import complete_file
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.settings import Task
 
@@ -62,13 +62,13 @@ class Evaluation:
         }
         text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            with complete(path) as temporary:
+            with complete_file(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         return text
 
     def to_csv(self, path: str | Path) -> None:
         """Write :attr:`scores`, one row per metric, method and group."""
-        with complete(path) as temporary:
+        with complete_file(path) as temporary:
             self.scores.to_csv(temporary, index=False)
 
     def report(self, path: str | Path, *, layout: Literal["auto", "umap", "pca"] = "auto") -> Path:

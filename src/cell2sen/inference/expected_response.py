@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cell2sen.backend import Unsupported
 from cell2sen.inference import corrections
 from cell2sen.inference.session import Session, Slots
-from cell2sen.sentences.ranking import RankFit
+from cell2sen.sentences.rank_fit import RankFit
 
 #: Cells whose expectations, one value per gene, are in memory together.
 _CELLS_IN_MEMORY = 256

@@ -1,4 +1,4 @@
-"""Counts ranked by counting them, compiled by numba where it is installed (scanpy brings it)."""
+"""Counting sort of genes by counts, compiled by numba if it is installed (scanpy brings it)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-#: From so many counts at a time on: importing numba takes a third of a second, compiling, once on a machine, two.
-LEAST = 2**17
+#: Fewer counts are sorted by NumPy: importing numba takes a third of a second, compiling two, once per machine.
+MIN_COUNTS = 2**17
 
-#: Genes for each of a cell's counts at most: every place is looked at, so cells with few genes are sorted in less time.
-_SPARSEST = 32
+#: Sparser cells are sorted by NumPy, which is faster: the counting sort visits every gene of the list.
+MAX_GENES_PER_COUNT = 32
 
 Kernel = Callable[..., int]
 
 
 def kernel(n_counts: int, n_cells: int, n_genes: int) -> Kernel | None:
-    """:func:`_rank`, compiled, where that is worth it and numba is there."""
-    return compiled() if n_counts >= LEAST and n_counts * _SPARSEST >= n_cells * n_genes else None
+    """The compiled sort; ``None`` without numba, and where NumPy's sort is faster."""
+    is_faster = n_counts >= MIN_COUNTS and n_counts * MAX_GENES_PER_COUNT >= n_cells * n_genes
+    return compiled() if is_faster else None
 
 
 def rank_counts(
-    kernel: Kernel, indptr: NDArray[np.int64], indices: NDArray[Any], counts: NDArray[np.int32],
-    place_of: NDArray[np.uint32], gene_at: NDArray[np.int32],
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
-    """Genes of each cell in descending count, those of one count in the order of their places.
+    kernel: Kernel,
+    indptr: NDArray[np.int64],
+    indices: NDArray[Any],
+    counts: NDArray[np.int32],
+    place_of: NDArray[np.uint32],
+    gene_at: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+    """Genes of each cell in descending count, genes of equal counts in ascending place.
 
     Parameters
     ----------
     kernel
-        What :func:`kernel` or :func:`compiled` gives.
+        From :func:`kernel` or :func:`compiled`.
     indptr, indices
         Rows and columns as in a canonical CSR matrix.
     counts
@@ -48,7 +53,7 @@ def rank_counts(
     genes
         int32 (nnz,): column numbers.
     starts
-        int64 (runs,): the entry that each run of equal counts within a cell begins with.
+        int64 (runs,): first entry of each run of equal counts within a cell.
     values
         float64 (runs,): the count of each run.
     """
@@ -61,16 +66,16 @@ def rank_counts(
 
 @lru_cache(maxsize=1)
 def compiled() -> Kernel | None:
-    """:func:`_rank` as machine code, kept on disk beside this file or in the user's cache; None without numba."""
+    """:func:`_rank` as machine code, cached on disk beside this file or in the user's cache; ``None`` without numba."""
     try:
         import numba
-    except ImportError as error:  # not there, or not made for this NumPy
+    except ImportError as error:  # not installed, or for another NumPy
         logger.debug("counts are sorted by NumPy: %s", error)
         return None
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return None
 
-    def read(dtype: Any) -> Any:  # arrays that must not be written to are taken, too
+    def read(dtype: Any) -> Any:  # accepts read-only arrays
         return numba.types.Array(dtype, 1, "C", readonly=True)
 
     def write(dtype: Any) -> Any:
@@ -81,14 +86,14 @@ def compiled() -> Kernel | None:
     signature = int64(*inputs, write(int32), write(int64), write(uint32))
     try:
         return numba.njit(signature, nogil=True, cache=True)(_rank)
-    except (OSError, RuntimeError):  # nowhere to keep it
+    except (OSError, RuntimeError):  # no place for the cache
         return numba.njit(signature, nogil=True)(_rank)
 
 
-#: Counts from here on are few in a cell, and are sorted.
+#: Counts from here on are rare in a cell; they are sorted.
 _MANY = 255
 
-#: Where the only bit of a word is: by the upper six bits of its product with a de Bruijn sequence.
+#: Position of the single bit of a word, indexed by the upper six bits of its product with a de Bruijn sequence.
 _SEQUENCE = 0x03F79D71B4CB0A89
 _BIT = np.zeros(64, dtype=np.uint64)
 for _place in range(64):
@@ -98,12 +103,12 @@ for _place in range(64):
 def _rank(
     indptr: Any, indices: Any, counts: Any, place_of: Any, gene_at: Any, bit: Any, genes: Any, starts: Any, values: Any
 ) -> int:
-    """Fill `genes`, `starts` and `values`; the number of runs.
+    """Fill `genes`, `starts` and `values`, and return the number of runs.
 
-    A set of bits holds the places of a cell's genes; read in ascending order, each gene goes to the next free entry of
-    its count. So nothing is compared, and a gene costs two looks.
+    A bit set holds the places of a cell's genes. Read in ascending order, each gene is written to the next free entry
+    of its count, so that nothing is compared and a gene is visited twice.
     """
-    # Unsigned numbers throughout: with signed ones numba asks at each index whether it counts from the end.
+    # Unsigned integers throughout: for signed ones numba checks at each index whether it counts from the end.
     one, six, low = np.uint64(1), np.uint64(6), np.uint64(0xFFFFFFFF)
     sequence, to_bit, half, inside = np.uint64(_SEQUENCE), np.uint64(58), np.uint64(32), np.uint64(63)
     many = np.uint32(_MANY)
@@ -119,7 +124,7 @@ def _rank(
             count = min(counts[at], many)
             words[place >> six] |= one << (place & inside)
             count_at[place] = count
-            next_entry[count] += one  # at first the number of genes with this count
+            next_entry[count] += one  # first the number of genes with this count
         if next_entry[many]:
             keys = np.empty(next_entry[many], dtype=np.uint64)
             n_keys = 0

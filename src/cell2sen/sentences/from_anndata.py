@@ -19,7 +19,8 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import rows_of
-from cell2sen.sentences.ranking import Ranker, RankFitter, Recipe, run_sums
+from cell2sen.sentences.rank_fit import RankFitter, run_sums
+from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.sentences.threads import in_parallel
 

@@ -1,4 +1,4 @@
-"""Sentences: AnnData / Dataset ⇄ rows of text (the boundary)."""
+"""Sentences: cell sentences of a dataset, as gene ids, text or a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.obs import clean_perturbations
 from cell2sen.data.scale import Scale
 from cell2sen.sentences.gene_list import GeneList
-from cell2sen.sentences.ranking import RankFit, Recipe
+from cell2sen.sentences.rank_fit import RankFit, inverse_transform
+from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.threads import in_parallel
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The first columns of the Hugging Face dataset, in this order.
+#: First columns of the Hugging Face dataset, in this order.
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
 
-#: Cells of a chunk of text at most, and genes, so that it fits into a core's cache.
-_TEXT_ROWS, _TEXT_GENES = 4096, 2**18
+#: Maximum number of cells, and of genes, in a chunk of text, which then fits into a core's cache.
+_MAX_TEXT_ROWS, _MAX_TEXT_GENES = 4096, 2**18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,32 +39,32 @@ class Sentences:
     """Cell sentences of one dataset: gene ids per cell over a vocabulary; text on demand."""
 
     genes: pa.ListArray
-    """list<int32>, one entry a cell: gene ids in descending expression."""
+    """list<int32>, one entry per cell: gene ids in descending expression."""
 
     vocabulary: pa.StringArray
-    """Symbol of each gene id. All genes of the dataset that the model knows, expressed or not."""
+    """Symbol of each gene id: all genes of the dataset that the model can write, expressed or not."""
 
     names: NDArray[Any]
     """Cell names, object (n,)."""
 
     organism: tuple[str, ...]
     perturbations: tuple[str | None, ...]
-    """Perturbation of each cell; ``None`` where there is none (missing values and empty strings included)."""
+    """Perturbation of each cell; ``None`` for missing values and empty strings."""
 
     obs: pd.DataFrame
-    """The obs columns that were asked for, indexed by cell name."""
+    """Kept obs columns, indexed by cell name."""
 
     recipe: Recipe
     fit: RankFit | None
     scale: Scale | None = None
     account: Mapping[str, Any] = field(default_factory=dict)
-    """What happened to the genes on the way: mapped, dropped, ambiguous. Plain values, for ``uns``."""
+    """Numbers of genes that were mapped, dropped or ambiguous. Plain values, for ``uns``."""
 
     def __len__(self) -> int:
         return len(self.genes)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> Sentences:
-        """Some of the cells, in the order of `rows` (a number, numbers, a slice or a boolean mask)."""
+        """Some of the cells in the order of `rows`: a row number, row numbers, a slice or a boolean mask."""
         index = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, slice) or np.size(rows) else slice(0)])
         return replace(
             self,
@@ -100,12 +101,12 @@ class Sentences:
         return [GeneList(flat[start:stop], symbols) for start, stop in bounds]
 
     def texts(self) -> pa.ChunkedArray:
-        """Each cell's sentence: symbols joined by single spaces, string (n,).
+        """Sentence of each cell: symbols joined by single spaces, string (n,).
 
-        In chunks, as an Arrow string array holds no more than 2 GB: 150,000 cells of 2,500 genes.
+        Chunked, since an Arrow string array holds at most 2 GB: 150,000 cells of 2,500 genes.
         """
         n_words = len(self.vocabulary)
-        # A gene is written with the space behind it, but for the last one of a cell.
+        # Every gene is written with a space after it, except the last one of a cell.
         with_space = pc.binary_join_element_wise(self.vocabulary, "", " ")
         words = pa.concat_arrays([with_space, self.vocabulary])
         flat = self.genes.flatten().to_numpy()
@@ -113,25 +114,25 @@ class Sentences:
 
         def write(first: int, last: int) -> pa.StringArray:
             start, stop = bounds[first], bounds[last]
-            numbers = flat[start:stop].copy()
+            gene_ids = flat[start:stop].copy()
             ends = bounds[first : last + 1] - start
-            numbers[ends[1:][ends[1:] > ends[:-1]] - 1] += n_words
-            written = pc.take(words, pa.array(numbers), boundscheck=False)
-            # The words stand one behind the other: all that is wanting are the bounds of the cells.
+            gene_ids[ends[1:][ends[1:] > ends[:-1]] - 1] += n_words
+            written = pc.take(words, pa.array(gene_ids), boundscheck=False)
+            # The buffer is the text of all cells already; only their bounds are new.
             _, word_bounds, text = written.buffers()
             places = np.frombuffer(word_bounds, dtype=np.int32)[written.offset :][ends]
             return pa.StringArray.from_buffers(last - first, pa.py_buffer(places), text)
 
-        rows = max(1, min(_TEXT_ROWS, _TEXT_GENES * len(self) // max(int(bounds[-1]), 1)))
+        rows = max(1, min(_MAX_TEXT_ROWS, _MAX_TEXT_GENES * len(self) // max(int(bounds[-1]), 1)))
         firsts = range(0, len(self), rows)
         chunks = in_parallel(write, ((first, min(first + rows, len(self))) for first in firsts))
         return pa.chunked_array(chunks, type=pa.string())
 
     def expression(self, gene_lists: Sequence[Sequence[str]], fit: RankFit | None = None) -> sp.csr_matrix:
-        """The inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
+        """Inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
 
-        A gene's value is that of its position on the rank fit; absent genes are 0. Words outside the vocabulary and
-        repeated genes must have been dropped before (:func:`cell2sen.answer.parse_sentence`).
+        The value of a gene is that of its rank by `fit` (default: the dataset's); absent genes are 0. Words outside the
+        vocabulary and repeated genes must be dropped before (:func:`cell2sen.answer.parse_sentence`).
 
         Raises
         ------
@@ -143,37 +144,22 @@ class Sentences:
         fit = fit or self.fit
         if fit is None:
             raise ValueError("this dataset has no rank fit (fewer than two expressed genes); pass one as fit=")
-        number = {symbol: place for place, symbol in enumerate(self.symbols)}
-        lengths = [len(genes) for genes in gene_lists]
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        try:
-            indices = np.array([number[gene] for genes in gene_lists for gene in genes], dtype=np.int32)
-        except KeyError as error:
-            raise KeyError(
-                f"{error.args[0]!r} is none of the {len(number)} genes of this dataset; drop it first"
-            ) from None
-        positions = np.arange(len(indices)) - np.repeat(indptr[:-1], lengths)
-        values = fit.expression(positions).astype(np.float32)
-        matrix = sp.csr_matrix((values, indices, indptr), shape=(len(lengths), len(number)))
-        matrix.sort_indices()
-        if not matrix.has_canonical_format:
-            raise ValueError("a gene stands twice in one sentence; drop the repetition first")
-        return matrix
+        return inverse_transform(gene_lists, self.symbols, fit)
 
     def to_dataset(self) -> Dataset:
         """Hugging Face dataset with the columns `DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns.
 
-        Numbers in obs stay numbers, all else becomes text. An obs column with the name of one of the first columns is
-        left out.
+        Numbers in obs stay numbers, other values become text. An obs column with the name of one of the first columns
+        is left out.
         """
         from datasets import Dataset
 
         n = len(self)
         fit = None if self.fit is None else asdict(self.fit)
-        kind = pa.struct([(one.name, pa.float64()) for one in fields(RankFit)])
+        fit_type = pa.struct([(field.name, pa.float64()) for field in fields(RankFit)])
         columns: dict[str, Any] = {
             "cell_sentence": self.texts(),
-            "fit_parameters": pa.array([fit] * n, type=kind),
+            "fit_parameters": pa.array([fit] * n, type=fit_type),
             "organism": pa.array(self.organism, type=pa.string()),
             "perturbations": pa.array(self.perturbations, type=pa.string()),
             "cell_name": pa.array(self.names.astype(str), type=pa.string()),
@@ -190,7 +176,7 @@ class Sentences:
         Raises
         ------
         KeyError
-            No column ``cell_sentence``; lists those there are.
+            No column ``cell_sentence``; lists the available ones.
         ValueError
             No rows.
         """
@@ -200,13 +186,13 @@ class Sentences:
         if not words:
             raise ValueError("the dataset is empty: it has no rows")
         vocabulary = sorted({word for sentence in words for word in sentence})
-        number = {word: place for place, word in enumerate(vocabulary)}
+        ids = {word: gene for gene, word in enumerate(vocabulary)}
         n = len(words)
 
         def column(name: str, default: Any) -> list[Any]:
             return list(dataset[name]) if name in dataset.column_names else [default] * n
 
-        names = [one.name for one in fields(RankFit)]
+        names = [field.name for field in fields(RankFit)]
         fits = {
             RankFit(**{name: fit[name] for name in names})
             for fit in column("fit_parameters", None)
@@ -221,7 +207,7 @@ class Sentences:
             cell_names = [str(row) for row in range(n)]
         extra = [name for name in dataset.column_names if name not in (*DATASET_COLUMNS, "cell_name")]
         return cls(
-            genes=pa.array([[number[word] for word in sentence] for sentence in words], type=pa.list_(pa.int32())),
+            genes=pa.array([[ids[word] for word in sentence] for sentence in words], type=pa.list_(pa.int32())),
             vocabulary=pa.array(vocabulary, type=pa.string()),
             names=np.asarray(cell_names, dtype=object),
             organism=tuple(scientific_name(value or "Homo sapiens") for value in column("organism", None)),

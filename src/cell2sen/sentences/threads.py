@@ -1,4 +1,4 @@
-"""Threads: work in parts, results in the order of the parts."""
+"""Threads: parts of a work in parallel, results in order."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-#: Threads at most: from here on they wait for Python, and for memory.
-_MOST = 8
+#: More threads wait for Python and for memory.
+MAX_THREADS = 8
 
 
 def n_threads() -> int:
-    """Threads to use: the CPUs of this process, or ``OMP_NUM_THREADS`` if that is less; 8 at most."""
+    """Number of threads: CPUs of this process, or ``OMP_NUM_THREADS`` if that is less; at most 8."""
     allowed = getattr(os, "sched_getaffinity", None)
     cpus = len(allowed(0)) if allowed else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, min(cpus, _MOST, int(wanted) if wanted.isdecimal() else cpus))
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, min(cpus, MAX_THREADS, int(setting) if setting.isdecimal() else cpus))
 
 
 def in_parallel(work: Callable[..., Result], parts: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-    """``work(*part)`` of each part in the order of the parts, however many threads there are.
+    """``work(*part)`` of each part, in the order of the parts.
 
-    No more parts are held at a time than there are threads, and one. NumPy and Arrow let other threads run while they
-    compute. An error in a part is raised when its turn comes.
+    At most one part more than there are threads is in memory. NumPy and Arrow release Python's lock while they compute.
+    An error in a part is raised in its turn.
     """
     workers = n_threads()
     if workers == 1:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.obs import contexts, obs_column, perturbations_of_cells
-from cell2sen.data.splits import barcode
-from cell2sen.sentences.ranking import Ranker, RankFit, RankFitter, Recipe
+from cell2sen.data.splits import barcode, held_out_cells
+from cell2sen.sentences.rank_fit import RankFit, RankFitter
+from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
-from cell2sen.training.config.data import Augmentation, Split, TrainingFile
+from cell2sen.training.config.data import Augmentation, TrainingFile
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,29 +29,6 @@ MIN_GROUP_CELLS = 10
 
 #: Training cells of a file that the rank fit is computed from.
 MAX_FIT_CELLS = 1024
-
-
-def held_out(split: Split, obs: pd.DataFrame, control: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Cells that training must not use, bool (n,).
-
-    Parameters
-    ----------
-    control
-        Unperturbed cells, where groups of perturbed cells are held out.
-    """
-    generator = np.random.default_rng(split.seed)
-    some = np.zeros(len(obs), dtype=bool)
-    some[generator.permutation(len(obs))[len(obs) - round(split.test * len(obs)) :]] = True
-    if split.by == "cell":
-        return some
-    groups = obs_column(obs, split.by).astype(str)
-    names = sorted(set(groups if control is None else groups[~control]))
-    if unknown := sorted(set(split.values) - set(names)):
-        raise ValueError(f"obs[{split.by!r}] has no {unknown} to hold out; available: {names}")
-    n_groups = max(round(split.test * len(names)), int(split.test > 0))
-    chosen = split.values or generator.permutation(names)[:n_groups]
-    mask = np.asarray(groups.isin(chosen), dtype=bool)
-    return mask if control is None else np.where(control, some, mask)
 
 
 class TrainingCells:
@@ -83,8 +61,16 @@ class TrainingCells:
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         self.label = self._labels()
         self.perturbation = self._perturbations()
-        # Of all cells of the file, so that trainings on different parts of it hold out the same cells.
-        self.test = held_out(data.split, self.obs, self._control_of_split())
+        # Of all cells of the file, so that trainings on different cells of it hold out the same ones.
+        split = data.split
+        self.test = held_out_cells(
+            self.obs,
+            by=split.by,
+            share=split.test,
+            values=split.values,
+            control=self._control_of_split(),
+            seed=split.seed,
+        )
         self._keep_cells()
 
     def _keep_cells(self) -> None:

@@ -1,11 +1,10 @@
-"""Rewards of written cell sentences, for reinforcement learning: one function each; gene sets from GMT files."""
+"""Rewards of written cell sentences, for reinforcement learning: one function each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,49 +137,11 @@ def strength(sentence: Sequence[str], genes: Sequence[str]) -> NDArray[np.float6
     """Expression of each gene in a sentence up to scale, float64 (genes,); 0 for genes that it lacks.
 
     log((n + 1) / (1 + rank)) for a sentence of n genes, ranks from 0, since expression is linear in the logarithm of
-    the rank (:class:`cell2sen.sentences.ranking.RankFit`).
+    the rank (:class:`cell2sen.sentences.rank_fit.RankFit`).
     """
     rank = {gene: number for number, gene in enumerate(sentence)}
     top = math.log(len(sentence) + 1)
     return np.array([top - math.log(1 + rank[gene]) if gene in rank else 0.0 for gene in genes])
-
-
-def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
-    """Gene sets of a GMT file: a name, a description and the genes in each line, between tabs.
-
-    Raises
-    ------
-    ValueError
-        A line is not that.
-    """
-    sets: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        name, *rest = line.rstrip("\n").split("\t")
-        genes = tuple(dict.fromkeys(gene.strip() for gene in rest[1:] if gene.strip()))
-        if not name.strip() or not genes:
-            raise ValueError(f"{path}, line {number}, is no gene set: it must be name, description, genes, with tabs")
-        sets[name.strip()] = genes
-    return sets
-
-
-def gene_set(path: Path, name: str) -> tuple[str, ...]:
-    """One set of a GMT file.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        No such set; lists those there are.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of gene sets {path} (GMT: name, description, genes, with tabs)")
-    sets = read_gmt(path)
-    if name not in sets:
-        raise ValueError(f"{path} has no gene set {name!r}; available: {sorted(sets)}")
-    return sets[name]
 
 
 def _compared_genes(answer: Answer, *sentences: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cell2sen import tasks
+from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
@@ -115,7 +116,7 @@ def train(
     trainer.state.log_history[:0] = first_log
     metadata = directory.metadata_of(config, examples, genes, start)
     network = _final_network(config, trainer, run, before)
-    with directory.complete(out) as temporary:
+    with complete_folder(out) as temporary:
         log = trainer.state.log_history
         directory.write(temporary, network, model.tokenizer, metadata, examples.cells, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:

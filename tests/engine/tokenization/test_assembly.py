@@ -233,7 +233,7 @@ def test_a_proof_that_fails_in_practice_is_found(
         for found, one in zip(made.encode(cells), made._encode_whole(cells, [""] * len(cells)), strict=True):
             same(found, one)
     [record] = caplog.records
-    assert "not what they are in a sentence" in record.getMessage()
+    assert "other ids than within a sentence" in record.getMessage()
     assert not made._assembler.exact
 
 

@@ -53,15 +53,15 @@ def test_each_projection_of_wasserstein_equals_scipy(cells: tuple[np.ndarray, np
     x, y = cells
     directions = np.random.default_rng(0).normal(size=(6, distances.PROJECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
-    expected = np.mean([scipy.stats.wasserstein_distance(x @ one, y @ one) for one in directions.T])
+    expected = np.mean([scipy.stats.wasserstein_distance(x @ direction, y @ direction) for direction in directions.T])
     assert distances.wasserstein(x, y) == pytest.approx(expected)
 
 
 def frechet(x: np.ndarray, y: np.ndarray, shrinkage: float) -> float:
     means = x.mean(axis=0), y.mean(axis=0)
     covariances = []
-    for one in (x, y):
-        plain = np.cov(one, rowvar=False)
+    for cells in (x, y):
+        plain = np.cov(cells, rowvar=False)
         covariances.append((1 - shrinkage) * plain + shrinkage * np.trace(plain) / len(plain) * np.eye(len(plain)))
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
     return float(np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0] + covariances[1] - 2 * root))
@@ -80,9 +80,9 @@ def test_scfid_of_normal_distributions_is_known() -> None:
 
 def test_scfid_with_fewer_cells_than_dimensions_is_finite() -> None:
     rng = np.random.default_rng(2)
-    found = distances.scfid(rng.normal(size=(5, 30)), rng.normal(size=(5, 30)))
-    assert math.isfinite(found)
-    assert found > 0
+    value = distances.scfid(rng.normal(size=(5, 30)), rng.normal(size=(5, 30)))
+    assert math.isfinite(value)
+    assert value > 0
 
 
 @pytest.mark.parametrize("function", [distances.e_distance, distances.mmd, distances.wasserstein, distances.scfid])
@@ -103,11 +103,11 @@ def test_weights_are_copies_of_cells(function, cells: tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(4)
     w, v = rng.multinomial(40, np.full(40, 1 / 40), 3), rng.multinomial(25, np.full(25, 1 / 25), 3)
     extra = {"bandwidth": distances.median_distance(x)} if function is distances.mmd else {}
-    found = function(x, y, weights=(w.astype(float), v.astype(float)), **extra)
+    replicates = function(x, y, weights=(w.astype(float), v.astype(float)), **extra)
     for at in range(3):
         copies = np.repeat(x, w[at], axis=0), np.repeat(y, v[at], axis=0)
         if function in (distances.wasserstein, distances.scfid):
-            assert found[at] == pytest.approx(function(*copies))
+            assert replicates[at] == pytest.approx(function(*copies))
             continue
         names = np.repeat(np.arange(40), w[at]), np.repeat(np.arange(25), v[at])
         sigma = distances.median_distance(x)
@@ -116,9 +116,9 @@ def test_weights_are_copies_of_cells(function, cells: tuple[np.ndarray, np.ndarr
             return cdist(a, b) if function is distances.e_distance else np.exp(-(cdist(a, b) ** 2) / (2 * sigma**2))
 
         # Copies of one cell are no pair.
-        within = [kernel(z, z)[one[:, None] != one[None]].mean() for z, one in zip(copies, names, strict=True)]
+        within = [kernel(z, z)[name[:, None] != name[None]].mean() for z, name in zip(copies, names, strict=True)]
         sign = 1 if function is distances.e_distance else -1
-        assert found[at] == pytest.approx(sign * (2 * kernel(*copies).mean() - sum(within)))
+        assert replicates[at] == pytest.approx(sign * (2 * kernel(*copies).mean() - sum(within)))
 
 
 def test_bad_input_is_named() -> None:
@@ -138,8 +138,8 @@ def test_knn_equals_scikit_learn() -> None:
         model = neighbors.KNeighborsClassifier(k).fit(known, labels)
         expected = model.predict_proba(queries)
         clear = np.sort(expected, axis=1)[:, -1] > np.sort(expected, axis=1)[:, -2]
-        found = distances.Neighbours(known, labels.astype(str), queries).votes(k).astype(int)
-        assert (found[clear] == expected.argmax(axis=1)[clear]).all()
+        votes = distances.Neighbours(known, labels.astype(str), queries).votes(k).astype(int)
+        assert (votes[clear] == expected.argmax(axis=1)[clear]).all()
 
 
 def test_knn_accuracies_are_listed_by_their_number_of_neighbours() -> None:
@@ -148,8 +148,8 @@ def test_knn_accuracies_are_listed_by_their_number_of_neighbours() -> None:
 
 def test_knn_ties_go_to_the_nearest() -> None:
     known = np.array([[0.0], [1.0], [2.1], [3.0]])
-    found = distances.Neighbours(known, ["b", "a", "a", "b"], [[0.2], [2.4]]).votes(4)
-    assert list(found) == ["b", "a"]
+    votes = distances.Neighbours(known, ["b", "a", "a", "b"], [[0.2], [2.4]]).votes(4)
+    assert list(votes) == ["b", "a"]
     assert distances.knn_accuracy(known, ["b", "a", "a", "b"], [[0.2], [2.4]], ["b", "b"], 4) == 0.5
     assert math.isnan(distances.knn_accuracy(known, ["b", "a", "a", "b"], [[0.2]], ["b"], 5))
 
@@ -172,8 +172,8 @@ def test_foscttm_equals_counting() -> None:
     y = x + rng.normal(0, 1, (30, 4))
     shares = []
     for a, b in ((x, y), (y, x)):
-        found = cdist(a, b)
-        shares += [np.mean([found[i, j] < found[i, i] for j in range(30) if j != i]) for i in range(30)]
+        distance = cdist(a, b)
+        shares += [np.mean([distance[i, j] < distance[i, i] for j in range(30) if j != i]) for i in range(30)]
     assert distances.foscttm(x, y) == pytest.approx(np.mean(shares))
     assert distances.foscttm(x, x) == 0
     assert distances.foscttm(x, rng.normal(size=(30, 4))) == pytest.approx(0.5, abs=0.12)

@@ -61,15 +61,15 @@ def test_calibration_equals_twin_and_torchmetrics() -> None:
     right = rng.random(400) < stated**2
     answer = np.where(right, "a", "b")
     truth = ["a"] * 400
-    found = labels.expected_calibration_error(truth, list(answer), stated)
-    assert found == pytest.approx(ece_one_by_one(right.astype(float), stated, 15))
+    error = labels.expected_calibration_error(truth, list(answer), stated)
+    assert error == pytest.approx(ece_one_by_one(right.astype(float), stated, 15))
     assert labels.brier(truth, list(answer), stated) == pytest.approx(np.mean((stated - right) ** 2))
     torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
     import torch
 
     expected = torchmetrics.binary_calibration_error(torch.tensor(stated), torch.tensor(right).int(), n_bins=15)
     # Torchmetrics closes bins on the left; no value lies on an edge here.
-    assert found == pytest.approx(float(expected), abs=1e-6)
+    assert error == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_calibration_of_a_perfect_and_an_overconfident_model() -> None:

@@ -146,8 +146,8 @@ def top_set(values: np.ndarray, k: int) -> set[int]:
 def knn(k: int) -> Callable[..., float]:
     def oracle(known: np.ndarray, labels: list[str], queries: np.ndarray, expected: list[str]) -> float:
         neighbors = pytest.importorskip("sklearn.neighbors")
-        found = neighbors.KNeighborsClassifier(k).fit(known, labels).predict(queries)
-        return float(np.mean(found == np.array(expected)))
+        predicted = neighbors.KNeighborsClassifier(k).fit(known, labels).predict(queries)
+        return float(np.mean(predicted == np.array(expected)))
 
     return oracle
 
@@ -188,7 +188,8 @@ def sliced(x: np.ndarray, y: np.ndarray) -> float:
 
 def closer(x: np.ndarray, y: np.ndarray) -> float:
     n = len(x)
-    shares = [(found[i] < found[i, i]).sum() / (n - 1) for found in (cdist(x, y), cdist(y, x)) for i in range(n)]
+    distances = (cdist(x, y), cdist(y, x))
+    shares = [(distance[i] < distance[i, i]).sum() / (n - 1) for distance in distances for i in range(n)]
     return float(np.mean(shares))
 
 

@@ -23,12 +23,12 @@ def f1(truth: str, answer: str, model: Any, tokenizer: Any) -> float:
     def vectors(text: str) -> np.ndarray:
         coded = tokenizer(text, return_tensors="pt")
         with torch.no_grad():
-            found = (
+            hidden = (
                 model(input_ids=coded["input_ids"], attention_mask=coded["attention_mask"])
                 .last_hidden_state[0, 1:-1]
                 .numpy()
             )
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        return hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
 
     similarity = vectors(truth) @ vectors(answer).T
     recall, precision = similarity.max(axis=1).mean(), similarity.max(axis=0).mean()
@@ -40,19 +40,19 @@ def test_bertscore_equals_its_definition_whatever_the_lengths(encoder: Path) -> 
     truth = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(8)]
     answer = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(8)]
     loaded = bertscore.load_encoder(str(encoder))
-    found = bertscore.bertscores(truth, answer, loaded)
-    np.testing.assert_allclose(found, [f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)], atol=1e-5)
+    scores = bertscore.bertscores(truth, answer, loaded)
+    np.testing.assert_allclose(scores, [f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)], atol=1e-5)
     # torchmetrics itself pairs texts of a batch wrongly where their lengths differ; the day it does not, batches may
     # return.
-    np.testing.assert_allclose(bertscore.bertscores(truth[::-1], answer[::-1], loaded), found[::-1], atol=1e-6)
-    assert bertscore.bertscore(truth, answer, str(encoder)) == pytest.approx(found.mean())
+    np.testing.assert_allclose(bertscore.bertscores(truth[::-1], answer[::-1], loaded), scores[::-1], atol=1e-6)
+    assert bertscore.bertscore(truth, answer, str(encoder)) == pytest.approx(scores.mean())
 
 
 def test_equal_and_empty_texts(encoder: Path) -> None:
-    found = bertscore.bertscores(["w1 w2", "w1 w2", "w3"], ["w1 w2", "", "w4"], str(encoder))
-    assert found[0] == pytest.approx(1, abs=1e-6)
-    assert found[1] == 0
-    assert 0 <= found[2] < 1
+    scores = bertscore.bertscores(["w1 w2", "w1 w2", "w3"], ["w1 w2", "", "w4"], str(encoder))
+    assert scores[0] == pytest.approx(1, abs=1e-6)
+    assert scores[1] == 0
+    assert 0 <= scores[2] < 1
 
 
 def test_long_texts_are_cut_to_what_the_encoder_takes(encoder: Path) -> None:
@@ -66,16 +66,16 @@ def test_missing_encoder_is_named() -> None:
 
 
 def test_biobert_is_the_default_of_its_score(monkeypatch: pytest.MonkeyPatch, encoder: Path) -> None:
-    asked = []
+    loaded = []
 
     def load(name: str) -> Any:
-        asked.append(name)
+        loaded.append(name)
         raise OSError("no network")
 
     monkeypatch.setattr(bertscore, "load_encoder", load)
     with pytest.raises(OSError, match="no network"):
         bertscore.biobert_score(["w1"], ["w1"])
-    assert asked == ["dmis-lab/biobert-v1.1"]
+    assert loaded == ["dmis-lab/biobert-v1.1"]
 
 
 def test_biobert_score_is_the_score_of_that_encoder(encoder: Path) -> None:

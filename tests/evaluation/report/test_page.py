@@ -119,8 +119,8 @@ def test_a_leak_is_the_first_thing_to_be_seen(tmp_path: Path) -> None:
         "leaks": "report",
         "components": 5,
     }
-    found = evaluate(copied, real, **options)
-    html = found.report(tmp_path / "leak.html", layout="pca").read_text(encoding="utf-8")
+    evaluation = evaluate(copied, real, **options)
+    html = evaluation.report(tmp_path / "leak.html", layout="pca").read_text(encoding="utf-8")
     body = html[html.index("<body>") :]
     assert body.index('role="alert"') < body.index('id="scores"')
     assert "Leak: do not use these scores." in body
@@ -137,8 +137,8 @@ def test_labels_have_calibration_and_confusion(labelled: Evaluation, tmp_path: P
 def test_labels_without_probabilities_have_no_calibration(tmp_path: Path) -> None:
     adata = cells(0, ("control",))
     adata.obs["guess"] = "B"
-    found = evaluate(adata, adata, task="annotate", predicted_label="guess", resamples=0)
-    outline = Outline(found.report(tmp_path / "labels.html").read_text(encoding="utf-8"))
+    evaluation = evaluate(adata, adata, task="annotate", predicted_label="guess", resamples=0)
+    outline = Outline(evaluation.report(tmp_path / "labels.html").read_text(encoding="utf-8"))
     assert "Confusion matrix" in outline.alts
     assert "came without probabilities" in outline.text
     assert "Left: of the cells" not in outline.text

@@ -8,7 +8,7 @@ from experiment import REAL, own_prediction
 
 from cell2sen.evaluation.inputs import read
 from cell2sen.evaluation.scoring.round_trip import RoundTrip, round_trip_of
-from cell2sen.sentences.ranking import RankFit
+from cell2sen.sentences.rank_fit import RankFit
 
 FIT = RankFit(slope=-0.8, intercept=2.5, r_squared=0.9)
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from training_runs import FILE, LENGTHS, cells_of, config
 
 from cell2sen import tasks
@@ -99,17 +98,3 @@ def test_written_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / METADATA_FILE).read_text()) == {"genes": [], "weights_sha256": digest}
     changed = directory.update_metadata(tmp_path, {"scores": [1]}, remove=["genes", "nothing"])
     assert changed == {"scores": [1], "weights_sha256": digest} == json.loads((tmp_path / METADATA_FILE).read_text())
-
-
-def test_complete_or_not_there(tmp_path: Path) -> None:
-    def fill() -> None:
-        with directory.complete(tmp_path / "out") as folder:
-            (folder / "file").touch()
-            raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        fill()
-    assert list(tmp_path.iterdir()) == []
-    with directory.complete(tmp_path / "out") as folder:
-        (folder / "file").touch(mode=0o600)
-    assert (tmp_path / "out" / "file").stat().st_mode & 0o777 == 0o644

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from cell2sen.data.output import complete
+from cell2sen.data.output import complete_file
 from cell2sen.evaluation.report import figures, tables
 from cell2sen.evaluation.report.methods import UNITS, paragraph, readable, scored_methods
 from cell2sen.evaluation.scoring.baselines import SentenceCeiling
@@ -56,7 +56,7 @@ def write(evaluation: Evaluation, path: str | Path, *, layout: Layout = "auto") 
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn, map_text = _figures(evaluation, layout)
     content = _header(evaluation) | _tables(evaluation) | {"figures": drawn, "map_text": map_text, "image": _image}
-    with complete(path) as temporary:
+    with complete_file(path) as temporary:
         temporary.write_text(template.render(**content, sections=_sections(content)), encoding="utf-8")
     return Path(path)
 

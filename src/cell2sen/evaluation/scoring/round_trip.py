@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2sen.evaluation.inputs import Cells
-from cell2sen.sentences.ranking import RankFit
+from cell2sen.sentences.rank_fit import RankFit
 
 #: Predicted cells from which the length of sentences is taken.
 _MAX_CELLS = 256

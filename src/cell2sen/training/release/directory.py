@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,8 @@ from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
 from cell2sen.inference.annotate import LABEL_KEYS
 from cell2sen.inference.templates import as_mapping
 from cell2sen.model import METADATA_FILE, Model
-from cell2sen.sentences.ranking import RankFitter, Recipe
+from cell2sen.sentences.rank_fit import RankFitter
+from cell2sen.sentences.ranking import Recipe
 from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import DataConfig
 from cell2sen.training.config.settings import TrainConfig
@@ -130,21 +128,6 @@ def split_of(cells: TrainingCells) -> dict[str, Any]:
     """Number of cells on either side, and a hash of the names of the held-out cells."""
     names = [name for name, test in zip(cells.names, cells.test, strict=True) if test]
     return {"n_train": int(np.sum(~cells.test)), "n_held_out": len(names), "sha256_of_held_out": sha256_of_names(names)}
-
-
-@contextlib.contextmanager
-def complete(out: Path) -> Iterator[Path]:
-    """A temporary directory that is renamed to `out` if the block ends without an error, and removed otherwise."""
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):  # safetensors writes files that only their owner may read
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write(

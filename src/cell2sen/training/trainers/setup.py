@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cell2sen import tasks
 from cell2sen.backend import Sampling
+from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.engine.network.cpu import has_bfloat16
 from cell2sen.inference.templates import choose_templates
 from cell2sen.training import network as networks
@@ -21,7 +22,6 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
 from cell2sen.training.examples import Examples
 from cell2sen.training.network import TrainableModel
-from cell2sen.training.rewards import gene_set
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,0 +1,69 @@
+"""The compiled counting sort equals NumPy's sort, which is used where numba is missing or slower."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from ranks import words
+
+from cell2sen.sentences import counting_sort
+from cell2sen.sentences.ranking import Ranker, Recipe
+
+
+def test_equals_the_sort_of_numpy():
+    pytest.importorskip("numba")
+    random = np.random.default_rng(0)
+    values = sp.random(300, 20_001, 0.05, format="csr", rng=random)
+    values.data = np.ceil(random.pareto(0.7, values.nnz)).astype(np.float32)
+    values.data[:3] = 255, 256, 2**17 - 1
+    ranker = Ranker([f"G{gene}" for gene in range(20_001)], Recipe())
+    indptr, counts = values.indptr.astype(np.int64), np.minimum(values.data, 2**17 - 1).astype(np.int32)
+    by_numpy = ranker._sort_counts(indptr, values.indices, counts.copy())
+    indices = values.indices.astype(np.int64)
+    for read_only in (indptr, indices, counts):
+        read_only.flags.writeable = False
+    kernel = counting_sort.compiled()
+    by_kernel = counting_sort.rank_counts(kernel, indptr, indices, counts, ranker._place_of, ranker._gene_at)
+    for array, expected in zip(by_kernel, by_numpy, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_counts_are_ranked_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(counting_sort, "MIN_COUNTS", 0)
+    counting_sort.compiled.cache_clear()
+    try:
+        assert counting_sort.kernel(10, 1, 10) is None
+        assert words([[0, 3, 1, 0, 0, 9, 0, 0, 0, 0]]) == [["MT-CO1", "Actb", "ACTB"]]
+    finally:
+        counting_sort.compiled.cache_clear()
+
+
+def test_few_counts_and_sparse_cells_are_sorted_by_numpy(monkeypatch):
+    monkeypatch.setattr(counting_sort, "compiled", lambda: "compiled")
+    assert counting_sort.kernel(2**17, 100, 20_000) == "compiled"
+    assert counting_sort.kernel(2**17 - 1, 100, 20_000) is None
+    assert counting_sort.kernel(2**17, 500, 20_000) is None
+
+
+def test_a_full_disk_does_not_stop_the_ranking(monkeypatch):
+    numba = pytest.importorskip("numba")
+    njit = numba.njit
+
+    def without_cache(*arguments, **options):
+        if options.get("cache"):
+            raise OSError("no space left on device")
+        return njit(*arguments, **options)
+
+    monkeypatch.setattr(numba, "njit", without_cache)
+    counting_sort.compiled.cache_clear()
+    try:
+        monkeypatch.setattr(counting_sort, "MIN_COUNTS", 0)
+        assert words([[0, 3, 1, 0, 0, 9, 0, 0, 0, 0]]) == [["MT-CO1", "Actb", "ACTB"]]
+        assert counting_sort.compiled() is not None
+    finally:
+        counting_sort.compiled.cache_clear()
