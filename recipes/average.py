@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from cell2sen.data.output import complete_folder
 from cell2sen.inference.corrections import CORRECTION_FILE
 from cell2sen.inference.session import load_model
 from cell2sen.model import resolve
@@ -51,7 +52,7 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     config = read_config(recipe)
-    with directory.complete(out) as folder:
+    with complete_folder(out) as folder:
         shutil.copytree(models[0], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CORRECTION_FILE))
         save_file(averaged(models), folder / WEIGHTS, metadata={"format": "pt"})
         hashes = {

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 2048
 BLOCK_VALUES = 2**22
 
-#: Values held at a time of a file that is stored by columns, which is read from end to end for each such part.
-#: Measured on 30 million values: 0.7 GB at most with 2**24, 1.0 GB with 2**25.
+#: Values in memory of a file that is stored by columns (CSC); the whole file is read once for each such part.
+#: Peak memory with 30 million values: 0.7 GB with 2**24, 1.0 GB with 2**25.
 CSC_VALUES = 2**24
 
 
@@ -114,7 +114,7 @@ class Reader:
         return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
-        """Up to three runs of `rows` cells (fewer where cells are long), from the beginning, the middle and the end."""
+        """Three runs of at most `rows` cells (fewer if cells have many genes): first, middle and last ones."""
         return sp.csr_matrix(sp.vstack([canonical(run) for run in self.samples(rows)]))
 
     def samples(self, rows: int = 256) -> list[sp.csr_matrix]:
@@ -180,7 +180,7 @@ class Reader:
 
 
 class _ViewOfFile:
-    """A view of a backed object, read a slice of rows at a time: its own ``X`` would read all of its rows at once."""
+    """View of a backed AnnData, read by slices of rows; its own ``X`` would read all rows at once."""
 
     def __init__(self, view: AnnData, use_raw: bool) -> None:
         self._parent = view._adata_ref
@@ -190,7 +190,7 @@ class _ViewOfFile:
         self.shape = (view.n_obs, view.raw.n_vars if use_raw else view.n_vars)
 
     def __getitem__(self, rows: slice) -> Any:
-        # A view of a view is not to be had of a backed object.
+        # anndata has no views of views of a backed object.
         part = self._parent[self._rows[rows], self._columns]
         return part.raw.X if self._use_raw else part.X
 
@@ -245,15 +245,19 @@ def _reader_of_file(group: Any, layer: str | None, use_raw: bool) -> Reader:
     if stored is None:
         raise ValueError(f"the file has no X; pass another matrix: {hint}")
     sparse = "indptr" in stored if hasattr(stored, "keys") else False
-    # uns may hold much; only the organism is wanted, which is text.
+    # uns may be large; only the organism is read.
     uns = {}
     for key in ("organism", "species", "organism_ontology_term_id"):
         if "uns" in group and key in group["uns"]:
             uns[key] = read_elem(group["uns"][key])
     return Reader(
-        matrix=sparse_dataset(stored) if sparse else stored, obs=read_elem(group["obs"]),
-        var=read_elem(group["raw/var"] if use_raw else group["var"]), uns=uns, where=where, hint=hint,
-    )  # fmt: skip
+        matrix=sparse_dataset(stored) if sparse else stored,
+        obs=read_elem(group["obs"]),
+        var=read_elem(group["raw/var"] if use_raw else group["var"]),
+        uns=uns,
+        where=where,
+        hint=hint,
+    )
 
 
 @contextlib.contextmanager
@@ -320,18 +324,18 @@ def rows_of(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     indptr = matrix.indptr[start : stop + 1]
     entries = slice(indptr[0], indptr[-1])
     rows = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
-    # Not through the constructor, which copies what is a small part of an array.
+    # The constructor would copy small parts of an array.
     rows.data, rows.indices, rows.indptr = matrix.data[entries], matrix.indices[entries], indptr - indptr[0]
     return rows
 
 
 def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
-    """The block with columns ascending in each row, none twice; itself, marked so, where it is. Never modified.
+    """The block with ascending, unique columns in each row: itself (marked as canonical) if it has them, else a copy.
 
     Raises
     ------
     ValueError
-        Columns that the matrix has not.
+        Column numbers beyond the matrix.
     """
     ascending = np.empty(block.nnz, dtype=bool)
     np.greater(block.indices[1:], block.indices[:-1], out=ascending[1:])
@@ -343,7 +347,7 @@ def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
-    """The canonical matrix as it is; what follows looks its columns up unchecked."""
+    """The canonical matrix, after a check of its column numbers, which later code uses unchecked."""
     rows = np.flatnonzero(np.diff(csr.indptr))
     lowest = csr.indices[csr.indptr[rows]].min(initial=0)
     highest = csr.indices[csr.indptr[rows + 1] - 1].max(initial=0)
@@ -357,8 +361,8 @@ def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _to_csr(block: Any, *, copy: bool = True) -> sp.csr_matrix:
-    """Canonical CSR with native numbers; a copy, unless `block` is one already (`copy` is False)."""
-    for load in ("to_memory", "compute"):  # of anndata's backed and of dask's arrays
+    """Canonical CSR in a dtype that scipy computes with; `copy=False` if `block` is a copy already."""
+    for load in ("to_memory", "compute"):  # arrays backed by a file (anndata), dask arrays
         if hasattr(block, load):
             block = getattr(block, load)()
     if not sp.issparse(block):
@@ -378,7 +382,7 @@ def _native(data: NDArray[Any]) -> NDArray[Any]:
 
 
 def _native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that scipy can compute with: of this machine's byte order, no bool, float16 or long double."""
+    """The nearest dtype that scipy computes with: native byte order, no bool, float16 or long double."""
     if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize < 4):
         return np.dtype(np.float32)
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
@@ -389,7 +393,7 @@ def backed(file: Path) -> Iterator[AnnData]:
     """The file as AnnData with its matrices on disk."""
     import anndata
 
-    with contextlib.suppress(KeyError), open_reader(file):  # says what is wrong with a file better than anndata
+    with contextlib.suppress(KeyError), open_reader(file):  # its errors are clearer than those of anndata
         pass
     if file.suffix == ".zarr":
         yield anndata.read_zarr(file)

@@ -1,4 +1,4 @@
-"""Scale: counts, CP10k or logarithm, recognised from the values; used for the rank fit only."""
+"""Scale: counts, CP10k or logarithm, recognised from the values; conversion to log(1 + CP10k)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 Base = Literal["", "e", "2", "10"]
 
-#: Logarithms are tried in the order in which they are met in practice.
+#: Bases of logarithms, the most usual first: the order in which they are tried.
 BASES: dict[Base, float] = {"e": math.e, "2": 2.0, "10": 10.0}
 
-_LARGEST_SUM = 1e9  # more than any cell or sample has: not the base that was used
-_LARGEST_LOG = 20  # e**20 is beyond any count, as is 2**20 after normalisation
+_LARGEST_SUM = 1e9  # counts of a cell or sample: a larger sum means that the base is wrong
+_LARGEST_LOG = 20  # e**20 is more than any count, and so is 2**20 after normalisation
 
 TARGET = 1e4
 """Counts per cell of the normalisation that the rank fit is defined on."""
@@ -24,20 +24,20 @@ TARGET = 1e4
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What the values of a matrix are."""
+    """Unit of the values of a matrix."""
 
     kind: Literal["counts", "normalised", "log"]
     base: Base = ""
     """Base of the logarithm of 1 + x, for ``kind="log"``."""
 
     total: float | None = None
-    """Sum of a cell before the logarithm, where it is the same in all cells (1e4 for CP10k)."""
+    """Sum of each cell before the logarithm, if it is the same in all cells (1e4 for CP10k)."""
 
     of_counts: bool = False
-    """The logarithm is that of counts which were not normalised before."""
+    """The logarithm is of counts that were not normalised before."""
 
     certain: bool = True
-    """False where nothing in the values speaks for or against the assumption."""
+    """False if the values are no evidence for the scale, which is then an assumption."""
 
     def __str__(self) -> str:
         if self.kind == "counts":
@@ -47,15 +47,14 @@ class Scale:
         return name + (" of counts" if self.of_counts else total) + ("" if self.certain else ", assumed")
 
     def row_sums(self, matrix: Any) -> NDArray[np.float64]:
-        """Sum of each cell of a CSR matrix over all genes, as :meth:`log10_cp10k` wants it, float64 (cells,)."""
+        """Sum of each cell of a CSR matrix, of the counts before a logarithm :attr:`of_counts`, float64 (cells,)."""
         linear = _unlog(matrix, BASES[self.base]) if self.of_counts else matrix
         return np.asarray(linear.sum(axis=1, dtype=np.float64), dtype=np.float64).ravel()
 
     def counts(self, matrix: sp.csr_matrix) -> NDArray[np.int64]:
-        """Counts of the entries, int64 (nnz,), in their order; an estimate where the values are none.
+        """Counts of the stored entries, int64 (nnz,), in their order; estimated if the values are no counts.
 
-        Nearly every cell has a gene that was seen once. So its smallest value is taken for one count, whatever the cell
-        was normalised to.
+        The estimate takes a cell's smallest value for one count, since nearly every cell has a gene with one count.
         """
         if self.kind == "counts":
             return np.asarray(matrix.data, dtype=np.int64)
@@ -68,7 +67,7 @@ class Scale:
 
     @property
     def needs_row_sums(self) -> bool:
-        """Whether :meth:`log10_cp10k` looks at the sums of the cells."""
+        """Whether :meth:`log10_cp10k` needs the sums of the cells."""
         return not self.total and (self.kind != "log" or self.of_counts)
 
     def log10_cp10k(self, values: NDArray[Any], row_sums: NDArray[Any]) -> NDArray[np.float64]:
@@ -79,8 +78,8 @@ class Scale:
         values
             (nnz,), not negative.
         row_sums
-            (nnz,): :meth:`row_sums` of the value's cell (used for counts, and for linear values of unknown total).
-            Already normalised values are not normalised again.
+            (nnz,): :meth:`row_sums` of each value's cell. Needed for counts and for linear values of unknown total;
+            values that are normalised already are not normalised again.
         """
         linear = np.asarray(values, dtype=np.float64)
         if self.kind == "log":
@@ -89,7 +88,7 @@ class Scale:
             linear = linear * (TARGET / self.total)
         elif self.needs_row_sums:
             linear = linear * (TARGET / np.asarray(row_sums, dtype=np.float64))
-        # else: left-out genes hide the total; 1e4 is what scanpy users normalise to.
+        # Otherwise genes were left out and the total is unknown: 1e4, the usual target in scanpy.
         return np.log10(1.0 + linear)
 
     def ln_cp10k(self, matrix: sp.csr_matrix, row_sums: NDArray[np.float64]) -> sp.csr_matrix:
@@ -98,7 +97,7 @@ class Scale:
         Parameters
         ----------
         matrix
-            CSR (cells, genes), not negative. Not changed; may have fewer genes than `row_sums` were taken of.
+            CSR (cells, genes), not negative. Not changed; may have fewer genes than `row_sums` are over.
         row_sums
             float64 (cells,): :meth:`row_sums` over all genes.
 
@@ -111,7 +110,7 @@ class Scale:
         return sp.csr_matrix((values, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-#: What :func:`recognise` says of whole numbers.
+#: Scale of whole numbers.
 COUNTS = Scale(kind="counts")
 
 
@@ -123,7 +122,7 @@ def recognise(values: Any, hint: str = "") -> Scale:
     values
         (cells, genes), sparse or dense. A few hundred cells are enough.
     hint
-        What to pass instead, for the error on values that cannot be ranked.
+        Other matrices to pass, for the error on values that cannot be ranked.
 
     Raises
     ------
@@ -146,14 +145,14 @@ def recognise(values: Any, hint: str = "") -> Scale:
     if len(sums[""]) > 1:
         spread = {base: float(sums[base].std() / sums[base].mean()) for base in candidates}
         base = min(spread, key=lambda base: spread[base])
-        # Sums of logarithms over thousands of genes are nearly constant, too.
+        # Sums of logarithms over thousands of genes are nearly constant, too: without a base the limit is stricter.
         if spread[base] < (0.001 if fits_log and not base else 0.01):
             return Scale(kind=_kind(base), base=base, total=_round_total(float(np.median(sums[base]))))
 
-    # Genes were left out after normalisation: look for the step of one count within each cell instead.
+    # The sums vary, so genes were left out after normalisation: use the step of one count within each cell.
     shares = {base: _share_of_whole_counts(matrix, linear) for base, linear in candidates.items()}
     base, *others = sorted(shares, key=lambda base: -shares[base])  # of equals, the more usual base
-    # Chance is 0.04. Cells without a count of one lower the share, but of the right candidate only.
+    # By chance the share is 0.04. Cells without a count of one lower the share of the right base only.
     best, second = shares[base], max((shares[other] for other in others), default=0.0)
     certain = best > 0.9 or best > max(0.5, 2 * second)
     if not certain:
@@ -166,7 +165,7 @@ def recognise(values: Any, hint: str = "") -> Scale:
         return Scale(kind="log", base=base, of_counts=True)
     if len(sums[base]) == 1:
         return Scale(kind="log", base=base, total=_round_total(float(sums[base][0])), certain=certain)
-    if sums[base].max() > 1.01 * TARGET:  # not CP10k, then; the total is at least this
+    if sums[base].max() > 1.01 * TARGET:  # not CP10k; the total is at least the largest sum
         return Scale(kind="log", base=base, total=_round_total(float(sums[base].max())), certain=False)
     return Scale(kind="log", base=base, certain=certain)
 
@@ -181,8 +180,8 @@ def _positive_sums(matrix: Any) -> NDArray[np.float64]:
 
 
 def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
-    """Raise ValueError on negative or infinite values, saying what was found."""
-    if len(data) == 0 or (data.min() >= 0 and data.max() < np.inf):  # neither is so with NaN
+    """Raise a ValueError on negative or infinite values."""
+    if len(data) == 0 or (data.min() >= 0 and data.max() < np.inf):  # both are false with NaN
         return
     low, high = np.nanmin(data) if not np.all(np.isnan(data)) else 0.0, np.max(data, initial=0, where=~np.isnan(data))
     if low < 0:
@@ -198,13 +197,10 @@ def refuse_unrankable(data: NDArray[Any], hint: str = "") -> None:
 
 
 def are_counts(data: NDArray[Any]) -> bool:
-    """Whether all values are whole numbers, not negative and finite: :data:`COUNTS` for :func:`recognise`.
-
-    They are looked at by parts that fit into a core's cache.
-    """
+    """Whether all values are whole numbers, not negative and finite. Tested in parts that fit into a core's cache."""
     for first in range(0, len(data), 2**16):
         part = data[first : first + 2**16]
-        if not (part.min() >= 0 and part.max() < np.inf):  # NaN is neither
+        if not (part.min() >= 0 and part.max() < np.inf):  # false with NaN
             return False
         if part.dtype.kind == "f" and not np.array_equal(np.trunc(part), part):
             return False
@@ -217,7 +213,7 @@ def _unlog(matrix: Any, base: float) -> Any:
 
 
 def _round_total(total: float) -> float:
-    """The nearest round number if within 1 %: sums miss it by the genes that were filtered out."""
+    """The nearest round number (1, 2 or 5 times a power of 10) within 1 %; filtered genes make sums miss it."""
     power = 10.0 ** math.floor(math.log10(total))
     for nice in (1.0, 2.0, 5.0, 10.0):
         if abs(total / (nice * power) - 1) < 0.01:
@@ -228,7 +224,8 @@ def _round_total(total: float) -> float:
 def _share_of_whole_counts(matrix: Any, linear: Any) -> float:
     """Share of the values of `linear` that are a whole multiple of their cell's smallest value.
 
-    Cells whose smallest value in `matrix` (as given) is tiny say nothing: there, a logarithm is a straight line.
+    Cells whose smallest value in `matrix` (as given) is at most 0.01 are left out: near 0 a logarithm is linear, so
+    that all bases fit.
     """
     lengths = np.diff(matrix.indptr)
     starts = matrix.indptr[:-1][lengths > 0]

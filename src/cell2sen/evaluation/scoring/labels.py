@@ -50,7 +50,7 @@ class Answers:
     """Probability of each predicted label, float64 (n,), or the reason why it is not known."""
 
     units: NDArray[Any] | None
-    """Unit of each cell (its donor, say) for the bootstrap over units."""
+    """Unit of each cell, such as its donor, for the bootstrap over units."""
 
     train: Labelled | None
     settings: Settings

@@ -22,7 +22,7 @@ class Optimiser:
     """Share of the steps in which the learning rate rises; it then falls as a cosine."""
 
     epochs: float = 1.0
-    """Passes over the drawn pairs. Each cell is drawn as often as ``tasks`` of its file says, already."""
+    """Passes over the drawn pairs, which repeat each cell as often as ``tasks`` of its file sets."""
 
     max_steps: int = -1
     """Steps; -1: as many as the epochs have."""
