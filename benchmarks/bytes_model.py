@@ -1,9 +1,9 @@
-"""A small model that writes genes in pieces, as published checkpoints do: the model of the generation benchmark.
+"""Small trained model with about four tokens per gene, as published checkpoints have; for the other benchmarks.
 
     python benchmarks/bytes_model.py OUT --data-dir FOLDER
 
-Byte-level BPE with about four tokens a gene (Pythia's and Gemma's way), GPT-NeoX, all weights trained here on the cells
-of Kang et al. by ``cell2sen train``. About half an hour on one CPU core.
+Byte-level BPE, GPT-NeoX, all weights trained here on the cells of Kang et al. as by ``cell2sen train``. About half an
+hour on one CPU core.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from cell2sen.training import from_mapping, train
 
 KANG = "kang_ifnb_2000x9015.h5ad"
 END = "<|endoftext|>"
-#: Steps of the training.
 STEPS = 1200
 
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -83,7 +82,7 @@ def make(
     context: int = 2048,
     seed: int = 0,
 ) -> Path:
-    """The trained checkpoint in `out`."""
+    """Train the model into `out`, and return it."""
     symbols = ad.read_h5ad(data_dir / KANG, backed="r").var_names.tolist()
     with tempfile.TemporaryDirectory() as scratch:
         start = untrained(Path(scratch) / "start", tokenizer(symbols, vocabulary), context, seed)

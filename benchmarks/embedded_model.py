@@ -35,6 +35,7 @@ HERE = Path(__file__).parent.parent
 
 
 def log_normalised(adata: ad.AnnData) -> ad.AnnData:
+    """A copy with ln(1 + CP10k)."""
     log = adata.copy()
     sc.pp.normalize_total(log, target_sum=1e4)
     sc.pp.log1p(log)
@@ -56,6 +57,7 @@ def split(config, name: str, base: Path) -> tuple[ad.AnnData, np.ndarray]:
 
 
 def annotation(config, base: Path, backend) -> dict:
+    """Cell types of held-out cells, beside logistic regression on variable genes and the most frequent type."""
     adata, test = split(config, "pbmc3k", base)
     truth = adata.obs["cell_type"].astype(str).to_numpy()
     labels = sorted(set(truth))
@@ -65,12 +67,10 @@ def annotation(config, base: Path, backend) -> dict:
     predicted = np.array(labels)[probabilities.argmax(axis=1)]
     correct = predicted == truth[test]
     log = log_normalised(adata)
-    variable = log.copy()
-    sc.pp.highly_variable_genes(variable[~test], n_top_genes=2000)
     genes = sc.pp.highly_variable_genes(log[~test], n_top_genes=2000, inplace=False)["highly_variable"].to_numpy()
-    x = log.X.toarray()[:, genes]
-    baseline = LogisticRegression(C=0.1, max_iter=2000).fit(x[~test], truth[~test]).predict(x[test])
-    scored = np.array([not calibrates(name) for name in held.obs_names])  # the other half has fitted the temperature
+    values = log.X.toarray()[:, genes]
+    baseline = LogisticRegression(C=0.1, max_iter=2000).fit(values[~test], truth[~test]).predict(values[test])
+    scored = np.array([not calibrates(name) for name in held.obs_names])  # the temperature was fitted on the other half
     return {
         "data": "pbmc3k, 20 % of the cells held out", "n": int(test.sum()),
         "accuracy": round(accuracy_score(truth[test], predicted), 4), "interval": interval(correct),
@@ -85,6 +85,7 @@ def annotation(config, base: Path, backend) -> dict:
 
 
 def embeddings(config, base: Path, backend) -> dict:
+    """Nearest-neighbour accuracy and silhouette of cell types in the embedding, beside 50 principal components."""
     adata, test = split(config, "pbmc3k", base)
     truth = adata.obs["cell_type"].astype(str).to_numpy()
     c2s.tl.embed(adata, model=backend, progress=False)
@@ -122,7 +123,7 @@ def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict
 
 
 def response(config, base: Path, backend) -> dict:
-    """Mean change after IFN-beta in held-out cells of types that training has seen, by cell type."""
+    """Mean change after IFN-beta in held-out cells, by cell type; all types were trained on."""
     adata, test = split(config, "kang_ifnb", base)
     log = log_normalised(adata)
     stimulated = np.asarray(adata.obs["condition"] == "IFN-beta")
@@ -227,7 +228,7 @@ def generation(config, base: Path, backend) -> dict:
         "knn_accuracy": round(float(np.mean(neighbours.predict(drawn.X.toarray()) == label)), 4),
         "knn_accuracy_of_training_cells": round(float(np.mean(neighbours.predict(real[copied]) == truth[copied])), 4),
         "chance": round(1 / len(set(truth)), 4),
-        "gene_overlap": overlap([set(one.split()) for one in drawn.obs["sentence"]], label),
+        "gene_overlap": overlap([set(sentence.split()) for sentence in drawn.obs["sentence"]], label),
         "gene_overlap_of_training_cells": overlap([set(lists[row]) for row in copied], truth[copied]),
         "validity": round(float(drawn.obs["validity"].mean()), 4),
     }

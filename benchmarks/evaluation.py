@@ -30,7 +30,7 @@ def cells(n: int, genes: int, density: float, seed: int) -> ad.AnnData:
     per_cell = int(genes * density)
     drug, kind = rng.integers(0, 6, n), rng.integers(0, 2, n)
     indices, data = np.empty((n, per_cell), dtype=np.int32), np.empty((n, per_cell), dtype=np.float32)
-    for start in range(0, n, 1000):  # blocks, so that no more memory is taken than by the cells
+    for start in range(0, n, 1000):  # in blocks, so that the peak of memory is that of the cells
         rows = slice(start, min(n, start + 1000))
         indices[rows] = np.sort(rng.integers(0, genes, indices[rows].shape), axis=1)
         data[rows] = rng.gamma(2.0, 0.5, data[rows].shape)

@@ -4,8 +4,8 @@
 
 Without ``--model`` a small model with about four tokens per gene is trained first (`bytes_model.py`). The peer is what
 Helical 2.2.0 does for a perturbation: prompts padded on the left, ``model.generate(do_sample=False)``, transformers'
-own attention, until the answer has as many tokens as that many genes take, or ends. Both get the same prompts. Of the
-peer's words those count that are genes of the data, each once. Prints one JSON line.
+own attention, until the answer ends or has as many tokens as that many genes. Both have the same prompts. Of the peer's
+words only genes of the data count, each once. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import resource
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import bytes_model
 import numpy as np
 import torch
 import transformers
+from scoring import seconds
 
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
@@ -35,15 +35,8 @@ from cell2sen.inference.session import load_model, start
 LABELS = ("B cells", "NK cells")
 
 
-def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall time of a call, and its result."""
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
-
-
 def peer(path: str, device: str) -> Callable[[list[str], int, int], tuple[list[str], int]]:
-    """A function of prompts, batch size and number of new tokens: texts and passes, in Helical's way."""
+    """Generation in Helical's way: a function of prompts, batch size and new tokens; returns texts and passes."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, padding_side="left")
     network = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -65,7 +58,7 @@ def peer(path: str, device: str) -> Callable[[list[str], int, int], tuple[list[s
 
 
 def drawn_from_labels(backend: Any, controls: ad.AnnData, genes: tuple[str, ...], arguments: argparse.Namespace) -> Any:
-    """Passes, tokens and genes of cells drawn from a cell type, without a control sentence."""
+    """Passes, tokens and genes of cells that are generated from a cell type, without a control sentence."""
     session = start(controls, "generate", {"model": backend, "progress": False})
     prompts = [
         session.task.prompt(
@@ -78,19 +71,31 @@ def drawn_from_labels(backend: Any, controls: ad.AnnData, genes: tuple[str, ...]
     return backend.generator.work
 
 
+def control_cells(arguments: argparse.Namespace) -> ad.AnnData:
+    """The first control cells of Kang et al."""
+    adata = ad.read_h5ad(arguments.data_dir / bytes_model.KANG)
+    return adata[np.asarray(adata.obs["condition"] == "control")][: arguments.cells].copy()
+
+
+def passes_per_gene(work: Any, forced: Any, drawn: Any, peer_per_word: float) -> dict[str, float]:
+    """Forward passes and tokens per gene: with drafts, without drafts, without a control sentence, of the peer."""
+    return {
+        "with_a_control_sentence": round(work.passes / work.genes, 2),
+        "target": 1.0,
+        "with_a_control_sentence_tokens_read": round(work.read / work.genes, 2),
+        "with_a_control_sentence_tokens_written": round(work.tokens / work.genes, 2),
+        "forced_tokens_only": round(forced.passes / forced.genes, 2),
+        "without_a_control_sentence_drawn": round(drawn.passes / drawn.genes, 2),
+        "target_without": 2.5,
+        "peer_per_word": round(peer_per_word, 2),
+    }
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All numbers of the JSON line."""
-    adata = ad.read_h5ad(arguments.data_dir / bytes_model.KANG)
-    controls = adata[np.asarray(adata.obs["condition"] == "control")][: arguments.cells].copy()
-    backend: Any = load_model(
-        {
-            "model": arguments.model,
-            "dtype": "float32",
-            "device": arguments.device,
-            "progress": False,
-            "batch_size": arguments.batch_size,
-        }
-    )
+    controls = control_cells(arguments)
+    options = {"model": arguments.model, "device": arguments.device, "batch_size": arguments.batch_size}
+    backend: Any = load_model({**options, "dtype": "float32", "progress": False})
     session = start(controls, "perturb", {"model": backend, "progress": False})
     slots = [{"perturbation": "IFN-beta"}] * controls.n_obs
     known = session.sentences.symbols
@@ -124,7 +129,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     drawn = drawn_from_labels(backend, controls, known, arguments)
     words = sum(sentence.n_words for sentence in parsed)
     valid = sum(len(sentence.genes) for sentence in parsed)
-    ratios = [a / max(b, 1e-9) for a, b in zip(ours, theirs, strict=True)]
+    ratios = [our / max(their, 1e-9) for our, their in zip(ours, theirs, strict=True)]
     return {
         "model": {"parameters": backend.network.num_parameters(), "tokens_per_gene": round(tokens_per_gene, 2)},
         "genes_per_second": {
@@ -135,16 +140,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "peer_words_per_second_valid_or_not": round(statistics.median(theirs) * words / max(1, valid), 1),
         },
         "validity": {"guided": 1.0, "peer": round(float(np.mean([sentence.validity for sentence in parsed])), 3)},
-        "passes_per_gene": {
-            "with_a_control_sentence": round(work.passes / work.genes, 2),
-            "target": 1.0,
-            "with_a_control_sentence_tokens_read": round(work.read / work.genes, 2),
-            "with_a_control_sentence_tokens_written": round(work.tokens / work.genes, 2),
-            "forced_tokens_only": round(forced.passes / forced.genes, 2),
-            "without_a_control_sentence_drawn": round(drawn.passes / drawn.genes, 2),
-            "target_without": 2.5,
-            "peer_per_word": round(passes / max(words, 1), 2),
-        },
+        "passes_per_gene": passes_per_gene(work, forced, drawn, passes / max(words, 1)),
         "drafts_change_nothing": without_drafts.texts == predicted.texts,
     }
 

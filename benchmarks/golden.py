@@ -1,4 +1,4 @@
-"""Golden results: what the package computes, stored by one version and compared bit for bit with another one.
+"""Golden results: numbers and texts of the package, stored by one version and compared bit for bit with another.
 
     python benchmarks/golden.py record FOLDER [--data-dir DIR] [--only NAME ...]
     python benchmarks/golden.py compare OLD NEW [--expect NAME ...]
@@ -8,8 +8,8 @@ another checkout) and writes one .npz file per result. `compare` prints one line
 failed, or differs or is missing though `--expect` does not name it. Names may have wildcards: `--expect 'cli/*'`.
 
 Record both on the same machine with the same libraries and data: another CPU rounds differently. The cells are those
-that scanpy brings, and some of the files in DIR (docs/data.md), by default ../shared/data beside the repository.
-What is not public is listed in `INTERNAL` and `GROUPED`: update these when modules move.
+in scanpy, and some of the files in DIR (docs/data.md), by default ../shared/data beside the repository. Names that are
+not public are listed in `INTERNAL` and `GROUPED`: update these when modules move.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Libraries read these when they are loaded. The number of threads decides in which order numbers are added.
+# Libraries read these when they are loaded. The order in which numbers are added depends on the number of threads.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2")
-# Threads that sleep while they wait take half of the time where other programs run.
+# Threads that sleep while they wait halve the time on a machine that other programs use, too.
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import anndata as ad
@@ -52,7 +52,7 @@ import cell2sen as c2s
 
 LIBRARIES = ("anndata", "numpy", "pandas", "scikit-learn", "scipy", "torch", "transformers", "trl")
 
-#: Functions that are not public, and where versions have them: the first place that exists is taken.
+#: Function that is not public → its places in all versions; the first one that exists is used.
 INTERNAL = {
     "from_anndata": [f"sentences{module}:from_anndata" for module in ("", ".sentences", ".from_anndata")],
     "load_task": ("tasks:load", "tasks:get"),
@@ -65,12 +65,12 @@ INTERNAL = {
 
 
 def below(**groups: str) -> dict[str, str]:
-    """Key → its dotted place, from the keys of each group."""
+    """Key → its dotted place in a group, from the keys of each group."""
     return {key: f"{group}.{key}" for group, keys in groups.items() for key in keys.split()}
 
 
-#: Flat keys of a training file → their places in a grouped one, for the whole and for parts of it. Used if there is a
-#: module cell2sen.training and it accepts them; otherwise the flat keys are used.
+#: Flat key of a training file → its place in a grouped one, for the whole and for parts of it. Used if the version has
+#: the module cell2sen.training and accepts them, otherwise the flat keys are used.
 GROUPED = {
     "whole": {"data": "data.files", "model": "model.start"}
     | below(data="lengths", model="from_scratch lora gene_tokens", compute="packing bf16", card="score_cells")
@@ -81,13 +81,13 @@ GROUPED = {
     | below(answers="prompts held_out"),
 }
 
-#: Real data: every how many-th cell of a file.
+#: File of real data → step between the cells that are used.
 FILES = {
     "pbmc3k_2638x13714": 80, "kang_ifnb_2000x9015": 40, "papalexi_thp1_20729x299": 400,
     "pancreas_human_mouse_328x12474": 8, "mouse_lung_800x24248": 25, "kang_control_12261x1287": 250,
 }  # fmt: skip
 
-#: Tasks whose prompts are tokenised, what fills their slots, and an answer.
+#: Task whose prompts are tokenised → values of its slots, and an answer.
 TASKS = {
     "embed": ({}, ""), "annotate": ({}, " CD8-positive, alpha-beta T cell."),
     "generate": ({"cell_type": "B cell"}, " CD4"), "perturb": ({"perturbation": "IFN-beta"}, " ISG15 HLA-A."),
@@ -98,22 +98,22 @@ NAMES = {"B cell": "CD19+ B", "NK cell": "CD56+ NK", "CD14+ monocyte": "CD14+ Mo
 #: Keys that are left out: times, versions, and a training's settings, whose form may change.
 LEFT_OUT = re.compile(r"versions|training|(expected_)?seconds_\w+|\w*(runtime|per_second)|step_time|total_flos")
 
-#: Names of results, and what computes them.
+#: Names of results, and functions that compute them.
 Results = Iterator[tuple[str, Callable[[], Any]]]
 
 
 def internal(name: str) -> Any:
-    """A function that is not public, from wherever the installed version has it."""
+    """A function that is not public, from its place in the installed version."""
     for place in INTERNAL[name]:
         module, attribute = place.split(":")
         try:
-            found = getattr(importlib.import_module(f"cell2sen.{module}"), attribute, None)
+            function = getattr(importlib.import_module(f"cell2sen.{module}"), attribute, None)
         except ModuleNotFoundError as error:
             if not str(error.name).startswith("cell2sen"):
                 raise
             continue
-        if callable(found):  # a module may have the same name
-            return found
+        if callable(function):  # a module may have the same name
+            return function
     raise AttributeError(f"{name} is in none of {INTERNAL[name]}: add its new place to INTERNAL")
 
 
@@ -144,10 +144,10 @@ def parts(value: Any, path: str = "value") -> Iterator[tuple[str, np.ndarray]]:
                 yield from parts(value[key], f"{path}/{key}")
     elif isinstance(value, list | tuple | np.ndarray):
         values = list(value)
-        if all(isinstance(one, int | float | np.number) for one in values):
+        if all(isinstance(entry, int | float | np.number) for entry in values):
             yield path, np.array(values)
-        elif all(one is None or np.isscalar(one) for one in values):
-            yield path, np.array([one if isinstance(one, str) else f"<{one}>" for one in values])
+        elif all(entry is None or np.isscalar(entry) for entry in values):
+            yield path, np.array([entry if isinstance(entry, str) else f"<{entry}>" for entry in values])
         else:
             yield from parts({"length": len(values), **dict(enumerate(values))}, path)
     elif value is None or np.isscalar(value):
@@ -157,7 +157,7 @@ def parts(value: Any, path: str = "value") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def difference(old: np.ndarray, new: np.ndarray) -> str:
-    """How many entries differ, by how much, and the first of them; empty if all bits are the same."""
+    """Number of entries that differ, the largest difference and the first one; empty if all bits are the same."""
     is_text = old.dtype.kind == new.dtype.kind == "U"
     if old.shape != new.shape or (old.dtype != new.dtype and not is_text):
         return f"{old.dtype} {old.shape} became {new.dtype} {new.shape}"
@@ -176,49 +176,51 @@ def difference(old: np.ndarray, new: np.ndarray) -> str:
         begin = max(0, len(list(same)) - 20)
     else:
         numbers = old.astype(float)
-        most, largest = (np.nanmax(np.abs(one), initial=0) for one in (numbers - new.astype(float), numbers))
+        changes = numbers - new.astype(float)
+        most, largest = (np.nanmax(np.abs(values), initial=0) for values in (changes, numbers))
         size = f" by up to {most:.2g}, values up to {largest:.3g}"
     first, second = (text[begin : begin + 60] for text in pair)
     return f"{differs.sum()} of {len(old)} differ{size}, first [{at}] {first!r} became {second!r}"
 
 
 def differences(old: Path, new: Path) -> list[str]:
-    """How two stored results differ: one text for each part that does."""
+    """Differences of two stored results: one text for each part that differs."""
     for side, file in (("OLD", old), ("NEW", new)):
         if not file.is_file():
             return [f"missing in {side}"]
-    with np.load(old) as one, np.load(new) as other:
+    with np.load(old) as before, np.load(new) as after:
         # The same error in both proves nothing.
-        found = [f"{side} failed: {file['error']}" for side, file in (("NEW", other), ("OLD", one)) if "error" in file]
-        for name in [] if found else dict.fromkeys((*one, *other)):
-            if name not in one or name not in other:
-                found.append(f"{name} is in {'OLD' if name in one else 'NEW'} only")
-            elif text := difference(one[name], other[name]):
-                found.append(f"{name}: {text}")
-    return found
+        sides = (("NEW", after), ("OLD", before))
+        texts = [f"{side} failed: {file['error']}" for side, file in sides if "error" in file]
+        for name in [] if texts else dict.fromkeys((*before, *after)):
+            if name not in before or name not in after:
+                texts.append(f"{name} is in {'OLD' if name in before else 'NEW'} only")
+            elif text := difference(before[name], after[name]):
+                texts.append(f"{name}: {text}")
+    return texts
 
 
 def compare(old: Path, new: Path, expected: list[str]) -> bool:
-    """Print one line per result; whether all are the same or expected to differ."""
-    about, other = (json.loads((folder / "about.json").read_text(encoding="utf-8")) for folder in (old, new))
-    for key in [key for key in about if about[key] != other[key]]:
-        print(f"note      {key}: {about[key]} became {other[key]}")
+    """Print one line per result. True if all are the same or expected to differ."""
+    before, after = (json.loads((folder / "about.json").read_text(encoding="utf-8")) for folder in (old, new))
+    for key in [key for key in before if before[key] != after[key]]:
+        print(f"note      {key}: {before[key]} became {after[key]}")
     files = {file.relative_to(folder) for folder in (old, new) for file in folder.rglob("*.npz")}
     counts = {"same": 0, "expected": 0, "DIFFERS": 0}
     for file in sorted(files):
-        name, found = file.with_suffix("").as_posix(), differences(old / file, new / file)
-        failed = bool(found) and found[0].startswith("NEW failed")  # which nobody expects
+        name, texts = file.with_suffix("").as_posix(), differences(old / file, new / file)
+        failed = bool(texts) and texts[0].startswith("NEW failed")  # never expected
         allowed = not failed and any(fnmatch.fnmatch(name, pattern) for pattern in expected)
-        kind = "same" if not found else "expected" if allowed else "DIFFERS"
+        kind = "same" if not texts else "expected" if allowed else "DIFFERS"
         counts[kind] += 1
-        more = [f"and {len(found) - 3} more parts"] if len(found) > 3 else []
-        print(f"{kind:<9} {name:<28} {'; '.join(found[:3] + more)}".rstrip())
+        more = [f"and {len(texts) - 3} more parts"] if len(texts) > 3 else []
+        print(f"{kind:<9} {name:<28} {'; '.join(texts[:3] + more)}".rstrip())
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     return bool(files) and not counts["DIFFERS"]
 
 
 def record(folder: Path, data_dir: Path | None, only: list[str]) -> None:
-    """Compute all results and store each in a file; of one that fails, its error."""
+    """Compute all results and store each in a file; of a result that fails, its error."""
     import torch
 
     torch.set_num_threads(2)
@@ -233,7 +235,7 @@ def record(folder: Path, data_dir: Path | None, only: list[str]) -> None:
     print(f"{Path(c2s.__file__).parent}, real data: {data_dir or 'none'}")
     started = begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        os.chdir(work)  # so that no result holds a path
+        os.chdir(work)  # so that no result contains a path
         for name, compute in results(data_dir):
             if only and not any(fnmatch.fnmatch(name, pattern) for pattern in only):
                 continue
@@ -250,11 +252,11 @@ def record(folder: Path, data_dir: Path | None, only: list[str]) -> None:
     print(f"{time.perf_counter() - started:.0f} s")
 
 
-# -- what is computed
+# -- computing
 
 
 def results(data_dir: Path | None) -> Results:
-    """All results, those first that others need."""
+    """All results; trainings first, since other results use their models."""
     neox = data_dir and data_dir.parent / "tokenizers" / "gpt-neox-20b"
     neox = neox if neox and neox.is_dir() else None
     yield from of_trainings(blood()[::6].copy())
@@ -279,12 +281,13 @@ def nano() -> Any:
 
 
 def by_nano(verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Result of a verb with the embedded model."""
     return verb(*arguments, model=nano(), progress=False, **options)
 
 
 @functools.cache
 def blood() -> Any:
-    """Log-normalised cells that scanpy brings, with made-up donors and perturbations."""
+    """Log-normalised cells in scanpy, with made-up donors and perturbations."""
     cells = sc.datasets.pbmc68k_reduced().raw.to_adata()
     rows = np.arange(cells.n_obs)
     cells.obs = cells.obs[["bulk_labels"]].assign(condition=np.where(rows // 4 % 2, "drug", "control"))
@@ -345,28 +348,28 @@ def configured(flat: dict[str, Any]) -> Any:
 
 def moved(values: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     """Values at their dotted places; keys without one stay."""
-    found: dict[str, Any] = {}
+    grouped: dict[str, Any] = {}
     for key, value in values.items():
         *groups, last = places.get(key, key).split(".")
-        functools.reduce(lambda place, group: place.setdefault(group, {}), groups, found)[last] = value
-    return found
+        functools.reduce(lambda place, group: place.setdefault(group, {}), groups, grouped)[last] = value
+    return grouped
 
 
 def trained(folder: Path) -> dict[str, Any]:
-    """What a training has written."""
+    """Files that a training has written."""
     from safetensors.torch import load_file
 
     weights = load_file(folder / "model.safetensors")
-    found: dict[str, Any] = {name: weight.float().numpy() for name, weight in weights.items()}
+    files: dict[str, Any] = {name: weight.float().numpy() for name, weight in weights.items()}
     for name in ("cell2sen.json", "training_log.json", "trained_on.json", "held_out.json"):
-        found[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+        files[name] = json.loads((folder / name).read_text(encoding="utf-8"))
     for name in ("tokenizer.json", "README.md"):
-        found[name] = (folder / name).read_text(encoding="utf-8")
-    return found | {file.name: dict(np.load(file)) for file in folder.glob("*.npz")}
+        files[name] = (folder / name).read_text(encoding="utf-8")
+    return files | {file.name: dict(np.load(file)) for file in folder.glob("*.npz")}
 
 
 def of_options(cells: Any) -> Results:
-    """What one data set is enough for."""
+    """Options of all verbs, on one data set."""
     raw, few, plain = sc.datasets.pbmc68k_reduced()[::40].copy(), cells[::10].copy(), {"copy": True, "progress": False}
     wording = {"embed": [{"prompt": "The {n_genes} genes of a {organism} cell: {genes}"}]}
     embed, annotate = functools.partial(c2s.tl.embed, **plain), functools.partial(c2s.tl.annotate, **plain)
@@ -415,7 +418,7 @@ def of_command_line(cells: Any) -> Results:
 
 
 def command(*words: str) -> str:
-    """What a command prints."""
+    """Printed text of a command."""
     call = [sys.executable, "-c", "from cell2sen.cli import main; main()", *words]
     environment = os.environ | {"PYTHONPATH": str(Path(c2s.__file__).parents[1])}
     done = subprocess.run(call, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -442,7 +445,7 @@ def of_pieces(name: str, cells: Any) -> Results:
 
 @functools.cache
 def make_gemma(out: Path, tokenizer: Path) -> None:
-    """With soft-caps, a window that is shorter than the prompts, and random weights."""
+    """A Gemma-2 with soft-caps, a window that is shorter than the prompts, and random weights."""
     import torch
     import transformers
 
@@ -484,28 +487,29 @@ def sentences(cells: Any) -> dict[str, Any]:
     """Cell sentences of several recipes, and expression from them."""
     recipes = {"all": c2s.Recipe(), "random": c2s.Recipe(max_genes=300, ties="random", seed=3)}
     recipes |= {"upper": c2s.Recipe(max_genes=300, ties="alphabetical", case="upper")}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, recipe in recipes.items():
-        made = internal("from_anndata")(cells, recipe)
+        written = internal("from_anndata")(cells, recipe)
         fields = ("n_genes", "symbols", "names", "organism", "fit", "scale", "account")
-        found[name] = {field: getattr(made, field) for field in fields}
-        found[name] |= {"ids": made.genes.flatten().to_numpy(), "texts": made[:20].texts().to_pylist()}
-        found[name] |= {"expression": made.expression(made.gene_lists(50))}
-    return found
+        results[name] = {field: getattr(written, field) for field in fields}
+        results[name] |= {"ids": written.genes.flatten().to_numpy(), "texts": written[:20].texts().to_pylist()}
+        results[name] |= {"expression": written.expression(written.gene_lists(50))}
+    return results
 
 
 def token_ids(cells: Any, tokens: Any) -> dict[str, Any]:
-    """Token ids of prompts with answers, the gene of each token, and where the answers begin."""
-    lists, found = internal("from_anndata")(cells).gene_lists(200), {}
+    """Token ids of prompts with answers, the gene of each token, and the first token of each answer."""
+    lists, results = internal("from_anndata")(cells).gene_lists(200), {}
     for name, (slots, answer) in TASKS.items():
         task = internal("load_task")(name)
-        asked = "answer_genes" if "answer_genes" in inspect.signature(task.prompt).parameters else "ask"
-        slots = slots | {asked: 9}
+        # Older versions have ask= instead of answer_genes=.
+        argument = "answer_genes" if "answer_genes" in inspect.signature(task.prompt).parameters else "ask"
+        slots = slots | {argument: 9}
         prompts = [task.prompt(genes=genes, key=f"c{row}", **slots) for row, genes in enumerate(lists)]
         rows = tokens.encode(prompts, [answer] * len(prompts))
-        found[name] = {field: np.concatenate([getattr(row, field) for row in rows]) for field in ("ids", "genes")}
-        found[name] |= {"lengths": [len(row) for row in rows], "answers": [row.answer for row in rows]}
-    return found
+        results[name] = {field: np.concatenate([getattr(row, field) for row in rows]) for field in ("ids", "genes")}
+        results[name] |= {"lengths": [len(row) for row in rows], "answers": [row.answer for row in rows]}
+    return results
 
 
 def helical(cells: Any) -> dict[str, Any]:
@@ -514,12 +518,12 @@ def helical(cells: Any) -> dict[str, Any]:
     dataset = model.process_data(cells)
     vectors, maps = model.get_embeddings(dataset, output_attentions=True, emb_layer=1)
     predicted, texts = model.get_perturbations(dataset, ["IFN-beta"] * len(dataset))
-    found = {"dataset": predicted.to_dict(), "description": dataset.info.description, "texts": texts}
-    return found | {"vectors": vectors, "maps": maps}
+    sentences = {"dataset": predicted.to_dict(), "description": dataset.info.description, "texts": texts}
+    return sentences | {"vectors": vectors, "maps": maps}
 
 
 def checked(text: str) -> dict[str, Any]:
-    """A check without what depends on the machine's speed."""
+    """A check without the parts that depend on the machine's speed."""
     content: dict[str, Any] = json.loads(text)
     for finding in content["findings"]:
         if finding["topic"] == "expected":
@@ -550,15 +554,15 @@ def of_evaluations(kang: Any, pbmc: Any) -> Results:
 
 
 def evaluated(predicted: Any, real: Any, **options: Any) -> dict[str, Any]:
-    """All that an evaluation writes. Arms were renamed methods: both names give the same result here."""
-    found = c2s.evaluate(predicted, real, leaks="report", resamples=20, **options)
-    content: dict[str, Any] = json.loads(found.to_json())
+    """Scores and report of an evaluation. Arms of older versions are methods now; both give the same result here."""
+    evaluation = c2s.evaluate(predicted, real, leaks="report", resamples=20, **options)
+    content: dict[str, Any] = json.loads(evaluation.to_json())
     content["scores"] = pd.DataFrame(content["scores"]).rename(columns={"arm": "method"})
     content["table"] = pd.DataFrame(content["table"])
     if "arms" in content["settings"]:
         content["settings"]["methods"] = content["settings"].pop("arms")
     plt.rcParams["svg.hashsalt"] = "golden"  # otherwise names within figures are random
-    found.report("report.html", layout="pca")
+    evaluation.report("report.html", layout="pca")
     report = Path("report.html").read_text(encoding="utf-8")
     return content | {"report": re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", report)}
 
@@ -573,11 +577,11 @@ def main() -> None:
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
     comparing.add_argument("--expect", nargs="+", default=[], metavar="NAME", help="results that may differ")
-    asked = parser.parse_args()
-    if asked.verb == "compare":
-        sys.exit(0 if compare(asked.old, asked.new, asked.expect) else 1)
+    arguments = parser.parse_args()
+    if arguments.verb == "compare":
+        sys.exit(0 if compare(arguments.old, arguments.new, arguments.expect) else 1)
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    record(asked.folder, asked.data_dir or (beside if beside.is_dir() else None), asked.only)
+    record(arguments.folder, arguments.data_dir or (beside if beside.is_dir() else None), arguments.only)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Prints one JSON line per row:
 * generation: guided sentences of 200 genes for 256 cells;
 * large: loading and embedding with the 27B in bfloat16 and 4-bit.
 
-``--tiny`` runs the same code with tiny shapes, on a CPU, too.
+``--tiny`` runs the same code with tiny shapes, also on a CPU.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ import transformers
 from cell2sen import backends
 from cell2sen.backend import Sampling
 from cell2sen.backends.transformers import TransformersBackend
-from cell2sen.engine.network import attention
-from cell2sen.engine.network import flex_attention as attention_flex
+from cell2sen.engine.network import attention, flex_attention
 from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import Model, resolve
 from cell2sen.prompt import Prompt
@@ -93,7 +92,7 @@ class Bench:
     # -- rows
 
     def matrix(self) -> None:
-        """The ceiling: a large matrix product in the dtype of the model."""
+        """Operations per second of a large matrix product in the dtype of the model: the ceiling."""
         n = 256 if self.tiny else 8192
         a, b = (torch.randn(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
         self.ceiling = 2 * n**3 / self.seconds(lambda: a @ b)
@@ -117,11 +116,11 @@ class Bench:
             largest_difference=float((ours - eager).abs().max()),
             smallest_cosine=float(cosine),
             dtype=str(self.dtype),
-            flex=list(attention_flex.faults.values()),
+            flex=list(flex_attention.faults.values()),
         )
 
     def tokens(self, sizes: dict):
-        """The tokenizer of speed_data, through a file as a checkpoint has it."""
+        """The tokenizer of speed_data, written to and read from a file as in a checkpoint."""
         folder = self.work / "tokenizer"
         folder.mkdir(exist_ok=True)
         speed_data.tokenizer(sizes["vocabulary"], self.genes).save(str(folder / "tokenizer.json"))
@@ -159,14 +158,15 @@ class Bench:
             del network, backend
 
     def generation(self) -> None:
-        """Guided greedy sentences after control sentences; drafts are right less often than with trained weights."""
+        """Guided greedy sentences after control sentences; fewer drafts are accepted than with trained weights."""
         sizes = speed_data.TINY if self.tiny else speed_data.GEMMA_2_2B
         n, genes = (2, 5) if self.tiny else (256, 200)
         tokens = self.tokens(sizes)
         network = self.network(sizes, True, attention.NAME)
         backend = TransformersBackend(Model(name="random", path="random"), network, tokens, progress=False)
         prompts = [replace(self.prompt(tokens, 64 if self.tiny else 1024, row), answer_genes=genes) for row in range(n)]
-        known = tuple(gene for gene, writes in zip(self.genes, backend.known_genes(self.genes), strict=True) if writes)
+        is_known = backend.known_genes(self.genes)
+        known = tuple(gene for gene, keep in zip(self.genes, is_known, strict=True) if keep)
         texts = backend.generate(prompts, Sampling(), genes=known)
         work = backend.generator.work
         written = sum(len(set(text.split()) & set(known)) for text in texts)
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--work", type=Path, help="folder for the 27B checkpoint (55 GB); temporary by default")
-    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to test that it runs, on a CPU, too")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to test that it runs, also on a CPU")
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU; --tiny runs the same code with tiny shapes")

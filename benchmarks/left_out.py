@@ -1,10 +1,11 @@
-"""Response to IFN-beta of a cell type that was never seen under IFN-beta, each type left out in turn.
+"""Response to IFN-beta of a cell type that was not trained on under IFN-beta, each type left out in turn.
 
     python benchmarks/left_out.py --data-dir FOLDER --base DIR [--types "B cells" ...] [--seeds 0 1 2] [--out FILE]
 
-`--base` is the result of recipes/nano-base.yaml, which has seen no treated cell. Each left-out type has a training of
-its own from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated cells of
-all other types and its own untreated cells. Scores compare mean ln(1 + CP10k) over all genes of the file. Beside them:
+`--base` is the result of recipes/nano-base.yaml, which was trained without treated cells. Each left-out type has a
+training of its own from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated
+cells of all other types and its own untreated cells. Scores compare mean ln(1 + CP10k) over all genes of the file.
+Beside them:
 the control mean plus the mean change of the other types, the model without its corrections, the control unchanged, and
 the ceiling (one half of the treated cells against the other). Prints one JSON line.
 """
@@ -37,7 +38,7 @@ MIN_CELLS = 10
 
 
 def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: float) -> Path:
-    """Train the model that has not seen this type under IFN-beta."""
+    """Train a model without the treated cells of this type into `out`, and return it."""
     recipe = read_config(HERE / "recipes" / "nano.yaml")
     [kang] = [file for file in recipe.data.files if file.file.startswith("kang_ifnb")]
     split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
@@ -70,7 +71,7 @@ def predicted_change(
 
 
 def scores(control: np.ndarray, treated: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """Agreement of a mean change with the true one."""
+    """Correlations of a mean change with the true one; overlap and Kendall's tau of the 200 highest genes after it."""
     truth = treated - control
     moved, highest = (truth != 0) | (change != 0), sorted(top(treated))
     return {
@@ -82,10 +83,12 @@ def scores(control: np.ndarray, treated: np.ndarray, change: np.ndarray) -> dict
 
 
 def top(values: np.ndarray, k: int = 200) -> set[int]:
+    """Indices of the `k` highest values."""
     return set(np.argsort(-values, kind="stable")[:k].tolist())
 
 
 def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[int, Path]]) -> dict:
+    """Scores of one cell type; `log` is ln(1 + CP10k), `models` are (seed, directory)."""
     types = adata.obs["cell_type"].astype(str).to_numpy()
     treated = np.asarray(adata.obs["condition"] == "IFN-beta")
     own, own_control = log[treated & (types == kind)], log[~treated & (types == kind)]
@@ -100,16 +103,16 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
         [predicted_change(control, list(adata.var_names), path, seed, correction) for seed, path in models]
         for correction in (True, False)
     )
-    c, t = own_control.mean(axis=0), own.mean(axis=0)
+    before, after = own_control.mean(axis=0), own.mean(axis=0)
     order = np.random.default_rng(0).permutation(len(own))
     halves = [own[order[part::2]].mean(axis=0) for part in (0, 1)]
     result = {
         "n_treated": len(own), "n_control": len(own_control),
-        "model": [scores(c, t, change.mean(axis=0)) for change in changes],
-        "model_without_correction": [scores(c, t, change.mean(axis=0)) for change in uncorrected],
-        "mean_change_of_other_types": scores(c, t, shift),
-        "no_change": scores(c, t, np.zeros_like(c)),
-        "ceiling_half_against_half": scores(c, halves[0], halves[1] - c),
+        "model": [scores(before, after, change.mean(axis=0)) for change in changes],
+        "model_without_correction": [scores(before, after, change.mean(axis=0)) for change in uncorrected],
+        "mean_change_of_other_types": scores(before, after, shift),
+        "no_change": scores(before, after, np.zeros_like(before)),
+        "ceiling_half_against_half": scores(before, halves[0], halves[1] - before),
         "rises_most": [adata.var_names[gene] for gene in np.argsort(-changes[0].mean(axis=0))[:8]],
     }  # fmt: skip
     result["interval"] = interval(own, own_control, changes[0], shift)
@@ -135,6 +138,7 @@ def interval(own: np.ndarray, own_control: np.ndarray, change: np.ndarray, shift
 
 
 def rounded(value: object) -> object:
+    """Nested values with 4 decimals."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Response to IFN-beta before and after reinforcement learning, on cells that neither training has seen.
+"""Response to IFN-beta before and after reinforcement learning, on cells that are held out of both trainings.
 
     python benchmarks/reinforcement.py --data-dir FOLDER [--trained DIR] [--set optimiser.max_steps=40 ...] [--out FILE]
 
@@ -34,7 +34,7 @@ from cell2sen.training.references import ReferencedPrompt, mean_sentence, prompt
 HERE = Path(__file__).parent.parent
 RECIPE = HERE / "recipes" / "interferon.yaml"
 
-#: Score → (reward, whether it compares the gene set only). The first is the trained one.
+#: Score → (reward, whether it compares the gene set only). The first one is trained.
 SCORES = {
     "kendall_tau_interferon": ("kendall_tau", True), "change_interferon": ("change", True),
     "overlap_interferon": ("overlap", True), "kendall_tau_all": ("kendall_tau", False), "change_all": ("change", False),
@@ -47,17 +47,18 @@ def scores(
 ) -> dict[str, np.ndarray]:
     """Every score of every answer."""
     values = {}
-    for name, (reward, of_set) in SCORES.items():
+    for name, (reward, set_only) in SCORES.items():
+        compared = genes if set_only else ()
         answers = [
-            rewards.Answer(written=w, truth=p.truth, control=p.control, genes=genes if of_set else ())
-            for w, p in zip(written, prompts, strict=True)
+            rewards.Answer(written=sentence, truth=prompt.truth, control=prompt.control, genes=compared)
+            for sentence, prompt in zip(written, prompts, strict=True)
         ]
         values[name] = rewards.score([reward], answers)[:, 0]
     return values
 
 
 def summary(values: np.ndarray, draws: int = 2000) -> list[float]:
-    """Mean and its 95 % bootstrap interval over cells."""
+    """Mean, and the limits of its 95 % bootstrap interval over cells."""
     values = values[np.isfinite(values)]
     drawn = np.random.default_rng(0).integers(0, len(values), (draws, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
@@ -65,7 +66,7 @@ def summary(values: np.ndarray, draws: int = 2000) -> list[float]:
 
 
 def predict(model: str, prompts: Sequence[ReferencedPrompt], symbols: Sequence[str]) -> list[list[str]]:
-    """The answers of a model, greedily."""
+    """Greedy answers of a model."""
     backend = load_model({"model": model, "progress": False})
     task = choose_templates(tasks.load("perturb"), backend.model)
     assert prompts[0].prompt.text.endswith(task.prompt(perturbation="IFN-beta").text[-20:])
@@ -97,6 +98,7 @@ def main() -> None:
 
 
 def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
+    """All numbers of the JSON line."""
     [file], grpo = config.data.files, config.grpo
     assert config.model.start
     before = load_model({"model": config.model.start, "progress": False})
@@ -120,8 +122,8 @@ def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
         "before": predict(config.model.start, prompts, cells.symbols),
         "after": predict(str(trained), prompts, cells.symbols),
         "control": [list(prompt.prompt.genes) for prompt in prompts],
-        "mean_of_other_types": [others[k][: len(p.truth)] for k, p in zip(kinds, prompts, strict=True)],
-        "mean_of_same_type": [same[k][: len(p.truth)] for k, p in zip(kinds, prompts, strict=True)],
+        "mean_of_other_types": [others[kind][: len(prompt.truth)] for kind, prompt in zip(kinds, prompts, strict=True)],
+        "mean_of_same_type": [same[kind][: len(prompt.truth)] for kind, prompt in zip(kinds, prompts, strict=True)],
     }
     values = {name: scores(answers, prompts, genes) for name, answers in written.items()}
     result: dict = {

@@ -1,4 +1,4 @@
-"""Choosing among labels by their probability, beside one free generation per cell on the same weights.
+"""Speed of choosing among labels by their probability, beside one free generation per cell on the same weights.
 
     python benchmarks/scoring.py --data-dir FOLDER [--model DIR] [--cells 16] [--labels 5 50 500] [--out FILE.json]
 
@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from cell2sen.inference.session import load_model, start
-from cell2sen.task import Prompt
+from cell2sen.prompt import Prompt
 
 
 def names(n: int) -> list[str]:
@@ -62,7 +62,7 @@ class Peer:
 
     @torch.no_grad()
     def generate(self, min_new_tokens: int = 0) -> int:
-        """One generation per cell; the number of tokens that were written."""
+        """Generate once per cell; returns the number of new tokens."""
         written = 0
         for prompt in self.prompts:
             inputs = self.tokenizer(prompt.text, return_tensors="pt").to(self.device)
@@ -78,7 +78,7 @@ class Peer:
 
     @torch.no_grad()
     def read_prompts(self) -> None:
-        """The hidden states of the prompts alone, which every way of scoring needs."""
+        """Compute the hidden states of the prompts alone, which every way of scoring needs."""
         for prompt in self.prompts:
             self.network.base_model(**self.tokenizer(prompt.text, return_tensors="pt").to(self.device))
 
@@ -120,15 +120,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sys.stderr.write(f"generation {stopping[-1]:.2f} s, scoring {scoring}\n")
     labels = {}
     for n, times in ours.items():
-        some = answers[n][:: max(1, n // 20)]
-        duration, scores = seconds(lambda some=some: peer.label_by_label(backend.tokens, some))
+        sample = answers[n][:: max(1, n // 20)]
+        duration, scores = seconds(lambda sample=sample: peer.label_by_label(backend.tokens, sample))
         labels[str(n)] = {
             "cells_per_second": round(len(prompts) / statistics.median(times), 2),
             "one_generation_per_cell": round(len(prompts) / statistics.median(stopping), 2),
             "ratio": median_ratio(stopping, times),
             "ratio_to_generation_that_does_not_stop": median_ratio(not_stopping, times),
-            "label_by_label_cells_per_second": round(len(some) / n / duration, 3),
-            "largest_difference": float(np.abs(backend.score(prompts[:1], some) - scores).max()),
+            "label_by_label_cells_per_second": round(len(sample) / n / duration, 3),
+            "largest_difference": float(np.abs(backend.score(prompts[:1], sample) - scores).max()),
         }
     return {
         "labels": labels,

@@ -1,10 +1,10 @@
-"""How much of a change of expression is left in sentences of a given length, without any model.
+"""Correlation of expression changes that are read back from cell sentences with the true ones, without any model.
 
     python benchmarks/sentence_ceiling.py --data-dir FOLDER [--lengths 200 400 10000]
 
 Cells of Kang et al. are written as sentences, ties at random, and read back with the mean expression of each position.
-Then the mean change of a cell type, and the mean change of all other types as a prediction of it, are correlated with
-the change of its expression. Prints one JSON line.
+The change of a cell type and the mean change of all other types, as a prediction of it, are correlated with its true
+change: the ceiling of predictions by sentences of that length. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import scanpy as sc
-from left_out import LEAST, TYPES
+from left_out import MIN_CELLS, TYPES
 
 
 def read_back(log: np.ndarray, order: np.ndarray, length: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def main() -> None:
     known = [
         kind
         for kind in sorted(set(types))
-        if min((treated & (types == kind)).sum(), (~treated & (types == kind)).sum()) >= LEAST
+        if min((treated & (types == kind)).sum(), (~treated & (types == kind)).sum()) >= MIN_CELLS
     ]
 
     def changes(cells: np.ndarray) -> dict[str, np.ndarray]:

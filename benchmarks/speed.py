@@ -100,12 +100,14 @@ class Bench:
     # -- cells and checkpoints
 
     def cells(self, n: int, per_cell: int, n_genes: int | None = None) -> str:
+        """Path of simulated cells."""
         path = self.work / f"cells-{n}-{per_cell}-{n_genes}.h5ad"
         if not path.is_file():
             speed_data.cells(n, n_genes or self.n_genes, per_cell).write_h5ad(path)
         return str(path)
 
     def checkpoint(self) -> str:
+        """Path of a checkpoint with random weights."""
         return str(speed_data.checkpoint(self.work / "checkpoint", self.sizes, speed_data.symbols(self.n_genes)))
 
     def tiny_checkpoint(self) -> str:
@@ -135,45 +137,25 @@ class Bench:
     # -- the rows
 
     def sentences_ids(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
-        job = {
-            "job": "sentences",
-            "checkpoint": self.tiny_checkpoint(),
-            "form": "ids",
-            "cells": self.cells(n, per_cell),
-            "max_genes": None,
-        }
-        self.row("sentences as gene ids, all genes", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
+        self._sentences("sentences as gene ids, all genes", "ids", ["helical"])
 
     def sentences_text(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
-        job = {
-            "job": "sentences",
-            "checkpoint": self.tiny_checkpoint(),
-            "form": "text",
-            "cells": self.cells(n, per_cell),
-            "max_genes": None,
-        }
-        self.row(
-            "sentences as text, all genes",
-            job,
-            ["helical", "cell2sentence"],
-            same_genes,
-            cells=n,
-            genes_per_cell=per_cell,
-        )
+        self._sentences("sentences as text, all genes", "text", ["helical", "cell2sentence"])
 
     def sentences_top(self) -> None:
-        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         top = 10 if self.tiny else 200
+        self._sentences(f"sentences as text, top {top}", "text", ["helical"], top)
+
+    def _sentences(self, name: str, form: str, peers: list[str], max_genes: int | None = None) -> None:
+        n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         job = {
             "job": "sentences",
             "checkpoint": self.tiny_checkpoint(),
-            "form": "text",
+            "form": form,
             "cells": self.cells(n, per_cell),
-            "max_genes": top,
+            "max_genes": max_genes,
         }
-        self.row(f"sentences as text, top {top}", job, ["helical"], same_genes, cells=n, genes_per_cell=per_cell)
+        self.row(name, job, peers, same_genes, cells=n, genes_per_cell=per_cell)
 
     def prompts(self) -> None:
         n, genes = (20, 30) if self.tiny else (self.scaled(500), 1000)
@@ -307,6 +289,7 @@ class Bench:
             self.row(name, job, [], None, cells=n, genes_per_cell=per_cell, genes_of_the_data=n_genes)
 
     def growth_embedding(self) -> None:
+        """Time against the number of genes per cell."""
         for genes in (10, 20) if self.tiny else (200, 1000, 2000, 4000):
             job = {"job": "embed", "checkpoint": self.checkpoint(), "template": TEMPLATE, "dtype": "float32"}
             self.row(
@@ -331,7 +314,7 @@ ROWS = [
 
 
 def summary(measured: dict | None) -> dict:
-    """The numbers of a job that are printed."""
+    """Numbers of a job that are printed."""
     assert measured is not None
     rounded = {name: round(measured[name], 5) for name in ("seconds", "cpu_seconds")} | {"peak_mb": measured["peak_mb"]}
     counts = ("tokens", "units", "passes_per_gene")
@@ -344,7 +327,7 @@ def per_unit(measured: dict, seconds: str) -> float:
 
 
 def same_genes(ours: dict, theirs: dict) -> dict:
-    """Whether the sentences have as many genes; each package orders ties its own way."""
+    """Whether the sentences have as many genes; their order may differ, since packages order ties differently."""
     return {"same_number_of_genes": ours["genes"] == theirs["genes"]}
 
 

@@ -2,8 +2,8 @@
 
     python speed_worker.py PACKAGE JOB.json
 
-The environment is that of this project or that of the other packages. Those are used through their public classes;
-what they need to run with current libraries is changed here, outside of their code, and marked as a shim.
+The environment is that of this project or that of the other packages. These are used through their public classes.
+Changes that they need to run with current libraries are made here, outside of their code, and marked as shims.
 """
 
 from __future__ import annotations
@@ -103,26 +103,25 @@ def tokenizers_tokens(job, measure):
     return {"tokens": int(sum(map(len, encodings))), "ids": [encoding.ids for encoding in encodings[:20]]}
 
 
-def cell2sen_embed(job, measure):
+def loaded(job):
+    """The backend and the prompts of a job."""
     from cell2sen import backends
     from cell2sen.model import resolve
     from cell2sen.prompt import Prompt
 
     backend = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
     before, after = job["template"].split("{cell_sentence}")
-    prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    return backend, [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+
+
+def cell2sen_embed(job, measure):
+    backend, prompts = loaded(job)
     vectors = measure(lambda: backend.embed(prompts).vectors)
     return {"tokens": int(backend.tokens.lengths(prompts).sum()), "vectors": vectors.tolist()}
 
 
 def cell2sen_annotate(job, measure):
-    from cell2sen import backends
-    from cell2sen.model import resolve
-    from cell2sen.prompt import Prompt
-
-    backend = backends.load(resolve(job["checkpoint"], dtype=job["dtype"]), progress=False, device="cpu")
-    before, after = job["template"].split("{cell_sentence}")
-    prompts = [Prompt.of_cell(before, genes=tuple(text.split()), after=after) for text in job["sentences"]]
+    backend, prompts = loaded(job)
     scores = measure(lambda: backend.score(prompts, [f" {label}." for label in job["labels"]]))
     return {"tokens": int(backend.tokens.lengths(prompts).sum()), "best": scores.argmax(axis=1).tolist()}
 
@@ -177,10 +176,10 @@ def helical_class(job, **options):
 
     module.AutoModelForCausalLM = Loader
     settings = Cell2SenConfig(device="cpu", **options)
-    # Shim 2: it accepts the hub ids of two checkpoints only; this one is a directory.
+    # Shim 2: it accepts the hub ids of two checkpoints only; this checkpoint is a directory.
     settings.config["hf_model_path"] = job["checkpoint"]
     helical = Cell2Sen(configurer=settings)
-    if job.get("dtype") == "bfloat16":  # Shim 3: on a CPU it turns every dtype into float32
+    if job.get("dtype") == "bfloat16":  # Shim 3: on a CPU it computes in float32, whatever the dtype
         helical.model.bfloat16()
     return helical
 
@@ -212,7 +211,7 @@ def helical_perturb(job, measure):
         job["template"] = job["template"].replace(ours, theirs)
     module.PERTURBATION_PROMPT = job["template"]
     helical = helical_class(job, batch_size=16, max_new_tokens=4 * job["genes"])
-    # Shim 5: it cuts off as many tokens as the prompt has without its left padding, so part of the prompt remains.
+    # Shim 5: it drops only as many tokens as the prompt has without its left padding, so part of the prompt remains.
     write, read, new = helical.model.generate, helical.tokenizer.decode, []
 
     def generate(**options):

@@ -1,9 +1,9 @@
-"""Average the weights of trainings that differ in their seed, and calibrate, correct and score the result.
+"""Average of the weights of trainings with different seeds, calibrated, corrected and scored.
 
     python recipes/average.py recipes/nano.yaml OUT SEED_0 SEED_1 SEED_2 --data-dir FOLDER
 
-The trainings must start from the same weights. What they have learned from noise differs and is averaged out (Wortsman
-et al., "model soups", ICML 2022). Writes a model directory with the metadata of the first training.
+The trainings must start from the same weights. Effects of noise differ between them and are averaged out (Wortsman et
+al., "model soups", ICML 2022). Writes a model directory with the metadata of the first training.
 """
 
 from __future__ import annotations
@@ -29,26 +29,47 @@ WEIGHTS = "model.safetensors"
 
 
 def averaged(models: list[Path]) -> dict[str, torch.Tensor]:
-    """The mean of each tensor, summed in float64, in its own dtype.
+    """Mean of each weight tensor over models, computed in float64, in the dtype of the first model.
 
     Raises
     ------
     ValueError
-        Models of different shape, or with different tokenizers.
+        The models have different tensors, shapes or tokenizers.
     """
     stored = [load_file(model / WEIGHTS) for model in models]
     shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in stored]
     tokenizers = {(model / "tokenizer.json").read_bytes() for model in models}
     if any(shape != shapes[0] for shape in shapes) or len(tokenizers) > 1:
-        raise ValueError(f"{[str(model) for model in models]} do not have the same tensors and tokenizer")
+        raise ValueError(
+            f"{[str(model) for model in models]} do not have the same tensors and tokenizer; name trainings that "
+            "started from the same model"
+        )
+    zero = torch.zeros((), dtype=torch.float64)
     return {
-        name: (sum(tensors[name].double() for tensors in stored) / len(stored)).to(tensor.dtype)
+        name: (sum((tensors[name].double() for tensors in stored), zero) / len(stored)).to(tensor.dtype)
         for name, tensor in stored[0].items()
     }
 
 
 def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None:
-    """Write the average of `models` to `out`, which must not exist."""
+    """Write the average of `models` to `out`, and calibrate, correct and score it.
+
+    Parameters
+    ----------
+    recipe
+        Training file of `models`, for its data.
+    out
+        Directory to write.
+    data_dir
+        Folder that files in `recipe` are relative to.
+
+    Raises
+    ------
+    FileExistsError
+        `out` exists.
+    ValueError
+        The models differ in more than their weights, or were trained on other cells.
+    """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     config = read_config(recipe)
@@ -79,10 +100,10 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="the training file, for its data")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("recipe", type=Path, help="training file of the models, for its data")
+    parser.add_argument("out", type=Path, help="directory to write")
+    parser.add_argument("models", type=Path, nargs="+", help="directories of the trained models")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the files in the training file")
     arguments = parser.parse_args()
     average(arguments.recipe, arguments.out, arguments.models, arguments.data_dir)
 

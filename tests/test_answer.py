@@ -1,3 +1,5 @@
+"""Parsing of answers equals its definition."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,9 +12,9 @@ from cell2sen.answer import ParsedSentence, parse_blocks, parse_label, parse_sen
 def slow_parse(text, vocabulary):
     words = text.strip()
     words = (words[:-1] if words.endswith(".") else words).split()
-    places = {gene: [i for i, word in enumerate(words) if word == gene] for gene in set(words) & set(vocabulary)}
-    means = {gene: sum(at) / len(at) for gene, at in places.items()}
-    return tuple(sorted(means, key=lambda gene: (means[gene], places[gene][0]))), len(words)
+    positions = {gene: [i for i, word in enumerate(words) if word == gene] for gene in set(words) & set(vocabulary)}
+    means = {gene: sum(of_gene) / len(of_gene) for gene, of_gene in positions.items()}
+    return tuple(sorted(means, key=lambda gene: (means[gene], positions[gene][0]))), len(words)
 
 
 @given(words=st.lists(st.sampled_from(["A", "B", "C", "D", "x", "y."])), end=st.sampled_from(["", ".", " .", " . \n"]))
@@ -28,15 +30,15 @@ def test_parsed_sentence_equals_its_definition(words, end):
 @given(words=st.lists(st.sampled_from("ABC")))
 def test_a_repeated_gene_stays_before_genes_it_always_preceded(words):
     order = parse_sentence(" ".join(words), set("ABC")).genes
-    for one in order:
+    for gene in order:
         for other in order:
-            last = max(place for place, word in enumerate(words) if word == one)
-            if one != other and last < words.index(other):
-                assert order.index(one) < order.index(other)
+            last = max(position for position, word in enumerate(words) if word == gene)
+            if gene != other and last < words.index(other):
+                assert order.index(gene) < order.index(other)
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("", ParsedSentence(genes=(), n_words=0, n_unknown=0, n_repeated=0)),
         (".", ParsedSentence(genes=(), n_words=0, n_unknown=0, n_repeated=0)),
@@ -44,9 +46,9 @@ def test_a_repeated_gene_stays_before_genes_it_always_preceded(words):
         ("LYZ CD4 foo LYZ LYZ", ParsedSentence(genes=("CD4", "LYZ"), n_words=5, n_unknown=1, n_repeated=2)),
     ],
 )
-def test_parse_sentence(text, wanted):
+def test_parse_sentence(text, expected):
     parsed = parse_sentence(text, ["CD4", "LYZ", "RP11-34P13.7"])
-    assert parsed == wanted
+    assert parsed == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Executes what the documentation shows: README.md, CONTRIBUTING.md and docs/*.md.
+"""Documentation that runs: blocks of README.md, CONTRIBUTING.md and docs/*.md.
 
 Each page is one program in an empty folder, without a network. Rules for its fenced blocks:
 
@@ -114,7 +114,7 @@ def test_page_runs(page: Path, empty_world: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page_has_no_block_that_silently_stays_unexecuted(page: Path) -> None:
+def test_page_has_only_known_blocks(page: Path) -> None:
     fences = re.findall(r"^[ \t]*(`{3,}|~{3,})(.*)$", page.read_text(encoding="utf-8"), re.M)
     unknown = {info.strip() for _, info in fences} - FENCES
     assert not unknown, f"{page.name}: fences {sorted(unknown)}; available: {sorted(FENCES)}"

@@ -1,3 +1,5 @@
+"""Helical's names: the documented snippet, settings, embeddings and perturbations."""
+
 from __future__ import annotations
 
 import ast
@@ -334,7 +336,7 @@ def test_words_that_are_no_genes_are_left_out_with_a_warning(path: str, caplog: 
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(cell2sen.get_embeddings(dirty), expected)
     assert "3 words of the sentences are not among the genes of fake" in caplog.text
-    with pytest.raises(ValueError, match="knows none of the genes"):
+    with pytest.raises(ValueError, match="can write none of the genes"):
         cell2sen.get_embeddings(Dataset.from_dict({"cell_sentence": ["nonsense x1"]}))
     with pytest.raises(KeyError, match=r"no column 'cell_sentence'; available: \['text'\]"):
         cell2sen.get_embeddings(Dataset.from_dict({"text": ["a"]}))

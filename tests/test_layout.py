@@ -90,7 +90,7 @@ def test_no_file_is_long() -> None:
 def test_no_folder_is_crowded(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     limit = CROWDED.get(str(folder.relative_to(SOURCE)), MAX_MODULES)
-    assert len(modules) <= limit, f"{folder.name} holds {len(modules)} modules: {sorted(modules)}"
+    assert len(modules) <= limit, f"{folder.name} has {len(modules)} modules, at most {limit}: {sorted(modules)}"
     assert (folder / "__init__.py").is_file()
 
 

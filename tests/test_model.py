@@ -1,3 +1,5 @@
+"""Model: known checkpoints, local directories and their metadata."""
+
 from __future__ import annotations
 
 import json
@@ -35,8 +37,13 @@ def test_published_checkpoints(name):
 def test_a_downloaded_copy_is_the_checkpoint(tmp_path):
     (tmp_path / "C2S-Scale-Gemma-2-2B").mkdir()
     copy = resolve(tmp_path / "C2S-Scale-Gemma-2-2B")
-    known = KNOWN["gemma-2-2b"]
-    assert (copy.recipe, copy.stop, copy.wording, copy.name) == (known.recipe, known.stop, known.wording, known.name)
+    published = KNOWN["gemma-2-2b"]
+    assert (copy.recipe, copy.stop, copy.wording, copy.name) == (
+        published.recipe,
+        published.stop,
+        published.wording,
+        published.name,
+    )
     assert copy.path == str(tmp_path / "C2S-Scale-Gemma-2-2B")
 
 

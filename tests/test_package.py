@@ -1,3 +1,5 @@
+"""The package as a whole: public names, light imports, version, wheel."""
+
 from __future__ import annotations
 
 import ast

@@ -1,3 +1,5 @@
+"""Plots: what is drawn is what the AnnData contains."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -40,13 +42,13 @@ def test_embedding_of_numbers_has_a_colour_bar() -> None:
     adata = cells()
     adata.obsm["X_pca"] = np.random.default_rng(0).random((6, 5))
     adata.obs["score"] = np.linspace(0, 1, 6)
-    axes = c2s.pl.embedding(adata, "score", basis="X_pca", title="how sure")
+    axes = c2s.pl.embedding(adata, "score", basis="X_pca", title="certainty")
     assert axes.get_legend() is None
-    assert axes.get_title() == "how sure"
+    assert axes.get_title() == "certainty"
     assert len(axes.figure.axes) == 2
 
 
-def test_missing_keys_list_the_menu() -> None:
+def test_missing_keys_list_the_available_ones() -> None:
     adata = cells()
     with pytest.raises(KeyError, match=r"no column 'type'; available: \['donor'\]"):
         c2s.pl.embedding(adata, "type")
@@ -77,7 +79,7 @@ def test_few_genes_are_drawn_once() -> None:
     assert sorted(labels) == ["CD4", "CD8A", "LYZ"]
 
 
-def test_attention_of_a_cell_whose_name_no_file_allows() -> None:
+def test_attention_of_a_cell_whose_name_is_no_key_of_a_file() -> None:
     adata = cells()
     adata.obs_names = ["plate 1/A", "b", "c", "d", "e", "f"]
     c2s.tl.embed(adata, model=fake(), attention_for=["plate 1/A"], progress=False)

@@ -1,3 +1,5 @@
+"""Prompt: positions of genes in the text, and shortened lists."""
+
 from __future__ import annotations
 
 from hypothesis import given

@@ -45,7 +45,6 @@ def average(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_average_of_two_seeds(tmp_path: Path) -> None:
     training_cells.write(tmp_path / "cells.h5ad", n=200)
     recipe = tmp_path / "recipe.yaml"
@@ -83,7 +82,7 @@ def test_both_stages_of_the_embedded_model_hold_out_the_same_cells() -> None:
     assert base.model.from_scratch is not None
     splits = [{file.file: file.split for file in config.data.files} for config in (base, later)]
     assert splits[0] == splits[1]
-    # What benchmarks/left_out.py relies on: no treated cell in the first stage, and the settings of the second.
+    # benchmarks/left_out.py needs a first stage without treated cells, and these settings of the second.
     assert (later.model.change_vectors, later.model.start_share, later.data.lengths["perturb"]) == (8, 0, 400)
     [kang] = [file for file in base.data.files if file.file.startswith("kang_ifnb")]
     assert kang.where == {"condition": kang.control}

@@ -1,3 +1,5 @@
+"""Task: prompts and answers from templates, of one cell, several or none."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -64,7 +66,7 @@ GENES = ("CD4", "LYZ", "B2M")
 CELLS = {"c1": ("CD4", "LYZ", "B2M"), "c2": ("LYZ", "ACTB", "FTL")}
 
 
-def test_a_shortened_prompt_tells_the_truth_about_itself():
+def test_a_shortened_prompt_has_its_own_number_of_genes():
     prompt = LABEL.prompt(genes=GENES, organism="mouse", key="c1")
     assert prompt.text == "3 genes of a Mus musculus: CD4 LYZ B2M.\nType:"
     assert prompt.shorten(2).text == "2 genes of a Mus musculus: CD4 LYZ.\nType:"
@@ -100,25 +102,25 @@ def test_slots_and_defaults():
         Task(name="x", answer="none", templates=())
 
 
-def test_the_answer_stands_behind_the_prompt():
+def test_the_text_of_the_correct_answer():
     assert LABEL.complete(cell_type="B cells") == " B cells."
     with pytest.raises(KeyError, match="'cell_type'"):
         LABEL.complete()
 
 
 def test_tasks_and_prompts_can_be_pickled():
-    for one in (LABEL, LABEL.prompt(genes=GENES)):
-        assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301
+    for value in (LABEL, LABEL.prompt(genes=GENES)):
+        assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301
 
 
-# --- other words
+# --- Other templates
 
 
 @pytest.mark.parametrize(
     ("prompt", "answer", "message"),
     [
         ("{genes} {tissue}:", " {cell_type}.", r"prompt.*unknown slots \['tissue'\]; available: \['genes', 'n_genes'"),
-        ("{genes} {cell_type}:", " {cell_type}.", r"prompt.*unknown slots \['cell_type'\]"),  # the answer given away
+        ("{genes} {cell_type}:", " {cell_type}.", r"prompt.*unknown slots \['cell_type'\]"),  # would contain the answer
         ("Type:", " {cell_type}.", r"prompt.*lacks the slots \['genes'\]"),
         ("{genes}:", ".", r"answer.*lacks the slots \['cell_type'\]"),
         ("{genes} {genes}:", " {cell_type}.", "more than once"),
@@ -129,19 +131,19 @@ def test_wrong_templates(prompt, answer, message):
         LABEL.reworded([Template(prompt=prompt, answer=answer)], "user")
 
 
-def test_other_words():
-    other = LABEL.reworded([Template(prompt="{genes}?", answer=" {cell_type}!"), *LABEL.templates], "user")
-    assert other.prompt(genes=GENES).text == "CD4 LYZ B2M?"
-    assert other.prompt(genes=GENES, variant=1).text == LABEL.prompt(genes=GENES).text
-    assert other.complete(cell_type="B") == " B!"
-    assert other.source == "user"
-    assert len(other.template_hash) == 16
-    assert other.template_hash != LABEL.template_hash == dataclasses.replace(LABEL, source="x").template_hash
-    with pytest.raises(ValueError, match="no template was given"):
+def test_other_templates():
+    task = LABEL.reworded([Template(prompt="{genes}?", answer=" {cell_type}!"), *LABEL.templates], "user")
+    assert task.prompt(genes=GENES).text == "CD4 LYZ B2M?"
+    assert task.prompt(genes=GENES, variant=1).text == LABEL.prompt(genes=GENES).text
+    assert task.complete(cell_type="B") == " B!"
+    assert task.source == "user"
+    assert len(task.template_hash) == 16
+    assert task.template_hash != LABEL.template_hash == dataclasses.replace(LABEL, source="x").template_hash
+    with pytest.raises(ValueError, match="at least one template"):
         LABEL.reworded([], "user")
 
 
-# --- several cells, gene sets, answers of all kinds
+# --- Several cells, gene sets, answers of all kinds
 
 
 def test_cells_are_numbered_and_named():
@@ -173,7 +175,7 @@ def test_gene_sets_are_lists_of_no_cell():
 def test_answers_with_a_part_for_each_cell():
     text = SAMPLE.complete(n_cells=2, sentence=["CD4 LYZ", "LYZ FTL"])
     assert text == "\nCell 1: CD4 LYZ.\nCell 2: LYZ FTL."
-    assert [one.genes for one in SAMPLE.parse(text, {"CD4", "LYZ", "FTL"})] == [("CD4", "LYZ"), ("LYZ", "FTL")]
+    assert [parsed.genes for parsed in SAMPLE.parse(text, {"CD4", "LYZ", "FTL"})] == [("CD4", "LYZ"), ("LYZ", "FTL")]
     assert SAMPLE.openings(2) == ["\nCell 1: ", ".\nCell 2: ", "."]
     labels = TYPES.complete(n_cells=3, cell_type=["T cell", "B cell", "CD4+ T cell"])
     assert TYPES.parse(labels) == ("T cell", "B cell", "CD4+ T cell")
@@ -193,15 +195,15 @@ def test_values_that_look_like_the_number_of_genes_are_refused():
 
 
 def test_blocks_and_cells_belong_together():
-    with pytest.raises(ValueError, match=r"\{cells\} in prompt= and the block cell="):
+    with pytest.raises(ValueError, match=r"both \{cells\} in prompt= and cell="):
         dataclasses.replace(TISSUE, templates=(Template(prompt="{cells}Tissue:", answer=" {tissue}."),))
 
 
 def test_prompts_of_cells_and_of_samples():
     cells = from_anndata(some_cells(6))
     lists = cells.gene_lists(4)
-    one_each = LABEL.prompts(cells, [3, 1], length=4)
-    assert one_each == [
+    prompts = LABEL.prompts(cells, [3, 1], length=4)
+    assert prompts == [
         LABEL.prompt(genes=lists[row], organism=cells.organism[row], key=str(cells.names[row])) for row in (3, 1)
     ]
     [sample] = TISSUE.prompts(cells, [[4, 0, 2]], length=4)

@@ -1,3 +1,5 @@
+"""Tools for AnnData: all verbs, storage, files and input that cannot be used."""
+
 from __future__ import annotations
 
 import logging
@@ -113,30 +115,30 @@ def test_everything_survives_a_file(tmp_path: Path) -> None:
     adata.obs_names = ["a/b", "a%2Fb", "a|b", ".", "ä ö", "c5"]
     c2s.tl.embed(adata, model=fake(), attention_for=list(adata.obs_names), **QUIET)
     c2s.tl.annotate(adata, LABELS, model=fake(), threshold=0.4, **QUIET)
-    again = written_and_read(adata, tmp_path)
-    assert_same_uns(dict(adata.uns["cell2sen"]), again.uns["cell2sen"])
-    assert len(again.uns["cell2sen"]["attention"]) == 6
-    assert again.obs["cell2sen_cell_type"].dtype == "category"
-    np.testing.assert_array_equal(again.obsm["X_cell2sen"], adata.obsm["X_cell2sen"])
-    # With results already there, everything is replaced.
-    c2s.tl.annotate(again, ["T cell", "B cell"], model=fake(), **QUIET)
-    c2s.tl.embed(again, model=fake(), pooling="genes", **QUIET)
-    assert set(again.obs["cell2sen_cell_type"]) <= {"T cell", "B cell"}
-    assert again.uns["cell2sen"]["annotate"]["labels"].tolist() == ["T cell", "B cell"]
-    assert again.uns["cell2sen"]["embed"]["pooling"] == "genes"
-    assert "attention" not in again.uns["cell2sen"]  # those were of the embedding before
-    third = written_and_read(again, tmp_path)
-    assert_same_uns(dict(again.uns["cell2sen"]), third.uns["cell2sen"])
+    read = written_and_read(adata, tmp_path)
+    assert_same_uns(dict(adata.uns["cell2sen"]), read.uns["cell2sen"])
+    assert len(read.uns["cell2sen"]["attention"]) == 6
+    assert read.obs["cell2sen_cell_type"].dtype == "category"
+    np.testing.assert_array_equal(read.obsm["X_cell2sen"], adata.obsm["X_cell2sen"])
+    # A second call replaces all earlier results.
+    c2s.tl.annotate(read, ["T cell", "B cell"], model=fake(), **QUIET)
+    c2s.tl.embed(read, model=fake(), pooling="genes", **QUIET)
+    assert set(read.obs["cell2sen_cell_type"]) <= {"T cell", "B cell"}
+    assert read.uns["cell2sen"]["annotate"]["labels"].tolist() == ["T cell", "B cell"]
+    assert read.uns["cell2sen"]["embed"]["pooling"] == "genes"
+    assert "attention" not in read.uns["cell2sen"]  # the maps were of the earlier embedding
+    third = written_and_read(read, tmp_path)
+    assert_same_uns(dict(read.uns["cell2sen"]), third.uns["cell2sen"])
 
 
 def test_predictions_survive_a_file(tmp_path: Path) -> None:
     predicted = c2s.tl.perturb(cells(), "IFN-beta", model=fake(), **QUIET)
     drawn = c2s.tl.generate("B cell", n=2, genes=GENES, model=fake(), **QUIET)
     for before in (predicted, drawn):
-        again = written_and_read(before, tmp_path)
-        assert_same_uns(dict(before.uns["cell2sen"]), again.uns["cell2sen"])
-        assert again.obs["sentence"].tolist() == before.obs["sentence"].tolist()
-        assert (again.X != before.X).nnz == 0
+        read = written_and_read(before, tmp_path)
+        assert_same_uns(dict(before.uns["cell2sen"]), read.uns["cell2sen"])
+        assert read.obs["sentence"].tolist() == before.obs["sentence"].tolist()
+        assert (read.X != before.X).nnz == 0
 
 
 # -- Input that cannot be used
@@ -166,15 +168,15 @@ def test_unusable_matrices(verb: str, case: str) -> None:
 
 
 def test_cells_without_genes_get_no_result_and_the_others_theirs(caplog: pytest.LogCaptureFixture) -> None:
-    adata, whole = with_values(assign(0, 2, slice(None))), cells()
+    adata, complete = with_values(assign(0, 2, slice(None))), cells()
     with caplog.at_level(logging.WARNING):
         c2s.tl.embed(adata, model=fake(), attention_for=[2, 3], **QUIET)
     assert "1 of 6 cells have no expressed gene" in caplog.text
     assert "c2" in caplog.text
-    c2s.tl.embed(whole, model=fake(), **QUIET)
+    c2s.tl.embed(complete, model=fake(), **QUIET)
     assert np.isnan(adata.obsm["X_cell2sen"][2]).all()
     keep = [0, 1, 3, 4, 5]
-    np.testing.assert_array_equal(adata.obsm["X_cell2sen"][keep], whole.obsm["X_cell2sen"][keep])
+    np.testing.assert_array_equal(adata.obsm["X_cell2sen"][keep], complete.obsm["X_cell2sen"][keep])
     assert set(adata.uns["cell2sen"]["attention"]) == {"c3"}
     c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
     assert adata.obs["cell2sen_cell_type"].iloc[2] == "unknown"

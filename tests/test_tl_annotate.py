@@ -1,3 +1,5 @@
+"""tl.annotate: labels, probabilities and thresholds."""
+
 from __future__ import annotations
 
 import logging
@@ -49,7 +51,7 @@ def test_labels_of_the_model_are_the_default() -> None:
     adata = cells()
     c2s.tl.annotate(adata, model=fake(), **QUIET)
     assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS  # not the platelet, with two cells
-    with pytest.raises(ValueError, match="brings no list of labels"):
+    with pytest.raises(ValueError, match="has no list of labels"):
         c2s.tl.annotate(adata, model=fake(labels=None), **QUIET)
 
 

@@ -1,3 +1,5 @@
+"""tl.embed: embeddings, attention maps and options."""
+
 from __future__ import annotations
 
 import logging
@@ -80,16 +82,16 @@ def test_attention_of_an_ambiguous_name(attention_for: str | int) -> None:
 def test_other_matrices_are_used_and_recorded(kind: str) -> None:
     adata = cells()
     plain = c2s.tl.embed(adata, model=fake(), copy=True, **QUIET)
-    other = cells(seed=9)
-    other.obs_names = adata.obs_names
+    other_cells = cells(seed=9)
+    other_cells.obs_names = adata.obs_names
     if kind == "layer":
-        adata.layers["counts"] = other.X
+        adata.layers["counts"] = other_cells.X
         options: dict[str, Any] = {"layer": "counts"}
     else:
-        adata.raw = other
+        adata.raw = other_cells
         options = {"use_raw": True}
     embedded = c2s.tl.embed(adata, model=fake(), copy=True, **options, **QUIET)
-    expected = c2s.tl.embed(other, model=fake(), copy=True, **QUIET)
+    expected = c2s.tl.embed(other_cells, model=fake(), copy=True, **QUIET)
     assert plain is not None
     assert embedded is not None
     assert expected is not None
@@ -130,7 +132,7 @@ def test_wrong_arguments(options: dict[str, Any], error: type[Exception], match:
 def test_more_genes_than_the_model_was_trained_with_warn(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         c2s.tl.embed(cells(), model=fake(lengths={"annotate": 9}), max_genes=30, **QUIET)
-    assert "with 9 genes per sentence: max_genes=30 changes nothing" in caplog.text
+    assert "with 9 genes per sentence: max_genes=30 has no effect beyond that" in caplog.text
 
 
 def test_organisms_that_the_model_was_not_trained_on_warn(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,3 +1,5 @@
+"""tl.generate: drawn cells and their genes."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,8 +43,8 @@ def test_genes_of_generated_cells(tmp_path: Path) -> None:
         ({"n": 0}, "n must be at least 1"),
         ({"n_genes": 0}, "n_genes must be at least 1"),
         ({"n_genes": 1000}, "only 3[0-9]|only [0-9]+ to choose from"),
-        ({"genes": None}, "brings no list of genes"),
-        ({"genes": ["CD4", "two words"]}, "1 of 2 genes are not known to fake.*two words"),
+        ({"genes": None}, "has no list of genes"),
+        ({"genes": ["CD4", "two words"]}, "fake cannot write 1 of 2 genes.*two words"),
         ({"organism": ["human", "mouse"]}, "one name"),
         ({"temperature": -1.0}, "temperature"),
         ({"top_p": 2.0}, "top_p"),

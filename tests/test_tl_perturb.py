@@ -1,3 +1,5 @@
+"""tl.perturb: predictions, missing perturbations and quality columns."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,16 +20,16 @@ import cell2sen as c2s
 def test_prediction_depends_on_the_cell_alone(temperature: float) -> None:
     adata, model = cells(), tiny.backend(model=fake().model)
     options: dict[str, Any] = {"model": model, "temperature": temperature, "n_genes": 8, "seed": 3, **QUIET}
-    whole = c2s.tl.perturb(adata, "IFN-beta", **options)
+    all_cells = c2s.tl.perturb(adata, "IFN-beta", **options)
     part = c2s.tl.perturb(adata[[4, 1, 5]].copy(), "IFN-beta", **options)
-    assert list(part.obs["sentence"]) == list(whole.obs["sentence"].iloc[[4, 1, 5]])
+    assert list(part.obs["sentence"]) == list(all_cells.obs["sentence"].iloc[[4, 1, 5]])
     if temperature:
         assert list(c2s.tl.perturb(adata, "IFN-beta", **{**options, "seed": 4}).obs["sentence"]) != list(
-            whole.obs["sentence"]
+            all_cells.obs["sentence"]
         )
 
 
-def test_prediction_holds_no_part_of_the_prompt() -> None:
+def test_prediction_contains_no_part_of_the_prompt() -> None:
     adata, model = cells(), tiny.backend(model=fake().model, batch_size=4)
     adata.X = sp.csr_matrix(adata.X.toarray() * np.tri(6, len(GENES), 20))  # prompts of unequal length
     together = c2s.tl.perturb(adata, "IFN-beta", guided=False, max_new_tokens=12, model=model, **QUIET)

@@ -38,7 +38,7 @@ __all__ = [
     "tl",
 ]
 
-#: Module of each public name. Loaded at first use, so that `import cell2sen` loads neither torch nor anndata.
+#: Module of each public name, imported at first use: `import cell2sen` alone imports neither torch nor anndata.
 _HOME = {
     "Cell2Sen": "helical",
     "Cell2SenConfig": "helical",

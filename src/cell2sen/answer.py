@@ -1,4 +1,4 @@
-"""Parsing of answers: cell sentences, gene lists, labels, yes or no."""
+"""Parsing of answers: sentences with their validity, gene lists, labels, yes or no."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedSentence:
-    """A generated cell sentence or gene list, read by the rules of the inverse transform."""
+    """Genes and numbers of words of a generated cell sentence or gene list."""
 
     genes: tuple[str, ...]
     """Known genes, each once, in order."""
@@ -19,10 +19,10 @@ class ParsedSentence:
     """Words in the text."""
 
     n_unknown: int
-    """Words that are no known gene."""
+    """Words outside the vocabulary."""
 
     n_repeated: int
-    """Known genes named again."""
+    """Words that repeat a known gene."""
 
     @property
     def validity(self) -> float:
@@ -31,17 +31,17 @@ class ParsedSentence:
 
     @property
     def uniqueness(self) -> float:
-        """Share of the known genes' words that name a gene for the first time; 0 without a known gene."""
+        """Share of first mentions among the words that are known genes; 0 without a known gene."""
         known = self.n_words - self.n_unknown
         return len(self.genes) / known if known else 0.0
 
 
 def parse_sentence(text: str, vocabulary: Collection[str]) -> ParsedSentence:
-    """Read a generated cell sentence.
+    """Known genes of a generated cell sentence, in order.
 
     The final full stop is dropped, words are split on whitespace, words not in `vocabulary` are dropped, and a repeated
-    gene takes the mean of its positions. Positions are those in the text as written, so a gene that always preceded
-    another one still does.
+    gene takes the mean of its positions. Positions count all words of the text, so a gene that always preceded another
+    one still does.
     """
     if not isinstance(vocabulary, AbstractSet | Mapping):
         vocabulary = frozenset(vocabulary)
@@ -50,26 +50,26 @@ def parse_sentence(text: str, vocabulary: Collection[str]) -> ParsedSentence:
     for position, word in enumerate(words):
         if word in vocabulary:
             positions.setdefault(word, []).append(position)
-    known = sum(map(len, positions.values()))
+    n_known = sum(map(len, positions.values()))
     genes = sorted(positions, key=lambda gene: (sum(positions[gene]) / len(positions[gene]), positions[gene][0]))
     return ParsedSentence(
-        genes=tuple(genes), n_words=len(words), n_unknown=len(words) - known, n_repeated=known - len(genes)
+        genes=tuple(genes), n_words=len(words), n_unknown=len(words) - n_known, n_repeated=n_known - len(genes)
     )
 
 
 def parse_label(text: str) -> str:
-    """The text up to its final full stop, without surrounding whitespace."""
+    """Text without surrounding whitespace and a final full stop."""
     return text.strip().removesuffix(".").strip()
 
 
 def parse_yes_no(text: str) -> bool | None:
-    """True for an answer that begins with the word yes, False for no, ``None`` for anything else; case is ignored."""
+    """True for an answer that begins with the word yes, False for no, ``None`` for other answers; case is ignored."""
     word = re.match(r"\W*(yes|no)\b", text, flags=re.IGNORECASE)
     return None if word is None else word[1].lower() == "yes"
 
 
 def parse_blocks(text: str, block: str, slot: str) -> tuple[str, ...]:
-    """The value of `slot` in each repetition of a template's block, such as ``"Cell {number}: {sentence}."``.
+    """Value of `slot` in each repetition of a template's block, such as ``"Cell {number}: {sentence}."``.
 
     Values end where the next block begins; other slots match any word. Text before the first block is ignored.
     """

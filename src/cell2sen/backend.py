@@ -16,16 +16,19 @@ from cell2sen.prompt import Prompt
 Pooling = Literal["mean", "genes", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
+#: A cell sentence ends before the first of these strings.
+SENTENCE_END = (".\n", "\n")
+
 
 class Unsupported(NotImplementedError):
-    """A backend does not have this verb, or not in this form."""
+    """Error for a call that this backend, or this model, does not support."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How answers are drawn. Temperature 0 is greedy.
+    """Sampling settings of answers. Temperature 0 is greedy.
 
-    Rows are seeded by ``(seed, prompt.key)``, never by their place in a batch.
+    A row is seeded by ``(seed, prompt.key)``, not by its position in a batch.
     """
 
     max_new_tokens: int = 32
@@ -36,7 +39,7 @@ class Sampling:
     top_p: float | None = None
     seed: int = 0
     stop: tuple[str, ...] = ()
-    """The answer ends before the first of these strings; end of text always ends it."""
+    """The answer ends before the first of these strings, or with the end-of-text token."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -58,9 +61,9 @@ class AttentionMap:
     """Cell of each gene; ``None`` for genes of a list that is no cell."""
 
     array: NDArray[np.float32]
-    """float32 (heads, genes, genes): how much the row's gene attends to the column's gene. Attention to a gene is the
-    sum over the gene's tokens, attention of a gene the mean over its tokens; the rest goes to other words, so rows sum
-    to at most 1."""
+    """float32 (heads, genes, genes): attention of the row's gene to the column's gene, summed over the tokens of the
+    attended gene, averaged over those of the attending gene. Rows sum to at most 1: the rest is attention to other
+    words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,34 +74,34 @@ class Embeddings:
     """float32 (n, hidden)."""
 
     genes_used: NDArray[np.int64]
-    """int64 (n,): genes of each prompt that fitted into the context."""
+    """int64 (n,): number of genes of each prompt that fitted into the context."""
 
     attention: list[AttentionMap | None] | None = None
-    """One entry a prompt, ``None`` without a map; ``None`` if no maps were requested."""
+    """One entry per prompt, ``None`` without a map; ``None`` if no maps were requested."""
 
 
 class Backend(abc.ABC):
-    """Four verbs over prompts. The only object with state; every result depends on its own row alone."""
+    """Abstract backend: four verbs over prompts. The result of a row depends on that row alone."""
 
     model: Model
 
     context: int
-    """Tokens that prompt and answer may have together."""
+    """Maximum number of tokens of prompt and answer together."""
 
     n_layers: int = 0
-    """Layers of the network, from which :meth:`embed` can return vectors and maps."""
+    """Number of layers, of each of which :meth:`embed` can return vectors and attention maps."""
 
     softcap: float | None = None
-    """Soft-cap of the attention scores that is applied, None if the model has none."""
+    """Soft-cap that is applied to the attention scores; ``None`` if the model has none."""
 
     batch_size: int | None = None
-    """Prompts in a batch, None for as many as fit. May be assigned; changes the speed only and may be ignored."""
+    """Prompts in a batch; ``None``: as many as fit. May be assigned; a backend may ignore it. Changes no result."""
 
     progress: bool = False
-    """Show a progress bar on stderr for long work. May be assigned, and ignored."""
+    """Show a progress bar on stderr for long work. May be assigned; a backend may ignore it."""
 
     def provenance(self) -> dict[str, Any]:
-        """Model and settings that change the numbers, as plain values for ``adata.uns``."""
+        """Model and settings that change results, as plain values for ``adata.uns``."""
         return self.model.provenance() | {"softcap": float(self.softcap or 0.0)}
 
     @abc.abstractmethod
@@ -121,7 +124,7 @@ class Backend(abc.ABC):
             ``-1``: the last layer, after the final norm. ``k >= 0``: the hidden state after `k` layers, before any
             final norm (0: token embeddings; ``k = number of layers`` is the last layer's output before the norm).
         attention_for
-            Row numbers that get an attention map.
+            Numbers of the prompts that get an attention map.
         attention_layer
             0-based layer of the attention maps; negative counts from the end.
         """
@@ -153,23 +156,23 @@ class Backend(abc.ABC):
         raise Unsupported(f"{type(self).__name__} has no probabilities of genes; use the backend transformers")
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Which symbols the model can write, bool (n,). By default all."""
+        """Symbols that the model can write, bool (n,). By default all."""
         return np.ones(len(symbols), dtype=bool)
 
     def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each text, int64 (n,), without a beginning-of-text token."""
+        """Number of tokens of each text, int64 (n,), without a beginning-of-text token."""
         raise Unsupported(f"{type(self).__name__} does not count tokens; use the backend transformers")
 
 
 def check_embed(
     n_prompts: int, n_layers: int, *, pooling: str, layer: int, attention_for: Sequence[int], attention_layer: int
 ) -> None:
-    """Raises if arguments of :meth:`Backend.embed` are out of range, with the same messages in all backends.
+    """Check of the arguments of :meth:`Backend.embed`, with the same messages in all backends.
 
     Raises
     ------
     ValueError
-        No such pooling, layer or row; lists what is available.
+        No such pooling, layer or row; lists the available ones.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"no pooling {pooling!r}; available: {list(POOLINGS)}")
@@ -187,7 +190,7 @@ def answer_lengths(prompts: Sequence[Prompt], genes: Sequence[str]) -> list[int]
     Raises
     ------
     ValueError
-        A prompt without this number, or with more genes than there are.
+        A prompt without this number, or a number above that of `genes`.
     """
     for prompt in prompts:
         if not 1 <= (prompt.answer_genes or 0) <= len(genes):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.backend import AttentionMap, Backend, Pooling, Sampling
+from cell2sen.backend import SENTENCE_END, AttentionMap, Backend, Pooling, Sampling
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.perturb import genes_that_fit, perturbation_per_cell, perturbation_slots, predict_sentences
@@ -42,37 +42,37 @@ SIZES = {
 #: ``aggregation_type`` → pooling.
 _POOLING: dict[str, Pooling] = {"mean_pool": "mean", "last_token": "last", "gene_pool": "genes"}
 
-#: Setting → its possible values.
+#: Setting → allowed values.
 _MENUS = {"aggregation_type": tuple(_POOLING), "dtype": ("auto", "bfloat16", "float32", "float16")}
 
-#: Setting → its least value.
+#: Setting → smallest allowed value.
 _MINIMA = {"batch_size": 1, "max_genes": 1, "max_new_tokens": 1, "temperature": 0}
 
 
 @dataclass
 class Cell2SenConfig:
-    """Settings of :class:`Cell2Sen`. They may be changed later, here or on the object, and are read at each call.
+    """Settings of :class:`Cell2Sen`, which copies them. They may be changed there later: ``cell2sen.seed = 1``.
 
     Raises
     ------
     ValueError
-        A value that is not possible; lists those that are.
+        A value that is not allowed; lists the allowed ones.
     AttributeError
-        A setting that does not exist; lists those there are.
+        A setting that does not exist; lists the available ones.
     """
 
     batch_size: int | None = None
     """Prompts in a batch; ``None``: as many as fit into memory. Changes no result."""
 
     organism: str | None = None
-    """Organism of all cells. ``None``: read from each dataset, for each cell."""
+    """Organism of all cells. ``None``: that of each cell, read from the data."""
 
     perturbation_column: str | None = None
     """``obs`` column with each cell's perturbation."""
 
     max_new_tokens: int = 200
-    """Maximum length of predicted sentences in tokens. Guided sentences have as many genes as fit on average (200 genes
-    for models with one token per gene; about 50 for Pythia and Gemma)."""
+    """Maximum length of predicted sentences in tokens. Guided sentences have as many genes as fit on average: 200 for
+    models with one token per gene, about 50 for Pythia and Gemma."""
 
     max_genes: int | None = None
     """Maximum number of genes of a sentence; ``None``: the model's recipe."""
@@ -81,7 +81,7 @@ class Cell2SenConfig:
     """Mean over all tokens, the last token, or the mean over gene tokens only."""
 
     embedding_prompt_template: str | None = None
-    """Embedding prompt with ``{cell_sentence}`` and optionally ``{organism}``; ``None``: that of the model."""
+    """Embedding prompt with ``{cell_sentence}`` and optionally ``{organism}``; ``None``: the model's."""
 
     return_fit: bool = True
     """Accepted for compatibility, without effect: datasets always have ``fit_parameters``."""
@@ -103,7 +103,7 @@ class Cell2SenConfig:
     """Seed of sampling; without effect on greedy answers."""
 
     use_flash_attn: bool = False
-    """Accepted for compatibility, without effect: attention is always exact and needs no whole score matrix."""
+    """Accepted for compatibility, without effect: attention is always exact and never stores the whole score matrix."""
 
     temperature: float = 0.0
     """Sampling temperature of predicted sentences; 0 is greedy."""
@@ -136,7 +136,7 @@ class Cell2Sen:
         self._loaded: tuple[tuple[Any, ...], Backend] | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # Settings are attributes of the object, too: `cell2sen.batch_size`.
+        # Helical's settings are also attributes of the object: `cell2sen.batch_size`.
         if name in _FIELDS:
             return getattr(self.config, name)
         raise AttributeError(f"Cell2Sen has no attribute {name!r}; settings: {sorted(_FIELDS)}")
@@ -149,7 +149,7 @@ class Cell2Sen:
 
     @property
     def backend(self) -> Backend:
-        """The loaded model; loaded again after a change of a setting that needs it."""
+        """The loaded model; loaded again if a setting of the weights or the device has changed."""
         config = self.config
         key = (config.model_size, config.dtype, config.use_quantization, config.device, config.offline)
         if self._loaded is None or self._loaded[0] != key:
@@ -165,18 +165,17 @@ class Cell2Sen:
                 options["quantize"] = "4bit"
             self._loaded = (key, load_model(options))
         backend = self._loaded[1]
-        # These change no result.
         backend.batch_size = config.batch_size
         backend.progress = config.progress
         return backend
 
     def process_data(self, adata: AnnData | str | Path, max_genes: int | None = None) -> Dataset:
-        """Write the cells as sentences.
+        """Cell sentences of an AnnData object or file, as a Hugging Face dataset.
 
         Parameters
         ----------
         adata
-            AnnData, or the path of an ``.h5ad`` file. Never changed.
+            AnnData, or the path of an ``.h5ad`` file or ``.zarr`` store. Never changed.
         max_genes
             Maximum number of genes of a sentence, instead of the setting.
 
@@ -185,14 +184,14 @@ class Cell2Sen:
         datasets.Dataset
             Columns ``cell_sentence``, ``fit_parameters`` (slope, intercept, r_squared), ``organism``,
             ``perturbations``, ``cell_name``; one row per cell, in order. Its description lists all genes of `adata`
-            that the model can write, as predictions may have genes that no control cell expresses.
+            that the model can write, since predictions may have genes that no control cell expresses.
 
         Raises
         ------
         KeyError
-            No such ``obs`` column; lists those there are.
+            No such ``obs`` column; lists the available ones.
         ValueError
-            A matrix that cannot be ranked, or none of its genes is known to the model.
+            Negative or infinite values, or no gene that the model can write.
         """
         config, backend = self.config, self.backend
         limit = config.max_genes if max_genes is None else max_genes
@@ -222,14 +221,14 @@ class Cell2Sen:
     def get_embeddings(
         self, dataset: Dataset, output_attentions: bool = False, emb_layer: int = -1
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[AttentionMap | None]]:
-        """Embed the cells of a dataset.
+        """Embeddings of the cells of a dataset, and their attention maps on request.
 
         Parameters
         ----------
         dataset
-            From :meth:`process_data`, or any other with a column ``cell_sentence``.
+            From :meth:`process_data`, or any dataset with a column ``cell_sentence``.
         output_attentions
-            Also return the gene-level attention of each cell, in the last layer that the embedding used.
+            Also return the gene-level attention of each cell, in the last layer before the embedding.
         emb_layer
             Layer of the hidden states, as in transformers: 0 for token embeddings, -1 for the last layer after its
             norm.
@@ -245,7 +244,7 @@ class Cell2Sen:
         Raises
         ------
         ValueError
-            No such layer, or no gene of the sentences is known to the model.
+            No such layer, or no gene that the model can write.
         KeyError
             No column ``cell_sentence``.
         """
@@ -268,7 +267,7 @@ class Cell2Sen:
     def get_perturbations(
         self, dataset: Dataset, perturbations_list: Sequence[str | None] | None = None
     ) -> tuple[Dataset, list[str | None]]:
-        """Predict the cell sentences after a perturbation.
+        """Predicted cell sentences after a perturbation.
 
         Parameters
         ----------
@@ -298,7 +297,7 @@ class Cell2Sen:
         slots = perturbation_slots(session, perturbations)
         vocabulary = _vocabulary(dataset, session)
         sampling = Sampling(
-            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=(".\n", "\n")
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=SENTENCE_END
         )
         written = predict_sentences(
             session,
@@ -331,21 +330,21 @@ class Cell2Sen:
 
 @contextlib.contextmanager
 def _bars(progress: bool) -> Iterator[None]:
-    """Progress bars of datasets, disabled unless `progress`; restored afterwards."""
+    """Context in which the library datasets shows progress bars only if `progress`."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not are_progress_bars_disabled()
+    were_shown = not are_progress_bars_disabled()
     if not progress:
         disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if were_shown:
             enable_progress_bars()
 
 
 def _vocabulary(dataset: Dataset, session: Session) -> list[str]:
-    """Genes that predictions may have: those of the dataset, or else of the model, or else of the sentences."""
+    """Genes that predictions may have: those of the dataset, else of the model, else of the sentences."""
     genes = list(_genes_in_description(dataset) or session.model.genes or session.sentences.symbols)
     return [gene for gene, known in zip(genes, session.backend.known_genes(genes), strict=True) if known]
 

@@ -22,7 +22,7 @@ EMBEDDED = "nano"
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A checkpoint, and how sentences are written for it. Small and picklable; holds no weights."""
+    """A checkpoint with the recipe and templates of its sentences. Small and picklable, without weights."""
 
     name: str
     path: str
@@ -31,12 +31,12 @@ class Model:
     revision: str | None = None
     dtype: Dtype = "auto"
     """``"auto"`` is bfloat16; float32 for the embedded model, which is small, and on a CPU without bfloat16
-    instructions, where matrix products take tens of times as long. The provenance records which one was used."""
+    instructions, where bfloat16 products take tens of times as long. The provenance records the dtype used."""
 
     quantize: Quantize | None = None
     recipe: Recipe = field(default_factory=Recipe)
     stop: tuple[str, ...] = ()
-    """Strings that end an answer besides end of text."""
+    """Strings that end an answer, besides the end-of-text token."""
 
     wording: str = "cell2sen"
     """Templates that the checkpoint was trained with: ``"cell2sen"`` (this project's), ``"cell2sentence"`` (from the
@@ -54,18 +54,18 @@ class Model:
 
     @property
     def fit(self) -> RankFit | None:
-        """Rank fit stored with the model, for data sets without one of their own."""
+        """Rank fit stored with the model, for datasets without one of their own."""
         stored = self.metadata.get("fit")
         return RankFit(**stored) if stored else None
 
     @property
     def genes(self) -> tuple[str, ...] | None:
-        """Genes that the model can write, if it has a fixed list."""
+        """Genes that the model can write; ``None`` if it has no fixed list."""
         stored = self.metadata.get("genes")
         return tuple(stored) if stored else None
 
     def provenance(self) -> dict[str, Any]:
-        """Plain values for ``adata.uns``: everything about the model that changes numbers."""
+        """Properties of the model that change results, as plain values for ``adata.uns``."""
         return {
             "name": self.name,
             "path": self.path if not self.is_local else Path(self.path).name,
@@ -77,7 +77,7 @@ class Model:
 
     @property
     def resolved_dtype(self) -> str:
-        """Dtype of the computation."""
+        """Dtype of the computation, with ``"auto"`` replaced."""
         if self.dtype != "auto":
             return self.dtype
         return str(self.metadata.get("dtype", "bfloat16"))
@@ -117,13 +117,17 @@ KNOWN = {
 def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
     """Model from a known name, a local directory, a hub id (``owner/name``) or a :class:`Model`.
 
-    `changes` replace its fields. Known checkpoints are recognised by their hub id, too, and by a local directory of the
-    same name.
+    Known checkpoints are also recognised by their hub id and by a local directory of the same name.
+
+    Parameters
+    ----------
+    **changes
+        Other values of the model's fields; ``None`` changes nothing.
 
     Raises
     ------
     ValueError
-        None of these; lists the known names.
+        None of these (lists the known names), or a damaged metadata file.
     """
     if not isinstance(model, Model):
         text = str(model)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart, then lighter ones for more categories.
+#: Okabe and Ito's colours, which colour-blind readers can distinguish, then others for more categories.
 COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666", "#8C6BB1", "#A1D99B",
     "#FDBF6F", "#B15928", "#80B1D3", "#BC80BD", "#1B9E77", "#E7298A",
@@ -29,9 +29,9 @@ def embedding(
     Parameters
     ----------
     adata
-        Cells with coordinates.
+        Cells with coordinates in ``obsm``.
     color
-        ``obs`` column: numbers with a colour bar, anything else as categories with their numbers of cells.
+        ``obs`` column. Numbers get a colour bar, other values a legend with the number of cells.
     basis
         Key in ``obsm`` of an (n, 2) array, such as a UMAP.
     ax
@@ -46,7 +46,7 @@ def embedding(
     Raises
     ------
     KeyError
-        No such column or basis; lists those there are.
+        No such column or basis; lists the available ones.
     ImportError
         matplotlib is not installed.
     """
@@ -66,20 +66,20 @@ def embedding(
     else:
         names = values.astype("category").cat.remove_unused_categories()
         for number, name in enumerate(names.cat.categories):
-            of_type = np.asarray(names == name)
+            in_category = np.asarray(names == name)
             colour = "#C8C8C8" if name == "unknown" else COLOURS[number % len(COLOURS)]
             axes.scatter(
-                points[of_type, 0],
-                points[of_type, 1],
+                points[in_category, 0],
+                points[in_category, 1],
                 s=size,
                 color=colour,
                 linewidths=0,
-                label=f"{name} ({of_type.sum()})",
+                label=f"{name} ({in_category.sum()})",
             )
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
         for handle in legend.legend_handles:
             if isinstance(handle, PathCollection):
-                handle.set_sizes([25])  # visible however many points there are
+                handle.set_sizes([25])  # points of many cells are too small for a legend
     axes.set(xticks=[], yticks=[], title=title or color)
     axes.set_xlabel(basis.removeprefix("X_") + " 1", fontsize=8)
     axes.set_ylabel(basis.removeprefix("X_") + " 2", fontsize=8)
@@ -104,6 +104,13 @@ def top_changes(predicted: AnnData, *, n: int = 12, ax: Axes | None = None, titl
     Returns
     -------
     The axes.
+
+    Raises
+    ------
+    KeyError
+        No layer ``"delta"``.
+    ImportError
+        matplotlib is not installed.
     """
     plt = _pyplot()
     change = mean_change(predicted)
@@ -144,24 +151,27 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     Raises
     ------
     KeyError
-        No attention map of this cell; lists those there are.
+        No attention map of this cell; lists the available ones.
     ValueError
         No such head.
+    ImportError
+        matplotlib is not installed.
     """
     plt = _pyplot()
     maps: dict[str, Any] = adata.uns.get("cell2sen", {}).get("attention", {})
     key = attention_key(cell)
     if key not in maps:
         raise KeyError(
-            f"there is no attention map of cell {cell!r}; available: {list(maps)} (tl.embed(attention_for=[…]))"
+            f"there is no attention map of cell {cell!r}; available: {list(maps)}; tl.embed(adata, attention_for=[…]) "
+            "computes them"
         )
     array = np.asarray(maps[key]["map"])
     if head is not None and not 0 <= head < len(array):
         raise ValueError(f"there is no head {head}; available: 0 to {len(array) - 1}")
-    shown = (array.mean(axis=0) if head is None else array[head])[:n, :n]
+    weights = (array.mean(axis=0) if head is None else array[head])[:n, :n]
     genes: Sequence[str] = list(maps[key]["genes"])[:n]
     axes: Axes = ax if ax is not None else plt.subplots(figsize=(6, 5))[1]
-    image = axes.imshow(shown, cmap="viridis", norm="log" if shown.max() > 0 else None)
+    image = axes.imshow(weights, cmap="viridis", norm="log" if weights.max() > 0 else None)
     axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=6)
     axes.set_yticks(range(len(genes)), genes, fontsize=6)
     axes.set(
@@ -180,10 +190,17 @@ def mean_change(predicted: AnnData) -> pd.Series[float]:
     ----------
     predicted
         Result of :func:`cell2sen.tl.perturb`.
+
+    Raises
+    ------
+    KeyError
+        No layer ``"delta"``.
     """
     if "delta" not in predicted.layers:
         raise KeyError(f"there is no layer 'delta': pass the result of tl.perturb; available: {list(predicted.layers)}")
-    mean = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()  # of a sparse matrix: one row
+    mean = np.asarray(
+        predicted.layers["delta"].mean(axis=0)
+    ).ravel()  # the mean of a sparse matrix is a matrix of one row
     return pd.Series(mean, index=predicted.var_names)
 
 

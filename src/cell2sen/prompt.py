@@ -9,7 +9,7 @@ from itertools import chain
 
 from cell2sen.sentences.gene_list import GeneList
 
-#: Text segments may hold it; it becomes the number of genes of each list (or of the answer, if there are no lists).
+#: Placeholder in text segments: number of genes of the longest list, or of the answer if there are no lists.
 N_GENES = "{n_genes}"
 
 
@@ -25,19 +25,19 @@ class Genes:
 
     @property
     def text(self) -> str:
-        """Symbols joined by single spaces."""
+        """Gene symbols joined by single spaces."""
         return " ".join(self.symbols)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Text and gene lists in order. All lists are cut to the same length (:meth:`shorten`), text is never cut."""
+    """Text and gene lists in order. :meth:`shorten` cuts all lists to the same length; text is never cut."""
 
     segments: tuple[str | Genes, ...]
     """Text (with :data:`N_GENES` where the number of genes belongs) and gene lists."""
 
     key: str = ""
-    """Name of the row, usually that of the cell. Sampling is seeded by it, so that no row depends on its neighbours."""
+    """Name of the row, usually that of the cell. It seeds the sampling, so that no row depends on its neighbours."""
 
     answer_genes: int | None = None
     """Number of genes in the answer, or in each cell of it; ``None`` for answers that are no gene lists."""
@@ -52,7 +52,7 @@ class Prompt:
         key: str = "",
         answer_genes: int | None = None,
     ) -> Prompt:
-        """The prompt of one cell named `key`: text, its genes, text. Text alone, if there are no genes."""
+        """Prompt of one cell named `key`: text, its genes, text. Without genes, text alone."""
         symbols = genes if isinstance(genes, GeneList) else tuple(genes)
         segments = (before, Genes(symbols=symbols, cell=key), after) if symbols else (before + after,)
         return cls(segments=segments, key=key, answer_genes=answer_genes)
@@ -64,7 +64,7 @@ class Prompt:
 
     @property
     def genes(self) -> tuple[str, ...] | GeneList:
-        """Genes of all lists, one list behind the other."""
+        """Genes of all lists, concatenated."""
         if len(self.lists) == 1:
             return self.lists[0].symbols
         return tuple(chain.from_iterable(genes.symbols for genes in self.lists))
@@ -76,7 +76,7 @@ class Prompt:
 
     @property
     def n_genes(self) -> int:
-        """Genes of the longest list."""
+        """Number of genes of the longest list."""
         return max((len(genes.symbols) for genes in self.lists), default=0)
 
     @property
@@ -101,7 +101,7 @@ class Prompt:
             for symbol in piece.symbols:
                 spans.append((start, start + len(symbol)))
                 start += len(symbol) + 1
-            start -= bool(piece.symbols)  # no space behind the last one
+            start -= bool(piece.symbols)  # no space after the last gene
         return spans
 
     def shorten(self, n_genes: int) -> Prompt:
@@ -115,5 +115,5 @@ class Prompt:
         )
 
     def extended(self, *segments: str | Genes, key: str | None = None) -> Prompt:
-        """The prompt with further segments, such as what was answered so far; numbers of genes stay what they are."""
+        """The prompt with further segments, such as the answer so far; :data:`N_GENES` is filled in before."""
         return replace(self, segments=(*self.pieces, *segments), key=self.key if key is None else key)

@@ -20,10 +20,10 @@ from cell2sen.sentences.gene_list import GeneList
 if TYPE_CHECKING:
     from cell2sen.sentences.sentences import Sentences
 
-#: Slots that every template may have, filled without the caller naming them.
+#: Slots that every template may have, filled by :meth:`Task.prompt` itself.
 BUILT_IN_SLOTS = ("cells", "genes", "n_cells", "n_genes", "number", "organism")
 
-#: Kinds of answers: nothing (embeddings), a label, a label for each cell, yes or no, a gene list that is no cell,
+#: Kinds of answers: none (embeddings), one label, one label per cell, yes or no, genes that are no cell (a gene set),
 #: sentences of one or several cells, free text.
 AnswerKind = Literal["none", "label", "labels", "yes_no", "genes", "sentences", "text"]
 
@@ -32,10 +32,10 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """One wording of a task, with ``{slots}``.
+    """Prompt and answer of a task, with ``{slots}``.
 
     ``{genes}`` is the sentence of one cell. ``{cells}`` is :attr:`cell`, repeated for each cell of a sample. Any other
-    slot is text, or a list of genes that is no cell (a gene set) where a sequence is given for it.
+    slot is text, or a sequence of genes that is no cell (a gene set).
     """
 
     prompt: str
@@ -45,10 +45,10 @@ class Template:
     """Answer; begins with whitespace."""
 
     cell: str = ""
-    """What ``{cells}`` of the prompt repeats: ``"Cell {number}: {genes}.\\n"``; ``{number}`` counts from 1."""
+    """Text per cell for ``{cells}`` of the prompt: ``"Cell {number}: {genes}.\\n"``; ``{number}`` counts from 1."""
 
     answer_cell: str = ""
-    """What ``{cells}`` of the answer repeats: ``"\\nCell {number}: {sentence}."``."""
+    """Text per cell for ``{cells}`` of the answer: ``"\\nCell {number}: {sentence}."``."""
 
     @property
     def prompt_slots(self) -> frozenset[str]:
@@ -63,24 +63,24 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a model is to do: templates and the kind of its answer.
+    """Prompt templates and kind of answer of a task.
 
-    The first template is used for inference; training draws from all.
+    Inference uses the first template; training draws from all.
     """
 
     name: str
     templates: tuple[Template, ...]
     answer: AnswerKind
-    """``"sentences"`` and ``"genes"`` are guided to genes by default; labels are scored against a closed set."""
+    """Decoding of ``"sentences"`` and ``"genes"`` is restricted to genes by default; labels come from a closed set."""
 
     target: str | None = None
     """Slot of the answer."""
 
     cells: tuple[int, int] | None = None
-    """Fewest and most cells of a sample, for tasks whose prompt has ``{cells}``."""
+    """Minimum and maximum number of cells in a sample, for tasks whose prompt has ``{cells}``."""
 
     source: str = "cell2sen"
-    """Where the wording comes from: recorded, and compared with what a checkpoint was trained on."""
+    """Origin of the templates, for the provenance and for comparison with those that a checkpoint was trained on."""
 
     defaults: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,7 +89,9 @@ class Task:
             raise ValueError(f"task {self.name!r} has no template")
         for template in self.templates:
             if ("{cells}" in template.prompt) != bool(template.cell):
-                raise ValueError(f"task {self.name!r}: {{cells}} in prompt= and the block cell= belong together")
+                raise ValueError(
+                    f"task {self.name!r}: a template must have both {{cells}} in prompt= and cell=, or neither"
+                )
 
     @property
     def slots(self) -> frozenset[str]:
@@ -98,7 +100,7 @@ class Task:
 
     @property
     def reads_cells(self) -> bool:
-        """Whether the prompt has the sentence of a cell, or several."""
+        """Whether the prompt has a cell sentence, of one cell or several."""
         return bool(self.templates[0].prompt_slots & {"genes", "cells"})
 
     @property
@@ -126,7 +128,7 @@ class Task:
         variant: int = 0,
         **slots: str | Sequence[str],
     ) -> Prompt:
-        """Fill template number `variant`.
+        """Prompt from template number `variant`.
 
         Parameters
         ----------
@@ -135,14 +137,16 @@ class Task:
         cells
             Name and genes of each cell of a sample, for templates with ``{cells}``.
         key
-            Name of the row.
+            Name of the row, which seeds its sampling.
+        answer_genes
+            Number of genes in the answer, for answers that are gene lists.
         **slots
-            Text, or for a gene set its genes. Slots within the repeated block: one value for all cells, or a list.
+            Text, or for a gene set its genes. Slots within the repeated block: one value, or one per cell.
 
         Raises
         ------
         KeyError
-            A slot of the template has no value; names it and those given.
+            A slot of the template has no value; lists the given ones.
         """
         template = self.templates[variant]
         cells = {key: genes} if cells is None else cells
@@ -171,16 +175,16 @@ class Task:
         slots: Sequence[Mapping[str, Any]] | None = None,
         variants: Sequence[int] | None = None,
     ) -> list[Prompt]:
-        """A prompt for each cell, or for each sample of cells.
+        """Prompts of a dataset, one per cell or per sample of cells.
 
         Parameters
         ----------
         rows
-            Numbers of cells; for tasks of samples a list of numbers for each sample.
+            Row numbers of cells; for tasks of samples, those of each sample.
         length
-            Genes of a cell at most. All cells of a sample have as many as the one with the fewest.
+            Maximum number of genes per cell. All cells of a sample have as many as its shortest sentence.
         answer_genes, slots, variants
-            One entry for each prompt.
+            One entry per prompt, as for :meth:`prompt`.
 
         Returns
         -------
@@ -195,29 +199,29 @@ class Task:
         """
         lists = sentences.gene_lists(length)
         prompts: list[Prompt] = []
-        for place, row in enumerate(rows):
-            some = [int(cell) for cell in np.atleast_1d(row)]
-            names = [str(sentences.names[cell]) for cell in some]
+        for position, row in enumerate(rows):
+            cells = [int(cell) for cell in np.atleast_1d(row)]
+            names = [str(sentences.names[cell]) for cell in cells]
             if len(set(names)) < len(names):
-                raise ValueError(f"the cells of a sample need different names, found {names}")
-            given: dict[str, Any] = {"genes": lists[some[0]]}
+                raise ValueError(f"the cells of a sample must have different names, found {names}")
+            genes: dict[str, Any] = {"genes": lists[cells[0]]}
             if self.reads_samples:
-                shortest = min(len(lists[cell]) for cell in some)
-                given = {"cells": {name: lists[cell][:shortest] for name, cell in zip(names, some, strict=True)}}
+                shortest = min(len(lists[cell]) for cell in cells)
+                genes = {"cells": {name: lists[cell][:shortest] for name, cell in zip(names, cells, strict=True)}}
             prompts.append(
                 self.prompt(
-                    **given,
-                    organism=sentences.organism[some[0]],
+                    **genes,
+                    organism=sentences.organism[cells[0]],
                     key=names[0],
-                    answer_genes=None if answer_genes is None else int(answer_genes[place]),
-                    variant=0 if variants is None else variants[place],
-                    **(slots[place] if slots is not None else {}),
+                    answer_genes=None if answer_genes is None else int(answer_genes[position]),
+                    variant=0 if variants is None else variants[position],
+                    **(slots[position] if slots is not None else {}),
                 )
             )
         return prompts
 
     def complete(self, *, variant: int = 0, n_cells: int = 1, **slots: str | Sequence[str]) -> str:
-        """The right answer's text behind the prompt, with its leading space and final full stop.
+        """Text of the correct answer, with its leading space and final full stop.
 
         A slot within the repeated block has one value for each of `n_cells` cells; a gene list is joined by spaces.
         """
@@ -229,19 +233,19 @@ class Task:
         return self._text(template.answer, {**slots, "cells": "".join(blocks)})
 
     def openings(self, n_cells: int, variant: int = 0) -> list[str]:
-        """Text before each cell's part of an answer, and behind the last one (``n_cells + 1`` entries)."""
+        """Text before each cell's part of an answer, and after the last part (``n_cells + 1`` entries)."""
         assert self.target is not None
         values: dict[str, Any] = {self.target: "\0"}
         return self.complete(variant=variant, n_cells=n_cells, **values).split("\0")
 
     def parse(self, text: str, vocabulary: Collection[str] = ()) -> Any:
-        """Read an answer.
+        """Parsed answer.
 
         Returns
         -------
-        By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one for each cell;
+        By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one per cell;
         ``"yes_no"`` a bool, or ``None`` for neither; ``"genes"`` a :class:`~cell2sen.answer.ParsedSentence`;
-        ``"sentences"`` a tuple of them, one for each cell.
+        ``"sentences"`` a tuple of them, one per cell.
         """
         block, target = self.templates[0].answer_cell, self.target or ""
         if self.answer == "sentences":
@@ -257,11 +261,11 @@ class Task:
         Raises
         ------
         ValueError
-            A template lacks the cell sentence or a slot of this task, has a slot that nothing fills, or more than one
-            place for the cell sentence.
+            No template, or one that lacks the cell sentence or a slot of this task, has an unknown slot, or has the
+            cell sentence more than once.
         """
         if not templates:
-            raise ValueError(f"task {self.name!r}: no template was given")
+            raise ValueError(f"task {self.name!r} needs at least one template, found none")
         own = self.templates[0]
         optional = {"n_genes", "organism"} | ({"n_cells", "number"} if self.reads_samples else set())
         for template in templates:
@@ -296,7 +300,7 @@ class Task:
         return [Genes(symbols=_symbols(value))] if isinstance(value, Sequence) else [str(value)]
 
     def _text(self, template: str, values: Mapping[str, Any], number: int = 0) -> str:
-        """A part of an answer with its slots filled."""
+        """Part of an answer with its slots filled."""
         values = {**values, "number": str(number + 1)}
         parts = [(literal, self._value(slot, values) if slot else "") for literal, slot in _parts(template)]
         return "".join(literal + (value if isinstance(value, str) else " ".join(value)) for literal, value in parts)
@@ -317,13 +321,13 @@ _PARSERS: dict[str, Any] = {
 
 
 def _parts(template: str) -> Iterator[tuple[str, str]]:
-    """``(text, slot behind it)``; the last slot is empty."""
+    """``(text, slot that follows it)``; the last slot is empty."""
     pieces = _SLOT.split(template)
     yield from zip(pieces[::2], [*pieces[1::2], ""], strict=True)
 
 
 def _of_cell(value: Any, number: int) -> Any:
-    """The value of one cell, where there is one for each."""
+    """Value of one cell; `value` itself if it is the same for all cells."""
     return value if isinstance(value, str | Genes) else value[number]
 
 

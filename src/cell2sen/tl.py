@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate, perturb, generate; results in ``obs``, ``obsm`` and ``uns``, or a new AnnData."""
+"""Tools for AnnData: embed, annotate, perturb, generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cell2sen.answer import ParsedSentence
-from cell2sen.backend import Pooling, Sampling
+from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
 from cell2sen.inference.embed import attention_key, embed_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
@@ -30,9 +30,6 @@ UNKNOWN = "unknown"
 #: Unit of predicted expression.
 UNIT = "ln(1 + CP10k)"
 
-#: A cell sentence ends before the first of these strings.
-SENTENCE_END = (".\n", "\n")
-
 
 def embed(
     adata: AnnData,
@@ -45,7 +42,7 @@ def embed(
     copy: bool = False,
     **options: Unpack[Options],
 ) -> AnnData | None:
-    """Embed every cell.
+    """Cell embeddings, written to ``obsm``.
 
     Parameters
     ----------
@@ -58,11 +55,11 @@ def embed(
     attention_for
         Cells, by name or number, whose gene-level attention is stored.
     attention_layer
-        0-based layer of the attention maps, negative from the end.
+        0-based layer of the attention maps; negative values count from the end.
     key_added
         Key of the result in ``obsm``.
     copy
-        Write into a copy, which is returned, instead of into `adata`.
+        Write into a copy and return it.
     **options
         Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
 
@@ -76,16 +73,17 @@ def embed(
         Provenance.
     ``uns["cell2sen"]["attention"][cell]``
         For the cells in `attention_for`: ``genes``, and ``map``, float32 (heads, genes, genes), rows sum to at most 1.
-        Characters that HDF5 does not allow in keys are percent-encoded, such as ``%2F`` for ``/``.
+        Characters of names that HDF5 keys cannot have are percent-encoded, such as ``%2F`` for ``/``.
 
     Raises
     ------
     ValueError
-        Matrix that cannot be ranked, unknown pooling or layer, or names of attention cells that are not unique.
+        Negative or infinite values, no gene symbols, unknown pooling or hidden layer, or names of attention cells that
+        are not unique.
     KeyError
-        Unknown cell, layer or column; lists those there are.
+        Unknown cell, ``layer`` or column; lists the available ones.
     TypeError
-        `adata` is no AnnData, or an option does not exist.
+        `adata` is no AnnData object, or an option does not exist.
     """
     _check_input(adata, copy=copy)
     rows = _rows_of_cells(adata, attention_for)
@@ -99,7 +97,7 @@ def embed(
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
     _record(adata, "embed", session.provenance(**settings))
-    adata.uns[UNS].pop("attention", None)  # maps of an earlier call may be those of another model
+    adata.uns[UNS].pop("attention", None)  # an earlier call may have used another model
     if embeddings.attention is not None:
         maps = {adata.obs_names[row]: embeddings.attention[row] for row in rows}
         adata.uns[UNS]["attention"] = {
@@ -126,7 +124,7 @@ def annotate(
     copy: bool = False,
     **options: Unpack[Options],
 ) -> AnnData | None:
-    """Choose a cell type for every cell out of a closed set.
+    """Most probable label of each cell or sample, from a closed set.
 
     Parameters
     ----------
@@ -135,22 +133,22 @@ def annotate(
     labels
         Cell types to choose from. Default: those that the model was trained on.
     task
-        ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are perturbations
-        then), ``"tissue"`` for the tissue of samples of cells.
+        ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
+        perturbations), ``"tissue"`` for the tissue of samples of cells.
     sample_by
         For tasks that read several cells (``"tissue"``): obs columns whose values all cells of a sample share, such as
         the donor. Each such group is split at random into samples; cells with a missing value are in none.
     n_cells
-        Cells of a sample.
+        Target number of cells per sample; the samples of a group are of equal size (plus or minus one).
     seed
         Seed of the split into samples.
     threshold
-        Cells whose most probable label is less probable than this are ``"unknown"``. With 0.5, labels that are more
-        likely wrong than right are left out.
+        Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
+        more likely wrong than right.
     key_added
         Key of the results. Default: ``"cell2sen_cell_type"``, for other tasks ``"cell2sen_"`` and their target.
     copy
-        Write into a copy, which is returned, instead of into `adata`.
+        Write into a copy and return it.
     **options
         Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
 
@@ -159,12 +157,13 @@ def annotate(
     ``None``, or the copy. Sets
 
     ``obs[key_added]``
-        Label, categorical; ``"unknown"`` below the threshold and for cells without genes.
+        Label, categorical; ``"unknown"`` below the threshold and for cells without genes or in no sample.
     ``obs[key_added + "_score"]``
-        Probability of the most probable label, float64, also where it is below the threshold.
+        Probability of the most probable label, float64, also below the threshold; 0 for cells without genes or in no
+        sample.
     ``obsm[key_added + "_probabilities"]``
         Probabilities, float64 (n, labels), columns in the order of ``uns["cell2sen"]["annotate"]["labels"]``; NaN for
-        cells without genes.
+        cells without genes or in no sample.
     ``obs[key_added + "_sample"]``
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
@@ -173,10 +172,12 @@ def annotate(
     Raises
     ------
     ValueError
-        Fewer than two labels, a label twice, two labels with the same meaning, a threshold that is no probability, or
-        a matrix that cannot be ranked.
+        Fewer than two labels, a label twice, two labels with the same meaning, a threshold that is no probability, no
+        samples for a task that reads them, no group with enough cells, or negative or infinite values.
+    KeyError
+        Unknown ``layer`` or column; lists the available ones.
     TypeError
-        `adata` is no AnnData, or an option does not exist.
+        `adata` is no AnnData object, or an option does not exist.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
@@ -225,7 +226,7 @@ def perturb(
     max_new_tokens: int = 2048,
     **options: Unpack[Options],
 ) -> AnnData:
-    """Predict each cell's expression after a perturbation.
+    """Predicted expression of each cell after a perturbation.
 
     Parameters
     ----------
@@ -236,22 +237,23 @@ def perturb(
     perturbation_column
         ``obs`` column with one perturbation per cell, instead of `perturbation`.
     n_genes
-        Maximum number of genes in the sentences of control and prediction. A prediction has as many as its control.
-        Default: the number that the model was trained with.
+        Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
+        the model was trained with.
     readout
         ``"expected"``: the control's measured expression plus the expected expression with the perturbation minus that
-        without it (:mod:`cell2sen.inference.expected_response`). Far better for means; for models that write a gene as
-        one token and were trained with a name for no perturbation. ``"sentence"``: the expression of one written
-        sentence; control and prediction go through the same rank fit, so that reconstruction errors common to both
+        without it (:mod:`cell2sen.inference.expected_response`). More accurate for means. Needs a model with one token
+        per gene that was trained with a name for unperturbed cells. ``"sentence"``: the expression of one generated
+        sentence; the same rank fit converts control and prediction, so that reconstruction errors common to both
         cancel. ``"auto"``: expected if the model supports it, unless `guided`, `temperature`, `top_k` or `top_p` differ
         from their defaults.
     correction
         Add the mean residual of expected responses in the training cells, if the model has one for this perturbation
         (:mod:`cell2sen.inference.corrections`). ``False`` returns the uncorrected prediction.
     guided
-        Written sentences have only genes of this dataset, each at most once. ``False``: free text.
+        Generated sentences have only genes of this dataset, each at most once. ``False``: free text.
     temperature, top_k, top_p, seed
-        Sampling of a written sentence; temperature 0 is greedy. A cell's draw depends on the seed and its name alone.
+        Sampling of a generated sentence; temperature 0 is greedy. A cell's draw depends on the seed and its name alone.
+        The expected readout uses the seed only.
     max_new_tokens
         Maximum length of free text, in tokens.
     **options
@@ -266,8 +268,8 @@ def perturb(
     ``var``
         Gene symbols that the model can write.
     ``obs``
-        The control's columns (an older ``perturbation`` as ``perturbation_before``), ``perturbation``, and
-        ``sentence`` (as written, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
+        The control's columns (another column ``perturbation`` as ``perturbation_before``), ``perturbation``,
+        ``sentence`` (as generated, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
         ``uniqueness`` (share of these that are named for the first time), ``n_unknown``, ``n_repeated``.
     ``uns["cell2sen"]["perturb"]``
         Provenance, with the readout that was used.
@@ -278,11 +280,11 @@ def perturb(
         ``readout="expected"`` of a model that does not support it.
     ValueError
         Neither or both of `perturbation` and `perturbation_column`, no cell to predict, names that are not unique with
-        a temperature above 0, or a matrix that cannot be ranked.
+        a temperature above 0, or negative or infinite values.
     KeyError
-        No such column or layer; lists those there are.
+        Unknown ``layer`` or column; lists the available ones.
     TypeError
-        `adata` is no AnnData, or an option does not exist.
+        `adata` is no AnnData object, or an option does not exist.
     """
     from anndata import AnnData
 
@@ -335,7 +337,7 @@ def generate(
     max_new_tokens: int = 2048,
     **options: Unpack[Options],
 ) -> AnnData:
-    """Generate cells of given types.
+    """Generated cells of given types.
 
     Parameters
     ----------
@@ -344,8 +346,8 @@ def generate(
     n
         Cells per label.
     genes
-        Genes that the cells may have: symbols, or an AnnData (or its file) whose genes, rank fit and organism are
-        taken. Default: the model's own list.
+        Genes that the cells may have: symbols, or an AnnData object or file, of which the genes, the rank fit and the
+        organism are used. Default: the model's own list.
     n_genes
         Genes of each cell. Default: the number that the model was trained with.
     guided
@@ -355,8 +357,8 @@ def generate(
     max_new_tokens
         Maximum length of free text, in tokens.
     **options
-        ``organism`` is the organism of the generated cells; by default that of the AnnData in `genes`, else human. For
-        the others see :class:`cell2sen.inference.options.Options`.
+        ``organism``: that of the generated cells, by default that of the AnnData in `genes`, else human. For the other
+        options see :class:`cell2sen.inference.options.Options`.
 
     Returns
     -------
@@ -410,7 +412,7 @@ def _sampling_record(sampling: Sampling) -> dict[str, Any]:
 
 
 def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:
-    """The control's columns, the perturbations and the predicted sentences."""
+    """Annotations of predicted cells: the control's columns, the perturbations and the predicted sentences."""
     obs: pd.DataFrame = adata.obs.iloc[response.rows].copy()
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
@@ -420,7 +422,7 @@ def _obs_of_response(adata: AnnData, response: Response, perturbation_column: st
 
 
 def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
-    """Columns of `obs` with the written sentences and their quality."""
+    """Add the generated sentences and their quality to `obs`."""
     obs["sentence"] = [" ".join(answer.genes) for answer in answers]
     obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
     obs["uniqueness"] = np.array([answer.uniqueness for answer in answers], dtype=np.float64)
@@ -436,23 +438,23 @@ def _rows_of_cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
     for cell in cells:
         if isinstance(cell, str):
             if cell not in adata.obs_names:
-                raise KeyError(f"there is no cell {cell!r}; the first ones are {list(adata.obs_names[:3])}")
+                raise KeyError(f"there is no cell {cell!r}; the first cells are {list(adata.obs_names[:3])}")
             rows.append(int(np.flatnonzero(adata.obs_names == cell)[0]))
         else:
             if not 0 <= cell < adata.n_obs:
-                raise ValueError(f"there is no cell number {cell}; there are {adata.n_obs} cells")
+                raise ValueError(f"there is no cell number {cell}; numbers are 0 to {adata.n_obs - 1}")
             rows.append(int(cell))
     counts = adata.obs_names.value_counts() if rows else {}
     if repeated := sorted({name for name in adata.obs_names[rows] if counts[name] > 1}):
         raise ValueError(
-            f"attention maps are stored by cell name, but {repeated[:3]} name several cells: call "
+            f"attention maps are stored by cell name, but several cells have the names {repeated[:3]}: call "
             "adata.obs_names_make_unique() first"
         )
     return rows
 
 
 def _check_input(adata: Any, *, copy: bool) -> None:
-    """Raise an error for input that is no AnnData, or a view of a file, which anndata cannot write into."""
+    """Raise an error if `adata` is no AnnData, or a view of a file, which anndata cannot write results into."""
     if not hasattr(adata, "obs_names"):
         raise TypeError(
             f"expected an AnnData object, found {type(adata).__name__}: open a file with "
@@ -460,7 +462,7 @@ def _check_input(adata: Any, *, copy: bool) -> None:
         )
     if adata.isbacked and adata.is_view and not copy:
         raise ValueError(
-            "adata is a view of a backed file, which cannot hold results: call .to_memory() on it, or pass copy=True"
+            "adata is a view of a backed file, which cannot store results: call .to_memory() on it, or pass copy=True"
         )
 
 

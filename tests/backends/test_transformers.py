@@ -97,8 +97,8 @@ def test_embeddings_equal_hidden_states(
             if layer == 2:  # transformers returns the last state after the final norm
                 state = states[-1]
             [row] = backend.tokens.encode([cell])
-            where = {"mean": slice(None), "genes": row.genes >= 0, "last": slice(-1, None)}[pooling]
-            np.testing.assert_allclose(vector, state[0].numpy()[where].mean(0), rtol=1e-5, atol=1e-5)
+            pooled = {"mean": slice(None), "genes": row.genes >= 0, "last": slice(-1, None)}[pooling]
+            np.testing.assert_allclose(vector, state[0].numpy()[pooled].mean(0), rtol=1e-5, atol=1e-5)
     hook.remove()
 
 
@@ -204,7 +204,7 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
         if not guide.done(0):  # the function is not called for the last token
             guide.advance(0, int(output[0, -1]))
         assert text.split(" ") == [GENES[gene] for gene in guide.written[0]]
-        # Except for the last gene, which an end token may cut short.
+        # Except the last gene: an end token may come before its last token.
         written = backend.tokens.text(output[0, ids.shape[1] :].tolist()).split()
         if kind != "genes":
             assert written[: len(text.split()) - 1] == text.split()[:-1]
@@ -246,8 +246,8 @@ def test_no_logits_for_embeddings_and_few_for_scores(pair: tuple[str, str], monk
 def test_layers_above_are_not_computed(backend: TransformersBackend, layer: int) -> None:
     run: list[int] = []
     hooks = [
-        each.register_forward_hook(lambda *_, index=index: run.append(index))
-        for index, each in enumerate(backend.base.layers)
+        module.register_forward_hook(lambda *_, index=index: run.append(index))
+        for index, module in enumerate(backend.base.layers)
     ]
     backend.embed(CELLS[:2], layer=layer)
     assert run == list(range(layer))
@@ -332,8 +332,8 @@ def test_fault_4_memory_of_an_embedding_does_not_grow_with_the_vocabulary() -> N
     sizes: list[int] = []
 
     def watch(*_: Any) -> None:
-        tensors = (each for each in gc.get_objects() if type(each) is torch.Tensor)
-        sizes.extend(each.numel() for each in tensors if each.dim() == 3 and each.shape[-1] == vocabulary)
+        tensors = (item for item in gc.get_objects() if type(item) is torch.Tensor)
+        sizes.extend(tensor.numel() for tensor in tensors if tensor.dim() == 3 and tensor.shape[-1] == vocabulary)
 
     hook = backend.base.final_layer_norm.register_forward_hook(watch)
     backend.embed(CELLS)
@@ -360,7 +360,7 @@ def test_fault_10_bos_exactly_once() -> None:
 
 
 def force(backend: TransformersBackend, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the model write this text, then `CD4` again and again."""
+    """Replaces the logits, so that the model writes this text and then repeats `CD4`."""
     ids = backend.tokens.ids([text + " CD4" * 20])[0]
     step = iter(ids)
 
@@ -419,7 +419,7 @@ def test_generation_settings_in_the_checkpoint_change_nothing(tmp_path: Path) ->
 def test_genes_that_cannot_be_written() -> None:
     backend = tiny.backend("gpt_neox", "genes")
     assert backend.known_genes(["CD4", "XYZ1", "CD44"]).tolist() == [True, False, True]
-    with pytest.raises(ValueError, match=r"cannot write 1 of 2 genes, such as \['XYZ1'\]; see known_genes"):
+    with pytest.raises(ValueError, match=r"cannot write 1 of 2 genes, such as \['XYZ1'\]; leave them out"):
         backend.generate([replace(CELLS[0], answer_genes=1)], Sampling(), genes=["CD4", "XYZ1"] * 9)
 
 

@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 from command import Run
 
-from cell2sen.evaluation import cell_eval as handover
+from cell2sen.evaluation.cell_eval import cell_eval
 from cell2sen.evaluation.evaluate import evaluate
 
 
@@ -98,15 +98,15 @@ def test_scores_of_cell_eval_are_written(score: Run, monkeypatch: pytest.MonkeyP
     some = ("--resamples", "0", "--metric", "pearson")
     code, _, err = score(*NAMES, *some, "--cell-eval", "theirs.csv")
     assert code == 0, err
-    expected = handover.cell_eval("predicted.h5ad", "real.h5ad", **OPTIONS)
+    expected = cell_eval("predicted.h5ad", "real.h5ad", **OPTIONS)
     pd.testing.assert_frame_equal(pd.read_csv("theirs.csv"), expected)
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--control", "nothing"), "error: no control cells: obs['drug'] of the real cells never is"),
-        (("--rename", "b"), "error: --rename takes NAME=NAME"),
+        (("--control", "nothing"), "error: no control cells: obs['drug'] of the real cells is never"),
+        (("--rename", "b"), "error: --rename takes PREDICTED=REAL"),
         (("--table", "scores.xlsx"), "error: scores.xlsx must end in .csv or .json"),
         (("--report", "no/report.html"), "error: there is no folder"),
     ],

@@ -34,7 +34,7 @@ def adata() -> anndata.AnnData:
 
 
 def store(adata: anndata.AnnData, kind: str, folder: Path) -> Any:
-    """The object as `kind` keeps it: in memory, backed or in a file."""
+    """The object in the storage `kind`: in memory, backed or in a file."""
     if kind in ("csr", "csc", "dense"):
         adata.X = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}[kind](adata.X.toarray())
         return adata
@@ -82,15 +82,15 @@ def test_values_equal_their_definition(adata: anndata.AnnData, kind: str, tmp_pa
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_keep_gene_map_and_scale(adata: anndata.AnnData, kind: str, tmp_path: Path) -> None:
     with Expression.open(store(adata, kind, tmp_path)) as expression:
-        whole = expression.ln_cp10k().toarray()
+        all_rows = expression.ln_cp10k().toarray()
         for rows in (slice(3, 20), slice(None, None, 7), np.array([9, 2, 3, 4, 40]), np.arange(N) % 3 == 1):
             part = expression[rows]
             assert part.names.tolist() == expression.names[rows].tolist()
             assert part.scale is expression.scale
             assert part.gene_map is expression.gene_map
-            np.testing.assert_array_equal(part.ln_cp10k().toarray(), whole[rows])
+            np.testing.assert_array_equal(part.ln_cp10k().toarray(), all_rows[rows])
             half = part[2:5]
-            np.testing.assert_array_equal(half.ln_cp10k().toarray(), whole[rows][2:5])
+            np.testing.assert_array_equal(half.ln_cp10k().toarray(), all_rows[rows][2:5])
             assert [block.values.shape[0] for block in part.blocks(2)][:2] == [2, 2]
         for rows in ([], [1, 1]):
             with pytest.raises(ValueError, match="at least one row and none twice"):
@@ -99,28 +99,28 @@ def test_rows_keep_gene_map_and_scale(adata: anndata.AnnData, kind: str, tmp_pat
 
 def test_log_values_are_normalised_back(adata: anndata.AnnData) -> None:
     counts = adata.X.toarray().astype(np.float64)
-    wanted = slow_ln_cp10k(counts)
+    expected = slow_ln_cp10k(counts)
     for base, name in ((np.e, "e"), (2.0, "2")):
         adata.X = (np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4) / np.log(base)).astype(np.float32)
         expression = Expression.open(adata)
         assert expression.scale == Scale(kind="log", base=name, total=1e4)  # type: ignore[arg-type]
-        np.testing.assert_allclose(expression.ln_cp10k().toarray(), wanted, rtol=1e-5)
+        np.testing.assert_allclose(expression.ln_cp10k().toarray(), expected, rtol=1e-5)
     as_counts = Expression.open(adata, scale=COUNTS)
     assert as_counts.scale == COUNTS
 
 
 def test_known_genes(adata: anndata.AnnData) -> None:
     expression = Expression.open(adata)
-    known = expression.known_to(lambda symbols: np.array([symbol != "B2M" for symbol in symbols]))
-    assert known.symbols == ("CD4", "LYZ", "ACTB")
-    assert (known.account["n_unknown_to_model"], known.account["examples_unknown_to_model"]) == (1, ["B2M"])
+    subset = expression.known_to(lambda symbols: np.array([symbol != "B2M" for symbol in symbols]))
+    assert subset.symbols == ("CD4", "LYZ", "ACTB")
+    assert (subset.account["n_unknown_to_model"], subset.account["examples_unknown_to_model"]) == (1, ["B2M"])
     assert "n_unknown_to_model" not in expression.account
-    np.testing.assert_array_equal(known.ln_cp10k().toarray(), expression.ln_cp10k().toarray()[:, [0, 2, 3]])
-    with pytest.raises(ValueError, match=r"none of the 4 genes is known to the model.*CD4.*symbols="):
+    np.testing.assert_array_equal(subset.ln_cp10k().toarray(), expression.ln_cp10k().toarray()[:, [0, 2, 3]])
+    with pytest.raises(ValueError, match=r"the model can write none of the 4 genes.*CD4.*symbols="):
         expression.known_to(lambda symbols: np.zeros(len(symbols), dtype=bool))
 
 
-def test_columns_without_change_are_passed_on(adata: anndata.AnnData) -> None:
+def test_unchanged_columns_are_not_copied(adata: anndata.AnnData) -> None:
     assert not Expression.open(adata).has_all_columns
     plain = adata[:, [0, 1, 2, 5]].copy()
     expression = Expression.open(plain)
@@ -146,7 +146,7 @@ def test_cells_without_counts_are_zero(adata: anndata.AnnData) -> None:
     assert np.isfinite(ln).all()
 
 
-def test_negative_values_are_refused_where_they_are(adata: anndata.AnnData) -> None:
+def test_negative_values_are_refused_in_their_matrix_only(adata: anndata.AnnData) -> None:
     adata.layers["counts"] = adata.X.copy()
     adata.X.data[-1] = -1
     with pytest.raises(ValueError, match=r"not be negative.*there is layer='counts'"):
@@ -171,7 +171,7 @@ def test_a_file_is_opened_once_and_closed(
         expression.ln_cp10k()
         assert (len(files), bool(files[0])) == (1, True)
     assert not files[0]
-    assert (len(expression), expression.symbols) == (N, SYMBOLS)  # what was read remains
+    assert (len(expression), expression.symbols) == (N, SYMBOLS)  # available after closing
     with pytest.raises(KeyError, match="no column 'x'"):
         Expression.open(tmp_path / "x.h5ad", symbols="x")
     with pytest.raises(KeyError, match="no 'x'"):

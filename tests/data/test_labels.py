@@ -1,4 +1,4 @@
-"""Spellings of one label are one; different cell types stay apart."""
+"""Spellings of one label are equal; different cell types stay apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cell2sen.data.labels import normalise_label, trim_label
         ("activated_stellate", "activated stellate"),
         ("CD4+/CD25-", "cd4+/cd25-"),
         ("mast", "mast"),
-        ("DCs", "dcs"),  # too short to tell a plural from a name
+        ("DCs", "dcs"),  # too short to distinguish a plural from a name
         ("Cell class", "cell class"),
     ],
 )

@@ -21,7 +21,7 @@ OBS = pd.DataFrame(
 )
 
 
-def test_columns_are_named_once_and_unknown_ones_come_with_the_menu() -> None:
+def test_columns_come_once_and_unknown_ones_list_the_available() -> None:
     assert list(obs_columns(OBS, ["batch", "kind", "batch"]).columns) == ["batch", "kind"]
     assert list(obs_columns(OBS, "kind").columns) == ["kind"]
     assert obs_columns(OBS, ()).shape == (3, 0)

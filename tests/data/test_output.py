@@ -1,3 +1,5 @@
+"""Output files and folders: complete under their name, or not there at all."""
+
 from __future__ import annotations
 
 import errno
@@ -30,7 +32,7 @@ def test_complete_file_appears_under_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
-def test_broken_run_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_broken_run_keeps_the_earlier_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "out.txt").write_text("before")
 
     def run() -> None:
@@ -63,7 +65,7 @@ def test_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
     assert source.read_text() == "data"
 
 
-def test_impossible_places_are_refused_before_the_work(tmp_path: Path) -> None:
+def test_impossible_paths_are_refused_before_the_work(tmp_path: Path) -> None:
     for path, error, match in (
         (tmp_path / "no" / "out", FileNotFoundError, "no folder"),
         (tmp_path, ValueError, "is a folder"),
@@ -84,7 +86,7 @@ def test_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB, where the tests may mount one."""
+    """A file system of 256 KiB; skips tests that may not mount it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
@@ -100,7 +102,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_full_disk_leaves_what_was_there(small_disk: Path) -> None:
+def test_full_disk_keeps_the_earlier_file(small_disk: Path) -> None:
     (small_disk / "out.bin").write_text("before")
 
     def run() -> None:

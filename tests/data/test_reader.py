@@ -1,3 +1,5 @@
+"""Reader: equal rows from every storage, in bounded memory."""
+
 from __future__ import annotations
 
 import tracemalloc
@@ -41,7 +43,7 @@ def where(request):
 
 @pytest.fixture(params=STORAGES)
 def data(request, where, values, tmp_path):
-    """One object in every place and storage that anndata knows."""
+    """One object in memory, as a view and in files, in each storage."""
     adata = make(values, STORAGES[request.param])
     if where == "memory":
         yield adata
@@ -69,18 +71,18 @@ def whole(source, rows=None):
 
 @pytest.mark.parametrize("rows", [None, 7, 1000])
 def test_every_place_and_storage(data, values, rows):
-    for arguments, wanted, name in (
+    for arguments, expected, name in (
         ({}, values[:, 5:], "X"),
         ({"layer": "double"}, values[:, 5:] * 2, "layers['double']"),
         ({"use_raw": True}, values, "raw.X"),
     ):
         with open_reader(data, **arguments) as source:
-            np.testing.assert_array_equal(whole(source, rows), wanted)
-            np.testing.assert_array_equal(source.sample(N).toarray(), wanted)
-            np.testing.assert_array_equal(source.sample(3).toarray(), wanted[[0, 1, 2, 24, 25, 26, 47, 48, 49]])
+            np.testing.assert_array_equal(whole(source, rows), expected)
+            np.testing.assert_array_equal(source.sample(N).toarray(), expected)
+            np.testing.assert_array_equal(source.sample(3).toarray(), expected[[0, 1, 2, 24, 25, 26, 47, 48, 49]])
             assert (source.where, source.n_obs, source.uns["species"]) == (name, N, "mouse")
             assert source.names.tolist() == [f"c{row}" for row in range(N)]
-            assert list(source.var.index) == [f"G{gene}" for gene in range(GENES)][-wanted.shape[1] :]
+            assert list(source.var.index) == [f"G{gene}" for gene in range(GENES)][-expected.shape[1] :]
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -88,15 +90,15 @@ def test_every_place_and_storage(data, values, rows):
 def test_views_of_backed_files(storage, rows, values, tmp_path):
     make(values, STORAGES[storage]).write_h5ad(tmp_path / "x.h5ad")
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
-    wanted = np.array([40, 3, 41, 7])
-    view = backed[wanted, ["G9", "G6"]]
+    selected = np.array([40, 3, 41, 7])
+    view = backed[selected, ["G9", "G6"]]
     with open_reader(view) as source:
-        np.testing.assert_array_equal(whole(source, rows), values[wanted][:, [9, 6]])
+        np.testing.assert_array_equal(whole(source, rows), values[selected][:, [9, 6]])
         assert source.names.tolist() == ["c40", "c3", "c41", "c7"]
     with open_reader(view, use_raw=True) as source:
-        np.testing.assert_array_equal(whole(source, rows), values[wanted])
+        np.testing.assert_array_equal(whole(source, rows), values[selected])
     with open_reader(view, layer="double") as source:
-        np.testing.assert_array_equal(whole(source, rows), values[wanted][:, [9, 6]] * 2)
+        np.testing.assert_array_equal(whole(source, rows), values[selected][:, [9, 6]] * 2)
     with open_reader(backed[np.arange(N) % 2 == 0]) as source:
         np.testing.assert_array_equal(whole(source, rows), values[::2, 5:])
     backed.file.close()
@@ -114,9 +116,9 @@ def test_every_number_type(storage, dtype, values):
     typed = values.astype(dtype)
     adata = anndata.AnnData(storage(typed))
     with open_reader(adata) as source:
-        found = whole(source, 9)
-        assert found.dtype.isnative
-        np.testing.assert_array_equal(found, typed.astype(float))
+        read = whole(source, 9)
+        assert read.dtype.isnative
+        np.testing.assert_array_equal(read, typed.astype(float))
 
 
 def test_small_integers_do_not_wrap_around():
@@ -134,7 +136,7 @@ def test_long_column_numbers(values):
         np.testing.assert_array_equal(whole(source, 8), values)
 
 
-def test_what_is_no_number_is_refused(values):
+def test_complex_numbers_are_refused(values):
     with (
         open_reader(anndata.AnnData(values.astype(complex))) as source,
         pytest.raises(TypeError, match="real numbers, found dtype complex"),
@@ -154,7 +156,7 @@ def test_input_is_not_changed(storage, values):
 
 def test_lazy_arrays_are_computed(values):
     class Lazy:
-        """What dask shows of itself."""
+        """The part of a dask array that a reader uses."""
 
         def __init__(self, array):
             self.array, self.shape = array, array.shape
@@ -190,24 +192,24 @@ def test_memory_is_bounded(storage, kind, tmp_path, monkeypatch):
     path = tmp_path / f"x.{kind}"
     if kind == "h5ad":
         adata.write_h5ad(path)
-    else:  # a chunk of a zarr store is read whole
+    else:  # whole chunks of a zarr store are read
         adata.write_zarr(path, chunks=(64, genes) if storage == "dense" else None)
     total = float(dense.sum())
     del adata, dense
     with open_reader(path) as source:
         source.sample(8)  # imports and caches
         tracemalloc.start()
-        found = sum(float(block.sum()) for _, block in source.blocks())
+        total_of_blocks = sum(float(block.sum()) for _, block in source.blocks())
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert found == total
+    assert total_of_blocks == total
     assert peak < size / 3, f"{peak / 1e6:.1f} of {size / 1e6:.1f} MB"
 
 
-# --- what cannot be read
+# --- Input that cannot be read
 
 
-def test_missing_things_come_with_the_menu(values, tmp_path):
+def test_missing_matrices_list_the_available_ones(values, tmp_path):
     adata = make(values)
     adata.write_h5ad(tmp_path / "x.h5ad")
     for data in (adata, tmp_path / "x.h5ad"):
@@ -285,18 +287,18 @@ def test_shared_blocks_are_the_rows_without_a_copy(data, values):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64, bool, np.longdouble])
 def test_shared_blocks_out_of_order(dtype):
-    """Columns that are not in order or come twice, first and last rows without entries."""
+    """Unordered and repeated columns; first and last rows without entries."""
     indptr, indices, data = [0, 0, 3, 4, 6, 6], [3, 1, 1, 2, 0, 0], np.array([1, 1, 1, 0, 1, 1], dtype=dtype)
     csr = sp.csr_matrix((5, 4), dtype=np.dtype(dtype).newbyteorder("="))
     csr.data, csr.indices, csr.indptr = data, np.array(indices, dtype=np.int32), np.array(indptr, dtype=np.int32)
-    wanted = np.zeros((5, 4))
-    np.add.at(wanted, (np.repeat(np.arange(5), np.diff(indptr)), indices), data.astype(float))
+    expected = np.zeros((5, 4))
+    np.add.at(expected, (np.repeat(np.arange(5), np.diff(indptr)), indices), data.astype(float))
     adata = anndata.AnnData(sp.csr_matrix((5, 4), dtype=np.float32))
     source = module.Reader(matrix=csr, obs=adata.obs, var=adata.var, uns={}, where="X", hint="")
     for rows in (1, 2, 5):
-        found = [module.canonical(block) for _, block in source.blocks(rows, shared=True)]
-        assert all(block.has_canonical_format for block in found)
-        np.testing.assert_array_equal(np.vstack([block.toarray() for block in found]), wanted)
+        blocks = [module.canonical(block) for _, block in source.blocks(rows, shared=True)]
+        assert all(block.has_canonical_format for block in blocks)
+        np.testing.assert_array_equal(np.vstack([block.toarray() for block in blocks]), expected)
     assert csr.indices.tolist() == indices
     np.testing.assert_array_equal(csr.data, data)
 

@@ -1,3 +1,5 @@
+"""Scale: recognised from values of all kinds, and converted to log10(1 + CP10k) as by definition."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,7 +14,7 @@ TOTAL = pytest.mark.parametrize("total", [1e4, 1e6, 1853.0])
 
 @pytest.fixture(scope="module")
 def counts() -> sp.csr_matrix:
-    """300 cells with between 500 and 5,000 counts on 1,000 genes, as uneven as real ones."""
+    """300 cells with 500 to 5,000 counts on 1,000 genes, which differ as much as real genes."""
     generator = np.random.default_rng(0)
     genes = generator.gamma(0.2, size=1000)
     depth = np.exp(generator.uniform(np.log(500), np.log(5000), size=300))
@@ -38,7 +40,7 @@ def rounded(matrix, decimals):
 
 
 def variable(matrix):
-    """Some of the genes, such as the variable ones."""
+    """A quarter of the genes, as after a choice of variable genes."""
     return matrix[:, np.random.default_rng(0).permutation(matrix.shape[1])[: matrix.shape[1] // 4]]
 
 
@@ -54,7 +56,7 @@ def slow_log10_cp10k(counts):
 
 
 def through(scale, matrix):
-    """All values of a matrix through the scale that was recognised."""
+    """log10(1 + CP10k) of all values of a matrix by its recognised scale."""
     values = matrix.copy().astype(float)
     values.data = scale.log10_cp10k(matrix.data, np.repeat(scale.row_sums(matrix), np.diff(matrix.indptr)))
     return values.toarray()
@@ -94,11 +96,11 @@ def test_logarithms(counts, base, total, change):
 def test_logarithms_after_genes_were_left_out(counts, base, total, change):
     scale = recognise(change(log(normalise(counts, total), base)))
     assert (scale.kind, scale.base) == ("log", base)
-    if total == 1e6:  # cells of more than 1e4 cannot be CP10k
+    if total == 1e6:  # cells with a sum above 1e4 cannot be CP10k
         assert scale.total > 1e5
 
 
-def test_a_subset_of_log_cp10k_is_read_as_cp10k(counts):
+def test_a_subset_of_log_cp10k_is_recognised_as_cp10k(counts):
     matrix = log(normalise(counts, 1e4), "e")
     scale = recognise(variable(matrix))
     assert scale.certain
@@ -109,8 +111,8 @@ def test_a_subset_of_log_cp10k_is_read_as_cp10k(counts):
 
 @BASE
 def test_one_cell(counts, base):
-    one = log(normalise(counts, 1e4), base)[:1]
-    assert recognise(one) == Scale(kind="log", base=base, total=1e4)
+    cell = log(normalise(counts, 1e4), base)[:1]
+    assert recognise(cell) == Scale(kind="log", base=base, total=1e4)
 
 
 @BASE
@@ -122,12 +124,12 @@ def test_logarithm_of_counts_is_normalised(counts, base):
 
 
 def test_normalised_input_is_not_normalised_again(counts):
-    """Fault 5: a subset of genes of CP10k must not be scaled up to 1e4."""
+    """A subset of genes of CP10k must not be scaled up to 1e4."""
     matrix = log(normalise(counts, 1e4), "10")
     np.testing.assert_allclose(through(recognise(matrix), matrix), matrix.toarray(), rtol=1e-4)
 
 
-def test_bulk_logarithms_are_not_taken_for_linear_values():
+def test_bulk_logarithms_are_not_recognised_as_linear():
     """Sums of logarithms over many genes are nearly the same in all samples."""
     generator = np.random.default_rng(0)
     values = generator.gamma(1.0, size=5000) * generator.gamma(20.0, size=(12, 5000))
@@ -137,7 +139,7 @@ def test_bulk_logarithms_are_not_taken_for_linear_values():
     assert recognise(matrix) == Scale(kind="log", base="e", total=1e4)
 
 
-def test_what_cannot_be_recognised_is_said_to_be_assumed(counts):
+def test_unrecognised_scales_are_marked_as_assumed(counts):
     generator = np.random.default_rng(0)
     noisy = counts.copy()
     noisy.data = noisy.data * generator.uniform(0.7, 1, size=noisy.nnz)
@@ -182,7 +184,7 @@ def test_scaled_values_are_refused(counts):
         (Scale(kind="normalised", certain=False), "linear, normalised, total unknown (genes were left out), assumed"),
     ],
 )
-def test_a_scale_says_what_it_is(scale, text):
+def test_text_of_a_scale(scale, text):
     assert str(scale) == text
 
 
@@ -213,8 +215,8 @@ def test_pbmc68k_reduced_raw():
     assert (scale.kind, scale.base, scale.certain) == ("log", "e", True)
 
 
-def test_a_base_that_would_give_impossible_totals_is_not_it():
-    """One cell of log2 CPM with small counts: the few steps that reading it as log10 leaves look whole as well."""
+def test_a_base_with_impossible_totals_is_excluded():
+    """One cell of log2 CPM with small counts, whose few distinct values are whole multiples also as log10."""
     counts = np.array([[1] * 50 + [2] * 10 + [5]], dtype=float)
     scale = recognise(np.log2(1 + counts / counts.sum() * 1e6))
     assert (scale.kind, scale.base) == ("log", "2")
@@ -225,7 +227,7 @@ def test_a_base_that_would_give_impossible_totals_is_not_it():
     ("value", "whole"), [(3, True), (0, True), (0.5, False), (-1, False), (np.nan, False), (np.inf, False)]
 )
 @pytest.mark.parametrize("place", [0, 2**16, 2**17 + 4])
-def test_counts_are_what_is_recognised_as_counts(value, whole, place):
+def test_are_counts_agrees_with_recognise(value, whole, place):
     values = np.ones((1, 2**17 + 5))
     values[0, place] = value
     assert are_counts(values[0]) == whole
@@ -233,7 +235,7 @@ def test_counts_are_what_is_recognised_as_counts(value, whole, place):
         assert (recognise(values) == Scale(kind="counts")) == whole
 
 
-def test_whole_numbers_are_looked_at_as_they_are():
+def test_are_counts_of_whole_numbers():
     assert are_counts(np.array([], dtype=np.float32))
     assert are_counts(np.array([0, 255], dtype=np.uint8))
     assert not are_counts(np.array([0, -1], dtype=np.int64))

@@ -1,3 +1,5 @@
+"""Estimates of size, memory and time agree with published models and grow as they should."""
+
 from __future__ import annotations
 
 import json

@@ -19,7 +19,7 @@ from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
 GENES = tuple(f"GENE{number}" for number in range(10_000))
-ASK = 150
+N_GENES = 150
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def tiny_backend() -> Any:
     return TransformersBackend(Model(name="tiny", path="tiny", dtype="float32"), network, tokens, progress=False)
 
 
-def cells(n: int, n_genes: int = ASK) -> list[Prompt]:
+def cells(n: int, n_genes: int = N_GENES) -> list[Prompt]:
     random = np.random.default_rng(0)
     return [
         Prompt.of_cell(

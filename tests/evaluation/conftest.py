@@ -1,4 +1,4 @@
-"""Evaluations that several files read."""
+"""Evaluations and labelled cells for several files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pair that cell-eval takes, and its numbers beside ours."""
+"""Pairs of AnnData for cell-eval, and its scores beside ours."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_pairs_equal_a_twin_made_with_tables() -> None:
         some = (adata.obs["drug"] == drug) & (adata.obs["kind"] == kind)
         return np.log1p(counts.div(whole, axis=0) * 1e4)[some].sort_index().sort_index(axis=1)
 
-    # A gene that the prediction does not have: it counts in the sums of the real cells, and is not compared.
+    # A gene that the prediction does not have: part of the sums of the real cells, but not compared.
     genes = pd.DataFrame(index=[*real.var_names, "ONLYHERE"])
     real = ad.AnnData(sp.hstack([real.X, sp.csr_matrix(np.full((real.n_obs, 1), 7.0))], "csr"), obs=real.obs, var=genes)
     contexts = pairs(predicted, real, **OPTIONS)
@@ -88,7 +88,7 @@ def test_one_call_runs_cell_eval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_cell_eval_finds_the_same_numbers() -> None:
+def test_scores_equal_those_of_cell_eval() -> None:
     pytest.importorskip("cell_eval", exc_type=ImportError)
     predicted, real = cells(1, ("a", "b")), cells(0, ("ctrl", "a", "b"))
     theirs = cell_eval(predicted, real, profile="anndata", **OPTIONS).set_index(["perturbation", "context"])

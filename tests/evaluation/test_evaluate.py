@@ -1,4 +1,4 @@
-"""Known answers: each prediction gets the rank that it deserves, on made-up cells and on those of Kang et al."""
+"""Known answers: predictions are ranked by their quality, on simulated cells and on those of Kang et al."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_perfect_prediction_has_perfect_scores(answers: dict[str, Evaluation]) -
         "spearman",
     ):
         assert table.loc[name, "prediction"] == pytest.approx(table.loc[name, "perfect"], abs=1e-6), name
-    # Not 1, as the noise of the two halves of the controls differs; but as far up as anything.
+    # Not 1, as the two halves of the controls have different noise; but above the ceiling.
     assert table.loc["pearson_delta_disjoint", "prediction"] > table.loc["pearson_delta_disjoint", "ceiling"]
-    # Distances between samples are unbiased: cells that are compared with themselves lie below, not above, perfection.
+    # These distances are unbiased: those of cells from themselves are at most 0.
     assert (table.loc[["e_distance", "mmd"], "prediction"] <= 0).all()
 
 
@@ -62,7 +62,7 @@ def test_perfect_prediction_has_perfect_scores(answers: dict[str, Evaluation]) -
         "knn_accuracy_5",
     ],
 )
-def test_each_answer_is_ranked_as_it_deserves(answers: dict[str, Evaluation], metric: str) -> None:
+def test_answers_are_ranked_by_their_quality(answers: dict[str, Evaluation], metric: str) -> None:
     sign = 1 if answers["good"].table.loc[metric, "better"] == "higher" else -1
     values = {name: sign * answer.table.loc[metric, "prediction"] for name, answer in answers.items()}
     assert values["perfect"] >= values["good"] > max(values["swapped"], values["shuffled"])
@@ -73,7 +73,7 @@ def test_each_answer_is_ranked_as_it_deserves(answers: dict[str, Evaluation], me
 
 def test_good_prediction_beats_the_baselines_and_reaches_the_ceiling(answers: dict[str, Evaluation]) -> None:
     table = answers["good"].table
-    # "mean_shift" learns from the same drug in the other cell type and is strong, as it should be in such a world.
+    # Without "mean_shift": it learns from the same drug in the other cell type, where the effect is nearly the same.
     for method in ("no_change", "control_mean", "mean_of_perturbed", "label_shuffle"):
         assert table.loc["e_distance", method] > 3 * abs(table.loc["e_distance", "prediction"])
         assert table.loc["pearson", method] < table.loc["pearson", "prediction"]
@@ -132,7 +132,7 @@ def test_draws_depend_on_the_seed_only(answers: dict[str, Evaluation]) -> None:
     assert other.table.loc["pearson", "prediction"] == pytest.approx(answers["good"].table.loc["pearson", "prediction"])
 
 
-def test_predictions_of_this_package_bring_their_columns() -> None:
+def test_predictions_of_this_package_are_scored_by_their_columns() -> None:
     evaluation = run(own_prediction(REAL[REAL.obs["drug"] == "control"]), leaks="raise")
     assert evaluation.task == "perturb"
     assert evaluation.settings["groups"] == ["alpha | B", "alpha | T"]
@@ -179,7 +179,7 @@ def test_generated_cells_of_the_right_type_beat_those_of_the_wrong_one() -> None
             perturbed(TWIN),
             {"control": "DMSO"},
             ValueError,
-            r"obs\['drug'\] of the real cells never is \['DMSO'\]; available: \['alpha'",
+            r"obs\['drug'\] of the real cells is never \['DMSO'\]; available: \['alpha'",
         ),
         (
             perturbed(TWIN),
@@ -204,7 +204,7 @@ def test_generated_cells_of_the_right_type_beat_those_of_the_wrong_one() -> None
         ([1, 2], {}, TypeError, r"must be AnnData or the path"),
     ],
 )
-def test_errors_say_what_to_do(predicted: Any, options: dict[str, Any], error: type[Exception], text: str) -> None:
+def test_errors_contain_the_remedy(predicted: Any, options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         run(predicted, **options)
 
@@ -255,12 +255,12 @@ def test_real_cells_rank_known_answers(kang: ad.AnnData) -> None:
         assert tables["copied"].loc[metric, "verdict"] == "worse"
     assert tables["perfect"].loc["pearson_delta", "prediction"] == pytest.approx(1, abs=1e-6)
     assert math.isnan(tables["copied"].loc["pearson_delta", "prediction"])
-    # Cells of the wrong type have seen the same cytokine: better than no change, worse than the right ones.
+    # Cells of the wrong type with the same cytokine: better than no change, worse than the right ones.
     assert 0.3 < tables["wrong"].loc["pearson_delta", "prediction"] < 0.95
     ranks = [tables[name].loc["knn_accuracy_5", "prediction"] for name in ("copied", "wrong", "perfect")]
     assert ranks == sorted(ranks)
     assert ranks[0] < 0.1 < 0.7 < ranks[2]
-    # Interferon moves a shared programme, so the mean change of the other cell types is the baseline to beat.
+    # Interferon changes a programme that all cell types share, so the mean change of the others is a strong baseline.
     assert tables["wrong"].loc["pearson_delta", "mean_shift"] > 0.7
 
 

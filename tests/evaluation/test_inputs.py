@@ -37,7 +37,7 @@ def test_constant_predictions_are_not_taken_for_linear_values() -> None:
     assert evaluation.table.loc["pearson", "prediction"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_genes_that_are_missing_from_the_prediction_are_told() -> None:
+def test_genes_that_are_missing_from_the_prediction_are_noted() -> None:
     predicted = perturbed(TWIN)[:, 60:].copy()
     evaluation = run(predicted, metrics=["pearson"])
     assert evaluation.settings["genes"]["compared"] == 90
@@ -70,7 +70,7 @@ def test_rows_means_and_moments_equal_numpy() -> None:
     np.testing.assert_allclose(variance, values[rows].var(axis=0, ddof=1), atol=1e-5)
 
 
-def test_common_genes_are_in_alphabetical_order_and_case_may_not_matter() -> None:
+def test_common_genes_are_in_alphabetical_order_and_case_can_be_ignored() -> None:
     lower = TWIN[:, ::-1].copy()
     lower.var_names = lower.var_names.str.lower()
     first, second = read(lower, "predicted"), read(REAL[:, 3:], "real")

@@ -1,4 +1,4 @@
-"""Leaks raise; each check has its outcome."""
+"""Leak checks and their outcomes; failed ones raise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_copied_control_raises() -> None:
 
 
 def test_a_prediction_made_from_the_truth_raises() -> None:
-    with pytest.raises(LeakError, match="bear names of cells of the truth"):
+    with pytest.raises(LeakError, match="have the name of a cell of the truth"):
         run(own_prediction(REAL[REAL.obs["drug"].isin(["control", "alpha"])]), leaks="raise")
 
 

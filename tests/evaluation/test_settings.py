@@ -1,4 +1,4 @@
-"""Settings have the defaults of `evaluate`, and refuse what cannot be."""
+"""Settings have the defaults of `evaluate`, and refuse impossible values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_defaults_are_those_of_evaluate() -> None:
     }
 
 
-def test_options_find_their_part() -> None:
+def test_options_are_put_into_their_part() -> None:
     settings = Settings.of(context="donor", seed=3, case="upper", task="generate", leaks="report")
     assert settings == Settings(
         task="generate",

@@ -10,7 +10,7 @@ BATCH, KV_HEADS, LENGTH, DEPTH = 3, 2, 13, 4
 
 
 class Layer(torch.nn.Module):
-    """An attention layer with the attributes that `attend` reads."""
+    """An attention layer with the attributes that `attend` uses."""
 
     layer_idx = 1
 
@@ -43,7 +43,7 @@ def plain(
 def visible(
     queries: int, window: int | None, real: torch.Tensor | None, segment: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which keys the queries see, (B, 1, Q, T), one pair of positions at a time."""
+    """Mask of the keys that each query attends to, (B, 1, Q, T), one pair of positions at a time."""
     visible_pairs = torch.zeros((BATCH, 1, queries, LENGTH), dtype=torch.bool)
     for row, line, column in itertools.product(range(BATCH), range(queries), range(LENGTH)):
         position = LENGTH - queries + line

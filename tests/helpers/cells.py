@@ -1,4 +1,4 @@
-"""Small AnnData objects over the genes of the tiny tokenizers, and models that know them."""
+"""Small AnnData objects over the genes of the tiny tokenizers, and models for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METADATA: dict[str, Any] = {
 
 
 def cells(n: int = 6, *, seed: int = 0, genes: list[str] | None = None) -> anndata.AnnData:
-    """Counts of `n` human cells, CSR float32, no two alike."""
+    """Counts of `n` different human cells, CSR float32."""
     genes = GENES if genes is None else genes
     generator = np.random.default_rng(seed)
     counts = generator.poisson(generator.gamma(0.6, 3.0, size=(n, len(genes)))).astype(np.float32)
@@ -45,7 +45,7 @@ def cells(n: int = 6, *, seed: int = 0, genes: list[str] | None = None) -> annda
 
 
 def fake(**metadata: Any) -> FakeBackend:
-    """A loaded backend without weights; `metadata` adds to :data:`METADATA`, ``None`` takes away."""
+    """A loaded backend without weights; `metadata` changes :data:`METADATA`, ``None`` removes a key."""
     merged = {key: value for key, value in {**METADATA, **metadata}.items() if value is not None}
     return FakeBackend(Model(name="fake", path="fake", dtype="float32", metadata=merged))
 

@@ -1,4 +1,4 @@
-"""The command line in tests: what a run leaves behind."""
+"""Commands in tests: exit code and output, and the files that they write."""
 
 from __future__ import annotations
 

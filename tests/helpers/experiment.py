@@ -1,4 +1,4 @@
-"""A made-up experiment, two cell types under a control and three drugs, and predictions of known quality."""
+"""Simulated experiment of two cell types, a control and three drugs, and predictions of known quality."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N = 36
 
 
 def _world() -> ad.AnnData:
-    """Counts; each drug moves 15 genes, a little differently in each type."""
+    """Counts; each drug changes 15 genes, a little differently in each type."""
     rng = np.random.default_rng(0)
     base = {kind: rng.gamma(0.5, 2.0, len(GENES)) + 0.05 for kind in TYPES}
     effect = {drug: np.where(np.arange(len(GENES)) // 15 == at, 1.6, 0.0) for at, drug in enumerate(DRUGS)}
@@ -40,7 +40,7 @@ def _world() -> ad.AnnData:
 
 
 REAL = _world()
-#: Other cells of the same world: what a good model would draw.
+#: Other cells from the same distributions: predictions of a good model.
 TWIN = REAL.copy()
 _GROUP_MEANS = [np.asarray(REAL.X[first : first + N].mean(axis=0)).ravel() for first in range(0, REAL.n_obs, N)]
 TWIN.X = sp.csr_matrix(np.random.default_rng(9).poisson(np.repeat(_GROUP_MEANS, N, axis=0)).astype(np.float32))
@@ -53,7 +53,7 @@ def perturbed(adata: ad.AnnData) -> ad.AnnData:
 
 
 def copied_control() -> ad.AnnData:
-    """The control cells, presented as the answer to each drug."""
+    """The control cells as the prediction for each drug."""
     controls = REAL[REAL.obs["drug"] == "control"]
     parts = []
     for drug in DRUGS:

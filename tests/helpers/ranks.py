@@ -33,10 +33,10 @@ large_counts = hnp.arrays(
 any_values = few_values | small_counts | large_counts
 
 
-def slow_rank(row: Any, symbols: Sequence[str], place: Any) -> list[int]:
+def slow_rank(row: Any, symbols: Sequence[str], place_of: Any) -> list[int]:
     """Genes of one cell in order, by definition."""
     expressed = [gene for gene in range(len(symbols)) if not math.isnan(row[gene]) and row[gene] > 0]
-    return sorted(expressed, key=lambda gene: (-row[gene], place[gene]))
+    return sorted(expressed, key=lambda gene: (-row[gene], place_of[gene]))
 
 
 def rank(

@@ -32,14 +32,14 @@ def guidance_of(rollouts: list[Rollout]) -> dict[bytes, Any]:
 
 
 def slow_log_probs(network: Any, rollout: Rollout, temperature: float) -> torch.Tensor:
-    """One forward pass a token, all other tokens struck out one by one."""
+    """Log-probability of each token from one forward pass per token, over the allowed tokens one by one."""
     values = []
     guide = None
     if rollout.guidance is not None:
         guidance = rollout.guidance
         guide = Guide(guidance.trie, [guidance.n_genes], guidance.ends, network.config.vocab_size)
-    for place, token in enumerate(rollout.ids):
-        ids = torch.tensor([rollout.prompt_ids + rollout.ids[:place]])
+    for position, token in enumerate(rollout.ids):
+        ids = torch.tensor([rollout.prompt_ids + rollout.ids[:position]])
         logits = network(input_ids=ids).logits[0, -1].float()
         allowed = range(len(logits)) if guide is None else guide.allowed_tokens(0)
         assert token in allowed

@@ -70,14 +70,16 @@ def batch(dataset: Any, side: str = "right") -> dict[str, torch.Tensor]:
 
 
 def slow_loss(network: Any, dataset: Any, prompt_loss: float = 0.0) -> torch.Tensor:
-    """One sample after the other through the whole model, token after token."""
+    """Mean loss by definition: one sample at a time, one token at a time."""
     total = torch.zeros(())
     for sample in dataset:
         logits = network(input_ids=torch.tensor([sample["input_ids"]])).logits[0].float()
         losses: dict[bool, list[torch.Tensor]] = {True: [], False: []}
-        for place in range(1, sample["length"]):
-            answer = sample["labels"][place] != IGNORED
-            losses[answer].append(-logits[place - 1].log_softmax(0)[sample["input_ids"][place]])
-        whole = sum(losses[True]) if len(losses[True]) <= MAX_LABEL_TOKENS else sum(losses[True]) / len(losses[True])
-        total = total + whole + prompt_loss * sum(losses[False]) / len(losses[False])
+        for position in range(1, sample["length"]):
+            answer = sample["labels"][position] != IGNORED
+            losses[answer].append(-logits[position - 1].log_softmax(0)[sample["input_ids"][position]])
+        answer_loss = (
+            sum(losses[True]) if len(losses[True]) <= MAX_LABEL_TOKENS else sum(losses[True]) / len(losses[True])
+        )
+        total = total + answer_loss + prompt_loss * sum(losses[False]) / len(losses[False])
     return total / len(dataset)

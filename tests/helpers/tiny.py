@@ -1,4 +1,4 @@
-"""Tiny random models and tokenizers, in memory, with all peculiarities of the real ones."""
+"""Tiny random models and tokenizers in memory, of the same kinds as the published ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def spm_tokenizer() -> tokenizers.Tokenizer:
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
     trained = tokenizers.Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
-    # Words may not be joined, nor digits: what SentencePiece's trainer guarantees for the vocabulary.
+    # Neither words nor digits are joined, as by SentencePiece's trainer.
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -96,7 +96,7 @@ def bytes_tokenizer() -> tokenizers.Tokenizer:
 
 
 def genes_tokenizer(genes: list[str] | None = None) -> tokenizers.Tokenizer:
-    """One token a gene: words with their leading space, everything else unknown."""
+    """One token per gene: words with their leading space; other text is unknown."""
     genes = GENES if genes is None else genes
     words = sorted({piece for word in WORDS for piece in (word, word.removesuffix("."), word.removesuffix(":"))})
     units = ["<|endoftext|>", "<unk>", ".", ":", *words, *(" " + word for word in words)]
@@ -165,7 +165,7 @@ def _written(kind: str) -> str:
 
 
 def tokens(kind: str) -> Tokens:
-    """A tokenizer as a backend takes it."""
+    """A tokenizer in the form that a backend needs."""
     tokenizer = tokenizers.Tokenizer.from_str(_written(kind))
     names = {
         "spm": ("<bos>", "<eos>", "<unk>"),
@@ -233,7 +233,7 @@ def with_opening(prompt: Prompt, text: str) -> Prompt:
 
 
 def samples(n_cells: Sequence[int] = (1, 2, 20), n_genes: int = 3, seed: int = 0) -> list[Prompt]:
-    """A prompt for each sample of so many cells."""
+    """Prompts of samples, one per number in `n_cells`."""
     generator = np.random.default_rng(seed)
     prompts = []
     for n in n_cells:

@@ -1,4 +1,4 @@
-"""Short trainings on the cells of training_cells: settings, and what they leave on disk."""
+"""Short trainings on the cells of training_cells: settings, weights, logs and model cards."""
 
 from __future__ import annotations
 

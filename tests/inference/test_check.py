@@ -70,7 +70,7 @@ def test_examples_of_unknown_genes(tmp_path: Path) -> None:
     adata = anndata.AnnData(sp.csr_matrix(np.ones((2, 3000), dtype=np.float32)), var=pd.DataFrame(index=names))
     known = Model(name="known", path="nowhere/at-all", metadata={"genes": names[:-1]})
     text = line(c2s.check(adata, known), "known genes").text
-    assert text.startswith("2,999 of 3,000 symbols are known to known (100.0%); left out are for example GENE2999")
+    assert text.startswith("known can write 2,999 of 3,000 symbols (100.0%); left out, for example: GENE2999")
 
 
 # -- errors
@@ -83,7 +83,7 @@ def test_examples_of_unknown_genes(tmp_path: Path) -> None:
         (lambda: with_values(assign(np.inf)), "must be finite"),
         (lambda: with_values(assign(0, slice(None), slice(None))), "none of the 6 cells has an expressed gene"),
         (lambda: cells()[:0].copy(), "0 cells"),
-        (lambda: cells(genes=[f"xyz{number}" for number in range(40)]), "none of the 40 genes is known"),
+        (lambda: cells(genes=[f"xyz{number}" for number in range(40)]), "can write none of the 40 genes"),
         (lambda: "nowhere.h5ad", "there is no file nowhere.h5ad"),
         (lambda: 3, "expected AnnData or the path"),
     ],
@@ -126,7 +126,7 @@ def test_warnings(model: str) -> None:
     for topic, words in (
         ("empty cells", "1 cells have no gene"),
         ("missing", "1 values are NaN"),
-        ("cell names", "1 cell names occur twice"),
+        ("cell names", "1 cells have the name of an earlier cell"),
         ("organism", "Mus musculus; tiny was not trained on it"),
     ):
         assert line(result, topic).level == "warning"
@@ -160,7 +160,7 @@ def test_perturbations_are_counted(model: str) -> None:
     adata = cells()
     adata.obs["pert"] = ["IFN-beta", None, "IL-6", "", "IFN-beta", float("nan")]
     result = c2s.check(adata, model, perturbation_column="pert")
-    assert "2 different ones, for example ['IFN-beta', 'IL-6']; 3 cells without" in line(result, "perturbations").text
+    assert "2 different, for example ['IFN-beta', 'IL-6']; 3 cells have none" in line(result, "perturbations").text
 
 
 def test_checkpoint_that_is_not_on_this_machine() -> None:

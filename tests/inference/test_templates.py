@@ -86,7 +86,7 @@ def test_one_warning_per_model_when_templates_differ(not_installed, caplog):
 
 def test_tasks_that_the_package_lacks(package, caplog):
     assert choose_templates(PERTURB, PUBLISHED) is PERTURB
-    assert "their package has no templates of this task; pass the original ones as templates=FILE" in caplog.text
+    assert "cell2sentence has no templates of this task; pass the original ones as templates=FILE" in caplog.text
     with pytest.raises(
         ValueError, match=r"no templates for task 'perturb', only for \['annotate', 'embed', 'generate'\]"
     ):

@@ -24,10 +24,10 @@ N, GENES = 40, 30
 
 
 def slow_sentences(adata, max_genes=None, seed=0):
-    place = dict(zip(adata.var_names, hash_order(list(adata.var_names), seed), strict=True))
+    place_of = dict(zip(adata.var_names, hash_order(list(adata.var_names), seed), strict=True))
     cells = []
     for row in adata.to_df().to_dict("records"):
-        expressed = [(-value, place[gene], gene) for gene, value in row.items() if value > 0]
+        expressed = [(-value, place_of[gene], gene) for gene, value in row.items() if value > 0]
         cells.append([gene for *_, gene in sorted(expressed)][:max_genes])
     return cells
 
@@ -42,24 +42,26 @@ def normalised(adata, base=None, total=1e4):
     return changed
 
 
-def same(one, other, rtol=1e-9):
-    assert one.gene_names() == other.gene_names()
-    assert one.names.tolist() == other.names.tolist()
-    np.testing.assert_allclose(*([fit.slope, fit.intercept, fit.r_squared] for fit in (one.fit, other.fit)), rtol=rtol)
+def same(first, second, rtol=1e-9):
+    assert first.gene_names() == second.gene_names()
+    assert first.names.tolist() == second.names.tolist()
+    np.testing.assert_allclose(
+        *([fit.slope, fit.intercept, fit.r_squared] for fit in (first.fit, second.fit)), rtol=rtol
+    )
 
 
 @pytest.mark.parametrize(("max_genes", "seed"), [(None, 0), (5, 0), (1, 7), (1000, 1)])
 def test_sentences_equal_their_definition(adata, max_genes, seed):
-    found = from_anndata(adata, Recipe(max_genes=max_genes, seed=seed))
-    wanted = slow_sentences(adata, max_genes, seed)
-    assert found.gene_names() == wanted
-    assert found.gene_names(3) == [genes[:3] for genes in wanted]
-    assert list(map(list, found.gene_lists(3))) == found.gene_names(3)
-    assert found.texts().to_pylist() == [" ".join(genes) for genes in wanted]
-    assert found.n_genes.tolist() == list(map(len, wanted))
-    assert found.symbols == list(adata.var_names)
-    assert found.genes.type == pa.list_(pa.int32())
-    assert len(found) == N
+    sentences = from_anndata(adata, Recipe(max_genes=max_genes, seed=seed))
+    expected = slow_sentences(adata, max_genes, seed)
+    assert sentences.gene_names() == expected
+    assert sentences.gene_names(3) == [genes[:3] for genes in expected]
+    assert list(map(list, sentences.gene_lists(3))) == sentences.gene_names(3)
+    assert sentences.texts().to_pylist() == [" ".join(genes) for genes in expected]
+    assert sentences.n_genes.tolist() == list(map(len, expected))
+    assert sentences.symbols == list(adata.var_names)
+    assert sentences.genes.type == pa.list_(pa.int32())
+    assert len(sentences) == N
 
 
 def test_the_fit_does_not_depend_on_max_genes(adata):
@@ -98,10 +100,10 @@ def test_nothing_depends_on_order_blocks_or_storage(data):
     columns = data.draw(st.permutations(range(12)))
     storage = data.draw(st.sampled_from([sp.csr_matrix, sp.csc_matrix, np.asarray]))
     recipe = Recipe(ties=data.draw(st.sampled_from(["hash", "random", "alphabetical"])), max_genes=8)
-    wanted = from_anndata(adata, recipe)
+    expected = from_anndata(adata, recipe)
     moved = adata[rows, columns].copy()
     moved.X = storage(moved.X.toarray()).astype(data.draw(st.sampled_from([np.float32, np.float64, np.int16])))
-    same(from_anndata(moved, recipe, block_rows=data.draw(st.integers(1, 10))), wanted[np.array(rows)])
+    same(from_anndata(moved, recipe, block_rows=data.draw(st.integers(1, 10))), expected[np.array(rows)])
 
 
 @pytest.mark.parametrize("kind", ["backed", "h5ad", "zarr"])
@@ -158,22 +160,22 @@ def test_case_collisions_are_merged_and_counted(adata):
     assert (upper.account["case_collisions"], kept.account["case_collisions"]) == (1, 0)
 
 
-def test_genes_unknown_to_the_model_leave_before_ranking(adata):
+def test_genes_that_the_model_cannot_write_are_dropped_before_ranking(adata):
     known = [gene for gene in adata.var_names if not gene.endswith("3")]
-    found = from_anndata(adata, Recipe(max_genes=4), known=lambda symbols: np.isin(symbols, known))
-    assert found.gene_names() == slow_sentences(adata[:, known], 4)
-    assert found.symbols == known
-    assert found.account["n_unknown_to_model"] == 3
-    assert found.account["examples_unknown_to_model"] == ["GENE3", "GENE13", "GENE23"]
-    with pytest.raises(ValueError, match=r"none of the 30 genes is known to the model.*GENE0.*symbols="):
+    sentences = from_anndata(adata, Recipe(max_genes=4), known=lambda symbols: np.isin(symbols, known))
+    assert sentences.gene_names() == slow_sentences(adata[:, known], 4)
+    assert sentences.symbols == known
+    assert sentences.account["n_unknown_to_model"] == 3
+    assert sentences.account["examples_unknown_to_model"] == ["GENE3", "GENE13", "GENE23"]
+    with pytest.raises(ValueError, match=r"the model can write none of the 30 genes.*GENE0.*symbols="):
         from_anndata(adata, known=lambda symbols: np.zeros(len(symbols), dtype=bool))
 
 
 def test_dropped_genes_still_count_in_the_total_of_a_cell(adata):
     keep = adata.var_names[:20]
-    wanted = np.log10(1 + adata[:, keep].X.toarray() / np.asarray(adata.X.sum(axis=1)) * 1e4)
+    expected = np.log10(1 + adata[:, keep].X.toarray() / np.asarray(adata.X.sum(axis=1)) * 1e4)
     fit = from_anndata(adata, known=lambda symbols: np.isin(symbols, keep)).fit
-    y = [-np.sort(-row[row > 0]) for row in wanted]
+    y = [-np.sort(-row[row > 0]) for row in expected]
     x = np.concatenate([np.log10(1 + np.arange(len(cell))) for cell in y])
     np.testing.assert_allclose([fit.slope, fit.intercept], np.polyfit(x, np.concatenate(y), 1), rtol=1e-6)
 
@@ -181,14 +183,14 @@ def test_dropped_genes_still_count_in_the_total_of_a_cell(adata):
 def test_account_survives_h5ad(adata, tmp_path):
     adata.var_names = [*adata.var_names[:-3], "ENSG00000000001", "", "two words"]
     adata.var["feature_name"] = "x"
-    found = from_anndata(adata, known=lambda symbols: np.array(symbols) != "GENE3")
-    adata.uns["cell2sen"] = {"genes": dict(found.account), "recipe": found.recipe.provenance()}
+    sentences = from_anndata(adata, known=lambda symbols: np.array(symbols) != "GENE3")
+    adata.uns["cell2sen"] = {"genes": dict(sentences.account), "recipe": sentences.recipe.provenance()}
     adata.write_h5ad(tmp_path / "x.h5ad")
     read = anndata.read_h5ad(tmp_path / "x.h5ad").uns["cell2sen"]
     assert read["genes"]["n_unknown_to_model"] == 1
     assert list(read["genes"]["examples_unknown_to_model"]) == ["GENE3"]
     assert read["recipe"] == {"max_genes": 0, "ties": "hash", "case": "keep", "seed": 0}
-    assert set(read["genes"]) == set(found.account)
+    assert set(read["genes"]) == set(sentences.account)
 
 
 def test_nan_is_not_expressed_and_counted(adata, caplog):
@@ -197,10 +199,10 @@ def test_nan_is_not_expressed_and_counted(adata, caplog):
     n = int(np.isnan(holes.X.data).sum())
     filled = adata.copy()
     filled.X.data[::7] = 0
-    found = from_anndata(holes)
+    sentences = from_anndata(holes)
     assert f"{n} missing values (NaN) in X" in caplog.text
-    assert found.account["n_missing_values"] == n
-    same(found, from_anndata(filled))
+    assert sentences.account["n_missing_values"] == n
+    same(sentences, from_anndata(filled))
 
 
 @pytest.mark.parametrize(
@@ -224,13 +226,13 @@ def test_one_bad_value_outside_the_sample_is_found(adata):
 
 def test_cells_without_genes(adata, caplog):
     adata.X = sp.csr_matrix(sp.diags([0.0] + [1.0] * (N - 1)) @ adata.X)
-    found = from_anndata(adata)
-    assert found.n_genes[0] == 0
-    assert found.texts()[0].as_py() == ""
-    assert found.account["n_cells_without_genes"] == 1
+    sentences = from_anndata(adata)
+    assert sentences.n_genes[0] == 0
+    assert sentences.texts()[0].as_py() == ""
+    assert sentences.account["n_cells_without_genes"] == 1
     assert "1 of 40 cells have no expressed gene" in caplog.text
     assert "'cell 0'" in caplog.text
-    same(found[1:], from_anndata(adata[1:]))
+    same(sentences[1:], from_anndata(adata[1:]))
     empty = adata.copy()
     empty.X = sp.csr_matrix(adata.shape, dtype=np.float32)
     empty.layers["counts"] = adata.X
@@ -240,9 +242,9 @@ def test_cells_without_genes(adata, caplog):
 
 def test_all_zero_genes_stay_in_the_vocabulary(adata):
     adata.X = sp.csr_matrix(adata.X @ sp.diags([0.0] + [1.0] * (GENES - 1)))
-    found = from_anndata(adata)
-    assert "GENE0" in found.symbols
-    assert not any("GENE0" in genes for genes in found.gene_names())
+    sentences = from_anndata(adata)
+    assert "GENE0" in sentences.symbols
+    assert not any("GENE0" in genes for genes in sentences.gene_names())
 
 
 def test_empty_object():
@@ -250,7 +252,7 @@ def test_empty_object():
         from_anndata(anndata.AnnData(np.zeros((0, 2), dtype=np.float32)))
 
 
-def test_unknown_columns_come_with_the_menu(adata):
+def test_unknown_columns_list_the_available_ones(adata):
     for arguments in ({"perturbation_column": "pert"}, {"obs_columns": ["pert"]}, {"obs_columns": "pert"}):
         with pytest.raises(KeyError, match=r"no column 'pert'; available: \['kind', 'score', 'batch', 'drug'\]"):
             from_anndata(adata, **arguments)
@@ -263,19 +265,19 @@ def test_lists_of_the_wrong_length(adata):
 
 def test_missing_perturbations_are_none(adata, tmp_path):
     """``None`` in memory is NaN after a round trip through a file."""
-    wanted = (None, None, "IFN-beta", None) * (N // 4)
-    assert from_anndata(adata, perturbation_column="drug").perturbations == wanted
+    expected = (None, None, "IFN-beta", None) * (N // 4)
+    assert from_anndata(adata, perturbation_column="drug").perturbations == expected
     for values in ([None, "a"], ["a", None], pd.Categorical(["a", None]), np.array([None, "a"], dtype=object)):
         file = anndata.AnnData(adata.X[:2], obs=pd.DataFrame({"drug": values}, index=["x", "y"]))
         file.var_names = adata.var_names
         file.write_h5ad(tmp_path / "x.h5ad")
         for data in (file, tmp_path / "x.h5ad", anndata.read_h5ad(tmp_path / "x.h5ad")):
-            found = from_anndata(data, perturbation_column="drug")
-            assert sorted(found.perturbations, key=str) == [None, "a"]
-            assert found.to_dataset()["perturbations"][:] == list(found.perturbations)
+            sentences = from_anndata(data, perturbation_column="drug")
+            assert sorted(sentences.perturbations, key=str) == [None, "a"]
+            assert sentences.to_dataset()["perturbations"][:] == list(sentences.perturbations)
 
 
-def test_doubtful_scale_is_one_warning(adata, caplog):
+def test_uncertain_scale_gives_one_warning(adata, caplog):
     caplog.set_level(logging.WARNING, logger="cell2sen")
     adata.X.data *= np.random.default_rng(0).uniform(0.5, 1, size=adata.X.nnz)
     assert not from_anndata(adata).scale.certain
@@ -292,13 +294,13 @@ def test_clear_input_gives_no_warning(adata, caplog):
 def test_names_need_not_be_unique(adata):
     adata.obs_names = ["a"] * N
     adata.var_names = [*adata.var_names[:-1], "GENE0"]
-    found = from_anndata(adata, Recipe(ties="random"))
-    assert found.names.tolist() == ["a"] * N
-    assert len(found.symbols) == GENES - 1
-    assert all(len(set(genes)) == len(genes) for genes in found.gene_names())
+    sentences = from_anndata(adata, Recipe(ties="random"))
+    assert sentences.names.tolist() == ["a"] * N
+    assert len(sentences.symbols) == GENES - 1
+    assert all(len(set(genes)) == len(genes) for genes in sentences.gene_names())
 
 
-def test_organism_is_that_of_the_dataset_at_hand(adata):
+def test_organism_is_that_of_the_present_dataset(adata):
     adata.uns["organism"] = "mouse"
     assert set(from_anndata(adata).organism) == {"Mus musculus"}
     del adata.uns["organism"]
@@ -309,39 +311,39 @@ def test_organism_is_that_of_the_dataset_at_hand(adata):
 
 def test_real_counts(shared_data):
     path = shared_data / "kang_ifnb_2000x9015.h5ad"
-    found = from_anndata(path, Recipe(max_genes=200), perturbation_column="condition")
+    sentences = from_anndata(path, Recipe(max_genes=200), perturbation_column="condition")
     real = anndata.read_h5ad(path)
-    assert found.gene_names()[:20] == slow_sentences(real[:20], 200)
-    assert set(found.perturbations) == set(real.obs["condition"])
-    assert -0.8 < found.fit.slope < -0.6
-    assert found.fit.r_squared > 0.8
+    assert sentences.gene_names()[:20] == slow_sentences(real[:20], 200)
+    assert set(sentences.perturbations) == set(real.obs["condition"])
+    assert -0.8 < sentences.fit.slope < -0.6
+    assert sentences.fit.r_squared > 0.8
     log = normalised(real, "e")
     log.X = log.X.astype(np.float32)
     subset = log[:, ::2].copy()
-    same(from_anndata(log, Recipe(max_genes=200)), found, rtol=1e-4)
+    same(from_anndata(log, Recipe(max_genes=200)), sentences, rtol=1e-4)
     assert from_anndata(subset).scale == Scale(kind="log", base="e")
 
 
 def test_real_ensembl_ids(shared_data):
-    found = from_anndata(shared_data / "mouse_brain_merfish_1000x1122.h5ad")
-    assert set(found.organism) == {"Mus musculus"}
-    assert not any(symbol.startswith("ENSMUSG") for symbol in found.symbols)
+    sentences = from_anndata(shared_data / "mouse_brain_merfish_1000x1122.h5ad")
+    assert set(sentences.organism) == {"Mus musculus"}
+    assert not any(symbol.startswith("ENSMUSG") for symbol in sentences.symbols)
 
 
 @pytest.mark.parametrize("cores", [1, 3, 64])
 def test_neither_threads_nor_parts_change_a_sentence(adata, cores, monkeypatch):
     many = anndata.concat([adata] * 9, index_unique="-")
     many.obs_names = [f"cell {row}" for row in range(many.n_obs)]
-    wanted = from_anndata(many, Recipe(ties="random", max_genes=20))
+    expected = from_anndata(many, Recipe(ties="random", max_genes=20))
     monkeypatch.setattr("cell2sen.sentences.threads.n_threads", lambda: cores)
     same_bits = from_anndata(many, Recipe(ties="random", max_genes=20))
-    assert same_bits.fit == wanted.fit
+    assert same_bits.fit == expected.fit
     monkeypatch.setattr(module, "_PART_VALUES", 100)
-    for found in (same_bits, from_anndata(many, Recipe(ties="random", max_genes=20))):
-        same(found, wanted)
+    for sentences in (same_bits, from_anndata(many, Recipe(ties="random", max_genes=20))):
+        same(sentences, expected)
 
 
-def test_an_error_in_a_thread_is_the_error(adata, monkeypatch):
+def test_an_error_in_a_thread_is_raised(adata, monkeypatch):
     monkeypatch.setattr(module, "_PART_VALUES", 100)
     many = anndata.concat([adata] * 50, index_unique="-")
     many.X.data[many.X.indptr[600]] = -1

@@ -1,4 +1,4 @@
-"""Numbered genes read as the tuple of their symbols."""
+"""GeneList: behaves as the tuple of its symbols."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ SYMBOLS = np.array(["CD4", "B2M", "LYZ", "CD4", "HLA-DRA"], dtype=object)
 numbers = st.lists(st.integers(0, len(SYMBOLS) - 1), max_size=6)
 
 
-def made(numbers: list[int]) -> tuple[GeneList, tuple[str, ...]]:
-    """The genes and the tuple that they stand for."""
-    return GeneList(np.array(numbers, dtype=np.int32), SYMBOLS), tuple(SYMBOLS[number] for number in numbers)
+def made(ids: list[int]) -> tuple[GeneList, tuple[str, ...]]:
+    """A gene list, and the tuple of its symbols."""
+    return GeneList(np.array(ids, dtype=np.int32), SYMBOLS), tuple(SYMBOLS[gene] for gene in ids)
 
 
 @given(numbers, numbers, st.integers(-7, 7), st.integers(-7, 7))
-def test_as_the_tuple(one: list[int], other: list[int], start: int, stop: int) -> None:
-    (found, wanted), (second, beside) = made(one), made(other)
-    assert found == wanted
-    assert wanted == found
-    assert (found == second) == (wanted == beside)
-    assert (found != beside) == (wanted != beside)
-    assert found != list(wanted)
-    assert hash(found) == hash(wanted)
-    assert repr(found) == repr(wanted)
-    assert list(found) == list(wanted)
-    assert bool(found) == bool(wanted)
-    assert len(found) == len(wanted)
-    part = found[start:stop]
+def test_as_the_tuple(ids: list[int], other_ids: list[int], start: int, stop: int) -> None:
+    (genes, symbols), (other_genes, other_symbols) = made(ids), made(other_ids)
+    assert genes == symbols
+    assert symbols == genes
+    assert (genes == other_genes) == (symbols == other_symbols)
+    assert (genes != other_symbols) == (symbols != other_symbols)
+    assert genes != list(symbols)
+    assert hash(genes) == hash(symbols)
+    assert repr(genes) == repr(symbols)
+    assert list(genes) == list(symbols)
+    assert bool(genes) == bool(symbols)
+    assert len(genes) == len(symbols)
+    part = genes[start:stop]
     assert isinstance(part, GeneList)
-    assert part == wanted[start:stop]
-    assert found[::-1] == wanted[::-1]
-    assert " ".join(found) == " ".join(wanted)
-    assert copy.deepcopy(found) == pickle.loads(pickle.dumps(found)) == wanted  # noqa: S301
+    assert part == symbols[start:stop]
+    assert genes[::-1] == symbols[::-1]
+    assert " ".join(genes) == " ".join(symbols)
+    assert copy.deepcopy(genes) == pickle.loads(pickle.dumps(genes)) == symbols  # noqa: S301
 
 
 def test_one_gene() -> None:
-    found, wanted = made([4, 0])
-    assert type(found[-1]) is str
-    assert (found[0], found[-1]) == (wanted[0], wanted[-1])
+    genes, symbols = made([4, 0])
+    assert type(genes[-1]) is str
+    assert (genes[0], genes[-1]) == (symbols[0], symbols[-1])
     with pytest.raises(IndexError):
-        found[2]
+        genes[2]
 
 
 @given(numbers)
-def test_prompts_are_the_same(some: list[int]) -> None:
-    genes, named = made(some)
-    found, wanted = (
-        Prompt.of_cell("{n_genes} genes: ", genes=each, after=".", answer_genes=2) for each in (genes, named)
+def test_prompts_are_the_same(ids: list[int]) -> None:
+    genes, symbols = made(ids)
+    prompt, expected = (
+        Prompt.of_cell("{n_genes} genes: ", genes=each, after=".", answer_genes=2) for each in (genes, symbols)
     )
-    assert found == wanted
-    assert hash(found) == hash(wanted)
-    assert (found.text, found.spans) == (wanted.text, wanted.spans)
-    assert found.shorten(2) == wanted.shorten(2)
+    assert prompt == expected
+    assert hash(prompt) == hash(expected)
+    assert (prompt.text, prompt.spans) == (expected.text, expected.spans)
+    assert prompt.shorten(2) == expected.shorten(2)
 
 
-def test_a_task_keeps_the_numbers() -> None:
-    genes, named = made([1, 2, 0])
+def test_a_task_keeps_the_gene_list() -> None:
+    genes, symbols = made([1, 2, 0])
     task = tasks.load("embed")
-    found = task.prompt(genes=genes)
-    assert found.genes is genes
-    assert found == task.prompt(genes=list(named))
+    prompt = task.prompt(genes=genes)
+    assert prompt.genes is genes
+    assert prompt == task.prompt(genes=list(symbols))

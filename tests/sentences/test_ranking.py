@@ -124,7 +124,7 @@ def test_random_ties_are_uniform():
 
 
 def test_random_ties_need_names():
-    with pytest.raises(ValueError, match="need the cells' names"):
+    with pytest.raises(ValueError, match="need names= of the cells"):
         words(np.ones((1, 10)), recipe=Recipe(ties="random"))
 
 

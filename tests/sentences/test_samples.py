@@ -1,3 +1,5 @@
+"""Samples: every cell once, none of two groups, independent of order."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -38,10 +40,10 @@ def test_independent_of_order_and_of_other_groups() -> None:
         return {tuple(names[order[row]] for row in sample) for sample in samples}
 
     order = list(range(len(groups)))
-    wanted = named(order)
-    assert named(order[::-1]) == wanted
-    assert named(order[:23]) == {sample for sample in wanted if int(sample[0][4:]) < 23}
-    assert named(order, seed=1) != wanted
+    expected = named(order)
+    assert named(order[::-1]) == expected
+    assert named(order[:23]) == {sample for sample in expected if int(sample[0][4:]) < 23}
+    assert named(order, seed=1) != expected
 
 
 def test_refused() -> None:

@@ -35,32 +35,32 @@ N, GENES = 40, 30
     ],
 )
 def test_some_of_the_cells(adata, rows):
-    every = from_anndata(adata, perturbation_column="drug", obs_columns=["kind"])
-    some = every[rows]
+    sentences = from_anndata(adata, perturbation_column="drug", obs_columns=["kind"])
+    subset = sentences[rows]
     index = np.atleast_1d(np.arange(N)[rows]).astype(int).tolist() if np.size(rows) else []
     if isinstance(rows, slice):
         index = list(range(N))[rows]
-    assert len(some) == len(some.n_genes) == len(some.texts()) == len(some.organism) == len(index)
-    assert some.gene_names() == [every.gene_names()[row] for row in index]
-    assert some.texts().to_pylist() == [every.texts()[row].as_py() for row in index]
-    assert some.names.tolist() == some.obs.index.tolist() == [f"cell {row}" for row in index]
-    assert some.perturbations == tuple(every.perturbations[row] for row in index)
-    assert some.fit == every.fit
-    assert len(some.to_dataset()) == len(index)
+    assert len(subset) == len(subset.n_genes) == len(subset.texts()) == len(subset.organism) == len(index)
+    assert subset.gene_names() == [sentences.gene_names()[row] for row in index]
+    assert subset.texts().to_pylist() == [sentences.texts()[row].as_py() for row in index]
+    assert subset.names.tolist() == subset.obs.index.tolist() == [f"cell {row}" for row in index]
+    assert subset.perturbations == tuple(sentences.perturbations[row] for row in index)
+    assert subset.fit == sentences.fit
+    assert len(subset.to_dataset()) == len(index)
 
 
 def test_sentences_are_iterated_cell_by_cell(adata):
-    every = from_anndata(adata)
-    assert [one.gene_names()[0] for one in every] == every.gene_names()
+    sentences = from_anndata(adata)
+    assert [cell.gene_names()[0] for cell in sentences] == sentences.gene_names()
 
 
 def test_texts_come_in_chunks(adata, monkeypatch):
-    found = from_anndata(adata)
-    wanted = found.texts().to_pylist()
+    sentences = from_anndata(adata)
+    expected = sentences.texts().to_pylist()
     monkeypatch.setattr(module, "_MAX_TEXT_ROWS", 7)
-    assert found.texts().to_pylist() == wanted
-    assert found.texts().num_chunks == 6
-    assert found.to_dataset()["cell_sentence"][:] == wanted
+    assert sentences.texts().to_pylist() == expected
+    assert sentences.texts().num_chunks == 6
+    assert sentences.to_dataset()["cell_sentence"][:] == expected
 
 
 @given(lengths=st.lists(st.integers(0, 4), max_size=12), rows=st.integers(1, 5), threads=st.sampled_from([1, 2]))
@@ -68,7 +68,7 @@ def test_texts_come_in_chunks(adata, monkeypatch):
 def test_texts_are_the_words_with_spaces_between(lengths, rows, threads):
     words = ["CD4", "é", "細胞", "A-1"]
     genes = [[(row + place) % 4 for place in range(length)] for row, length in enumerate(lengths)]
-    made = Sentences(
+    sentences = Sentences(
         genes=pa.array([[], *genes], type=pa.list_(pa.int32()))[1:], vocabulary=pa.array(words, type=pa.string()),
         names=np.array(["c"] * len(genes), dtype=object), organism=("Homo sapiens",) * len(genes),
         perturbations=(None,) * len(genes), obs=pd.DataFrame(index=["c"] * len(genes)), recipe=Recipe(), fit=None,
@@ -76,9 +76,9 @@ def test_texts_are_the_words_with_spaces_between(lengths, rows, threads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_TEXT_ROWS", rows)
         patch.setattr("cell2sen.sentences.threads.n_threads", lambda: threads)
-        found = made.texts()
-    found.validate(full=True)
-    assert found.to_pylist() == [" ".join(words[gene] for gene in row) for row in genes]
+        texts = sentences.texts()
+    texts.validate(full=True)
+    assert texts.to_pylist() == [" ".join(words[gene] for gene in row) for row in genes]
 
 
 def test_expression_by_the_fit_of_the_dataset(adata):
@@ -88,9 +88,9 @@ def test_expression_by_the_fit_of_the_dataset(adata):
     own = sentences.expression(lists)
     expected = inverse_transform(lists, sentences.symbols, sentences.fit)
     np.testing.assert_array_equal(own.toarray(), expected.toarray())
-    other = inverse_transform(lists, sentences.symbols, fit)
-    np.testing.assert_array_equal(sentences.expression(lists, fit).toarray(), other.toarray())
-    assert (own != other).nnz
+    by_other_fit = inverse_transform(lists, sentences.symbols, fit)
+    np.testing.assert_array_equal(sentences.expression(lists, fit).toarray(), by_other_fit.toarray())
+    assert (own != by_other_fit).nnz
     single = from_anndata(adata[:1, :1])
     assert single.fit is None
     with pytest.raises(ValueError, match="no rank fit"):
@@ -101,25 +101,29 @@ def test_dataset_round_trip(adata, tmp_path):
     import datasets
 
     adata.obs["organism"] = ["human", "mouse"] * (N // 2)
-    every = from_anndata(adata, perturbation_column="drug", obs_columns=["kind", "score", "batch", "organism"])
-    dataset = every.to_dataset()
+    sentences = from_anndata(adata, perturbation_column="drug", obs_columns=["kind", "score", "batch", "organism"])
+    dataset = sentences.to_dataset()
     first = ["cell_sentence", "fit_parameters", "organism", "perturbations"]
     assert dataset.column_names == [*first, "cell_name", "kind", "score", "batch"]
     assert dataset[1]["organism"] == "Mus musculus"
     assert dataset[0]["perturbations"] is None
-    assert dataset[0]["fit_parameters"]["slope"] == every.fit.slope
+    assert dataset[0]["fit_parameters"]["slope"] == sentences.fit.slope
     assert dataset["batch"][:] == list(range(N))
     dataset.save_to_disk(tmp_path / "saved")
-    for one in (dataset, datasets.load_from_disk(str(tmp_path / "saved"))):
-        read = Sentences.from_dataset(one)
-        assert read.gene_names() == every.gene_names()
-        assert (read.fit, read.organism, read.perturbations) == (every.fit, every.organism, every.perturbations)
-        assert read.names.tolist() == every.names.tolist()
-        assert read.obs["kind"].tolist() == every.obs["kind"].tolist()
-        assert read.obs["score"].tolist() == every.obs["score"].tolist()
+    for source in (dataset, datasets.load_from_disk(str(tmp_path / "saved"))):
+        read = Sentences.from_dataset(source)
+        assert read.gene_names() == sentences.gene_names()
+        assert (read.fit, read.organism, read.perturbations) == (
+            sentences.fit,
+            sentences.organism,
+            sentences.perturbations,
+        )
+        assert read.names.tolist() == sentences.names.tolist()
+        assert read.obs["kind"].tolist() == sentences.obs["kind"].tolist()
+        assert read.obs["score"].tolist() == sentences.obs["score"].tolist()
         assert read.to_dataset()[:] == dataset[:]
     half = Sentences.from_dataset(dataset.select([7, 2]))
-    assert half.gene_names() == every[[7, 2]].gene_names()
+    assert half.gene_names() == sentences[[7, 2]].gene_names()
 
 
 def test_a_dataset_by_hand(caplog):
@@ -134,8 +138,8 @@ def test_a_dataset_by_hand(caplog):
     assert read.perturbations == (None,) * 3
     assert read.fit is None
     fits = [{"slope": -1.0, "intercept": float(i), "r_squared": 0.5} for i in range(2)]
-    both = Dataset.from_dict({"cell_sentence": ["A", "B"], "fit_parameters": fits})
-    assert Sentences.from_dataset(both).fit is None
+    two_fits = Dataset.from_dict({"cell_sentence": ["A", "B"], "fit_parameters": fits})
+    assert Sentences.from_dataset(two_fits).fit is None
     assert "2 different rank fits" in caplog.text
     with pytest.raises(KeyError, match=r"no column 'cell_sentence'; available: \['text'\]"):
         Sentences.from_dataset(Dataset.from_dict({"text": ["A"]}))
@@ -144,8 +148,8 @@ def test_a_dataset_by_hand(caplog):
 
 
 def test_sentences_can_be_pickled(adata):
-    found = from_anndata(adata)
-    loaded = pickle.loads(pickle.dumps(found))  # noqa: S301
-    assert loaded.gene_names() == found.gene_names()
-    assert loaded.names.tolist() == found.names.tolist()
-    assert loaded.fit == found.fit
+    sentences = from_anndata(adata)
+    loaded = pickle.loads(pickle.dumps(sentences))  # noqa: S301
+    assert loaded.gene_names() == sentences.gene_names()
+    assert loaded.names.tolist() == sentences.names.tolist()
+    assert loaded.fit == sentences.fit

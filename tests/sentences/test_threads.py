@@ -1,3 +1,5 @@
+"""Threads: ordered results, errors, number of threads."""
+
 from __future__ import annotations
 
 import threading
@@ -9,37 +11,39 @@ from cell2sen.sentences.threads import in_parallel, n_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_results_come_in_order_and_few_parts_are_held(threads, monkeypatch):
+def test_results_come_in_order_and_few_parts_are_in_memory(threads, monkeypatch):
     monkeypatch.setattr(parallel, "n_threads", lambda: threads)
-    begun, seen = [], []
+    begun, results = [], []
 
     def parts():
         for number in range(30):
-            assert number - len(seen) <= threads + 1
+            assert number - len(results) <= threads + 1
             begun.append(number)
             yield number, 2
 
     for result in in_parallel(pow, parts()):
-        seen.append(result)
-    assert seen == [number**2 for number in range(30)]
+        results.append(result)
+    assert results == [number**2 for number in range(30)]
     assert list(in_parallel(pow, [])) == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_comes_in_its_turn_and_leaves_no_thread(threads, monkeypatch):
+def test_an_error_comes_in_order_and_leaves_no_thread(threads, monkeypatch):
     monkeypatch.setattr(parallel, "n_threads", lambda: threads)
     before = threading.active_count()
-    found = []
+    results = []
     with pytest.raises(ZeroDivisionError):
-        found.extend(in_parallel(lambda number: found.append(1 // number), ((number,) for number in (1, 1, 0, 1, 1))))
+        results.extend(
+            in_parallel(lambda number: results.append(1 // number), ((number,) for number in (1, 1, 0, 1, 1)))
+        )
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(
-    ("said", "cpus", "threads"),
+    ("setting", "cpus", "threads"),
     [("", 4, 4), ("1", 4, 1), ("2", 4, 2), ("9", 4, 4), ("0", 4, 1), ("3,2", 4, 3), ("all", 4, 4), ("", 99, 8)],
 )
-def test_number_of_threads(said, cpus, threads, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", said)
+def test_number_of_threads(setting, cpus, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)), raising=False)
     assert n_threads() == threads

@@ -1,3 +1,5 @@
+"""Tasks: the menu, and what every task must have."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -39,7 +41,7 @@ def test_every_task(name):
 
 
 def test_one_template_decides_embeddings():
-    """Fault 10: a random template for each cell makes vectors differ for their wording."""
+    """With a random template per cell, vectors would differ by their wording."""
     assert len(tasks.load("embed").templates) == 1
     assert tasks.load("embed").templates == tasks.load("annotate").templates
     assert tasks.load("embed").answer == "none"

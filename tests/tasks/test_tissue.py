@@ -1,3 +1,5 @@
+"""The task tissue: from samples of cells to labels, and a training on it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -62,12 +64,12 @@ def test_wording() -> None:
 def test_the_label_depends_on_the_sample_alone() -> None:
     adata, backend = donors(), fake()
     c2s.tl.annotate(adata, TISSUES, task="tissue", sample_by="donor", n_cells=6, model=backend)
-    wanted = adata.obsm["cell2sen_tissue_probabilities"]
+    expected = adata.obsm["cell2sen_tissue_probabilities"]
     order = np.random.default_rng(0).permutation(adata.n_obs)
-    some = adata[order][adata.obs["donor"].to_numpy()[order] != "d1"].copy()
-    c2s.tl.annotate(some, TISSUES, task="tissue", sample_by="donor", n_cells=6, model=backend, batch_size=1)
-    rows = adata.obs_names.get_indexer(some.obs_names)
-    np.testing.assert_allclose(some.obsm["cell2sen_tissue_probabilities"], wanted[rows])
+    subset = adata[order][adata.obs["donor"].to_numpy()[order] != "d1"].copy()
+    c2s.tl.annotate(subset, TISSUES, task="tissue", sample_by="donor", n_cells=6, model=backend, batch_size=1)
+    rows = adata.obs_names.get_indexer(subset.obs_names)
+    np.testing.assert_allclose(subset.obsm["cell2sen_tissue_probabilities"], expected[rows])
 
 
 @pytest.mark.parametrize(
@@ -102,8 +104,8 @@ def test_learned_and_scored_on_donors_left_out(tmp_path: Path) -> None:
     adata.obs["tissue"] = [TISSUES[row % 3] for row in number]
     adata.obs["donor"] = [f"{tissue} {row // 3 % 5}" for row, tissue in zip(number, adata.obs["tissue"], strict=True)]
     counts = adata.X.toarray()
-    for place in range(3):
-        counts[place::3, 4 * place : 4 * place + 4] += 30
+    for tissue_number in range(3):
+        counts[tissue_number::3, 4 * tissue_number : 4 * tissue_number + 4] += 30
     adata.X = counts
     adata.write_h5ad(tmp_path / "cells.h5ad")
     config = training.from_mapping(

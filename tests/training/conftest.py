@@ -1,4 +1,4 @@
-"""Cells to train on and trained models, made once."""
+"""Training cells and a trained model, made once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def many_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with 240 cells."""
+    """240 such cells, without gene sets."""
     path = tmp_path_factory.mktemp("many_cells")
     training_cells.write(path / "cells.h5ad", 240)
     return path

@@ -50,7 +50,7 @@ def test_whole_groups_are_held_out(many_cells: Path, split: Split) -> None:
         assert 0 < cells.test[control].mean() < 0.6
 
 
-def test_unknown_group_and_column_give_the_menu(many_cells: Path) -> None:
+def test_errors_list_available_groups_and_columns(many_cells: Path) -> None:
     with pytest.raises(ValueError, match=r"no \['d9'\] to hold out; available: \['d1', 'd2', 'd3', 'd4'\]"):
         cells_of(many_cells, split=Split(by="donor", values=("d9",)))
     with pytest.raises(KeyError, match=r"no column 'patient'; available: \['cell_type', 'donor', 'condition'"):
@@ -65,7 +65,7 @@ def test_unknown_group_and_column_give_the_menu(many_cells: Path) -> None:
         cells_of(many_cells, split=Split(by="donor", perturbed_only=True))
 
 
-def test_slots_without_a_column_give_the_menu(many_cells: Path) -> None:
+def test_slots_need_an_obs_column(many_cells: Path) -> None:
     with pytest.raises(
         ValueError, match=r"need the obs column of 'cell_type' \(cell_type:\); available: \['cell_type'"
     ):
@@ -150,7 +150,7 @@ class TestSentences:
             for other in (cells.sentences(1, augmentation, 0), cells.sentences(0, augmentation, 1)):
                 assert np.mean([a != b for a, b in zip(first, other.gene_names(), strict=True)]) > 0.9
 
-    def test_know_the_cells_names_and_organism(self, many_cells: Path) -> None:
+    def test_have_names_and_organism_of_the_cells(self, many_cells: Path) -> None:
         cells = cells_of(many_cells)
         sentences = cells.sentences(0, Augmentation(), 0)
         assert sentences.names.tolist() == cells.names

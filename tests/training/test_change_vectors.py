@@ -1,4 +1,4 @@
-"""First vectors from responses: the decomposition and the counts by hand, and the tokens that get them."""
+"""Change vectors: decomposition and counts by hand, and gene tokens that start from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def counts_of(treated: list[float], control: list[float], n: int = 100) -> Group
 
 
 def groups() -> list[GroupCounts]:
-    """Two contexts in which A rises and B falls, in the second C rises, too; D is noise."""
+    """Two contexts in which A rises and B falls; in the second also C rises; D is noise."""
     return [counts_of([90, 10, 50, 3], [10, 90, 50, 1]), counts_of([90, 10, 80, 0], [10, 90, 5, 2])]
 
 
@@ -35,14 +35,14 @@ def test_change_vectors_are_those_of_the_shrunken_log_frequencies() -> None:
             row[genes.index(symbol)] = change * max(0.0, 1 - 3 * error / change**2) if change else 0.0
         rows.append(row)
     vectors = change_vectors(groups(), genes, 4)
-    assert np.abs(vectors[:2]).max() < 1e-6  # no such gene; noise
+    assert np.abs(vectors[:2]).max() < 1e-6  # E: in no group; D: noise
     assert (vectors[:, 2:] == 0).all()  # two groups have two directions
     assert abs(np.mean(vectors[:, 0] ** 2) - 1) < 1e-5
     # Both rows are sums of the two columns.
     fitted, *_ = np.linalg.lstsq(vectors[:, :2].astype(float), np.array(rows).T, rcond=None)
     np.testing.assert_allclose(vectors[:, :2] @ fitted, np.array(rows).T, atol=1e-5)
     assert vectors[4, 0] > 1 > -1 > vectors[3, 0]  # A up, B down
-    assert np.abs(vectors[2, 1]) > np.abs(vectors[2, 0]) / 4  # what tells the contexts apart
+    assert np.abs(vectors[2, 1]) > np.abs(vectors[2, 0]) / 4  # C: the second column separates the contexts
 
 
 def test_change_vectors_are_zero_without_changes() -> None:
@@ -72,7 +72,7 @@ def test_group_counts_are_those_of_the_sentences_of_training_cells(many_cells: P
 
 @pytest.mark.slow
 def test_gene_tokens_start_from_changes(folder: Path, tmp_path: Path) -> None:
-    """Before any step genes of one response are similar, its name is scaled up, and other words are unchanged."""
+    """Before the first step gene vectors have changed, names of perturbations are scaled up, other words unchanged."""
     no_context = {"perturbation": {"column": "condition"}}
     still = {"optimiser.max_steps": 1, "optimiser.learning_rate": 1e-12}
     plain, changed = (
@@ -99,7 +99,7 @@ def test_gene_tokens_start_from_changes(folder: Path, tmp_path: Path) -> None:
 def test_a_new_perturbation_has_change_vectors_by_default(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a model with a name for no perturbation, which a fine-tuned model keeps."""
+    """If the model has a name for no perturbation, which a fine-tuned model keeps."""
     column: dict[str, Any] = {"column": "condition"}
     named = {"tasks": ["perturb"], "perturbation": {**column, "no_perturbation": "nothing"}}
     start = run(folder, tmp_path / "start", config({"optimiser.max_steps": 1}, file=named))

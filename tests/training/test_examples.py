@@ -49,7 +49,7 @@ def test_pairs_are_of_one_side_of_the_split(many_cells: Path, split: Split, held
         assert cells.test[row] == held_out
         if name == "perturb":
             assert frozenset(completion.strip().removesuffix(".").split()) == sentences[row]
-            # The control is a cell of the same side and context: one with these genes.
+            # The control, a cell with these genes, is of the same side and context.
             sources = [other for other, genes in enumerate(sentences) if genes == frozenset(prompt.genes)]
             assert any(
                 cells.is_control(other) and cells.test[other] == held_out and context[other] == context[row]
@@ -98,7 +98,7 @@ def test_every_template_is_used_in_training(many_cells: Path) -> None:
     assert first_letters == {("A", False), ("B", True)}
 
 
-def test_a_task_of_ones_own(many_cells: Path) -> None:
+def test_task_outside_the_package(many_cells: Path) -> None:
     templates = (Template(prompt="{genes} of {tissue}:", answer=" {phase}."),)
     task = Task(name="phase", answer="label", target="phase", templates=templates)
     cells = cells_of(many_cells, tasks="phase", columns={"phase": "donor", "tissue": "cell_type"})

@@ -1,3 +1,5 @@
+"""Training pairs of samples: cells of one donor, one tissue and one side of the split."""
+
 from __future__ import annotations
 
 from pathlib import Path

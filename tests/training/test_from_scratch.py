@@ -1,4 +1,4 @@
-"""New models and their first gene vectors, against NumPy's decomposition and counts by hand."""
+"""New models and their first gene vectors, beside NumPy's decomposition and counts by hand."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def matrices() -> list[tuple[sp.csr_matrix, list[str]]]:
 def test_common_genes_are_those_of_enough_training_cells(many_cells: Path) -> None:
     cells = {"a": cells_of(many_cells, split={"test": 0.5}), "b": cells_of(many_cells, split={"test": 0.0})}
     counts = sum((file.matrix[~file.test] > 0).sum(axis=0).A1 for file in cells.values())
-    least = int(np.median(counts))
+    min_cells = int(np.median(counts))
     symbols = cells["a"].symbols
-    assert common_genes(cells, least) == tuple(sorted(s for s, n in zip(symbols, counts, strict=True) if n >= least))
+    expected = sorted(symbol for symbol, n in zip(symbols, counts, strict=True) if n >= min_cells)
+    assert common_genes(cells, min_cells) == tuple(expected)
 
 
 def test_gene_vectors_are_those_of_the_scaled_matrix() -> None:

@@ -1,4 +1,4 @@
-"""Networks of a training: tokens for new genes, adapters, dropout, interpolated and merged weights."""
+"""Network of a training: tokens for new genes, adapters, dropout, interpolated and merged weights."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_first_stage_trains_new_vectors_alone_and_the_second_them_too(
     old = tiny.tokens(kind).tokenizer.get_vocab_size()
     moved = {name for name, value in seen["start"].items() if not torch.equal(value, seen["first"][name])}
     ends = {name for name, value in seen["start"].items() if value.shape[0] > old}
-    assert moved == ends, "nothing but vectors of tokens, of input and output"
+    assert moved == ends, "only input and output vectors of tokens"
     for name in moved:
         torch.testing.assert_close(seen["first"][name][:old], seen["start"][name][:old], rtol=0, atol=0)
     network = transformers.AutoModelForCausalLM.from_pretrained(model.path)

@@ -1,4 +1,4 @@
-"""Rewards of written sentences, against values counted by hand and slow twins."""
+"""Rewards of written sentences, beside values by hand and a slow twin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def answer(written: str, **changes: object) -> Answer:
 
 
 def slow_tau(written: list[str], truth: list[str], genes: list[str]) -> float:
-    """Pairs of genes, one by one; genes that are not named share the last place."""
+    """Tau over all pairs of genes, in a loop; missing genes share the last rank."""
     place = [{gene: s.index(gene) if gene in s else 99 for gene in genes} for s in (truth, written)]
     signs = [[np.sign(p[b] - p[a]) for a, b in itertools.combinations(genes, 2)] for p in place]
     x, y = map(np.array, signs)
@@ -37,12 +37,12 @@ class TestKendallTau:
         for _ in range(30):
             written = list(generator.permutation(list("ABCDEFGH"))[:5])
             wanted = genes or sorted({*written, *TRUTH})
-            found = rewards.kendall_tau(answer("".join(written), genes=genes))
-            assert found == pytest.approx(slow_tau(written, TRUTH, wanted))
+            tau = rewards.kendall_tau(answer("".join(written), genes=genes))
+            assert tau == pytest.approx(slow_tau(written, TRUTH, wanted))
 
     def test_only_the_gene_set_counts(self) -> None:
         assert rewards.kendall_tau(answer("AXYZBC", genes=["A", "B", "C"])) == pytest.approx(1)
-        assert rewards.kendall_tau(answer("XYZ", genes=["A", "B"])) == 0, "an answer that says nothing gets nothing"
+        assert rewards.kendall_tau(answer("XYZ", genes=["A", "B"])) == 0, "no gene of the set"
         assert math.isnan(rewards.kendall_tau(answer("ABC", genes=["X", "Y"])))
 
 
@@ -61,12 +61,11 @@ class TestChange:
         back = answer("EFDCAB", control=list("ABCDEF"), truth=list("BACDFE"))
         assert rewards.change(back) < 0.5
 
-    def test_is_the_correlation_of_logarithms_of_places(self) -> None:
+    def test_is_the_correlation_of_logarithms_of_ranks(self) -> None:
         genes = list("ABCDEF")
-        one = answer("CABDFE")
         before, truth, written = ([-math.log(1 + s.index(g)) for g in genes] for s in ("FEDCBA", "ABCDEF", "CABDFE"))
         expected = np.corrcoef(np.subtract(truth, before), np.subtract(written, before))[0, 1]
-        assert rewards.change(one) == pytest.approx(expected)
+        assert rewards.change(answer("CABDFE")) == pytest.approx(expected)
 
     def test_without_control_or_change_there_is_none(self) -> None:
         assert math.isnan(rewards.change(answer("ABC", control=[])))
@@ -92,8 +91,8 @@ class TestEmbedding:
         return np.array([[sentence.count(letter) for letter in "ABCDEF"] for sentence in sentences], dtype=np.float32)
 
     def test_is_minus_the_relative_distance(self) -> None:
-        found = rewards.embedding([answer("ABCDEF"), answer("ABC"), answer("ABX", genes=["A", "B"])], self.embed)
-        assert found == pytest.approx([0, -math.sqrt(3 / 6), 0])
+        distances = rewards.embedding([answer("ABCDEF"), answer("ABC"), answer("ABX", genes=["A", "B"])], self.embed)
+        assert distances == pytest.approx([0, -math.sqrt(3 / 6), 0])
 
     def test_needs_an_embedder(self) -> None:
         with pytest.raises(ValueError, match="'embedding' needs a model"):

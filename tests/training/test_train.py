@@ -170,7 +170,7 @@ class TestFolders:
             run(folder, tmp_path / "out", config(ONE_STEP))
         assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
         assert training.can_resume(tmp_path / "out")
-        # The training is not lost.
+        # The training can be resumed.
         monkeypatch.undo()
         run(folder, tmp_path / "out", config(ONE_STEP), resume=True)
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -190,7 +190,7 @@ class TestFolders:
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[training.TrainConfig, Model]:
-    # 105 pairs: 14 steps an epoch. Drawn tokens and a loss of the prompt, so that every generator counts.
+    # 105 pairs: 14 steps an epoch. Random tokens and the loss of the prompt use every random generator.
     changes = {
         "optimiser.max_steps": -1,
         "optimiser.epochs": 1.5,
@@ -240,7 +240,7 @@ def test_best_weights_are_kept_and_training_stops(
         on_log(callback, args, state, control, logs=logs, **kwargs)
 
     monkeypatch.setattr(Progress, "on_log", spy)
-    # Steps this large make it worse after a while.
+    # With steps this large the loss rises after a while.
     changes = {"optimiser.learning_rate": 0.08, "optimiser.max_steps": 60, "checkpoints.patience": 2}
     model = run(folder, tmp_path / "out", config(changes))
     losses = [loss for loss, _ in seen]

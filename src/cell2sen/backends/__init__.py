@@ -1,4 +1,4 @@
-"""Menu of backends: one file each, named as users type it, with a function ``load(model, **options)``."""
+"""Menu of backends: one file each, with a function load(model, **options)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def names() -> list[str]:
 
 
 def load(model: Model, backend: str = "transformers", **options: Any) -> Backend:
-    """A backend with `model`, by name. `options` (device, batch size, …) change the speed, never the numbers.
+    """Backend of this name with `model`. `options` (device, batch size, …) change the speed, never the numbers.
 
     Raises
     ------

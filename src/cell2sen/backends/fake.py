@@ -1,4 +1,4 @@
-"""Fake backend without a model: reproducible results from hashes, for tests, documentation and dry runs.
+"""Fake backend without a model: reproducible results from hashes, for tests.
 
 Words count as tokens. Cells that share genes have similar vectors; the results mean nothing else.
 """
@@ -16,9 +16,10 @@ from cell2sen.engine.tokenization.tokenizer import fit
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
-#: Answers whose mean is the expected value.
+#: Number of drawn answers whose mean is the expected value.
 _ANSWERS = 8
 
+#: Words of free answers.
 _WORDS = ("T", "B", "NK", "cell", "monocyte", "dendritic", "naive", "CD4", "CD8", "memory")
 
 
@@ -31,18 +32,18 @@ def load(
     offline: bool = True,
     context: int = 4096,
 ) -> FakeBackend:
-    """A fake of any model; accepts the options of real backends and ignores all but two."""
-    return FakeBackend(model, batch_size=batch_size, context=context)
-
-
-class FakeBackend(Backend):
-    """The contract of :class:`cell2sen.backend.Backend` without a model.
+    """Fake of any model. Options of real backends are accepted and change nothing.
 
     Parameters
     ----------
     context
         Words that prompt and answer may have together.
     """
+    return FakeBackend(model, batch_size=batch_size, context=context)
+
+
+class FakeBackend(Backend):
+    """The contract of :class:`cell2sen.backend.Backend` without a model; parameters as of :func:`load`."""
 
     hidden = 16
     n_layers = 2
@@ -70,7 +71,7 @@ class FakeBackend(Backend):
             attention_for=attention_for,
             attention_layer=attention_layer,
         )
-        fitted, _ = fit(prompts, context=self.context, room=[0] * len(prompts), count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, reserved_tokens=[0] * len(prompts), count=_lengths)
         vectors = np.zeros((len(fitted), self.hidden), dtype=np.float32)
         for row, prompt in enumerate(fitted):
             words = list(prompt.genes) if pooling == "genes" else prompt.text.split()
@@ -97,7 +98,7 @@ class FakeBackend(Backend):
     ) -> list[str]:
         listed = None if genes is None else list(dict.fromkeys(genes))
         n_words = [sampling.max_new_tokens] * len(prompts) if listed is None else answer_lengths(prompts, listed)
-        fitted, _ = fit(prompts, context=self.context, room=n_words, count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, reserved_tokens=n_words, count=_lengths)
         texts = []
         for prompt, number in zip(fitted, n_words, strict=True):
             # Greedy answers depend on the prompt; drawn ones on the prompt, the seed and the row's key.
@@ -113,7 +114,7 @@ class FakeBackend(Backend):
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
         longest = max((len(answer.split()) for answer in answers), default=0)
-        fitted, _ = fit(prompts, context=self.context, room=[longest] * len(prompts), count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, reserved_tokens=[longest] * len(prompts), count=_lengths)
         scores = np.zeros((len(fitted), len(answers)), dtype=np.float64)
         for row, prompt in enumerate(fitted):
             for column, answer in enumerate(answers):
@@ -126,7 +127,7 @@ class FakeBackend(Backend):
         self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
     ) -> NDArray[np.float32]:
         expected, n_genes = np.zeros((len(prompts), len(genes)), dtype=np.float32), answer_lengths(prompts, genes)
-        fitted, _ = fit(prompts, context=self.context, room=n_genes, count=_lengths)
+        fitted, _ = fit(prompts, context=self.context, reserved_tokens=n_genes, count=_lengths)
         for row, (prompt, number) in enumerate(zip(fitted, n_genes, strict=True)):
             random = _random(prompt.text, seed, prompt.key)
             for _ in range(_ANSWERS):
@@ -134,7 +135,7 @@ class FakeBackend(Backend):
         return expected
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Single words that are in the model's gene list, if it has one."""
+        """Which symbols are single words and in the model's gene list (if it has one), bool (n,)."""
         listed = None if self.model.genes is None else frozenset(self.model.genes)
         known = [symbol.split() == [symbol] and (listed is None or symbol in listed) for symbol in symbols]
         return np.array(known, dtype=bool)
@@ -148,5 +149,5 @@ def _lengths(prompts: Sequence[Prompt]) -> NDArray[np.int64]:
 
 
 def _random(*seed: object) -> np.random.Generator:
-    """Random numbers as a function of these values."""
+    """Random generator seeded with a hash of these values."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(seed).encode()).digest()[:8], "little"))

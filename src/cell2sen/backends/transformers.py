@@ -35,7 +35,7 @@ def load(
     offline: bool = True,
     padding_side: Literal["left", "right"] = "right",
 ) -> TransformersBackend:
-    """A checkpoint from a local directory or from the hub's cache.
+    """Backend with a checkpoint from a local directory or the hub's cache.
 
     Sets malloc to keep freed memory (:func:`cell2sen.engine.network.cpu.keep_freed_memory`); the environment variable
     ``CELL2SEN_KEEP_MEMORY=0`` prevents it.
@@ -43,7 +43,7 @@ def load(
     Parameters
     ----------
     device
-        ``"auto"`` is the GPU if there is one.
+        A device of PyTorch; ``"auto"`` is the GPU if there is one, else the CPU.
     batch_size
         Prompts in a batch; None: as many as fit into memory, up to a number of tokens above which it is no faster.
     progress
@@ -51,7 +51,7 @@ def load(
     offline
         Use the files on this machine; False downloads missing ones from the hub.
     padding_side
-        Of the batches of :meth:`~TransformersBackend.embed`. Does not change the results.
+        Side of the padding in batches of :meth:`~TransformersBackend.embed`. Does not change the results.
 
     Raises
     ------
@@ -72,13 +72,18 @@ def load(
 
 
 class TransformersBackend(Backend):
-    """A causal language model in this process.
+    """Backend of a causal language model in this process.
 
     Parameters
     ----------
     network
         A ``...ForCausalLM`` whose attention is :mod:`cell2sen.engine.network.attention`. It is switched to evaluation
         mode and otherwise not changed.
+
+    Raises
+    ------
+    ValueError
+        `network` has another attention or an output head that is not supported.
     """
 
     def __init__(
@@ -99,7 +104,10 @@ class TransformersBackend(Backend):
         self.base = network.base_model
         self.config = network.config.get_text_config()
         if self.config._attn_implementation != attention.NAME:
-            raise ValueError(f"the network must be loaded with attn_implementation={attention.NAME!r}")
+            raise ValueError(
+                f"the network must be loaded with attn_implementation={attention.NAME!r}, "
+                f"found {self.config._attn_implementation!r}"
+            )
         self.context = int(self.config.max_position_embeddings)
         self.device: torch.device = self.base.get_input_embeddings().weight.device
         self.softcap = getattr(self.config, "attn_logit_softcapping", None)
@@ -110,7 +118,7 @@ class TransformersBackend(Backend):
         self.generator = Generator(self.causal, tokens, eos=self.eos, tokenize=self._tokenize, run=self._run_generating)
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Symbols that the tokenizer encodes and decodes unchanged, and that are in the model's gene list if any."""
+        """Which symbols are in the model's gene list (if it has one) and encoded without loss, bool (n,)."""
         known = self.tokens.known(symbols)
         if self.model.genes is not None:
             listed = frozenset(self.model.genes)
@@ -162,9 +170,10 @@ class TransformersBackend(Backend):
             return []
         if unknown := [gene for gene, known in zip(listed, self.known_genes(listed), strict=True) if not known]:
             raise ValueError(
-                f"the model cannot write {len(unknown)} of {len(listed)} genes, such as {unknown[:5]}; see known_genes"
+                f"the model cannot write {len(unknown)} of {len(listed)} genes, such as {unknown[:5]}; leave them out "
+                "(known_genes returns False for them)"
             )
-        # The mean, not the maximum, which would cut half of a long prompt for rare long names.
+        # The mean, not the maximum: for a few long names half of a long prompt would be cut.
         tokens_per_gene = float(np.mean([len(ids) for ids in self.tokens.continuations(listed[0], listed)]))
         reserved = np.array([math.ceil(number * tokens_per_gene) for number in n_genes])
         fitted, lengths = self._fit(prompts, reserved)
@@ -174,8 +183,8 @@ class TransformersBackend(Backend):
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
         if not prompts or not answers:
             return np.zeros((len(prompts), len(answers)), dtype=np.float64)
-        # The prompt is cut equally for all answers of a cell, which makes them comparable. After a prompt an answer may
-        # have a token more or less than alone, so it is counted there.
+        # One prompt for all answers of a cell, cut for the longest, so that their scores are comparable. After a prompt
+        # an answer may have a token more or less than alone, so it is counted there.
         reserved = [
             max(max(map(len, self.tokens.encode([bare] * len(answers), answers))) - self.tokens.lengths([bare])[0], 0)
             for bare in (prompt.shorten(0) for prompt in prompts)
@@ -197,7 +206,8 @@ class TransformersBackend(Backend):
         single = all(len(gene) == 1 for gene in ids) and len({gene[0] for gene in ids}) == len(ids)
         if not single or any(other != ids for other in others):
             raise Unsupported(
-                f"{self.model.name} writes genes as several tokens, so expected values cannot be computed; draw answers"
+                f"{self.model.name} writes genes as several tokens, so expected values cannot be computed; "
+                "use readout='sentence' of perturb, or generate"
             )
         gene_ids = np.array([gene[0] for gene in ids], dtype=np.int64)
         fitted, lengths = self._fit(prompts, n_genes)
@@ -217,16 +227,16 @@ class TransformersBackend(Backend):
     def _fit(
         self, prompts: Sequence[Prompt], reserved: Sequence[int] | NDArray[np.int64]
     ) -> tuple[list[Prompt], NDArray[np.int64]]:
-        return fit(prompts, context=self.context, room=reserved, count=self.tokens.lengths)
+        return fit(prompts, context=self.context, reserved_tokens=reserved, count=self.tokens.lengths)
 
     def _tokenize(self, prompts: Sequence[Prompt]) -> list[Tokenized]:
         rows = self.tokens.encode(prompts)
         if empty := [prompt.key for prompt, row in zip(prompts, rows, strict=True) if not len(row)]:
-            raise ValueError(f"prompts without any text: {empty}")
+            raise ValueError(f"prompts without any text: {empty}; give each of them an instruction or genes")
         return rows
 
     def _rows_per_batch(self) -> int | None:
-        # LLM.int8() finds its outlier columns over a whole batch: rows would depend on their neighbours.
+        # LLM.int8() determines outlier columns over a whole batch, so rows would depend on their neighbours.
         size = 1 if self.model.quantize == "8bit" else self.batch_size
         if size is not None and size < 1:
             raise ValueError(f"batch_size must be at least 1 or None, found {size}")

@@ -18,7 +18,7 @@ def check(
     model: ModelOptions,
     output: OutputOptions,
 ) -> None:
-    """Describe a file and list what would fail, without loading a model. Exit code 1 if something would."""
+    """Describe a file and list its errors and warnings, without loading a model. Exit code 1 if there are errors."""
     import cell2sen
     from cell2sen.model import resolve
 
@@ -29,7 +29,7 @@ def check(
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="The list in JSON.")] = False) -> None:
-    """List the models with a name, and how to get them."""
+    """List the models that have a name, and how to get them."""
     from cell2sen.model import KNOWN
 
     rows = [

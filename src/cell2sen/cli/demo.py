@@ -1,4 +1,4 @@
-"""The command demo: check, embed, annotate and perturb 700 blood cells, without a network."""
+"""The command demo: check, embed, annotate and perturb 700 blood cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cell2sen.cli.options import Quiet
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Label in the file → labels of the embedded model for the same cells. Used for the sentence on agreement only.
+#: Label in the file → labels of the embedded model for the same cells; for the printed agreement only.
 SAME = {
     "CD14+ Monocyte": ("CD14+ monocyte", "FCGR3A+ monocyte"),
     "CD19+ B": ("B cell",),
@@ -48,7 +48,7 @@ What the embedded model was trained on and what it cannot do: see its model card
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("cell2sen-demo"), quiet: Quiet = False
 ) -> None:
-    """Check, embed, annotate and perturb 700 real blood cells, without a network."""
+    """Check, embed, annotate and perturb 700 real blood cells, offline."""
     run(out, progress=not quiet)
 
 
@@ -68,7 +68,7 @@ def run(out: Path, *, progress: bool = True) -> None:
         warnings.simplefilter("ignore")
         adata = sc.datasets.pbmc68k_reduced()
     echo = typer.echo
-    echo("cell2sen demo: 700 human blood cells (scanpy.datasets.pbmc68k_reduced), the embedded model, no network\n")
+    echo("cell2sen demo: 700 human blood cells (scanpy.datasets.pbmc68k_reduced), the embedded model, offline\n")
     echo("1  check     cell2sen.check(adata, use_raw=True)")
     echo("\n".join("   " + line for line in cell2sen.check(adata, use_raw=True).text.splitlines()) + "\n")
     options: dict[str, Any] = {"model": load_model({"progress": progress}), "use_raw": True, "progress": progress}
@@ -93,11 +93,11 @@ def run(out: Path, *, progress: bool = True) -> None:
 
 
 def _agreement(adata: AnnData) -> str:
-    """Sentence on how often the labels agree with those of the file."""
+    """Text on the agreement of the labels with those of the file."""
     labels = list(zip(adata.obs["bulk_labels"].astype(str), adata.obs["cell2sen_cell_type"].astype(str), strict=True))
     n_labelled = sum(predicted != "unknown" for _, predicted in labels)
-    agree = [predicted in SAME[label] for label, predicted in labels if label in SAME and predicted != "unknown"]
-    share = sum(agree) / len(agree) if agree else 0.0
+    same = [predicted in SAME[label] for label, predicted in labels if label in SAME and predicted != "unknown"]
+    share = sum(same) / len(same) if same else 0.0
     majority = adata.obs["bulk_labels"].value_counts(normalize=True).iloc[0]
     return (
         f"   {n_labelled} of {adata.n_obs} cells have a label with a probability of at least 50 %; it agrees with the "

@@ -35,7 +35,7 @@ class ColumnOptions(Group):
         str | None, typer.Option(help="obs column with the predicted label. Default: as cell2sen annotate names it.")
     ] = None
     rename: Annotated[
-        Many, typer.Option(help="PREDICTED=REAL: names of one perturbation or label in both files. May be repeated.")
+        Many, typer.Option(help="PREDICTED=REAL: names of one perturbation or label in the two files. May be repeated.")
     ] = None
 
     def arguments(self) -> dict[str, Any]:
@@ -66,7 +66,8 @@ class ComparisonOptions(Group):
         Path | None, typer.Option(help="Names of these cells, for the leak check (.txt, .json or .h5ad).")
     ] = None
     controls: Annotated[
-        Literal["shared", "split"], typer.Option(help="Truth and prediction use the same controls, or two halves.")
+        Literal["shared", "split"],
+        typer.Option(help="Both sides use the same controls, or one half of them each."),
     ] = "shared"
     embedding: Annotated[str, typer.Option(help="pca, or a key of obsm in both files.")] = "pca"
     encoder: Annotated[str | None, typer.Option(help="Text encoder for BERTScore: directory or Hugging Face id.")] = (
@@ -90,7 +91,7 @@ def evaluate(
     ] = None,
     task: Annotated[
         Literal["perturb", "generate", "annotate"] | None,
-        typer.Option(help="What was predicted. Default: as files of cell2sen state."),
+        typer.Option(help="What was predicted. Default: read from files that cell2sen wrote."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of stopping.")] = False,
@@ -129,7 +130,8 @@ def evaluate(
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str] | None:
+    """Name in the predicted file → name in the real one."""
     if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"--rename takes NAME=NAME (of the prediction = of the real cells), found {wrong[0]!r}")
+        raise ValueError(f"--rename takes PREDICTED=REAL (names in the two files), found {wrong[0]!r}")
     names = dict(pair.split("=", 1) for pair in pairs)
     return {name.strip(): other.strip() for name, other in names.items()} or None

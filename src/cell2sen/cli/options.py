@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-# Menus are written here again, since importing the modules that define them takes longer than showing the help.
+# Copies of menus: importing the modules that define them takes longer than showing the help.
 # tests/cli/test_options.py compares them.
 Pooling = Literal["mean", "genes", "last"]
 Readout = Literal["auto", "expected", "sentence"]
@@ -27,14 +27,14 @@ Many = list[str] | None
 File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
 PerturbationColumn = Annotated[str | None, typer.Option(help="obs column with the perturbation of each cell.")]
 NGenes = Annotated[int | None, typer.Option(help="Maximum number of genes in a predicted sentence.", min=1)]
-Unguided = Annotated[bool, typer.Option("--unguided", help="Write any text, not only genes of the data, each once.")]
+Unguided = Annotated[bool, typer.Option("--unguided", help="Write free text, not only genes of the data, each once.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature. 0: always the most probable gene.", min=0.0)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 
 
 class Group:
-    """Options that are listed together in the help, under the first line of the docstring."""
+    """Options that are listed together in the help, under the docstring of their class."""
 
     def arguments(self) -> dict[str, Any]:
         """Options that are set, under their names in Python."""
@@ -48,9 +48,9 @@ class MatrixOptions(Group):
     layer: Annotated[str | None, typer.Option(help="Layer with the expression values. Default: X.")] = None
     raw: Annotated[bool, typer.Option("--raw", help="Use the values of adata.raw, for example if X is scaled.")] = False
     symbols: Annotated[
-        str | None, typer.Option(help="var column with gene symbols. Default: the index, or found by its content.")
+        str | None, typer.Option(help="var column with gene symbols. Default: the index, or recognised.")
     ] = None
-    organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: as the file states.")] = None
+    organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: read from the file.")] = None
 
     def arguments(self) -> dict[str, Any]:
         """Options that are set, under their names in Python."""
@@ -81,7 +81,7 @@ class ModelOptions(Group):
     ] = "nano"
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")] = None
     dtype: Annotated[Dtype | None, typer.Option(help="Number format of the weights.")] = None
-    quantize: Annotated[Quantize | None, typer.Option(help="Hold the weights in 4 or 8 bits (bitsandbytes).")] = None
+    quantize: Annotated[Quantize | None, typer.Option(help="Load the weights in 4 or 8 bits (bitsandbytes).")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def arguments(*groups: Group) -> dict[str, Any]:
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of those parameters that are groups of options."""
+    """The command with one option per field of each parameter that is a group of options."""
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups = {}
@@ -152,12 +152,13 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_suffix(out: Path, *suffixes: str) -> None:
-    """Raise ValueError unless the file's name ends in one of `suffixes`."""
+    """Raise a ValueError unless the file's name ends in one of `suffixes`."""
     if out.suffix not in suffixes:
         raise ValueError(f"{out} must end in {' or '.join(suffixes)}")
 
 
 def _parameters(group: type[Group]) -> list[inspect.Parameter]:
+    """A parameter for each field of a group, in the group's panel of the help."""
     panel = str(inspect.getdoc(group)).rstrip(".")
     parameters = []
     for name, hint in get_type_hints(group, include_extras=True).items():

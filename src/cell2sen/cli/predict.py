@@ -37,7 +37,7 @@ def sentences(
     perturbation_column: PerturbationColumn = None,
     keep: Annotated[Many, typer.Option(help="obs column to keep. May be repeated.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Sentences as this model reads them. Default: all genes.")
+        str | None, typer.Option("--model", "-m", help="Write sentences as this model reads them. Default: all genes.")
     ] = None,
     *,
     cells: CellOptions,
@@ -189,7 +189,7 @@ def perturb(
     readout: Annotated[
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
-    correction: Annotated[bool, typer.Option(help="Add the mean residual that the model stores, if it does.")] = True,
+    correction: Annotated[bool, typer.Option(help="Add the model's stored mean residual, if it has one.")] = True,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 0.0,

@@ -37,15 +37,15 @@ class FineTuningOptions(Group):
         str | None, typer.Option("--model", "-m", help="Model to fine-tune. Default for an AnnData file: nano.")
     ] = None
     epochs: Annotated[
-        float | None, typer.Option(help="Draws of each cell. Default: 5 to 20, with rewards 1; few cells have more.")
+        float | None, typer.Option(help="Draws of each cell. Default: 5 to 20, more for few cells; 1 with rewards.")
     ] = None
     lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters, which are merged at the end.")] = False
     quantize: Annotated[
-        Literal["4bit"] | None, typer.Option(help="Hold the weights in 4 bits during the training (QLoRA).")
+        Literal["4bit"] | None, typer.Option(help="Load the weights in 4 bits for the training (QLoRA).")
     ] = None
     packing: Annotated[bool, typer.Option("--packing", help="Put several samples in a row: less padding.")] = False
     gene_tokens: Annotated[
-        bool, typer.Option("--gene-tokens", help="Add a token for each gene that the model writes in pieces.")
+        bool, typer.Option("--gene-tokens", help="Add a token for each gene that the model writes as several tokens.")
     ] = False
 
 
@@ -55,11 +55,11 @@ class NewModelOptions(Group):
 
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train a new model.")] = False
     tokenizer: Annotated[
-        Literal["genes", "bpe"] | None, typer.Option(help="One token per gene, or pieces. Default: genes.")
+        Literal["genes", "bpe"] | None, typer.Option(help="One token per gene, or pieces of words. Default: genes.")
     ] = None
-    hidden_size: Annotated[int | None, typer.Option(help="Default: 256.")] = None
-    layers: Annotated[int | None, typer.Option(help="Default: 4.")] = None
-    heads: Annotated[int | None, typer.Option(help="Default: 4.")] = None
+    hidden_size: Annotated[int | None, typer.Option(help="Size of the hidden states. Default: 256.")] = None
+    layers: Annotated[int | None, typer.Option(help="Number of layers. Default: 4.")] = None
+    heads: Annotated[int | None, typer.Option(help="Attention heads of a layer. Default: 4.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

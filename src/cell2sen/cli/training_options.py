@@ -1,4 +1,4 @@
-"""Configuration of a training from command line options, for a training file or one AnnData file."""
+"""Training options of the command line → TrainConfig."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cell2sen.data.reader import open_reader
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import from_mapping, number, parse_yaml, read_values
 
-#: Without a training file each cell is drawn as often as makes so many pairs, within limits.
+#: Without a training file: number of training pairs, and limits of the draws of each cell that give as many.
 PAIRS, MIN_EPOCHS, MAX_EPOCHS = 10_000, 5, 20
 
 #: Option → dotted key of a training file.
@@ -47,7 +47,7 @@ FILE_PLACES = {
     "organism": "matrix.organism",
 }
 
-#: Flags that add a part with its defaults.
+#: Flags that add a part of the configuration with its defaults.
 PARTS = ("lora", "gene_tokens", "from_scratch")
 
 #: Option → the option that it needs.
@@ -59,7 +59,7 @@ NEEDS = {
 
 
 def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
-    """The configuration of a training file with changes, or of one AnnData file with options alone.
+    """Configuration from a training file with changes, or from options alone for one AnnData file.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Training file (``.yaml``), or the AnnData file to learn from.
     options
         Keys of :data:`PLACES`, for an AnnData file also of :data:`FILE_PLACES`. ``None`` and empty ones are left out.
-        Without `task` all tasks are learned that the columns allow; without `context` controls are matched by cell
-        type, if there is such a column.
+        Without `task` all tasks are learned that the columns allow (with rewards only tasks of sentences); without
+        `context` controls are matched by cell type, if that column is given.
     settings
         ``key=value`` for any dotted key of a training file, the value in YAML: ``optimiser.learning_rate=1e-4``.
 
@@ -94,7 +94,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         if "from_scratch" in given:
             put(values, "model.start", None)
     else:
-        # A pass over the cells is a new draw of their sentences.
+        # Each of the epochs is a new draw of the cells' sentences.
         draws = given.pop("epochs", None) or (1 if "reward" in given else _draws(source))
         entry = _file_entry(source, of_file, "reward" in given, draws)
         values = {"data": {"files": [entry], "augmentation": {"thin": [0.3, 1.0]}}}
@@ -133,7 +133,7 @@ def _weights(rewards: Sequence[str]) -> dict[str, float]:
 
 
 def _draws(source: Path) -> int:
-    """Draws of each cell: more where cells are few."""
+    """Draws of each cell: more for few cells."""
     if not source.exists():  # reading it later gives a clear error
         return MIN_EPOCHS
     with open_reader(source) as opened:

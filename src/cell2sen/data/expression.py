@@ -1,4 +1,4 @@
-"""Expression: a matrix opened once, with its genes resolved and its scale recognised once."""
+"""Expression: a matrix opened once, with its genes and its scale."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Block:
     """Canonical CSR (cells, symbols). May share memory with the matrix."""
 
     all_genes: sp.csr_matrix
-    """The same cells over all columns of the matrix, which row sums are taken of."""
+    """The same cells over all columns of the matrix, for their row sums."""
 
     n_missing: int
     """Missing values (NaN) that were read as 0."""
@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expression:
-    """Expression of the cells of one matrix over gene symbols. Close it, or use ``with``, where it is in a file."""
+    """Expression of the cells of one matrix over gene symbols. Close it, or use ``with``, if they are in a file."""
 
     reader: Reader
     gene_map: GeneMap
@@ -64,14 +64,15 @@ class Expression:
         Parameters
         ----------
         layer, use_raw
-            Where the values are, instead of ``X``.
+            Matrix to read instead of ``X``: a layer, or ``raw.X``.
         **options
             As for :meth:`of`.
 
         Raises
         ------
         FileNotFoundError, KeyError, ValueError
-            No such file, layer or column; an empty matrix; no gene symbols; negative or infinite values.
+            No such file, layer or column; an empty matrix; no gene symbols; negative or infinite values in the sample
+            of cells from which the scale is recognised.
         """
         reader = open_reader(data, layer=layer, use_raw=use_raw)
         try:
@@ -91,14 +92,14 @@ class Expression:
         case: Literal["keep", "upper"] = "keep",
         scale: Scale | None = None,
     ) -> Expression:
-        """Resolve the genes of an open matrix and recognise its scale.
+        """Expression of an open matrix, with its genes resolved and its scale recognised.
 
         Parameters
         ----------
         symbols, gene_table, aliases, case
             As for :func:`cell2sen.data.genes.symbols.resolve_genes`.
         scale
-            Scale of the values; recognised from a sample of cells if ``None``.
+            Scale of the values; ``None``: recognised from a sample of cells.
         """
         gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
         return cls(
@@ -117,14 +118,14 @@ class Expression:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Names, annotations, symbols and scale remain."""
+        """Close the file. Names, annotations, symbols and scale stay available."""
         self.reader.close()
 
     def __len__(self) -> int:
         return self.reader.n_obs
 
     def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Expression:
-        """Some of the cells, with the gene map and scale of all of them; see :meth:`Reader.__getitem__`."""
+        """Some of the cells, with the gene map and scale of all; see :meth:`Reader.__getitem__`."""
         return replace(self, reader=self.reader[rows])
 
     @property
@@ -142,7 +143,7 @@ class Expression:
         return organism_of_cells(self.obs, self.reader.uns, given, self.reader.var.index)
 
     def known_to(self, known: Callable[[Sequence[str]], NDArray[np.bool_]]) -> Expression:
-        """Only the symbols that a model can write; the account lists the others.
+        """The same cells over the symbols that a model can write; the account counts the others, with examples.
 
         Parameters
         ----------
@@ -152,7 +153,7 @@ class Expression:
         Raises
         ------
         ValueError
-            The model knows none of the genes.
+            The model can write none of the genes.
         """
         keep = np.asarray(known(self.symbols), dtype=bool)
         unknown = [symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if not is_known]
@@ -161,19 +162,19 @@ class Expression:
             account["examples_unknown_to_model"] = unknown[:20]
         if len(unknown) == len(keep):
             raise ValueError(
-                f"none of the {len(keep)} genes is known to the model (for example {unknown[:5]}). It needs gene "
-                "symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
+                f"the model can write none of the {len(keep)} genes (for example {unknown[:5]}). It needs gene symbols "
+                "of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
             )
         symbols = tuple(symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if is_known)
         return replace(self, columns=self.columns[keep], symbols=symbols if unknown else self.symbols, account=account)
 
     @property
     def has_all_columns(self) -> bool:
-        """Whether each column of the matrix is one of `symbols`, in the same order."""
+        """Whether the columns of the matrix are `symbols`, in the same order."""
         return self.gene_map.is_identity and len(self.symbols) == self.gene_map.n_columns
 
     def blocks(self, rows: int | None = None) -> Iterator[Block]:
-        """The cells in order, `rows` at a time (chosen by size if ``None``), with values that may be changed.
+        """Blocks of `rows` cells (``None``: chosen by size), in order, with values that may be changed.
 
         Raises
         ------
@@ -184,7 +185,7 @@ class Expression:
             yield self.block(first, block)
 
     def block(self, first: int, rows: sp.csr_matrix) -> Block:
-        """Cells from `first` on over the symbols, from rows of the matrix as :meth:`Reader.blocks` returns them."""
+        """Block of cells from number `first` on, from rows of the matrix as :meth:`Reader.blocks` returns them."""
         refuse_unrankable(rows.data, self.reader.hint)
         rows = canonical(rows)
         n_missing = 0
@@ -195,14 +196,14 @@ class Expression:
         return Block(first=first, values=self.over_symbols(rows), all_genes=rows, n_missing=n_missing)
 
     def over_symbols(self, rows: sp.csr_matrix) -> sp.csr_matrix:
-        """Rows of the matrix, CSR (cells, columns) → CSR (cells, symbols); columns of one symbol by their maximum."""
+        """CSR (cells, columns of the matrix) → CSR (cells, symbols); columns of one symbol become their maximum."""
         if self.has_all_columns:
             return rows
         mapped = self.gene_map.apply(rows)
         return mapped if len(self.columns) == len(self.gene_map.symbols) else sp.csr_matrix(mapped[:, self.columns])
 
     def row_sums(self, block: Block) -> NDArray[np.float64]:
-        """Sum of each cell over all genes of the matrix, float64 (cells,); of the linear values of logarithms."""
+        """Sum of each cell over all columns of the matrix, float64 (cells,); see :meth:`Scale.row_sums`."""
         return self.scale.row_sums(block.all_genes)
 
     def ln_cp10k(self) -> sp.csr_matrix:

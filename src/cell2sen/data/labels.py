@@ -7,18 +7,18 @@ from collections.abc import Mapping
 
 
 def trim_label(text: str) -> str:
-    """A label without surrounding white space, one final full stop and a trailing ", human" or ", mouse".
+    """Label without surrounding white space, a final full stop and a trailing ", human" or ", mouse".
 
-    The 27B checkpoint writes ", human" and ", mouse" behind its labels.
+    The 27B checkpoint writes ", human" and ", mouse" after its labels.
     """
     return re.sub(r", (human|mouse)$", "", str(text).strip().removesuffix(".").strip())
 
 
 def normalise_label(text: str, synonyms: Mapping[str, str] | None = None) -> str:
-    """A trimmed label without case, punctuation and plural: ``"CD14+ Monocytes."`` → ``"cd14+ monocyte"``.
+    """Trimmed label without case, punctuation and plural: ``"CD14+ Monocytes."`` → ``"cd14+ monocyte"``.
 
-    Plus signs and slashes stay, as they tell cell types apart. A hyphen becomes a space, unless it ends a word
-    (``"CD25-"``). An s is a plural behind at least three letters, but not behind another s (``"DCs"`` and ``"class"``
+    Plus signs and slashes are kept, since they distinguish cell types. A hyphen becomes a space, unless it ends a word
+    (``"CD25-"``). A final s is removed after at least three letters, but not after another s (``"DCs"`` and ``"class"``
     keep it).
 
     Parameters
@@ -26,7 +26,7 @@ def normalise_label(text: str, synonyms: Mapping[str, str] | None = None) -> str
     text
         A label.
     synonyms
-        Label → label with the same meaning. Both are normalised, then applied once.
+        Label → label with the same meaning. Both are normalised; the replacement is made once.
     """
     table = {_normalised(name): _normalised(meaning) for name, meaning in (synonyms or {}).items()}
     label = _normalised(text)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 
 def obs_columns(obs: pd.DataFrame, names: str | Collection[str], owner: str = "adata.obs") -> pd.DataFrame:
-    """The columns with these names, each once.
+    """Columns of `obs` with these names, each once.
 
     Parameters
     ----------
     owner
-        What to call `obs` in the error.
+        Name of `obs` in the error.
 
     Raises
     ------
@@ -56,22 +56,22 @@ def clean_perturbations(values: Collection[Any], n: int) -> tuple[str | None, ..
 
 
 def perturbations_of_cells(obs: pd.DataFrame, column: str | None) -> tuple[str | None, ...]:
-    """The perturbation of each cell in an obs column; ``None`` for all cells without a column."""
+    """Perturbation of each cell from an obs column; ``None`` for all cells if `column` is ``None``."""
     return (None,) * len(obs) if column is None else tuple(stripped(obs_column(obs, column)))
 
 
 def contexts(obs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each cell its values in some columns (cell type, donor, batch), as text."""
+    """Values of each cell in `columns` (cell type, donor, batch), as text."""
     return [tuple(row) for row in obs_columns(obs, columns).astype(str).to_numpy()]
 
 
 def group_cells(*values: Iterable[Any]) -> dict[tuple[Any, ...], NDArray[np.int64]]:
-    """Cells with the same values: ``{(value, …): int64 row numbers}``, in the order of the first cell of each group.
+    """Groups of cells with the same values: ``{(value, …): int64 row numbers}``, in the order of their first cells.
 
     Parameters
     ----------
     *values
-        One sequence of (cells,) per variable. Cells with a ``None`` are in no group.
+        One sequence per variable, (cells,). Cells with a ``None`` are in no group.
     """
     rows: dict[tuple[Any, ...], list[int]] = {}
     for row, key in enumerate(zip(*values, strict=True)):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it if the block ends without an error, and removed otherwise.
+    """Temporary path beside `path`, renamed to `path` if the block ends without an error, else removed.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         raise ValueError(f"{path} is a folder; give the name of a file")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; make it first")
+        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; create it first")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
     except OSError as error:
@@ -65,7 +65,7 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed to it if the block ends without an error, and removed otherwise."""
+    """Temporary folder beside `path`, renamed to `path` if the block ends without an error, else removed."""
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
@@ -79,7 +79,10 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 
 def write_results(file: Path, out: Path, adata: AnnData, *, obsm: str) -> None:
-    """Copy `file` to `out` with the results in obs, ``obsm[obsm]`` and ``uns["cell2sen"]``; the rest is not read."""
+    """Copy of `file` at `out` with the results in obs, ``obsm[obsm]`` and ``uns["cell2sen"]``; the rest is not read.
+
+    Results of a .zarr store are written with the whole of `adata`.
+    """
     import h5py
     from anndata.io import write_elem
 

@@ -1,4 +1,4 @@
-"""Reader: blocks of rows of an AnnData object, .h5ad file or .zarr store, in bounded memory."""
+"""Reader: blocks of rows of an AnnData object, .h5ad or .zarr, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: A block has at most this many rows, and about this many values: 2**22 float32 with their column numbers are 34 MB.
+#: Maximum rows, and about the maximum values, of a block: 2**22 float32 with their column numbers are 34 MB.
 BLOCK_ROWS = 2048
 BLOCK_VALUES = 2**22
 
-#: Values in memory of a file that is stored by columns (CSC); the whole file is read once for each such part.
+#: Values in memory at a time of a file that is stored by columns (CSC), which is scanned once for each such part.
 #: Peak memory with 30 million values: 0.7 GB with 2**24, 1.0 GB with 2**25.
 CSC_VALUES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reader:
-    """One matrix of an AnnData object or file, read by rows, with its annotations. Close it, or use ``with``."""
+    """Matrix of an AnnData object or file, read by rows, with its annotations. Close it, or use ``with``."""
 
     matrix: Any
-    """In memory: CSR, CSC or array. On disk: a backed sparse or dense dataset that can be sliced by rows."""
+    """In memory: CSR, CSC or array. On disk: a sparse or dense dataset that can be sliced by rows."""
 
     obs: pd.DataFrame
     var: pd.DataFrame
@@ -40,13 +40,13 @@ class Reader:
     """Name of the matrix: ``"X"``, ``"layers['counts']"``, ``"raw.X"``."""
 
     hint: str
-    """The other matrices of the object, for error messages."""
+    """Text for error messages: how to pass the other matrices of the object."""
 
     rows: NDArray[np.int64] | None = None
-    """int64 (cells,): the rows of `matrix` that belong to `obs`; all of them if ``None``."""
+    """int64 (cells,): rows of `matrix` that belong to `obs`; ``None``: all."""
 
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    """The file of the matrix, if it is in one."""
+    """Open file of the matrix; empty for matrices in memory."""
 
     def __enter__(self) -> Reader:
         return self
@@ -55,7 +55,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Close the file. The annotations remain."""
+        """Close the file. The annotations stay available."""
         self.opened.close()
 
     def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Reader:
@@ -82,14 +82,19 @@ class Reader:
         return np.asarray(self.obs.index.astype(str), dtype=object)
 
     def blocks(self, rows: int | None = None, *, shared: bool = False) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """``(first row, CSR copy of the rows)`` in order. The caller may change the copy.
+        """Blocks of rows, in order: ``(first row, canonical CSR copy)``. The caller may change the copy.
 
-        With `shared` the rows share the memory of the matrix where possible: they must not be changed, and need not be
-        canonical (:func:`canonical`).
+        Parameters
+        ----------
+        rows
+            Rows of a block; ``None``: chosen by size.
+        shared
+            Share the memory of the matrix where possible. Such blocks must not be changed, and may not be canonical
+            (:func:`canonical`).
         """
         if rows is None:
             rows = max(1, min(BLOCK_ROWS, int(BLOCK_VALUES / max(1.0, self._values_per_row))))
-            if chunks := getattr(self.matrix, "chunks", None):  # dense, on disk: a chunk is always read whole
+            if chunks := getattr(self.matrix, "chunks", None):  # dense, on disk: whole chunks are read
                 rows = max(rows // chunks[0], 1) * chunks[0]
         if not self._is_csc_on_disk:
             shared = shared and self._can_be_shared(self._by_rows)
@@ -104,7 +109,7 @@ class Reader:
                 yield first + start, _to_csr(part[start : start + rows])
 
     def read(self, rows: NDArray[np.integer[Any]]) -> sp.csr_matrix:
-        """CSR copy of the cells with these numbers, in any order; in memory also repeatedly."""
+        """CSR copy of the cells with these numbers, in any order; repeated numbers only for a matrix in memory."""
         rows = rows if self.rows is None else self.rows[rows]
         if self._is_csc_on_disk:
             return self._rows_of_columns(rows)
@@ -114,11 +119,11 @@ class Reader:
         return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
-        """Three runs of at most `rows` cells (fewer if cells have many genes): first, middle and last ones."""
+        """The first, middle and last cells, each at most `rows` of them (fewer if cells have many genes)."""
         return sp.csr_matrix(sp.vstack([canonical(run) for run in self.samples(rows)]))
 
     def samples(self, rows: int = 256) -> list[sp.csr_matrix]:
-        """The runs of :meth:`sample`, shared and not always canonical, as with :meth:`blocks`."""
+        """The runs of cells of :meth:`sample`, shared as by :meth:`blocks` and not always canonical."""
         rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
         firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
         sampled = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
@@ -136,12 +141,12 @@ class Reader:
 
     @cached_property
     def _by_rows(self) -> Any:
-        """The matrix, but CSC in memory as CSR: one linear conversion is faster than slicing columns."""
+        """The matrix, converted to CSR if it is CSC in memory: one linear conversion is faster than slicing columns."""
         is_csc = sp.issparse(self.matrix) and getattr(self.matrix, "format", "") == "csc"
         return self.matrix.tocsr() if is_csc else self.matrix
 
     def _can_be_shared(self, matrix: Any) -> bool:
-        """Whether slices need no copy and have a dtype that scipy can compute with."""
+        """Whether slices need neither a copy nor another dtype."""
         in_memory = sp.issparse(matrix) and getattr(matrix, "format", "") == "csr"
         native = in_memory and matrix.dtype.kind in "iuf" and _native_dtype(matrix.dtype) == matrix.dtype
         return bool(native and self.rows is None)
@@ -159,28 +164,28 @@ class Reader:
             return float(self.matrix.group["indices"].shape[0] / n_rows)
         return float(self.matrix.shape[1])
 
-    def _rows_of_columns(self, wanted: NDArray[np.integer[Any]]) -> sp.csr_matrix:
-        """Some rows of a file stored by columns, which is scanned once, some columns at a time."""
+    def _rows_of_columns(self, selected: NDArray[np.integer[Any]]) -> sp.csr_matrix:
+        """Rows of a file stored by columns, from one scan, some columns at a time."""
         group = self.matrix.group
         indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        place = np.full(self.matrix.shape[0], -1, dtype=np.int64)
-        place[wanted] = np.arange(len(wanted))
+        position_of = np.full(self.matrix.shape[0], -1, dtype=np.int64)
+        position_of[selected] = np.arange(len(selected))
         parts = []
         first = 0
         while first < len(indptr) - 1:
             last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK_VALUES, side="right")) - 1)
             entries = slice(int(indptr[first]), int(indptr[last]))
-            rows = place[np.asarray(group["indices"][entries])]
+            rows = position_of[np.asarray(group["indices"][entries])]
             keep = rows >= 0
             columns = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr[first : last + 1]))[keep]
             parts.append((np.asarray(group["data"][entries])[keep], rows[keep].astype(np.int32), columns))
             first = last
         data, rows, columns = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return sp.coo_matrix((_native(data), (rows, columns)), shape=(len(wanted), self.matrix.shape[1])).tocsr()
+        return sp.coo_matrix((_native(data), (rows, columns)), shape=(len(selected), self.matrix.shape[1])).tocsr()
 
 
 class _ViewOfFile:
-    """View of a backed AnnData, read by slices of rows; its own ``X`` would read all rows at once."""
+    """Matrix of a view of a backed AnnData, read by slices of rows; the view's ``X`` would read all rows at once."""
 
     def __init__(self, view: AnnData, use_raw: bool) -> None:
         self._parent = view._adata_ref
@@ -190,7 +195,7 @@ class _ViewOfFile:
         self.shape = (view.n_obs, view.raw.n_vars if use_raw else view.n_vars)
 
     def __getitem__(self, rows: slice) -> Any:
-        # anndata has no views of views of a backed object.
+        # Slices of the parent, since anndata has no views of views of a backed object.
         part = self._parent[self._rows[rows], self._columns]
         return part.raw.X if self._use_raw else part.X
 
@@ -203,7 +208,9 @@ def open_reader(data: AnnData | str | Path, *, layer: str | None = None, use_raw
     Raises
     ------
     FileNotFoundError, KeyError, ValueError
-        No such file; no such layer or raw (with the menu); an empty matrix.
+        No such file; no such layer or raw, with the available ones; an empty matrix; both `layer` and `use_raw`.
+    TypeError
+        `data` is neither AnnData nor a path.
     """
     if layer is not None and use_raw:
         raise ValueError("pass either layer= or use_raw=True, not both")
@@ -288,7 +295,7 @@ def _open_file(path: Path) -> Iterator[Any]:
 
 def _require_anndata(group: Any, path: Path) -> None:
     if "obs" not in group or "var" not in group:
-        raise ValueError(f"{path} holds no AnnData: it has no obs and var, only {sorted(group.keys())}")
+        raise ValueError(f"{path} contains no AnnData: it has no obs and var, only {sorted(group.keys())}")
 
 
 def _checked(reader: Reader, name: str) -> Reader:
@@ -320,7 +327,7 @@ def _hint(layers: list[str], has_raw: bool, where: str) -> str:
 
 
 def rows_of(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows of a CSR matrix that share its memory."""
+    """Rows of a CSR matrix, sharing its memory."""
     indptr = matrix.indptr[start : stop + 1]
     entries = slice(indptr[0], indptr[-1])
     rows = sp.csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
@@ -335,7 +342,7 @@ def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
     Raises
     ------
     ValueError
-        Column numbers beyond the matrix.
+        Column numbers outside of the matrix.
     """
     ascending = np.empty(block.nnz, dtype=bool)
     np.greater(block.indices[1:], block.indices[:-1], out=ascending[1:])
@@ -347,7 +354,7 @@ def canonical(block: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
-    """The canonical matrix, after a check of its column numbers, which later code uses unchecked."""
+    """The canonical matrix, after a check of its column numbers: later code relies on them."""
     rows = np.flatnonzero(np.diff(csr.indptr))
     lowest = csr.indices[csr.indptr[rows]].min(initial=0)
     highest = csr.indices[csr.indptr[rows + 1] - 1].max(initial=0)
@@ -362,7 +369,7 @@ def _with_columns_of_its_own(csr: sp.csr_matrix) -> sp.csr_matrix:
 
 def _to_csr(block: Any, *, copy: bool = True) -> sp.csr_matrix:
     """Canonical CSR in a dtype that scipy computes with; `copy=False` if `block` is a copy already."""
-    for load in ("to_memory", "compute"):  # arrays backed by a file (anndata), dask arrays
+    for load in ("to_memory", "compute"):  # anndata's arrays on disk, dask arrays
         if hasattr(block, load):
             block = getattr(block, load)()
     if not sp.issparse(block):
@@ -390,10 +397,10 @@ def _native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @contextlib.contextmanager
 def backed(file: Path) -> Iterator[AnnData]:
-    """The file as AnnData with its matrices on disk."""
+    """AnnData of a file: matrices stay on disk for ``.h5ad``; a ``.zarr`` store is read into memory."""
     import anndata
 
-    with contextlib.suppress(KeyError), open_reader(file):  # its errors are clearer than those of anndata
+    with contextlib.suppress(KeyError), open_reader(file):  # its errors are clearer than anndata's
         pass
     if file.suffix == ".zarr":
         yield anndata.read_zarr(file)

@@ -1,4 +1,4 @@
-"""Scale: counts, CP10k or logarithm, recognised from the values; conversion to log(1 + CP10k)."""
+"""Scale of a matrix: counts, CP10k or logarithm, recognised from its values."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Base = Literal["", "e", "2", "10"]
 #: Bases of logarithms, the most usual first: the order in which they are tried.
 BASES: dict[Base, float] = {"e": math.e, "2": 2.0, "10": 10.0}
 
-_LARGEST_SUM = 1e9  # counts of a cell or sample: a larger sum means that the base is wrong
-_LARGEST_LOG = 20  # e**20 is more than any count, and so is 2**20 after normalisation
+_MAX_ROW_SUM = 1e9  # counts of a cell or sample: a larger sum means that the base is wrong
+_MAX_LOG = 20  # e**20 is more than any count, and 2**20 more than any normalised value
 
 TARGET = 1e4
 """Counts per cell of the normalisation that the rank fit is defined on."""
@@ -37,7 +37,7 @@ class Scale:
     """The logarithm is of counts that were not normalised before."""
 
     certain: bool = True
-    """False if the values are no evidence for the scale, which is then an assumption."""
+    """False if the scale is an assumption, for which the values are no evidence."""
 
     def __str__(self) -> str:
         if self.kind == "counts":
@@ -47,22 +47,22 @@ class Scale:
         return name + (" of counts" if self.of_counts else total) + ("" if self.certain else ", assumed")
 
     def row_sums(self, matrix: Any) -> NDArray[np.float64]:
-        """Sum of each cell of a CSR matrix, of the counts before a logarithm :attr:`of_counts`, float64 (cells,)."""
+        """Sum of each cell of a CSR matrix, float64 (cells,); of the counts, if it has logarithms :attr:`of_counts`."""
         linear = _unlog(matrix, BASES[self.base]) if self.of_counts else matrix
         return np.asarray(linear.sum(axis=1, dtype=np.float64), dtype=np.float64).ravel()
 
     def counts(self, matrix: sp.csr_matrix) -> NDArray[np.int64]:
         """Counts of the stored entries, int64 (nnz,), in their order; estimated if the values are no counts.
 
-        The estimate takes a cell's smallest value for one count, since nearly every cell has a gene with one count.
+        The estimate assumes that a cell's smallest value is one count: nearly every cell has a gene with one count.
         """
         if self.kind == "counts":
             return np.asarray(matrix.data, dtype=np.int64)
         linear = np.asarray((_unlog(matrix, BASES[self.base]) if self.kind == "log" else matrix).data, dtype=np.float64)
         lengths = np.diff(matrix.indptr)
-        seen = np.where(linear > 0, linear, np.inf)
-        least = np.minimum.reduceat(seen, matrix.indptr[:-1][lengths > 0]) if len(seen) else seen
-        counts = np.rint(np.minimum(linear / np.repeat(least, lengths[lengths > 0]), _LARGEST_SUM))
+        positive = np.where(linear > 0, linear, np.inf)
+        smallest = np.minimum.reduceat(positive, matrix.indptr[:-1][lengths > 0]) if len(positive) else positive
+        counts = np.rint(np.minimum(linear / np.repeat(smallest, lengths[lengths > 0]), _MAX_ROW_SUM))
         return np.asarray(counts, dtype=np.int64)
 
     @property
@@ -78,8 +78,8 @@ class Scale:
         values
             (nnz,), not negative.
         row_sums
-            (nnz,): :meth:`row_sums` of each value's cell. Needed for counts and for linear values of unknown total;
-            values that are normalised already are not normalised again.
+            (nnz,): :meth:`row_sums` of each value's cell. Used only if :attr:`needs_row_sums`: normalised values are
+            not normalised again.
         """
         linear = np.asarray(values, dtype=np.float64)
         if self.kind == "log":
@@ -88,7 +88,7 @@ class Scale:
             linear = linear * (TARGET / self.total)
         elif self.needs_row_sums:
             linear = linear * (TARGET / np.asarray(row_sums, dtype=np.float64))
-        # Otherwise genes were left out and the total is unknown: 1e4, the usual target in scanpy.
+        # Else genes were left out and the total is unknown: assume 1e4, the usual target in scanpy.
         return np.log10(1.0 + linear)
 
     def ln_cp10k(self, matrix: sp.csr_matrix, row_sums: NDArray[np.float64]) -> sp.csr_matrix:
@@ -97,7 +97,7 @@ class Scale:
         Parameters
         ----------
         matrix
-            CSR (cells, genes), not negative. Not changed; may have fewer genes than `row_sums` are over.
+            CSR (cells, genes), not negative. Not changed; some or all of the genes.
         row_sums
             float64 (cells,): :meth:`row_sums` over all genes.
 
@@ -115,19 +115,19 @@ COUNTS = Scale(kind="counts")
 
 
 def recognise(values: Any, hint: str = "") -> Scale:
-    """Recognise the scale of a sample of cells.
+    """Scale of a sample of cells, recognised from its values.
 
     Parameters
     ----------
     values
         (cells, genes), sparse or dense. A few hundred cells are enough.
     hint
-        Other matrices to pass, for the error on values that cannot be ranked.
+        How to pass other matrices, for the error on negative values.
 
     Raises
     ------
     ValueError
-        Negative values: they were centred per gene, which changes the order of genes within a cell.
+        Negative values (centred per gene, which changes the order of genes within a cell) or infinite ones.
     """
     matrix = sp.csr_matrix(values).astype(np.float64)  # a copy
     refuse_unrankable(matrix.data, hint)
@@ -135,12 +135,12 @@ def recognise(values: Any, hint: str = "") -> Scale:
     matrix.eliminate_zeros()
     if not np.any(matrix.data % 1):
         return COUNTS
-    fits_log = bool(matrix.data.max() < _LARGEST_LOG)
+    fits_log = bool(matrix.data.max() < _MAX_LOG)
     candidates: dict[Base, Any] = {"": matrix}
     if fits_log:
         candidates |= {base: _unlog(matrix, BASES[base]) for base in BASES}
     sums = {base: _positive_sums(linear) for base, linear in candidates.items()}
-    candidates = {base: linear for base, linear in candidates.items() if not base or sums[base].max() < _LARGEST_SUM}
+    candidates = {base: linear for base, linear in candidates.items() if not base or sums[base].max() < _MAX_ROW_SUM}
 
     if len(sums[""]) > 1:
         spread = {base: float(sums[base].std() / sums[base].mean()) for base in candidates}
@@ -149,10 +149,10 @@ def recognise(values: Any, hint: str = "") -> Scale:
         if spread[base] < (0.001 if fits_log and not base else 0.01):
             return Scale(kind=_kind(base), base=base, total=_round_total(float(np.median(sums[base]))))
 
-    # The sums vary, so genes were left out after normalisation: use the step of one count within each cell.
+    # The sums vary, so genes were left out after normalisation: use the size of one count within each cell.
     shares = {base: _share_of_whole_counts(matrix, linear) for base, linear in candidates.items()}
-    base, *others = sorted(shares, key=lambda base: -shares[base])  # of equals, the more usual base
-    # By chance the share is 0.04. Cells without a count of one lower the share of the right base only.
+    base, *others = sorted(shares, key=lambda base: -shares[base])  # among equal shares, the more usual base
+    # The share is 0.04 by chance. Cells without a count of one lower the share of the right base only.
     best, second = shares[base], max((shares[other] for other in others), default=0.0)
     certain = best > 0.9 or best > max(0.5, 2 * second)
     if not certain:
@@ -208,12 +208,12 @@ def are_counts(data: NDArray[Any]) -> bool:
 
 
 def _unlog(matrix: Any, base: float) -> Any:
-    """``base**x - 1`` of the stored values, as a new matrix."""
+    """``base**x - 1`` of the stored values."""
     return sp.csr_matrix((np.expm1(matrix.data * math.log(base)), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _round_total(total: float) -> float:
-    """The nearest round number (1, 2 or 5 times a power of 10) within 1 %; filtered genes make sums miss it."""
+    """The nearest round number (1, 2 or 5 times a power of 10) within 1 %, which sums miss if genes were left out."""
     power = 10.0 ** math.floor(math.log10(total))
     for nice in (1.0, 2.0, 5.0, 10.0):
         if abs(total / (nice * power) - 1) < 0.01:
@@ -224,8 +224,8 @@ def _round_total(total: float) -> float:
 def _share_of_whole_counts(matrix: Any, linear: Any) -> float:
     """Share of the values of `linear` that are a whole multiple of their cell's smallest value.
 
-    Cells whose smallest value in `matrix` (as given) is at most 0.01 are left out: near 0 a logarithm is linear, so
-    that all bases fit.
+    Cells whose smallest value in `matrix` (before :func:`_unlog`) is at most 0.01 are left out: near 0 a logarithm is
+    linear, so that all bases fit.
     """
     lengths = np.diff(matrix.indptr)
     starts = matrix.indptr[:-1][lengths > 0]

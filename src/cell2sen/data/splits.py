@@ -22,7 +22,7 @@ def held_out_cells(
     control: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> NDArray[np.bool_]:
-    """Cells that training must not use, bool (cells,).
+    """Mask of held-out cells, which training must not use, bool (cells,).
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ def held_out_cells(
     values
         Groups to hold out instead of a random share.
     control
-        bool (cells,): unperturbed cells. If given, groups are of the perturbed cells only, and `share` of all cells is
-        drawn, of which the controls are held out.
+        bool (cells,): unperturbed cells. If given, only perturbed cells are held out by group; of the controls, those
+        among a random `share` of all cells are held out.
 
     Raises
     ------
@@ -44,21 +44,21 @@ def held_out_cells(
         No such group; lists the available ones.
     """
     generator = np.random.default_rng(seed)
-    single = np.zeros(len(obs), dtype=bool)
-    single[generator.permutation(len(obs))[len(obs) - round(share * len(obs)) :]] = True
+    drawn = np.zeros(len(obs), dtype=bool)
+    drawn[generator.permutation(len(obs))[len(obs) - round(share * len(obs)) :]] = True
     if by == "cell":
-        return single
+        return drawn
     groups = obs_column(obs, by).astype(str)
     names = sorted(set(groups if control is None else groups[~control]))
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"obs[{by!r}] has no {unknown} to hold out; available: {names}")
     n_groups = max(round(share * len(names)), int(share > 0))
     held_out = np.asarray(groups.isin(values or generator.permutation(names)[:n_groups]), dtype=bool)
-    return held_out if control is None else np.where(control, single, held_out)
+    return held_out if control is None else np.where(control, drawn, held_out)
 
 
 def barcode(name: str) -> str:
-    """Barcode of a cell: the DNA sequence in its name (``AAACATACAACCAC-1_ctrl``), or else the whole name."""
+    """Barcode of a cell: the DNA sequence in its name (``AAACATACAACCAC-1_ctrl``), else the whole name."""
     match = re.search(r"(?<![A-Za-z])[ACGT]{8,}(?![A-Za-z])", name)
     return match[0] if match else name
 

@@ -1,1 +1,1 @@
-"""What the transformers backend is made of: one file per verb of the backend contract."""
+"""Parts of the transformers backend: one file per verb of the backend contract."""

@@ -1,4 +1,4 @@
-"""Estimated tokens, memory and time of embedding with a checkpoint on a CPU, without loading its weights."""
+"""Estimated tokens, memory and time of embedding, without loading weights."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from numpy.typing import NDArray
 
 from cell2sen.model import Model
 
-#: Without the tokenizer on this machine: tokens per gene and of the rest of the prompt in the published checkpoints.
+#: Tokens per gene and tokens of the instruction in the published checkpoints, for models whose tokenizer is not on this
+#: machine.
 TOKENS_PER_GENE, TOKENS_OF_INSTRUCTION = 4.0, 60.0
 
-#: Tokens in a batch on a CPU, and bytes that Python and PyTorch take by themselves. With these and the factors in
-#: `memory`, embedding 400 PBMC with a model of 3.2 million parameters is estimated at 0.9 GB; measured: 0.95 GB.
+#: Tokens of a batch on a CPU (as in :mod:`cell2sen.engine.network.batching`, which needs torch), and bytes of Python
+#: and PyTorch without a model. With these and the factors in `memory`, embedding 400 PBMC with a model of 3.2 million
+#: parameters is estimated at 0.9 GB; measured: 0.95 GB.
 BATCH_TOKENS, IDLE_MEMORY = 8192, 0.5e9
 
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-#: Size of the layers' weights relative to `dtype`. Embeddings are never quantized.
+#: Size of quantised layers relative to their dtype. Embeddings are never quantised.
 QUANTIZED_SIZE = {"4bit": 0.28, "8bit": 0.52}
 
-#: Share of the speed of a large matrix product that a model reaches.
+#: Speed of a model relative to that of a large matrix product.
 CPU_EFFICIENCY = 0.3
 
 
 def read_config(model: Model) -> dict[str, Any] | None:
-    """The checkpoint's ``config.json`` in its directory or the hub's cache; ``None`` if it is not on this machine."""
+    """A checkpoint's ``config.json``, from its directory or the hub's cache; ``None`` if not on this machine."""
     if model.is_local:
         file = Path(model.path) / "config.json"
     else:
@@ -56,7 +58,7 @@ def tokens_of(model: Model, genes: Sequence[str], instruction: str) -> tuple[flo
 
 
 def n_parameters(config: dict[str, Any]) -> tuple[float, float]:
-    """Parameters of a decoder's layers and of its embeddings, without biases and norms."""
+    """Numbers of parameters of a decoder's layers and of its embeddings, without biases and norms."""
     hidden, layers = float(config.get("hidden_size", 0)), float(config.get("num_hidden_layers", 0))
     heads, inner = float(config.get("num_attention_heads", 1)), float(config.get("intermediate_size", 4 * hidden))
     head_width = float(config.get("head_dim") or hidden / heads)
@@ -68,7 +70,7 @@ def n_parameters(config: dict[str, Any]) -> tuple[float, float]:
 
 
 def memory(config: dict[str, Any], *, dtype: str, quantize: str | None = None) -> float:
-    """Bytes of the weights, one batch, Python and PyTorch."""
+    """Bytes of main memory for the weights, one batch, Python and PyTorch."""
     in_layers, in_embeddings = n_parameters(config)
     size = BYTES_PER_WEIGHT[dtype]
     hidden = float(config.get("hidden_size", 0))
@@ -78,7 +80,7 @@ def memory(config: dict[str, Any], *, dtype: str, quantize: str | None = None) -
 
 
 def seconds(config: dict[str, Any], n_tokens: float) -> float:
-    """Seconds for `n_tokens` on this CPU, from the time of a matrix product here; two operations per weight."""
+    """Seconds for `n_tokens` on this CPU: two operations per weight; the speed is measured with a matrix product."""
     return n_tokens * 2 * n_parameters(config)[0] / (CPU_EFFICIENCY * _flops_per_second())
 
 

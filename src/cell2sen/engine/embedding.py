@@ -1,4 +1,4 @@
-"""Cell vectors and gene-level attention maps from the layers of a causal LM, without its output head.
+"""Cell vectors and gene-level attention maps from the layers of a causal LM.
 
 Axes in names: B batch, L length, D hidden size.
 """
@@ -20,7 +20,7 @@ from cell2sen.engine.network.batching import RunBatches
 from cell2sen.engine.tokenization.tokenizer import Tokenized, pad
 from cell2sen.prompt import Prompt
 
-#: Attributes of the norm after the last layer, by architecture.
+#: Names of the attribute with the norm after the last layer: Gemma and Llama, GPT-NeoX.
 _FINAL_NORMS = ("norm", "final_layer_norm")
 
 Tokenize = Callable[[Sequence[Prompt]], list[Tokenized]]
@@ -32,13 +32,13 @@ class Embedder:
     Parameters
     ----------
     base
-        A transformer without its output head, whose attention is :mod:`cell2sen.engine.network.attention`.
+        Transformer without its output head, whose attention is :mod:`cell2sen.engine.network.attention`.
     tokenize
-        Prompts → tokens.
+        Token ids of prompts.
     run
         Processes all rows in batches.
     padding_side
-        Of the batches. Does not change the results.
+        Side of the padding in batches. Does not change the results.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Embedder:
         attention_for: Sequence[int],
         attention_layer: int,
     ) -> Embeddings:
-        """Result of :meth:`cell2sen.backend.Backend.embed`.
+        """Cell vectors and attention maps, as :meth:`cell2sen.backend.Backend.embed` returns them.
 
         Parameters
         ----------
         lengths
             Tokens of each prompt, int64 (n,).
         attention_layer
-            0-based.
+            0-based, not negative.
         """
         vectors = np.zeros((len(prompts), self._hidden_size), dtype=np.float32)
         maps: dict[int, NDArray[np.float32]] = {}
@@ -106,7 +106,7 @@ class Embedder:
         )
 
     def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Arguments of the model, which tokens are no padding, bool (B, L), and their genes, int64 (B, L)."""
+        """Arguments of the model; mask of real tokens, bool (B, L); gene of each token, int64 (B, L), -1 for none."""
         arrays = pad(self._tokenize(prompts), self._padding_side, self._context)
         ids_BL, real_BL, gene_BL = (torch.from_numpy(array).to(self._device) for array in arrays)
         if self._padding_side == "right":  # no mask needed: padding comes after all real tokens
@@ -124,7 +124,7 @@ def _capture(
     gene_BL: torch.Tensor,
     map_rows: set[int],
 ) -> Iterator[None]:
-    """Adds the maps of these rows of one batch to `maps`."""
+    """Context that adds the attention maps of `map_rows` in one batch to `maps`."""
     places = {place: row for place, row in enumerate(batch) if row in map_rows}
     if not places:
         yield
@@ -137,39 +137,39 @@ def _capture(
 
 
 def first_layers(base: Any, layer: int) -> Any:
-    """A view of the base model with its first `layer` layers and no final norm; for -1 the base model itself.
+    """View of the base model with its first `layer` layers and without final norm; for -1 the base model itself.
 
     Raises
     ------
     Unsupported
-        An architecture whose final norm is not known.
+        The architecture has its layers or its final norm under other names.
     """
     if layer == -1:
         return base
     norm = next((name for name in _FINAL_NORMS if hasattr(base, name)), None)
     if norm is None or not hasattr(base, "layers"):
-        raise Unsupported(f"cannot read single layers of {type(base).__name__}; use layer=-1")
+        raise Unsupported(f"cannot read single layers of {type(base).__name__}; use layer=-1, the last layer")
     view = copy.copy(base)
     view._modules = {**base._modules, "layers": base.layers[:layer], norm: torch.nn.Identity()}
     return view
 
 
 def pooled_tokens(pooling: str, real_BL: torch.Tensor, gene_BL: torch.Tensor) -> torch.Tensor:
-    """Which tokens are averaged to a cell's vector, bool (B, L).
+    """Mask of the tokens whose mean is a cell's vector, bool (B, L).
 
     Parameters
     ----------
     pooling
         ``"mean"``, ``"genes"`` or ``"last"``, see :meth:`cell2sen.backend.Backend.embed`.
     real_BL
-        bool: no padding. Padding may be on either side.
+        Mask of tokens that are no padding, bool (B, L). Padding may be on either side.
     gene_BL
-        int64: gene of each token, -1 for none.
+        Gene of each token, int64 (B, L), -1 for none.
 
     Raises
     ------
     ValueError
-        No such pooling, or a row without any such token.
+        No such pooling, or a row without a token of the kind.
     """
     if pooling == "mean":
         pooled_BL = real_BL
@@ -189,9 +189,9 @@ def pooled_tokens(pooling: str, real_BL: torch.Tensor, gene_BL: torch.Tensor) ->
 
 
 def pool(hidden_BLD: torch.Tensor, pooled_BL: torch.Tensor) -> torch.Tensor:
-    """Mean of the pooled tokens, float32 (B, D), summed in float32 whatever the dtype of the hidden states.
+    """Mean of the pooled tokens, float32 (B, D), summed in float32 for any dtype of the hidden states.
 
-    The values of other tokens do not matter, not even NaN.
+    Other tokens do not count, even where they are NaN.
     """
     kept_BLD = torch.where(pooled_BL[:, :, None], hidden_BLD.float(), 0.0)
     return kept_BLD.sum(dim=1) / pooled_BL.sum(dim=1)[:, None]

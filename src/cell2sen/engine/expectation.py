@@ -1,9 +1,9 @@
-"""Expected expression of a guided answer (Rao-Blackwell estimate from next-gene probabilities).
+"""Expected expression of a guided answer, from next-gene probabilities.
 
-For models with one token per gene. Drawn answers are a noisy estimate of a mean: one of two hundred genes may be drawn
-in one cell of ten. But at every rank the model gives a probability to each gene, so the sum over ranks of probability ×
-value of the rank estimates a gene's expected value with the same mean and far less noise: only the genes before a rank
-are drawn.
+For models with one token per gene. Counts of drawn genes are a noisy estimate of expression: a gene may be drawn in one
+cell of ten. At every rank the model gives a probability to each gene. The sum over ranks of probability × value of the
+rank has the same mean and far less noise, since only the genes before a rank are drawn (Rao-Blackwell estimate, Casella
+and Robert 1996).
 
 Axes in names: B rows still being written, G genes, D hidden size.
 """
@@ -35,13 +35,13 @@ def expected_values(
     rows
         Token ids of the prompts.
     gene_ids
-        The token of each gene, int64 (G,), all different. An answer has each gene at most once.
+        Token of each gene, int64 (G,), all different. An answer has each gene at most once.
     n_genes
         Genes in the answer of each row.
     rank_values
         Value of a gene at each rank of an answer, float64 (at least ``max(n_genes)``,).
     keys
-        For each row, see :func:`cell2sen.engine.decoding.sampling.row_key`. Draws are those of guided generation.
+        Key of each row (:func:`cell2sen.engine.decoding.sampling.row_key`). Draws are those of guided generation.
 
     Returns
     -------

@@ -20,28 +20,28 @@ from cell2sen.engine.network.causal_lm import CausalLM, Head
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens
 from cell2sen.prompt import Prompt
 
-#: Gene tries that are kept for later calls: one for each pair of gene list and last word of a prompt.
+#: Maximum number of gene tries kept for later calls: one for each pair of gene list and last word of a prompt.
 _MAX_TRIES = 16
 
 
 class Generator:
-    """Generates answers to prompts that fit into the context.
+    """Free and guided answers to prompts that fit into the context.
 
     Parameters
     ----------
     eos
         Tokens that end a text.
     tokenize
-        Prompts → tokens.
+        Token ids of prompts.
     run
         Processes all rows in batches; may repeat a part of a batch.
 
     Attributes
     ----------
     drafts
-        Draft several genes ahead. Changes the speed, not the answers.
+        Whether tokens are drafted. Changes the speed, not the answers.
     work
-        Counts of the last call.
+        Counts of passes and tokens of the last call.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Generator:
         self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
 
     def free(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64], sampling: Sampling) -> list[str]:
-        """Free text after each prompt, given the tokens of each prompt."""
+        """Free text after each prompt; `lengths` are the tokens of each prompt, int64 (n,)."""
         self.work = loop.Work()
         texts = [""] * len(prompts)
         lengths = lengths + sampling.max_new_tokens
@@ -126,7 +126,13 @@ class Generator:
         return texts
 
     def trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
-        """Trie of the genes as they are tokenized after another gene, and after the last word of the prompt's text."""
+        """Trie of the genes as they are tokenized after another gene, and after the last word of the prompt `text`.
+
+        Raises
+        ------
+        ValueError
+            The prompt ends in whitespace.
+        """
         if text != text.rstrip():
             raise ValueError(f"a prompt for a guided answer must not end in whitespace; found {text[-20:]!r}")
         last = text.split()[-1] if text else ""
@@ -140,7 +146,7 @@ class Generator:
         return self._tries[genes, last]
 
     def ends(self, gene: str, sampling: Sampling) -> list[int]:
-        """Tokens that may follow the last gene: end of text, the full stop of a sentence, stop strings."""
+        """Tokens that may follow the last gene: end of text, or the first token of a full stop or stop string."""
         ends = {*self.eos}
         for string in (".", *sampling.stop):
             [bare], [joined] = self.tokens.ids([gene]), self.tokens.ids([gene + string])
@@ -151,7 +157,7 @@ class Generator:
     def _generate(
         self, prompts: Sequence[Prompt], constraint: Constraint, head: Head, sampling: Sampling, capacity: int
     ) -> None:
-        """Generates the answers of one batch, which `constraint` collects."""
+        """Generates one batch; `constraint` collects the answers."""
         rows = [row.ids for row in self._tokenize(prompts)]
         cache = self.causal.prefill([row[:-1] for row in rows], capacity)
         loop.generate(

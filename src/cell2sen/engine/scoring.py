@@ -1,4 +1,4 @@
-"""Log-probabilities of a closed set of answers, read after each prompt as one token tree.
+"""Log-probabilities of a closed set of answers, read as one token tree.
 
 Each prompt is read once. Answers with the same beginning share its tokens. A token sees the prompt and its ancestors in
 the tree, as if its answer were alone.
@@ -23,7 +23,7 @@ from cell2sen.prompt import Prompt
 #: Token ids after the prefix that all texts of a cell share, and how many of them still belong to the prompt.
 Rest = tuple[tuple[int, ...], int]
 
-#: Maximum number of nodes of a tree in one pass: the attention compares each node with all others of its pass.
+#: Maximum number of nodes of a tree in one pass: attention takes time and memory for each pair of nodes.
 _MAX_NODES = 256
 
 
@@ -36,7 +36,7 @@ def score(
     *,
     run: RunBatches,
 ) -> NDArray[np.float64]:
-    """Result of :meth:`cell2sen.backend.Backend.score`, of prompts that fit into the context.
+    """Log-probabilities as :meth:`cell2sen.backend.Backend.score` returns them, for prompts that fit into the context.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def score(
         cells = [tokens.encode([prompts[row]] * len(answers), answers) for row in batch]
         prefixes = [texts[0].ids[: shared(texts)] for texts in cells]
         if empty := [prompts[row].key for row, prefix in zip(batch, prefixes, strict=True) if not len(prefix)]:
-            raise ValueError(f"the prompts of {empty} have no token before the answer")
-        # Cells whose answers have the same tokens share a tree; mostly all do.
+            raise ValueError(f"the prompts of {empty} have no token before the answer; begin them with text")
+        # Cells whose answers have the same tokens share a tree; mostly these are all cells.
         groups: dict[tuple[Rest, ...], list[int]] = {}
         for place, (texts, prefix) in enumerate(zip(cells, prefixes, strict=True)):
             rests = tuple((tuple(text.ids[len(prefix) :].tolist()), text.answer - len(prefix)) for text in texts)
@@ -68,16 +68,16 @@ def score(
 
 @dataclass(frozen=True)
 class _Tree:
-    """Continuations of a prefix; node 0 is its last token, an edge leads from a node to each token that follows."""
+    """Token tree of continuations of a prefix: node 0 is its last token, edges lead to the tokens after a node."""
 
     token: NDArray[np.int64]
     """Token of each node, int64 (Q,); that of node 0 is not used."""
 
     depth: NDArray[np.int64]
-    """Tokens between node 0 and each node, int64 (Q,)."""
+    """Number of edges from node 0 to each node, int64 (Q,)."""
 
     ancestors: NDArray[np.bool_]
-    """Which nodes (columns) each node (rows) follows, itself included, bool (Q, Q)."""
+    """Which nodes (columns) are ancestors of each node (rows) or the node itself, bool (Q, Q)."""
 
     edge_node: NDArray[np.int64]
     edge_token: NDArray[np.int64]
@@ -88,7 +88,7 @@ class _Tree:
 
 
 def _tree(rests: Sequence[tuple[int, ...]]) -> _Tree:
-    """The tree of some continuations. The last token of each is an edge only, since nothing follows it."""
+    """Token tree of continuations. The last token of each is an edge without a node, since no token follows it."""
     nodes: dict[tuple[int, ...], int] = {(): 0}
     edges: dict[tuple[int, int], int] = {}
     paths: list[list[int]] = []
@@ -119,7 +119,7 @@ def _score_group(causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests:
     remaining = sorted({ids for ids, _ in rests if ids})
     while remaining:
         inner: set[tuple[int, ...]] = {()}
-        n_taken = 0  # in this order, neighbours share most tokens
+        n_taken = 0  # sorted, so that neighbours share most tokens
         for ids in remaining:
             inner |= {ids[:length] for length in range(1, len(ids))}
             if len(inner) > _MAX_NODES and n_taken:

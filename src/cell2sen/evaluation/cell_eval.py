@@ -20,19 +20,19 @@ _COLUMN, _CONTROL = "perturbation", "control"
 
 
 def pairs(predicted: Any, real: Any, *, train: Any = None, **options: Any) -> dict[str, tuple[AnnData, AnnData]]:
-    """The AnnData pair that cell-eval takes, for each context: predicted and real cells, each with the same controls.
+    """Pairs of AnnData objects for cell-eval, by context: predicted and real cells, each with the same controls.
 
     Parameters
     ----------
     predicted, real, train, options
-        As in :func:`cell2sen.evaluation.evaluate.evaluate`: `perturbation`, `control`, `context`, `rename` and where
-        values are. With `train`, only genes that the training cells have, too, are compared.
+        As in :func:`cell2sen.evaluation.evaluate.evaluate`: `perturbation`, `control`, `context`, `rename`, layers and
+        scales. With `train`, genes that the training cells do not have are left out.
 
     Returns
     -------
     dict
         Name of the context (``"all"`` without one) → (predicted, real). ``X`` is ln(1 + CP10k) over the shared genes,
-        float32 CSR; ``obs["perturbation"]`` is ``"control"`` for controls.
+        float32 CSR; ``obs["perturbation"]`` is ``"control"`` for controls. Contexts without control cells are left out.
     """
     settings = Settings.of(**options)
     sides = read_sides(predicted, real, train, settings.values)
@@ -47,16 +47,16 @@ def pairs(predicted: Any, real: Any, *, train: Any = None, **options: Any) -> di
 
 
 def cell_eval(predicted: Any, real: Any, *, profile: str = "full", threads: int = 1, **options: Any) -> pd.DataFrame:
-    """All metrics of cell-eval, one row per perturbation and context.
+    """Scores of cell-eval's metrics, one row per perturbation and context.
 
     Parameters
     ----------
     predicted, real, options
         As in :func:`pairs`.
     profile
-        Which metrics: ``"full"``, ``"vcc"``, ``"minimal"``, ``"de"`` or ``"anndata"``.
+        Set of metrics: ``"full"``, ``"vcc"``, ``"minimal"``, ``"de"`` or ``"anndata"``.
     threads
-        Of its differential expression.
+        Threads for cell-eval's differential expression.
 
     Raises
     ------
@@ -68,11 +68,11 @@ def cell_eval(predicted: Any, real: Any, *, profile: str = "full", threads: int 
     except ImportError as error:
         raise ImportError("cell-eval is not installed: pip install cell-eval") from error
     frames = []
-    for context, (ours, truth) in pairs(predicted, real, **options).items():
+    for context, (predicted_cells, real_cells) in pairs(predicted, real, **options).items():
         with tempfile.TemporaryDirectory() as folder:
             evaluator = MetricsEvaluator(
-                ours,
-                truth,
+                predicted_cells,
+                real_cells,
                 control_pert=_CONTROL,
                 pert_col=_COLUMN,
                 num_threads=threads,

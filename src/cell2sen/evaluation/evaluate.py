@@ -1,4 +1,4 @@
-"""Scores of predictions beside baselines and ceilings, with intervals and a leak check."""
+"""evaluate(): inputs, leak check, metrics, scores, settings in one call."""
 
 from __future__ import annotations
 
@@ -53,10 +53,11 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "annotate": ("written_labels", "labels", "confidence", "text"),
 }
 
+#: Packages whose versions are recorded.
 _PACKAGES = ("cell2sen", "numpy", "scipy", "pandas", "anndata", "scikit-learn", "torchmetrics", "transformers")
 
 #: Real cells that the embedding is fitted to, at most.
-_MAX_EMBEDDED = 5000
+_MAX_FITTED_CELLS = 5000
 
 
 def evaluate(
@@ -92,28 +93,29 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Score predicted cells against real ones, beside baselines and ceilings, with a leak check.
+    """Scores of predicted cells against real ones, beside baselines and ceilings, with a leak check.
 
     Parameters
     ----------
     predicted
         From :func:`cell2sen.tl.perturb`, :func:`cell2sen.tl.annotate`, :func:`cell2sen.tl.generate` or another tool:
-        counts or log-normalised values in ``X``, gene symbols, and the columns named below.
+        AnnData, or the path of an ``.h5ad`` or ``.zarr`` file, with counts or log-normalised values in ``X``, gene
+        symbols, and the columns named below.
     real
-        The truth; for perturbations with the control cells, in the same file.
+        The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else by
-        the columns.
+        ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else
+        inferred from the columns.
     perturbation
-        ``obs`` column of `real` with the perturbation of each cell, and a value for controls.
+        ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
-        The same in `predicted`, if it has another name (``"perturbation"`` in predictions of this package). Cells
-        with the value `control` in it are left out.
+        The same column of `predicted`. Default: ``"perturbation"`` in predictions of :func:`cell2sen.tl.perturb`, else
+        the name in `real`. Cells with the value `control` are left out.
     control
         Value or values of `perturbation` in control cells.
     context
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
-        perturbation in a context. For labels: the unit of the bootstrap (donor).
+        perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
         ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``.
     predicted_label
@@ -121,27 +123,37 @@ def evaluate(
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
-        Cells that the model was trained on, for the baselines that learn. Without them, the other groups of the real
-        cells.
+        Cells that the model was trained on, for the baselines that learn. Without them, these learn from the other
+        groups of the real cells, or are missing.
     train_names
         Names of the training cells (list, text or JSON file, ``.h5ad``), for the leak check. Default: those of `train`.
     split
-        ``cell2sen.json`` of the model, or its ``split``: proves that the real cells are the held-out ones.
+        ``cell2sen.json`` of the model, or its ``split``, for the leak check: its hash proves that the real cells are
+        the held-out ones. Default: as recorded in the prediction.
     controls
-        Which controls a change is measured from. ``"shared"``: all controls of the context, for truth and prediction
-        alike, as in most papers and in cell-eval; the noise of few controls is then in both and correlates.
-        ``"split"``: from different halves, both ways, averaged; ``pearson_delta_disjoint`` always is.
+        Control cells that changes are measured from. ``"shared"``: all controls of the context, for truth and
+        prediction alike, as in most papers and in cell-eval; the noise of few controls is then in both changes and
+        inflates their correlation. ``"split"``: different halves of them, both ways, averaged, as always in
+        ``pearson_delta_disjoint``.
     embedding
-        Where sets of cells are compared: ``"pca"`` of the real cells, or a key of ``obsm`` on both sides.
+        Space in which sets of cells are compared: principal components of expression (``"pca"``) or of a key of
+        ``obsm`` that both sides have, fitted to the real cells.
     components
-        Principal components of the embedding at most.
+        Maximum number of these components.
     encoder
         Text encoder (directory or hub id) for the BERTScore of labels or texts.
     metrics
         Names of the metrics to compute. Default: all that fit the task.
-    layer, real_layer, scale, real_scale, symbols, case
-        Where the values are, their scale (``"counts"``, ``"cp10k"``, ``"log1p"``), the ``var`` column with symbols, and
-        whether their case matters.
+    layer, scale
+        Layer of the predicted values (default ``X``), and their scale: ``"counts"``, ``"cp10k"``, ``"log1p"``, or
+        ``"auto"`` to recognise it.
+    real_layer, real_scale
+        The same for the real and the training cells.
+    symbols
+        ``var`` column with gene symbols. Default: the index; if it has identifiers, a column that is recognised.
+    case
+        ``"upper"`` ignores the case of symbols, ``"keep"`` does not. ``"auto"``: as recorded in the prediction, else
+        ``"keep"``.
     leaks
         ``"raise"``: a leak raises. ``"report"``: the scores are returned and marked.
     resamples
@@ -150,7 +162,9 @@ def evaluate(
         Cells per group and method in distances between sets of cells: at most, and at least. All methods have the same
         number.
     seed
-        Of halves, samples and bootstrap.
+        Seed of all random draws.
+    progress
+        Whether to show a progress bar over groups.
 
     Returns
     -------
@@ -159,9 +173,10 @@ def evaluate(
     Raises
     ------
     LeakError
-        The prediction is a copied control, test cells were trained on, or truth and controls are mixed up.
+        A leak check failed: copied controls, controls among the truth, a prediction made from the truth, or test cells
+        among the training cells.
     KeyError, ValueError
-        No such column, no control cells, no common gene or group, NaN; the message has the remedy.
+        No such column, no control cells, no common gene or group, NaN; the message contains the remedy.
     """
     settings = Settings(
         task=task,
@@ -201,12 +216,12 @@ def evaluate(
 
 
 def task_of(predicted: Cells, settings: Settings) -> Task:
-    """The task of the settings, else as recorded in the prediction, else by its columns.
+    """Task of an evaluation: that of the settings, else as recorded in the prediction, else inferred from its columns.
 
     Raises
     ------
     ValueError
-        Nothing tells the task.
+        The task cannot be inferred.
     """
     columns = settings.columns
     if settings.task is not None:
@@ -215,21 +230,23 @@ def task_of(predicted: Cells, settings: Settings) -> Task:
         return predicted.verb
     if columns.predicted_label is not None:
         return "annotate"
-    if (columns.predicted_perturbation or columns.perturbation) in predicted.obs:
+    column = columns.predicted_perturbation or columns.perturbation
+    if column in predicted.obs:
         return "perturb"
     raise ValueError(
-        f"the task of the prediction is not known: pass task= (one of {list(TASKS)}). Columns of its obs: "
+        f"the task cannot be inferred, as obs of the predicted cells has no column {column!r}: pass task= (one of "
+        f"{list(TASKS)}), or name the column with predicted_perturbation= or predicted_label=. Columns of obs: "
         f"{list(map(str, predicted.obs.columns))}"
     )
 
 
 def choose_metrics(task: Task, settings: Settings) -> list[Metric]:
-    """The metrics of the settings, else all that fit the task and are not on request.
+    """Metrics of an evaluation: those of the settings, else all that fit the task and are not on request.
 
     Raises
     ------
     KeyError, ValueError
-        A metric is not known, or does not fit the task.
+        A metric does not exist, or does not fit the task.
     """
     known = [metrics.get(name) for name in metrics.names()]
     fitting = [
@@ -317,7 +334,7 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
 
 
 def _unit(groups: Groups) -> str:
-    """What intervals over units resample: perturbations where there are at least three, else contexts; or labels."""
+    """Unit of the intervals over groups: label; or perturbation if there are at least three of them, else context."""
     if not groups.with_controls:
         return "label"
     return "perturbation" if len({key[0] for key in groups.keys}) >= bootstrap.MIN_UNITS else "context"
@@ -331,15 +348,15 @@ def _embedding(groups: Groups) -> Embedding:
             f"obsm of the predicted cells has no {sampling.embedding!r}; available: "
             f"{['pca', *map(str, predicted.obsm)]}"
         )
-    rows = real.cells.by_name(np.concatenate([real.grouped, *real.controls.values()]))
-    some = groups.generator("embedding").permutation(rows)[:_MAX_EMBEDDED]
-    if len(some) < 3:
-        raise ValueError(f"{len(some)} real cells are too few for an embedding: at least 3 are needed")
-    return Embedding.fit(sampling.embedding, real.cells, some, min(sampling.components, len(some) - 1))
+    candidates = real.cells.by_name(np.concatenate([real.grouped, *real.controls.values()]))
+    rows = groups.generator("embedding").permutation(candidates)[:_MAX_FITTED_CELLS]
+    if len(rows) < 3:
+        raise ValueError(f"{len(rows)} real cells are too few for an embedding: at least 3 are needed")
+    return Embedding.fit(sampling.embedding, real.cells, rows, min(sampling.components, len(rows) - 1))
 
 
 def _record(task: Task, sides: Sides, scored: Sequence[Method], settings: Settings) -> dict[str, Any]:
-    """What was compared and how, as plain values."""
+    """Inputs, genes, model, arguments, versions and methods, as plain values."""
     return {
         "task": task,
         "files": sides.files,
@@ -375,7 +392,7 @@ def _record_of_groups(job: cells.Job, sizes: Mapping[str, float], unit: str) -> 
 
 
 def _versions() -> dict[str, str]:
-    """Versions of Python and of the packages that scores depend on, as far as they are installed."""
+    """Versions of Python and of the installed packages that scores depend on."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Inputs of an evaluation: predicted, real and training cells as ln(1 + CP10k) over common genes."""
+"""Inputs of an evaluation: predicted, real and training cells over common genes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from cell2sen.evaluation.settings import TASKS, Case, ScaleName, Task, Values
 
 logger = logging.getLogger(__name__)
 
-#: Between the values of a group's columns in its printed name.
+#: Separator of the values in the name of a group.
 JOIN = " | "
 
+#: Key of uns with the records of predictions by this package.
 UNS = "cell2sen"
 
 _SCALES = {
@@ -33,12 +34,12 @@ _SCALES = {
     "log1p": Scale(kind="log", base="e", total=1e4),
 }
 #: Cells that are read at once.
-BLOCK = 4096
+BLOCK_CELLS = 4096
 
 
 @dataclass(kw_only=True, eq=False)
 class Cells:
-    """Cells of one side. Expression is computed for the rows that are needed, never for all at once."""
+    """Predicted, real or training cells. Expression is computed for the rows that are read, never for all at once."""
 
     name: str
     """``"predicted"``, ``"real"`` or ``"train"``, for messages."""
@@ -47,7 +48,7 @@ class Cells:
     """All genes that have a symbol, in memory."""
 
     columns: NDArray[np.int64]
-    """int64 (genes,): places in ``expression.symbols`` of the compared genes, in the order of the common genes."""
+    """Positions of the compared genes in ``expression.symbols``, int64 (genes,), in the order of the common genes."""
 
     obsm: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
@@ -72,48 +73,49 @@ class Cells:
         return self.expression.names
 
     @cached_property
-    def _place(self) -> NDArray[np.int64]:
-        """Place of each cell among the sorted names, int64 (n,)."""
+    def _position(self) -> NDArray[np.int64]:
+        """Position of each cell among the sorted names, int64 (n,)."""
         return np.argsort(np.argsort(self.names.astype(str), kind="stable"), kind="stable")
 
     def by_name(self, rows: NDArray[Any]) -> NDArray[np.int64]:
         """Rows without repetition in the order of their names, so that draws do not depend on the order of files."""
         rows = np.unique(rows)
-        return rows[np.argsort(self._place[rows], kind="stable")]
+        return rows[np.argsort(self._position[rows], kind="stable")]
 
     @property
     def verb(self) -> Task | None:
-        """Task that predictions of this package were made by."""
+        """Task that this package recorded in a prediction; None for other tools."""
         stored = self.uns.get(UNS, {})
         return next((task for task in TASKS if task in stored), None)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """The stored record of a prediction of this package; empty for other tools."""
+        """Record that this package stored in a prediction; empty for other tools."""
         return dict(self.uns.get(UNS, {}).get(self.verb, {})) if self.verb else {}
 
     def rows(self, index: Sequence[int] | NDArray[Any], layer: str | None = None) -> sp.csr_matrix:
         """ln(1 + CP10k) of some cells over the compared genes, float32 CSR (cells, genes).
 
-        Counts are divided by the cell's sum over all its genes, not only over the compared ones. The layers
-        ``control`` and ``delta`` of a prediction have the scale of ``X`` already.
+        Counts are divided by the cell's sum over all its genes, not only over the compared ones. Layers are not
+        converted: ``control`` and ``delta`` must be in ln(1 + CP10k), as :func:`cell2sen.tl.perturb` writes them.
         """
         rows = np.asarray(index)
-        block = sp.csr_matrix(self.layers[layer][rows]) if layer else self._log(self.expression.reader.read(rows))
+        block = sp.csr_matrix(self.layers[layer][rows]) if layer else self._ln_cp10k(self.expression.reader.read(rows))
         return sp.csr_matrix(self.expression.over_symbols(block.astype(np.float32))[:, self.columns])
 
     def mean(self, index: NDArray[Any], layer: str | None = None) -> NDArray[np.float64]:
-        """Mean over some cells, float64 (genes,)."""
+        """Mean of :meth:`rows` over some cells, float64 (genes,)."""
         total = np.zeros(len(self.columns))
-        for start in range(0, len(index), BLOCK):
-            total += np.asarray(self.rows(index[start : start + BLOCK], layer).sum(axis=0, dtype=np.float64)).ravel()
+        for start in range(0, len(index), BLOCK_CELLS):
+            rows = index[start : start + BLOCK_CELLS]
+            total += np.asarray(self.rows(rows, layer).sum(axis=0, dtype=np.float64)).ravel()
         return total / max(1, len(index))
 
     def moments(self, index: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and unbiased variance over some cells, each float64 (genes,)."""
+        """Mean and unbiased variance of :meth:`rows` over some cells, each float64 (genes,)."""
         sums, squares = np.zeros(len(self.columns)), np.zeros(len(self.columns))
-        for start in range(0, len(index), BLOCK):
-            block = self.rows(index[start : start + BLOCK])
+        for start in range(0, len(index), BLOCK_CELLS):
+            block = self.rows(index[start : start + BLOCK_CELLS])
             sums += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
             squares += np.asarray(block.multiply(block).sum(axis=0, dtype=np.float64)).ravel()
         n = len(index)
@@ -121,10 +123,11 @@ class Cells:
         return mean, np.maximum(squares - n * mean**2, 0) / max(1, n - 1)
 
     def column(self, name: str) -> NDArray[Any]:
-        """An obs column as text, object (n,); ``None`` where it is missing."""
+        """Values of an obs column as text, object (n,); ``None`` for missing values."""
         return np.array(stripped(obs_column(self.obs, name, f"obs of the {self.name} cells")), dtype=object)
 
-    def _log(self, block: sp.csr_matrix) -> sp.csr_matrix:
+    def _ln_cp10k(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        # Natural logarithms without a known total are taken for ln(1 + CP10k).
         if self.scale == _SCALES["log1p"] or (
             self.scale.kind == "log" and self.scale.base == "e" and not self.scale.total
         ):
@@ -141,7 +144,8 @@ def read(
     Raises
     ------
     FileNotFoundError, TypeError, KeyError, ValueError
-        No such file, no AnnData, no such layer; nothing in it, NaN or infinite values (with the cells they are in).
+        The file or layer does not exist, or the object is no AnnData or is empty; names of cells are repeated; values
+        are NaN, infinite or scaled per gene. The message gives examples.
     """
     adata = _load(data, name)
     if layer is not None and layer not in adata.layers:
@@ -149,7 +153,8 @@ def read(
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     if matrix is None or 0 in matrix.shape:
         raise ValueError(
-            f"the {name} AnnData holds nothing: {adata.n_obs} cells × {adata.n_vars} genes; pass layer= if not in X"
+            f"the {name} AnnData has no values: {adata.n_obs} cells × {adata.n_vars} genes; pass "
+            f"{'layer' if name == 'predicted' else 'real_layer'}= if they are not in X"
         )
     if not adata.obs_names.is_unique:
         raise ValueError(f"cell names of the {name} cells are not unique; adata.obs_names_make_unique() repairs it")
@@ -168,13 +173,13 @@ def read(
 
 @dataclass(kw_only=True, eq=False)
 class Sides:
-    """The validated inputs. Genes are aligned later, as labels are compared without them."""
+    """Validated inputs of an evaluation. Genes are aligned later, as labels are compared without them."""
 
     predicted: Cells
     real: Cells
     train: Cells | None = None
     files: dict[str, str] = field(default_factory=dict)
-    """Side → file name."""
+    """Side → file name, or "AnnData in memory"."""
 
     genes: list[str] = field(default_factory=list)
     account: dict[str, Any] = field(default_factory=dict)
@@ -213,8 +218,8 @@ def align(first: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str],
     Parameters
     ----------
     case
-        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: if the recipe of `first` writes
-        symbols in upper case.
+        ``"upper"``: symbols that differ in case only are the same gene. ``"auto"``: ``"upper"`` if the recorded recipe
+        of `first` writes symbols in upper case, else ``"keep"``.
 
     Returns
     -------
@@ -228,31 +233,33 @@ def align(first: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str],
     if case == "auto":
         case = "upper" if dict(first.provenance.get("recipe", {})).get("case") == "upper" else "keep"
     sides = (first, *others)
-    places = {side.name: _places(side.expression.symbols, case) for side in sides}
-    common = sorted(symbol for symbol in places[others[0].name] if all(symbol in table for table in places.values()))
+    positions = {side.name: _positions(side.expression.symbols, case) for side in sides}
+    common = sorted(
+        symbol for symbol in positions[others[0].name] if all(symbol in table for table in positions.values())
+    )
     if not common:
         raise ValueError(
             "predicted and real cells have no gene in common: "
-            + "; ".join(f"{name} has {list(table)[:4]}" for name, table in places.items())
+            + "; ".join(f"{name} has {list(table)[:4]}" for name, table in positions.items())
             + ". Both sides need symbols of the same organism: name the var column that holds them (symbols=), or "
             "ignore case with case='upper'"
         )
     for side in sides:
-        side.columns = np.array([places[side.name][symbol] for symbol in common])
-    if len(common) < 0.5 * min(len(table) for table in places.values()):
+        side.columns = np.array([positions[side.name][symbol] for symbol in common])
+    if len(common) < 0.5 * min(len(table) for table in positions.values()):
         logger.warning(
             "only %d genes are shared (%s); the others are not scored",
             len(common),
-            ", ".join(f"{name}: {len(table)}" for name, table in places.items()),
+            ", ".join(f"{name}: {len(table)}" for name, table in positions.items()),
         )
-    lost = {name: len(table) - len(common) for name, table in places.items()}
+    lost = {name: len(table) - len(common) for name, table in positions.items()}
     return common, {"compared": len(common), "left_out": lost, "case": case, "examples": common[:5]}
 
 
 def group_rows(
     cells: Cells, columns: Sequence[str], rename: Mapping[str, str] | None = None
 ) -> dict[tuple[str, ...], NDArray[np.int64]]:
-    """Rows of each combination of values, ``{(value, …): rows}``; cells without one of the values are in no group.
+    """Rows of each combination of values, ``{(value, …): rows}``; cells with a missing value are in no group.
 
     `rename` maps values of the first column.
     """
@@ -262,23 +269,24 @@ def group_rows(
     return {key: cells.by_name(rows) for key, rows in sorted(group_cells(*values).items())}
 
 
-def refuse_empty(shared: Iterable[Any], predicted: Iterable[Any], real: Iterable[Any], what: str) -> None:
-    """Raise ValueError where no group is on both sides, listing both."""
+def refuse_empty(shared: Iterable[Any], predicted: Iterable[Any], real: Iterable[Any], kind: str) -> None:
+    """Raise ValueError if no group is on both sides; the message lists both."""
     if not list(shared):
         raise ValueError(
-            f"no {what} is in both predicted and real cells: predicted has {_menu(predicted)}, real has {_menu(real)}; "
-            "rename={'name in the prediction': 'name in the real cells'} maps other spellings"
+            f"no {kind} is in both predicted and real cells: predicted has {_menu(predicted)}, real has {_menu(real)}. "
+            f"rename={{'name in the prediction': 'name in the real cells'}} maps other spellings of the {kind}; values "
+            "of further columns must be equal"
         )
 
 
 def group_name(key: Sequence[str]) -> str:
-    """A group's printed name."""
+    """Name of a group in tables and messages."""
     return JOIN.join(key)
 
 
-def some_of(names: Sequence[str], most: int = 6) -> str:
-    """The first names, and how many there are beyond them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def some_of(names: Sequence[str], limit: int = 6) -> str:
+    """The first `limit` names as text, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _load(data: Any, name: str) -> Any:
@@ -300,7 +308,7 @@ def _refuse_nan(reader: Reader, name: str) -> None:
     n_rows = reader.n_obs
     bad: list[str] = []
     n_bad = 0
-    for start, block in reader.blocks(BLOCK, shared=True):
+    for start, block in reader.blocks(BLOCK_CELLS, shared=True):
         finite = np.isfinite(block.data)
         if finite.all():
             continue
@@ -324,7 +332,7 @@ def _scale_of(reader: Reader, name: str, scale: ScaleName) -> Scale:
     sample = reader.read(np.linspace(0, reader.n_obs - 1, min(512, reader.n_obs)).astype(int))
     highest = float(sample.data.max()) if sample.nnz else 0.0
     if sample.nnz and sample.data.min() < 0:
-        # Regression models predict slightly negative logarithms; z-scores look the same but for their size.
+        # Regression models predict slightly negative logarithms; z-scores are larger, on one side at least.
         if highest >= 20 or sample.data.min() < -2:
             raise ValueError(
                 f"the {name} cells hold values from {sample.data.min():.3g} to {highest:.3g}: they look scaled per "
@@ -338,14 +346,14 @@ def _scale_of(reader: Reader, name: str, scale: ScaleName) -> Scale:
     return recognised
 
 
-def _places(symbols: Sequence[str], case: str) -> dict[str, int]:
-    """Symbol → place; of symbols that case alone tells apart, the first."""
+def _positions(symbols: Sequence[str], case: str) -> dict[str, int]:
+    """Symbol → position; of symbols that differ in case only, the first."""
     table: dict[str, int] = {}
-    for place, symbol in enumerate(symbols):
-        table.setdefault(symbol.upper() if case == "upper" else symbol, place)
+    for position, symbol in enumerate(symbols):
+        table.setdefault(symbol.upper() if case == "upper" else symbol, position)
     return table
 
 
-def _menu(keys: Iterable[Any], most: int = 6) -> str:
+def _menu(keys: Iterable[Any], limit: int = 6) -> str:
     names = [group_name(key) if isinstance(key, tuple) else str(key) for key in keys]
-    return str(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return str(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Leak check: copied controls, test cells among the training cells, predictions made from the truth."""
+"""Leak check: copied controls or truth, test cells in the training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.splits import barcode, sha256_of_names
-from cell2sen.evaluation.inputs import BLOCK, Cells, Sides
+from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, Sides
 from cell2sen.evaluation.scoring.groups import Groups
 from cell2sen.evaluation.settings import Leakage
 from cell2sen.model import KNOWN, resolve
@@ -22,19 +22,22 @@ from cell2sen.model import KNOWN, resolve
 Status = Literal["passed", "failed", "warning", "not checked"]
 _DNA = re.compile(r"[ACGT]{8,}")
 
-#: A cell is a copy if its values change by less than this share.
+#: A predicted cell is a copy of its control if its absolute changes sum to at most this share of the control's values.
 MAX_CHANGE_OF_COPY = 0.01
-#: Shares of cells: copied controls are a warning, and a failure, from these on; so are controls among the truth, copies
-#: of the truth, and shared barcodes.
-SOME_COPIED, MOST_COPIED = 0.1, 0.9
-MAX_CONTROLS_IN_TRUTH, MAX_COPIED_TRUTH, MAX_SHARED_BARCODES = 0.05, 0.01, 0.05
-#: Size of predicted over size of true change, below which a prediction hardly moves.
-MIN_SIZE = 0.1
+#: Share of predicted cells that are copied controls: a warning above the first, a failure from the second on.
+MAX_COPIED_CONTROLS, MIN_COPIED_TO_FAIL = 0.1, 0.9
+#: Share of real cells that are controls: any is a warning, more than this a failure.
+MAX_CONTROLS_IN_TRUTH = 0.05
+#: Share of predicted cells that are copies of real ones, and of test cells with the barcode of a training cell: more
+#: than these are a warning.
+MAX_COPIED_TRUTH, MAX_SHARED_BARCODES = 0.01, 0.05
+#: Size of the predicted change over that of the true change: less is a warning.
+MIN_SIZE_RATIO = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What was checked, its outcome and the numbers."""
+    """Outcome of one leak check, with its numbers."""
 
     name: str
     status: Status
@@ -42,7 +45,7 @@ class Check:
 
 
 class LeakError(ValueError):
-    """The scores would not mean what they seem to mean. `checks` holds the results of all checks."""
+    """A leak check failed, so the scores would be misleading. `checks` has the outcomes of all checks."""
 
     def __init__(self, checks: list[Check]) -> None:
         self.checks = checks
@@ -50,7 +53,7 @@ class LeakError(ValueError):
         super().__init__(
             "leak check failed. "
             + "; ".join(failed)
-            + ". Repair the comparison, or pass leaks='report' (--allow-leaks) to see scores that are marked as leaked"
+            + ". Correct the inputs, or pass leaks='report' (--allow-leaks) to get scores that are marked as leaked"
         )
 
 
@@ -60,8 +63,8 @@ def raise_on(checks: list[Check]) -> None:
         raise LeakError(checks)
 
 
-def check_cells(groups: Groups, sides: Sides, known: Leakage) -> list[Check]:
-    """The leak check of predicted cells."""
+def check_cells(groups: Groups, sides: Sides, settings: Leakage) -> list[Check]:
+    """Leak checks of predicted cells: copies, origin, and test cells among the training cells."""
     predicted, real = groups.predicted.cells, groups.real.cells
     rows = np.concatenate([groups.predicted.groups[key] for key in groups.keys])
     truth = np.unique(np.concatenate([groups.real.groups[key] for key in groups.keys]))
@@ -75,21 +78,21 @@ def check_cells(groups: Groups, sides: Sides, known: Leakage) -> list[Check]:
             made_from_truth(predicted, rows, names),
             *checks,
         ]
-    return [*checks, check_training_cells(names, sides, known)]
+    return [*checks, check_training_cells(names, sides, settings)]
 
 
-def check_training_cells(test_names: Iterable[str], sides: Sides, known: Leakage) -> Check:
-    """Whether test cells were trained on, with what is known of the training cells; see :func:`trained_on`."""
-    names = known.train_names
+def check_training_cells(test_names: Iterable[str], sides: Sides, settings: Leakage) -> Check:
+    """Check :func:`trained_on`, with names and split of the settings, the training cells or the prediction."""
+    names = settings.train_names
     if names is None and sides.train is not None:
         names = sides.train.names
-    split = split_of(sides.predicted, known.split)
+    split = split_of(sides.predicted, settings.split)
     return trained_on(test_names, read_names(names), split, len(sides.real), sides.real.names)
 
 
 def hashes_of(cells: Cells, rows: NDArray[Any]) -> NDArray[np.uint64]:
     """Hash of each row over the compared genes, uint64 (rows,); 0 for empty cells."""
-    parts = [fingerprints(cells.rows(rows[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
+    parts = [fingerprints(cells.rows(rows[start : start + BLOCK_CELLS])) for start in range(0, len(rows), BLOCK_CELLS)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 
@@ -109,20 +112,17 @@ def fingerprints(matrix: sp.csr_matrix, decimals: int = 3) -> NDArray[np.uint64]
 
 
 def copied_control(predicted: Cells, rows: NDArray[Any], control_hashes: NDArray[np.uint64]) -> Check:
-    """Whether the prediction is the control copied.
-
-    Compared with all real controls, and with the ``control`` layer where there is one.
-    """
+    """Check for predicted cells that equal a real control cell, or their own ``control`` layer if there is one."""
     copied = np.isin(hashes_of(predicted, rows), control_hashes[control_hashes > 0])
     if "control" in predicted.layers:
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
+        for start in range(0, len(rows), BLOCK_CELLS):
+            block = rows[start : start + BLOCK_CELLS]
             before = predicted.rows(block, "control")
             moved = np.asarray(abs(predicted.rows(block) - before).sum(axis=1)).ravel()
             size = np.asarray(abs(before).sum(axis=1)).ravel()
-            copied[start : start + BLOCK] |= moved <= MAX_CHANGE_OF_COPY * size
+            copied[start : start + BLOCK_CELLS] |= moved <= MAX_CHANGE_OF_COPY * size
     share = float(copied.mean()) if len(rows) else 0.0
-    status: Status = "failed" if share >= MOST_COPIED else "warning" if share > SOME_COPIED else "passed"
+    status: Status = "failed" if share >= MIN_COPIED_TO_FAIL else "warning" if share > MAX_COPIED_CONTROLS else "passed"
     return Check(
         name="prediction is not a copied control",
         status=status,
@@ -131,7 +131,7 @@ def copied_control(predicted: Cells, rows: NDArray[Any], control_hashes: NDArray
 
 
 def copied_truth(predicted: Cells, rows: NDArray[Any], truth_hashes: NDArray[np.uint64]) -> Check:
-    """Whether predicted cells are copies of the real ones: at most a warning, as a perfect prediction is a copy."""
+    """Check for predicted cells that equal a real one: at most a warning, as a perfect prediction is a copy."""
     copied = np.isin(hashes_of(predicted, rows), truth_hashes[truth_hashes > 0])
     share = float(copied.mean()) if len(rows) else 0.0
     return Check(
@@ -142,29 +142,28 @@ def copied_truth(predicted: Cells, rows: NDArray[Any], truth_hashes: NDArray[np.
 
 
 def truth_is_control(truth_hashes: NDArray[np.uint64], control_hashes: NDArray[np.uint64]) -> Check:
-    """Whether control cells are among the truth."""
-    known = truth_hashes[truth_hashes > 0]
-    share = float(np.isin(known, control_hashes).mean()) if len(known) else 0.0
+    """Check for control cells among the truth, by expression."""
+    hashes = truth_hashes[truth_hashes > 0]
+    share = float(np.isin(hashes, control_hashes).mean()) if len(hashes) else 0.0
     status: Status = "failed" if share > MAX_CONTROLS_IN_TRUTH else "warning" if share > 0 else "passed"
     return Check(
         name="truth holds no control cells",
         status=status,
-        detail=f"{share:.1%} of {len(known)} real cells of the truth have the expression of a control cell",
+        detail=f"{share:.1%} of {len(hashes)} real cells of the truth have the expression of a control cell",
     )
 
 
 def made_from_truth(predicted: Cells, rows: NDArray[Any], truth_names: set[str]) -> Check:
-    """Whether predictions were made from cells that are the truth.
+    """Check for predictions made from cells of the truth, by names.
 
-    Known for predictions of this package, which keep the names of the cells that they were made from.
+    Predictions of this package keep the names of the cells that they were made from.
     """
     name = "prediction was not made from the truth"
     overlap = [cell for cell in predicted.names[rows] if cell in truth_names]
     if not overlap:
-        return Check(name=name, status="passed", detail="no predicted cell bears the name of a cell of the truth")
-    detail = (
-        f"{len(overlap)} of {len(rows)} predicted cells bear names of cells of the truth (for example {overlap[:3]})"
-    )
+        return Check(name=name, status="passed", detail="no predicted cell has the name of a cell of the truth")
+    n = f"{len(overlap)} of {len(rows)}"
+    detail = f"{n} predicted cells have the name of a cell of the truth (for example {overlap[:3]})"
     if predicted.verb == "perturb":
         advice = "they were predicted from perturbed cells; predict from adata[adata.obs[...] == control] only"
         return Check(name=name, status="failed", detail=f"{detail}: {advice}")
@@ -178,17 +177,17 @@ def trained_on(
     n_real: int,
     all_names: Iterable[str],
 ) -> Check:
-    """Whether a test cell is in the training split.
+    """Check for test cells among the training cells.
 
-    Compares names with `train_names` where they are known. Else the SHA-256 of held-out names, which models store, can
-    prove that the real cells are exactly those; and an equal number of cells suggests that they are the training file.
+    By `train_names` if they are known. Else the SHA-256 of held-out names, which models store, can prove that the real
+    cells are exactly those; and an equal number of cells suggests that they are the training file (a warning).
 
     Parameters
     ----------
     test_names
-        Scored real cells.
+        Names of the scored real cells.
     train_names
-        Training cells, None where they are not known.
+        Names of the training cells, None if they are not known.
     split
         File → ``n_train``, ``n_held_out``, ``sha256_of_held_out``.
     n_real, all_names
@@ -200,30 +199,30 @@ def trained_on(
     for file, sizes in (split or {}).items():
         held_out = sizes.get("sha256_of_held_out")
         if held_out and held_out in (sha256_of_names(all_names), sha256_of_names(test)):
-            return _of_training("passed", f"the real cells are exactly those held out of {file} (SHA-256 of names)")
+            return _training_check("passed", f"the real cells are exactly those held out of {file} (SHA-256 of names)")
     for file, sizes in (split or {}).items():
         trained = int(sizes.get("n_train", 0))
         if trained and n_real == trained + int(sizes.get("n_held_out", 0)):
-            return _of_training(
+            return _training_check(
                 "warning",
                 f"the real data have as many cells ({n_real}) as {file}, on {trained} of which the model was trained; "
-                "pass train_names= to know, and score held-out cells only",
+                "pass train_names= to check the names, and score held-out cells only",
             )
-    return _of_training("not checked", "names of training cells are not known; pass train_names=")
+    return _training_check("not checked", "names of training cells are not known; pass train_names=")
 
 
 def _compared_names(test: set[str], trained: set[str]) -> Check:
     if overlap := sorted(test & trained):
         n = f"{len(overlap)} of {len(test)} test cells are among the {len(trained)} training cells"
-        return _of_training("failed", f"{n}, for example {overlap[:3]}")
+        return _training_check("failed", f"{n}, for example {overlap[:3]}")
     shared = len(_barcodes(test) & _barcodes(trained))
     if shared > MAX_SHARED_BARCODES * len(test):
         n = f"no name is shared, but {shared} of {len(test)} test cells have the barcode of a training cell"
-        return _of_training("warning", f"{n} under another suffix: the same cells, if both are of one experiment")
-    return _of_training("passed", f"none of {len(test)} test cells is among {len(trained)} training cells")
+        return _training_check("warning", f"{n} under another suffix: the same cells, if both are of one experiment")
+    return _training_check("passed", f"none of {len(test)} test cells is among {len(trained)} training cells")
 
 
-def _of_training(status: Status, detail: str) -> Check:
+def _training_check(status: Status, detail: str) -> Check:
     return Check(name="no test cell was trained on", status=status, detail=detail)
 
 
@@ -233,15 +232,19 @@ def _barcodes(names: set[str]) -> set[str]:
 
 
 def hardly_moves(ratio: float) -> Check:
-    """Whether the prediction moves; `ratio`: size of predicted over size of true change, averaged over groups."""
-    known = np.isfinite(ratio)
-    status: Status = "not checked" if not known else "warning" if ratio < MIN_SIZE else "passed"
-    detail = f"the predicted change has {ratio:.0%} of the size of the true change" if known else "no change to compare"
+    """Check for a small predicted change; `ratio`: its size over that of the true change, averaged over groups."""
+    finite = np.isfinite(ratio)
+    status: Status = "not checked" if not finite else "warning" if ratio < MIN_SIZE_RATIO else "passed"
+    size = f"the predicted change has {ratio:.0%} of the size of the true change"
+    detail = size if finite else "no change to compare"
     return Check(name="prediction moves away from the control", status=status, detail=detail)
 
 
 def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | None:
-    """Cell names: an iterable, an AnnData object, a text file with one a line, a JSON list, or an ``.h5ad`` file."""
+    """Cell names of an iterable, an AnnData object, a text file (one per line), or a ``.json`` or ``.h5ad`` file.
+
+    JSON is a list, or an object of lists such as file → names.
+    """
     if names is None:
         return None
     if hasattr(names, "obs_names"):
@@ -250,7 +253,7 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
         return [str(name) for name in names]
     path = Path(names)
     if not path.is_file():
-        raise FileNotFoundError(f"train_names must be names or a file with them; there is no file {path}")
+        raise FileNotFoundError(f"train_names must be names or a file with names; there is no file {path}")
     if path.suffix == ".h5ad":
         import anndata
 

@@ -22,7 +22,7 @@ _PRINTED = ("prediction", "low", "high", "best_baseline", "best_baseline_value",
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Scores with all that is needed to read and to repeat them."""
+    """Scores, with leak checks, settings and notes: all that is needed to read and to repeat them."""
 
     task: Task
     scores: pd.DataFrame
@@ -35,11 +35,13 @@ class Evaluation:
     """One row per metric: prediction with intervals, best baseline, verdict, ceiling, all baselines, perfect value."""
 
     checks: tuple[Check, ...]
-    """The leak check."""
+    """Outcomes of the leak checks."""
 
     settings: Mapping[str, Any]
+    """Inputs, groups, genes, model, arguments, versions and methods, as plain values."""
+
     notes: tuple[str, ...] = ()
-    """Groups that were not predicted, genes that were not compared, labels that are not known."""
+    """Groups that were not predicted, genes that were not compared, predicted labels that no real cell has."""
 
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Data of the report's figures: changes of top genes, calibration, cells for a map, sentences."""
@@ -50,7 +52,7 @@ class Evaluation:
         return any(check.status == "failed" for check in self.checks)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Everything but the data of figures as JSON (missing values as null); also written to `path`."""
+        """JSON of everything but the figures' data, missing values as null; also written to `path` if there is one."""
         content = {
             "task": self.task,
             "leaked": self.leaked,
@@ -88,7 +90,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in types that JSON has; numbers that are not finite as None."""
+    """`value` in types of JSON; numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

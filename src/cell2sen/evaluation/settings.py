@@ -32,7 +32,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """Where expression values and gene symbols are, and what they are."""
+    """Layers and scales of the expression values; gene symbols and their case."""
 
     layer: str | None = None
     real_layer: str | None = None
@@ -44,7 +44,7 @@ class Values:
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """What is known about the training cells, and what a leak leads to."""
+    """Training cells for the leak check, and whether a leak raises."""
 
     train_names: Any = None
     split: Any = None
@@ -75,7 +75,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All arguments of an evaluation but the cells."""
+    """All arguments of an evaluation except the cells."""
 
     task: Task | None = None
     metrics: Sequence[str] | None = None
@@ -92,7 +92,7 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> Settings:
-        """Settings from the keyword arguments of :func:`cell2sen.evaluation.evaluate.evaluate`, in any number."""
+        """Settings from some keyword arguments of :func:`cell2sen.evaluation.evaluate.evaluate`."""
         parts = {"columns": Columns, "values": Values, "leakage": Leakage, "sampling": Sampling}
         grouped: dict[str, Any] = {}
         for part, kind in parts.items():

@@ -1,4 +1,4 @@
-"""Annotation: probability of each label of a closed set, of cells and samples; labels in other spellings."""
+"""Annotation: label probabilities of cells and samples; default labels, spellings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelProbabilities:
 
     labels: tuple[str, ...]
     probabilities: NDArray[np.float64]
-    """float64 (n, labels), rows sum to 1; NaN for cells without genes."""
+    """float64 (n, labels), rows sum to 1; NaN for cells without genes and cells in no sample."""
 
     temperature: float
     """Divisor of the log-likelihoods, fitted on held-out cells; 1 for models without calibration."""
@@ -42,7 +42,7 @@ class LabelProbabilities:
     def pick(self, threshold: float = 0.0, abstain: str = "unknown") -> tuple[list[str], NDArray[np.float64]]:
         """Most probable label of each cell and its probability, float64 (n,).
 
-        The label is `abstain` below `threshold` and for cells without genes, whose probability is 0.
+        The label is `abstain` below `threshold`, and for cells with NaN probabilities, whose probability becomes 0.
         """
         filled = np.nan_to_num(self.probabilities)
         scores = filled.max(axis=1)
@@ -56,16 +56,16 @@ class LabelProbabilities:
 def label_probabilities(
     session: Session, labels: Sequence[str] | None = None, samples: Sequence[NDArray[np.int64]] | None = None
 ) -> LabelProbabilities:
-    """Probability of each label for each cell: the answer's likelihood, normalised over the labels.
+    """Probability of each label for each cell: softmax over labels of log-likelihood / temperature.
 
     The likelihood is that of the whole answer with its final full stop, so that a label that begins another one ("B
-    cell", "B cell precursor") does not get the longer one's share. A label is scored by the trained labels that it
-    stands for (:func:`trained_labels`), with the sum of their likelihoods.
+    cell", "B cell precursor") does not get the longer one's share. A label's likelihood is the sum over the trained
+    labels that it stands for (:func:`trained_labels`).
 
     Parameters
     ----------
     labels
-        Closed set of labels, of perturbations for tasks that name one; by default those the model was trained on.
+        Closed set of the task's answers, such as cell types; by default those that the model was trained on.
     samples
         Rows of each sample, for tasks that read several cells (:func:`samples_of_cells`); the cells of a sample share
         its probabilities.
@@ -141,12 +141,12 @@ def samples_of_cells(
 
 
 def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
-    """The labels without surrounding whitespace.
+    """Labels without surrounding whitespace.
 
     Raises
     ------
     ValueError
-        Fewer than two labels, the same label twice, or labels that are no text.
+        Fewer than two labels, the same label twice, or labels that are not text.
     """
     if isinstance(labels, str):
         raise ValueError(f"labels must be a list of cell types, found the text {labels!r}: pass [{labels!r}, ...]")
@@ -157,27 +157,27 @@ def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"labels must differ, found {repeated[:5]} more than once in {len(names)} labels")
     if len(names) < 2:
-        raise ValueError(f"labels must be at least two, to choose from, found {list(names)}")
+        raise ValueError(f"labels must be at least two to choose from, found {list(names)}")
     return names
 
 
 def default_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
-    """Labels or perturbations of at least :data:`MIN_TRAINING_CELLS` training cells.
+    """Trained labels with at least :data:`MIN_TRAINING_CELLS` training cells.
 
     Parameters
     ----------
     kind
-        ``"labels"`` or ``"perturbations"``.
+        Key in the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, or the target of another task.
 
     Raises
     ------
     ValueError
-        The model's metadata list none.
+        The model's metadata have no such label.
     """
     counts: Mapping[str, int] = model.metadata.get(kind) or {}
     labels = tuple(label for label, count in counts.items() if count >= MIN_TRAINING_CELLS)
     if not labels:
-        raise ValueError(f"{model.name} brings no list of {kind}: pass the names to choose from as labels=[...]")
+        raise ValueError(f"{model.name} has no list of {kind}: pass the names to choose from as labels=[...]")
     return labels
 
 
@@ -187,13 +187,13 @@ def trained_labels(
     """Trained labels that each label stands for; the label itself if there are none.
 
     ``"CD14+ Mono"`` stands for ``"CD14+ monocyte"``, ``"T cell"`` for ``"CD4 T cell"`` and ``"CD8 T cell"``. If two
-    labels could stand for the same trained label, it goes to the one with fewer, so that ``"CD8 T cell"`` beside
-    ``"T cell"`` keeps its cells. Likelihoods of spellings that a model was not trained on are arbitrary.
+    labels could stand for the same trained label, it goes to the label with fewer of them, so that ``"CD8 T cell"``
+    beside ``"T cell"`` keeps its cells. Likelihoods of spellings that a model was not trained on are arbitrary.
 
     Parameters
     ----------
     labels
-        Closed set in the user's words.
+        Closed set, in any spelling.
     trained
         Labels that the model was trained on.
     spellings
@@ -235,9 +235,9 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
 def choose_labels(
     backend: Backend, task: Task, prompts: Sequence[Prompt], labels: Sequence[str], *, n_cells: int
 ) -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
-    """Choose a label for each of several cells out of a closed set, one cell behind the other.
+    """Most likely label of each of several cells, chosen cell by cell from a closed set.
 
-    A cell's probabilities are those of the labels behind the most likely labels of the cells before it.
+    The probabilities of a cell are conditional on the labels that were chosen for the cells before it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Preflight check: what an input is and what would fail, without loading a model's weights."""
+"""Preflight check: what an input is and what would fail, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warning", "error"]
 
+#: Limits of an input without warnings: R² of the rank fit, share of genes without a symbol, share of symbols that the
+#: model can write, and median number of genes per cell.
+MIN_R_SQUARED, MAX_SHARE_WITHOUT_SYMBOL, MIN_SHARE_KNOWN, MIN_MEDIAN_GENES = 0.6, 0.2, 0.5, 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of a check."""
+    """One line of the report of a check."""
 
     level: Level
     topic: str
@@ -55,14 +59,15 @@ class Check:
 
     @property
     def text(self) -> str:
-        """Report for a person, one line per finding."""
+        """Report as text, one line per finding."""
         mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
         lines = [f"{mark[finding.level]}  {finding.topic:<12} {finding.text}" for finding in self.findings]
         return "\n".join([*lines, "", "ready" if self.ok else "not ready: mend the errors above first"])
 
     def to_json(self) -> str:
-        """Report for a machine."""
-        content = {"ok": self.ok, **self.numbers, "findings": [dataclasses.asdict(line) for line in self.findings]}
+        """Numbers and findings as JSON."""
+        findings = [dataclasses.asdict(finding) for finding in self.findings]
+        content = {"ok": self.ok, **self.numbers, "findings": findings}
         return json.dumps(content, indent=1, ensure_ascii=False)
 
     def __str__(self) -> str:
@@ -70,7 +75,7 @@ class Check:
 
 
 class _Report:
-    """Findings and numbers while they are collected."""
+    """Findings and numbers of a check in progress."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
@@ -97,7 +102,7 @@ def check(
     perturbation_column: str | None = None,
     progress: bool = False,
 ) -> Check:
-    """Check an input for a model without loading its weights. Changes nothing.
+    """Preflight check of an input for a model. Loads no weights and changes nothing.
 
     Parameters
     ----------
@@ -165,13 +170,14 @@ def _add_names(report: _Report, reader: Reader) -> None:
     words = {
         "symbols": "gene symbols",
         "ensembl": "Ensembl ids",
-        "entrez": "numbers",
+        "entrez": "numbers (Entrez ids)",
         "mixed": "symbols and identifiers",
     }
     report.add("ok", "identifiers", f"the index of var holds {words[kind]}")
     duplicates = int(reader.obs.index.duplicated().sum())
     if duplicates:
-        report.add("warning", "cell names", f"{duplicates} cell names occur twice; call adata.obs_names_make_unique()")
+        text = f"{duplicates} cells have the name of an earlier cell; call adata.obs_names_make_unique()"
+        report.add("warning", "cell names", text)
     report.numbers |= {"identifiers": kind, "n_duplicate_cell_names": duplicates}
     if not any(organism_column(reader.obs, key) is not None or key in reader.uns for key in KEYS):
         report.numbers["organism_source"] = "gene names"
@@ -185,8 +191,9 @@ def _add_scale(report: _Report, sentences: Sentences) -> None:
     report.numbers |= {"scale": scale.kind, "log_base": scale.base, "total": scale.total}
     if fit is not None:
         report.numbers["fit"] = dataclasses.asdict(fit)
-        text = f"expression = {fit.intercept:.3f} {fit.slope:+.3f} · log10(1 + position), R² {fit.r_squared:.3f}"
-        report.add("ok" if fit.r_squared > 0.6 else "warning", "rank fit", text)
+        line = f"{fit.intercept:.3f} {fit.slope:+.3f} · log10(1 + position)"
+        text = f"log10(1 + CP10k) = {line}, R² {fit.r_squared:.3f}"
+        report.add("ok" if fit.r_squared > MIN_R_SQUARED else "warning", "rank fit", text)
     missing = sentences.account["n_missing_values"]
     if missing:
         report.add("warning", "missing", f"{missing:,} values are NaN; they are read as not expressed")
@@ -194,30 +201,32 @@ def _add_scale(report: _Report, sentences: Sentences) -> None:
 
 
 def _add_genes(report: _Report, sentences: Sentences, model: Model) -> None:
-    """Genes with a symbol, duplicate symbols, genes that the model has."""
+    """Genes with a symbol, duplicate symbols, genes that the model can write."""
     account = dict(sentences.account)
     n_symbols = account["symbols"]
     text = f"{n_symbols:,} of {account['genes']:,} genes have a symbol (from {account['source']})"
-    report.add("ok" if account["dropped"] <= 0.2 * account["genes"] else "warning", "symbols", text)
+    few_dropped = account["dropped"] <= MAX_SHARE_WITHOUT_SYMBOL * account["genes"]
+    report.add("ok" if few_dropped else "warning", "symbols", text)
     if account["duplicate_symbols"]:
         text = f"{account['duplicate_symbols']} symbols occur in several columns; their maximum is taken"
         report.add("warning", "duplicates", text)
     unknown = account.get("n_unknown_to_model", 0)
     share = 1 - unknown / n_symbols
-    text = f"{n_symbols - unknown:,} of {n_symbols:,} symbols are known to {model.name} ({share:.1%})"
+    text = f"{model.name} can write {n_symbols - unknown:,} of {n_symbols:,} symbols ({share:.1%})"
     if unknown:
-        text += f"; left out are for example {', '.join(account['examples_unknown_to_model'][:5])}"
-    report.add("ok" if share > 0.5 else "warning", "known genes", text)
+        text += f"; left out, for example: {', '.join(account['examples_unknown_to_model'][:5])}"
+    report.add("ok" if share > MIN_SHARE_KNOWN else "warning", "known genes", text)
     report.numbers |= {"share_of_genes_known": round(share, 4), "genes": account}
 
 
 def _add_organisms(report: _Report, sentences: Sentences, model: Model) -> None:
+    """Organisms, and those that the model was not trained on."""
     organisms = sorted(set(sentences.organism))
     trained = model.metadata.get("organisms") or organisms
     unknown = [name for name in organisms if name not in trained]
     text = " and ".join(organisms)
     if report.numbers.get("organism_source"):
-        text += " (recognised by the gene names; organism= overrules)"
+        text += " (recognised by the gene names; organism= sets another one)"
     if unknown:
         text += f"; {model.name} was not trained on it"
     report.add("warning" if unknown else "ok", "organism", text)
@@ -236,9 +245,9 @@ def _add_cells(report: _Report, sentences: Sentences) -> None:
     text = f"median {median} (5–95 %: {low}–{high})"
     if at_limit:
         text += f"; {at_limit:,} of {len(n_genes):,} cells reach the limit of {limit}, only their top genes are used"
-    if median < 50:
-        text += "; sentences of fewer than 50 genes hold little information"
-    report.add("ok" if median >= 50 else "warning", "genes/cell", text)
+    if median < MIN_MEDIAN_GENES:
+        text += f"; sentences of fewer than {MIN_MEDIAN_GENES} genes have little information"
+    report.add("ok" if median >= MIN_MEDIAN_GENES else "warning", "genes/cell", text)
     report.numbers |= {
         "n_empty_cells": empty,
         "n_cells_at_limit": at_limit,
@@ -248,7 +257,7 @@ def _add_cells(report: _Report, sentences: Sentences) -> None:
     if any(sentences.perturbations):
         names = sorted({name for name in sentences.perturbations if name})
         without = sum(name is None for name in sentences.perturbations)
-        text = f"{len(names)} different ones, for example {names[:5]}; {without} cells without"
+        text = f"{len(names)} different, for example {names[:5]}; {without} cells have none"
         report.add("ok", "perturbations", text)
         report.numbers["n_perturbations"] = len(names)
 
@@ -283,6 +292,7 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model) -> None:
 
 
 def _dtype_on_cpu(model: Model) -> str:
+    """Number format of the weights on this CPU."""
     if model.dtype == "auto" and model.resolved_dtype == "bfloat16":
         from cell2sen.engine.network.cpu import resolve_dtype
 

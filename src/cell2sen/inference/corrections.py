@@ -1,8 +1,9 @@
-"""Stored corrections of expected responses: mean residual per perturbation and gene in the training cells.
+"""Stored corrections of expected responses: their file and their formula.
 
 A small model learns the direction of a response before its size, and reads no gene beyond the end of a sentence. Both
-errors are similar in all cells. Their mean over the cell types and donors of the training is added to the predictions
-for other cells; differences between cells come from the model alone.
+errors are similar in all cells. Their mean over the contexts (cell types, donors) of the training, times a fitted share
+(:mod:`cell2sen.training.release.fit_corrections`), is added to predictions for any cell; differences between cells come
+from the model alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Corrections:
     """Corrections of a model."""
 
     genes: tuple[str, ...]
+    """Symbol of each column of `amounts`."""
 
     amounts: Mapping[str, NDArray[np.float32]]
     """Perturbation → float32 (genes,). Positive amounts, ln(1 + CP10k), are added to the prediction. Negative amounts,
@@ -52,7 +54,7 @@ class Corrections:
 
 
 def load(model: Model) -> Corrections:
-    """Corrections of a model directory; none if it has no such file.
+    """Corrections in a model's directory; empty without a file :data:`CORRECTION_FILE`.
 
     Raises
     ------
@@ -68,7 +70,10 @@ def load(model: Model) -> Corrections:
             if amounts.shape != (len(names), len(genes)):
                 raise ValueError(f"amounts must be {(len(names), len(genes))}, found {amounts.shape}")
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} holds no corrections that cell2sen can read: {error}") from error
+        raise ValueError(
+            f"{file} has no corrections that cell2sen can read: {error}. Copy the model again, or predict with "
+            "correction=False"
+        ) from error
     return Corrections(
         genes=tuple(map(str, genes)),
         amounts={str(name): row for name, row in zip(names, amounts.astype(np.float32), strict=True)},
@@ -79,6 +84,8 @@ def corrected(
     control: NDArray[np.float32], change: NDArray[np.float32], amount: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Predicted expression with its correction, float32 (cells, genes), ln(1 + CP10k), not negative.
+
+    p + max(a, 0) + min(a, 0) · p, with p = max(control + change, 0) and the amount a.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ def embed_cells(
     attention_for: Sequence[int] = (),
     attention_layer: int = -1,
 ) -> Embeddings:
-    """Embedding of every cell, in order; NaN for cells without genes.
+    """Embeddings of all cells, in order; NaN for cells without genes.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def embed_cells(
     Returns
     -------
     Embeddings
-        One entry per cell, cells without genes included; their attention maps are ``None``.
+        One entry per cell, cells without genes included; these have no attention map.
     """
     sentences = session.sentences
     rows = np.flatnonzero(sentences.n_genes > 0)

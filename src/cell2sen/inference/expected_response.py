@@ -1,8 +1,8 @@
-"""Predicted change of expression: expectation with the perturbation minus expectation without it.
+"""Expected change by a perturbation, with its stored correction.
 
 Both expectations are of the same cell, so that the model's error about the cell itself is in both and cancels. The
 difference is added to the cell's measured expression, together with the mean residual of such differences
-(:mod:`cell2sen.inference.corrections`). A written sentence is one draw, and the mean of many keeps that error.
+(:mod:`cell2sen.inference.corrections`). A written sentence is a single draw, and the mean of many keeps that error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def expected_response(
     seed: int = 0,
     correction: bool = True,
 ) -> ExpectedResponse:
-    """Predict the response of every row that has slots and genes.
+    """Expected response of every row that has slots and genes.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def expected_response(
     untreated = session.model.metadata.get("no_perturbation")
     if not untreated:
         raise Unsupported(
-            f"{session.model.name} was trained without a name for no perturbation (no_perturbation: of the training), "
-            "so it has no expected response; use readout='sentence'"
+            f"{session.model.name} was trained without a name for no perturbation (no_perturbation: in the training "
+            "file), so it has no expected response; use readout='sentence'"
         )
     sentences = session.sentences
     length = session.genes_per_prompt(n_genes)
@@ -93,8 +93,8 @@ def expected_response(
         raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
     control = session.data[rows].ln_cp10k()
     names = [str((slots[row] or {}).get("perturbation")) for row in rows]
-    known = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
-    amounts = {name: known.of(name, symbols) for name in set(names)}
+    stored = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
+    amounts = {name: stored.of(name, symbols) for name in set(names)}
 
     def expectations(chunk: NDArray[np.int64], perturbations: Sequence[str]) -> NDArray[np.float32]:
         filled = [{**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)]
@@ -116,7 +116,7 @@ def expected_response(
         rows=rows,
         control=control,
         predicted=predicted,
-        corrected=tuple(sorted(set(names) & set(known.amounts))),
+        corrected=tuple(sorted(set(names) & set(stored.amounts))),
         sentences=_highest_genes(predicted, symbols, n_prompt_genes[rows].tolist()),
     )
 

@@ -1,4 +1,4 @@
-"""Generated cells: of given types; several cells of one answer, cell by cell."""
+"""Generation of cells of given types, and of several cells in one answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def generate_cells(
     guided: bool = True,
     n_genes: int | None = None,
 ) -> GeneratedCells:
-    """Generate `n` cells of each type over the genes of the session.
+    """Generated cells, `n` of each type, over the genes of the session.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def generation_session(genes: AnnData | str | Path | Sequence[str] | None, optio
 
 
 def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None) -> list[str]:
-    """The cell types as a list.
+    """Cell types as a list, after a check of them and of the numbers of cells and genes.
 
     Raises
     ------
@@ -139,12 +139,13 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
         symbols = list(dict.fromkeys(symbol.upper() for symbol in symbols))
     if not symbols:
         raise ValueError(
-            f"{model.name} brings no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
+            f"{model.name} has no list of genes: pass genes= (symbols, or an AnnData with the genes to use)"
         )
     known = backend.known_genes(symbols)
     if unknown := [symbol for symbol, is_known in zip(symbols, known, strict=True) if not is_known]:
         raise ValueError(
-            f"{len(unknown)} of {len(symbols)} genes are not known to {model.name}, for example {unknown[:5]}"
+            f"{model.name} cannot write {len(unknown)} of {len(symbols)} genes, for example {unknown[:5]}: leave them "
+            "out, or use gene symbols"
         )
     no_cells = Sentences(
         genes=pa.array([], type=pa.list_(pa.int32())),
@@ -163,9 +164,9 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
 def write_cells(
     backend: Backend, task: Task, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str], n_cells: int
 ) -> list[tuple[ParsedSentence, ...]]:
-    """Write the sentences of several cells, each guided to `genes`, with the template's separators between them.
+    """Sentences of several cells per prompt, generated cell by cell, each guided to `genes`.
 
-    Each cell is generated behind the cells before it, within the same prompt. The separators are the template's
+    Each cell is generated after the cells before it, within the same prompt. The text between them is the template's
     (:meth:`cell2sen.task.Task.openings`), never generated. Where answers are sampled, each cell's draw depends on the
     seed, the prompt's key and the cell's number. If prompt and answer exceed the context, all gene lists, those written
     so far included, are cut to the same length.
@@ -187,9 +188,8 @@ def write_cells(
             replace(prompt.extended(opening) if opening else prompt, key=f"{prompt.key}/{number}") for prompt in prompts
         ]
         texts = backend.generate(prompts, sampling, genes=genes)
-        for place, text in enumerate(texts):
-            sentence = parse_sentence(text, known)
-            written[place].append(sentence)
+        for sentences, text in zip(written, texts, strict=True):
+            sentences.append(parse_sentence(text, known))
         prompts = [
             replace(prompt.extended(" ", Genes(symbols=sentences[-1].genes)), key=prompt.key.rpartition("/")[0])
             for prompt, sentences in zip(prompts, written, strict=True)

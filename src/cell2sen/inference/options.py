@@ -23,6 +23,8 @@ class ModelOptions(TypedDict, total=False):
     """Revision of a model of the hub."""
 
     dtype: Literal["auto", "bfloat16", "float32", "float16"]
+    """Number format of the weights, see :class:`cell2sen.model.Model`."""
+
     quantize: Literal["4bit", "8bit"]
     """Load the weights in 4 or 8 bits."""
 
@@ -62,7 +64,7 @@ class SentenceOptions(TypedDict, total=False):
     """Case of gene symbols. Default: the model's recipe."""
 
     templates: str | Path | Mapping[str, Any]
-    """Other prompt templates, see :func:`cell2sen.inference.templates.task_for_model`."""
+    """Other prompt templates, see :func:`cell2sen.inference.templates.choose_templates`."""
 
 
 class SpeedOptions(TypedDict, total=False):
@@ -78,10 +80,10 @@ class SpeedOptions(TypedDict, total=False):
     """Prompts in a batch. Default: as many as fit into memory."""
 
     offline: bool
-    """Never download a checkpoint."""
+    """Never download a checkpoint. Default: ``True``."""
 
     progress: bool
-    """Show progress bars."""
+    """Show progress bars on stderr. Default: ``True``."""
 
 
 class Options(ModelOptions, MatrixOptions, SentenceOptions, SpeedOptions, total=False):
@@ -89,12 +91,12 @@ class Options(ModelOptions, MatrixOptions, SentenceOptions, SpeedOptions, total=
 
 
 def check_options(options: Options) -> None:
-    """Raise an error for options that do not exist.
+    """Raise an error if an option does not exist.
 
     Raises
     ------
     TypeError
-        Lists the options there are.
+        Unknown options; lists those there are.
     """
     available = Options.__optional_keys__
     if unknown := sorted(set(options) - available):

@@ -1,4 +1,4 @@
-"""Predicted response to a perturbation: choice of the readout; predicted cell sentences."""
+"""Readout of a response (expected or written), and predicted sentences."""
 
 from __future__ import annotations
 
@@ -57,16 +57,17 @@ def predict_response(
     guided: bool = True,
     n_genes: int | None = None,
 ) -> Response:
-    """Predict the expression of each cell after its perturbation.
+    """Predicted expression of each cell after its perturbation.
 
     Parameters
     ----------
     perturbations
         One per cell, from :func:`perturbation_per_cell`; ``None`` takes those of the session's sentences.
     sampling
-        Of written sentences; the expected readout takes its seed only.
+        Of written sentences; the expected readout uses its seed only.
     readout
-        ``"auto"`` is expected where the model supports it and `guided` and `sampling` are at their defaults (greedy).
+        ``"auto"`` is ``"expected"`` if the model supports it, answers are guided and sampling is greedy, otherwise
+        ``"sentence"``.
     correction
         Add the model's stored corrections to expected responses.
     guided, n_genes
@@ -138,24 +139,24 @@ def predict_sentences(
     guided: bool = True,
     vocabulary: Sequence[str] | None = None,
 ) -> PredictedSentences:
-    """Predict a cell sentence for every row that has slots and genes.
+    """Predicted cell sentence of every row that has slots and genes.
 
     Parameters
     ----------
     slots
         One entry per cell: values for the task's slots, ``None`` to skip the cell.
     n_genes
-        Maximum number of genes of prompt and answer; by default the number that the model was trained with. An answer
-        has as many genes as its cell's prompt, so that a cell with few genes gets no more than it has.
+        Maximum number of genes of prompt and answer; by default the number that the model was trained with.
     guided
-        Only genes of the vocabulary, each at most once, as many as in the prompt. Unguided answers are free text.
+        Only genes of the vocabulary, each at most once, as many as in the cell's prompt. Unguided answers are free
+        text.
     vocabulary
         Genes that an answer may have; those of the sentences by default.
 
     Raises
     ------
     ValueError
-        No cell is left to predict, or cells whose answers are sampled share a name, and so would share their draws.
+        No cell to predict; or cells whose answers are sampled have the same name, and would have the same draws.
     """
     sentences = session.sentences
     length = session.genes_per_prompt(n_genes)
@@ -167,7 +168,12 @@ def predict_sentences(
         )
     limit = sentences.recipe.max_genes
     if n_genes is not None and limit is not None and n_genes > limit:
-        logger.warning("the sentences have %d genes at most, so n_genes=%d has no effect beyond that", limit, n_genes)
+        logger.warning(
+            "the sentences have %d genes at most, so n_genes=%d has no effect beyond that: set max_genes=%d, too",
+            limit,
+            n_genes,
+            n_genes,
+        )
     lists = sentences.gene_lists(length)
     prompts = session.task.prompts(
         sentences,
@@ -188,9 +194,9 @@ def predict_sentences(
 
 
 def genes_that_fit(session: Session, vocabulary: Sequence[str], max_new_tokens: int) -> int:
-    """Genes that fit into `max_new_tokens` at the mean tokens per gene of the vocabulary; at most the session's length.
+    """Number of genes that fit into `max_new_tokens` at the vocabulary's mean tokens per gene, the same for every cell.
 
-    The number is the same for every cell.
+    At most the session's length.
     """
     mean = float(np.mean(session.backend.count_tokens([" " + gene for gene in vocabulary])))
     n_genes = max(1, math.floor(max_new_tokens / mean))

@@ -107,7 +107,7 @@ class Session:
         Raises
         ------
         ValueError
-            Less than 1.
+            `n_genes` is less than 1.
         """
         if n_genes is not None and n_genes < 1:
             raise ValueError(f"n_genes must be at least 1, found {n_genes}")
@@ -191,7 +191,7 @@ def start(
     perturbation_column: str | None = None,
     obs_columns: Sequence[str] = (),
 ) -> Session:
-    """Load the model and write the cells with its recipe and templates.
+    """Session of a dataset: the loaded model, and the cells written with its recipe and templates.
 
     Parameters
     ----------
@@ -274,7 +274,10 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
     if known.all():
         return sentences
     if not known.any():
-        raise ValueError(f"{backend.model.name} knows none of the genes in the sentences, such as {symbols[:5]}")
+        raise ValueError(
+            f"{backend.model.name} can write none of the genes in the sentences, such as {symbols[:5]}: sentences need "
+            "gene symbols"
+        )
     ids = sentences.genes.flatten().to_numpy()
     kept = known[ids]
     cells = np.repeat(np.arange(len(sentences)), sentences.n_genes)[kept]
@@ -308,8 +311,8 @@ def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
     Parameters
     ----------
     kind
-        ``"labels"`` or ``"perturbations"``: what the names are, and their key in the model's metadata. Models without
-        this key give no warning.
+        Key of the trained names in the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, or the target
+        of another task. Models without this key give no warning.
     """
     trained: Mapping[str, int] = model.metadata.get(kind) or {}
     spellings = {name for others in (model.metadata.get("spellings") or {}).values() for name in others}
@@ -345,7 +348,7 @@ def _warn_max_genes(session: Session) -> None:
     max_genes, length = session.options.get("max_genes"), session.length
     if max_genes is not None and length is not None and max_genes > length:
         logger.warning(
-            "%s was trained for task %r with %d genes per sentence: max_genes=%d changes nothing beyond that",
+            "%s was trained for task %r with %d genes per sentence: max_genes=%d has no effect beyond that",
             session.model.name,
             session.task.name,
             length,

@@ -1,4 +1,4 @@
-"""Prompt templates of a user's file, a checkpoint, or the installed package ``cell2sentence`` of its authors."""
+"""Prompt templates of a file, a checkpoint, or the authors' package cell2sentence."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from cell2sen.task import Task, Template
 
 logger = logging.getLogger(__name__)
 
+#: Package of the authors of the published checkpoints.
 PACKAGE = "cell2sentence"
 
-#: Task → (file in the package's folder ``prompts``, its slots → ours).
+#: Task → file in the package's folder ``prompts``.
 _PACKAGE_FILES = {
     "annotate": "single_cell_cell_type_prediction_prompts.json",
     "embed": "single_cell_cell_type_prediction_prompts.json",
     "generate": "single_cell_cell_type_conditional_generation_prompts.json",
 }
 
+#: (model or file of templates, task) of the warnings so far.
 _warned: set[tuple[str, str]] = set()
 
 
@@ -41,13 +43,15 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
     ------
     ImportError
         ``templates="cell2sentence"`` without that package.
+    FileNotFoundError
+        A path without a file.
     ValueError
         Templates that do not fit the task, or a file that is not JSON.
 
     Notes
     -----
-    A published checkpoint that runs with other templates than it was trained with gives one warning per model and task,
-    and so does a checkpoint that was not trained on the task.
+    One warning per model and task for a published checkpoint with other templates than it was trained with, and for a
+    checkpoint that was not trained on the task.
     """
     if templates is None and model.wording == "checkpoint":
         chosen = _from_mapping(task, model.metadata["templates"], "checkpoint")
@@ -68,9 +72,13 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
         chosen = _from_mapping(task, mapping, source)
         if chosen is task and (source, task.name) not in _warned:
             _warned.add((source, task.name))
-            logger.warning("templates= has none for task %r, only for %s", task.name, sorted(mapping))
+            logger.warning(
+                "templates= has none for task %r, only for %s: the templates of cell2sen are used",
+                task.name,
+                sorted(mapping),
+            )
     if model.wording == PACKAGE and chosen.source != PACKAGE:
-        _warn_once(task, model)
+        _warn_other_templates(task, model)
     if model.wording == "checkpoint":
         _warn_untrained(task, model)
     return chosen
@@ -126,8 +134,8 @@ def _from_package(task: Task) -> Task:
     assert spec.submodule_search_locations
     file = Path(spec.submodule_search_locations[0]) / "prompts" / _PACKAGE_FILES[task.name]
     try:
-        words = json.loads(file.read_text(encoding="utf-8"))
-        prompts, response = list(words["model_input"]), str(words["response"][0])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        prompts, response = list(content["model_input"]), str(content["response"][0])
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(
             f"the installed {PACKAGE} stores its templates in another way than version 1.2 ({file.name}: {error!r}); "
@@ -143,14 +151,15 @@ def _from_package(task: Task) -> Task:
     return task.reworded(templates, PACKAGE)
 
 
-def _warn_once(task: Task, model: Model) -> None:
+def _warn_other_templates(task: Task, model: Model) -> None:
+    """Warn once about a task whose templates are not those that the checkpoint was trained with."""
     if (model.name, task.name) in _warned:
         return
     _warned.add((model.name, task.name))
     advice = (
-        "pip install --no-deps cell2sentence installs the original templates"
+        f"pip install --no-deps {PACKAGE} installs the original templates"
         if task.name in _PACKAGE_FILES
-        else "their package has no templates of this task; pass the original ones as templates=FILE if you have them"
+        else f"{PACKAGE} has no templates of this task; pass the original ones as templates=FILE if you have them"
     )
     logger.warning(
         "%s was trained with other templates than task %r now uses, which can cost accuracy: %s",

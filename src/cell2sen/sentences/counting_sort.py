@@ -1,4 +1,4 @@
-"""Counting sort of genes by counts, compiled by numba if it is installed (scanpy brings it)."""
+"""Counting sort of genes by counts, compiled by numba if it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-#: Fewer counts are sorted by NumPy: importing numba takes a third of a second, compiling two, once per machine.
+#: Fewer counts are sorted by NumPy: importing numba takes 0.3 s, and compiling 2 s once per machine.
 MIN_COUNTS = 2**17
 
 #: Sparser cells are sorted by NumPy, which is faster: the counting sort visits every gene of the list.
@@ -22,7 +22,7 @@ Kernel = Callable[..., int]
 
 
 def kernel(n_counts: int, n_cells: int, n_genes: int) -> Kernel | None:
-    """The compiled sort; ``None`` without numba, and where NumPy's sort is faster."""
+    """Compiled sort; ``None`` without numba or if NumPy's sort is faster."""
     is_faster = n_counts >= MIN_COUNTS and n_counts * MAX_GENES_PER_COUNT >= n_cells * n_genes
     return compiled() if is_faster else None
 
@@ -35,7 +35,7 @@ def rank_counts(
     place_of: NDArray[np.uint32],
     gene_at: NDArray[np.int32],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
-    """Genes of each cell in descending count, genes of equal counts in ascending place.
+    """Order of genes of each cell: descending counts, equal counts in ascending place.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def compiled() -> Kernel | None:
         return numba.njit(signature, nogil=True)(_rank)
 
 
-#: Counts from here on are rare in a cell; they are sorted.
+#: Counts of at least this number are rare in a cell, and are sorted.
 _MANY = 255
 
 #: Position of the single bit of a word, indexed by the upper six bits of its product with a de Bruijn sequence.
@@ -103,12 +103,12 @@ for _place in range(64):
 def _rank(
     indptr: Any, indices: Any, counts: Any, place_of: Any, gene_at: Any, bit: Any, genes: Any, starts: Any, values: Any
 ) -> int:
-    """Fill `genes`, `starts` and `values`, and return the number of runs.
+    """Number of runs, after filling `genes`, `starts` and `values`.
 
-    A bit set holds the places of a cell's genes. Read in ascending order, each gene is written to the next free entry
-    of its count, so that nothing is compared and a gene is visited twice.
+    A bit set contains the places of a cell's genes. In ascending order of places, each gene is written to the next free
+    entry of its count, so that nothing is compared and a gene is visited twice.
     """
-    # Unsigned integers throughout: for signed ones numba checks at each index whether it counts from the end.
+    # Unsigned integers throughout: for signed ones numba checks at each index whether it is negative.
     one, six, low = np.uint64(1), np.uint64(6), np.uint64(0xFFFFFFFF)
     sequence, to_bit, half, inside = np.uint64(_SEQUENCE), np.uint64(58), np.uint64(32), np.uint64(63)
     many = np.uint32(_MANY)

@@ -1,4 +1,4 @@
-"""AnnData to cell sentences: blocks of cells ranked in threads, and the rank fit over all of them."""
+"""AnnData to cell sentences, and the rank fit over all cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Values that a thread ranks at a time.
+#: About the number of values that a thread ranks at a time.
 _PART_VALUES = 2**19
 
 
@@ -49,9 +49,9 @@ def from_anndata(
     block_rows: int | None = None,
     progress: bool = False,
 ) -> Sentences:
-    """Write every cell of an AnnData object or file as a cell sentence.
+    """Cell sentences of an AnnData object or file, one per cell.
 
-    Reads contiguous blocks of rows, so that memory is bounded by a block and the sentences; never changes its input.
+    Reads contiguous blocks of rows, so that memory is bounded by a block and the sentences. Never changes its input.
 
     Parameters
     ----------
@@ -60,22 +60,22 @@ def from_anndata(
     recipe
         Length, ties and case of the sentences.
     layer, use_raw
-        Where the values are, instead of ``X``.
+        Matrix to read instead of ``X``: a layer, or ``raw.X``.
     symbols
-        ``var`` column with the gene symbols; found by itself where the index holds Ensembl ids.
+        ``var`` column with the gene symbols; recognised by its name if the index has identifiers.
     gene_table, aliases
-        Tables identifier → symbol and alias → approved symbol (path, table or mapping), see
+        Tables identifier → symbol and alias → approved symbol (path, frame or mapping), see
         :func:`cell2sen.data.genes.symbols.resolve_genes`.
     organism
-        Of all cells, or one per cell; read from ``obs`` or ``uns`` where it is not given.
+        Of all cells, or one per cell; ``None``: read from ``obs`` or ``uns``, or guessed from the gene names.
     perturbation_column
         ``obs`` column with each cell's perturbation; missing values and empty strings mean none.
     obs_columns
         ``obs`` columns to keep.
     known
-        Which symbols the model can write; the others are left out before ranking and counted in the account.
+        Symbols → bool: can the model write them. Others are left out before ranking, and counted in the account.
     block_rows
-        Rows read at a time; chosen by size where it is ``None``. Never changes the result.
+        Rows read at a time; ``None``: chosen by size. Changes no sentence.
     progress
         Show a progress bar on stderr.
 
@@ -84,7 +84,7 @@ def from_anndata(
     ValueError
         Nothing to rank, negative or infinite values, no gene symbols.
     KeyError
-        Unknown layer or column; lists those there are.
+        Unknown layer or column; lists the available ones.
     """
     recipe = recipe or Recipe()
     with Expression.open(
@@ -117,7 +117,7 @@ def from_expression(
     block_rows: int | None = None,
     progress: bool = False,
 ) -> Sentences:
-    """Write every cell of an open matrix as a cell sentence; see :func:`from_anndata`.
+    """Cell sentences of an open matrix, one per cell; see :func:`from_anndata`.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def from_expression(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Written:
-    """The sentences of some cells."""
+    """Sentences of consecutive cells."""
 
     genes: NDArray[np.int32]
     lengths: NDArray[np.int64]
@@ -174,7 +174,7 @@ class _Written:
 
 
 class _Writer:
-    """Writes parts of the cells; safe to use in threads."""
+    """Sentences of parts of the cells; safe to use in threads."""
 
     def __init__(self, expression: Expression, recipe: Recipe) -> None:
         self.expression = expression
@@ -182,7 +182,7 @@ class _Writer:
         self.ranker = Ranker(expression.symbols, recipe)
 
     def write(self, first: int, rows: sp.csr_matrix) -> _Written:
-        """Rank cells from number `first` on."""
+        """Sentences of the cells from number `first` on."""
         expression, scale = self.expression, self.expression.scale
         block = expression.block(first, rows)
         names = list(self.names[first : first + rows.shape[0]])
@@ -201,7 +201,7 @@ class _Writer:
 
 
 def _parts(expression: Expression, block_rows: int | None) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """First cell and rows of each part. Depends on the data alone, since the sums of the rank fit do."""
+    """First cell and rows of each part. The sums of the rank fit depend on the parts, so these do not on threads."""
     for first, block in expression.reader.blocks(block_rows, shared=True):
         n_cells = int(block.shape[0])
         rows = max(1, _PART_VALUES * n_cells // max(int(block.nnz), 1))
@@ -213,7 +213,10 @@ def _arrow_lists(n_genes: NDArray[np.int64], genes: Sequence[NDArray[np.int32]])
     """Concatenated gene ids → one list per cell."""
     offsets = np.concatenate([[0], np.cumsum(n_genes)])
     if offsets[-1] >= 2**31:
-        raise ValueError(f"{offsets[-1]:,} genes in all sentences, more than 2**31: set max_genes or split the data")
+        raise ValueError(
+            f"all sentences together can have {2**31 - 1:,} genes, found {offsets[-1]:,}: set max_genes or split the "
+            "data"
+        )
     return pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(genes))
 
 

@@ -1,4 +1,4 @@
-"""GeneList: a cell's genes as integer ids into a shared vocabulary; strings are made lazily."""
+"""GeneList: a cell's genes as integer ids into a shared vocabulary."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 
 class GeneList(Sequence[str]):
-    """The genes of one cell. Reads, compares and hashes as the tuple of their symbols; a slice shares its memory.
+    """Genes of one cell: iterates, compares and hashes as the tuple of their symbols. A slice shares the memory.
 
-    Building a thousand strings takes longer than looking up a prompt's token ids, which needs the gene ids only.
+    Building a thousand strings takes longer than looking up a prompt's token ids, for which gene ids are enough.
 
     Parameters
     ----------
     ids
         int32 (n,): the genes in order, as indices into `symbols`. Must not be changed afterwards.
     symbols
-        Object array of str (symbols,). The same array object for all cells, since look-up tables (token ids) are cached
-        per array. Must not be changed afterwards.
+        Object array of str (symbols,), the same array object for all cells, since tables of token ids are cached per
+        array. Must not be changed afterwards.
     """
 
     __slots__ = ("ids", "symbols")

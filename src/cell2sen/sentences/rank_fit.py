@@ -16,7 +16,7 @@ from cell2sen.sentences.ranking import Ranked
 #: The line is fitted to ranks with log10(1 + rank) < 3, as in Levine et al. 2024.
 MAX_FITTED_RANKS = 999
 
-#: n, Σx, Σy, Σxx, Σxy of the fitted entries; and the same of all entries, with Σyy.
+#: n, Σx, Σy, Σxx, Σxy of the fitted entries; and n, Σx, Σy, Σxx, Σxy, Σyy of all entries.
 Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -50,7 +50,7 @@ class RankFit:
 
 
 def inverse_transform(gene_lists: Sequence[Sequence[str]], symbols: Sequence[str], fit: RankFit) -> sp.csr_matrix:
-    """Sentences → log10(1 + CP10k), float32 CSR (sentences, symbols): the expression at each gene's rank, else 0.
+    """Sentences → log10(1 + CP10k), float32 CSR (sentences, symbols): the value of each gene's rank, else 0.
 
     Raises
     ------
@@ -79,8 +79,8 @@ class RankFitter:
     """Least squares over blocks of cells, in one pass and constant memory.
 
     The line is fitted to the first :data:`MAX_FITTED_RANKS` ranks, R² is of all non-zero entries, both as in Levine et
-    al. 2024. They fitted 1,024 cells; here all added cells are used, since a part depends on the order of the cells (of
-    12,261 PBMC sorted by cell type, the first 1,024 have R² 0.891 instead of 0.910).
+    al. 2024. They used 1,024 cells; here all added cells are used, since the first ones depend on their order: of
+    12,261 PBMC sorted by cell type, the first 1,024 have R² 0.891 instead of 0.910.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class RankFitter:
         self._all = np.zeros(6)
 
     def add(self, indptr: NDArray[np.int64], expression: NDArray[np.float64]) -> None:
-        """Add ranked cells: `expression` in log10(1 + CP10k), float64 (nnz,), in rank order within each cell."""
+        """Add ranked cells; the arguments are those of :func:`rank_sums`."""
         self.add_sums(rank_sums(indptr, expression))
 
     def add_sums(self, sums: Sums) -> None:
@@ -97,7 +97,7 @@ class RankFitter:
         self._all += sums[1]
 
     def fit(self) -> RankFit | None:
-        """The line; ``None`` if there are fewer than two ranks to fit."""
+        """Fitted line; ``None`` if there are fewer than two ranks to fit."""
         n, x, y, xx, xy = self._fitted
         spread = n * xx - x * x
         if n < 2 or spread <= 0:
@@ -112,7 +112,7 @@ class RankFitter:
 
 
 def rank_sums(indptr: NDArray[np.int64], expression: NDArray[np.float64]) -> Sums:
-    """Sums of ranked cells, with x = log10(1 + rank) and y = `expression`.
+    """Sums of ranked cells for a line, with x = log10(1 + rank) and y = `expression`.
 
     Parameters
     ----------
@@ -126,12 +126,12 @@ def rank_sums(indptr: NDArray[np.int64], expression: NDArray[np.float64]) -> Sum
     table = np.log10(1.0 + np.arange(longest))
     x = table[np.arange(len(expression)) - np.repeat(indptr[:-1], lengths)]
     y = expression
-    whole = np.array([len(x), x.sum(), y.sum(), x @ x, x @ y, y @ y])
+    all_entries = np.array([len(x), x.sum(), y.sum(), x @ x, x @ y, y @ y])
     if longest <= MAX_FITTED_RANKS:
-        return whole[:5].copy(), whole
+        return all_entries[:5].copy(), all_entries
     fitted = x < 3
     x, y = x[fitted], y[fitted]
-    return np.array([len(x), x.sum(), y.sum(), x @ x, x @ y]), whole
+    return np.array([len(x), x.sum(), y.sum(), x @ x, x @ y]), all_entries
 
 
 def run_sums(ranked: Ranked, expression: NDArray[np.float64]) -> Sums:
@@ -147,9 +147,9 @@ def run_sums(ranked: Ranked, expression: NDArray[np.float64]) -> Sums:
         y = expression
         return np.array([cut.sum(), x_before[cut].sum(), n @ y, xx_before[cut].sum(), x @ y, n @ (y * y)])
 
-    whole = sums(len(x_before))
-    is_whole = len(lengths) == 0 or lengths.max() <= MAX_FITTED_RANKS
-    return (whole if is_whole else sums(MAX_FITTED_RANKS))[:5], whole
+    all_entries = sums(len(x_before))
+    all_fitted = len(lengths) == 0 or lengths.max() <= MAX_FITTED_RANKS
+    return (all_entries if all_fitted else sums(MAX_FITTED_RANKS))[:5], all_entries
 
 
 @lru_cache(maxsize=32)

@@ -25,7 +25,7 @@ _INT32_BITS, _MAX_UINT32 = np.uint64(32), np.uint32(2**32 - 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a cell becomes a sentence: all settings that change it."""
+    """Settings of cell sentences: length, order of ties, case, seed."""
 
     max_genes: int | None = None
     """Maximum number of genes of a sentence; ``None`` keeps all expressed genes."""
@@ -35,7 +35,7 @@ class Recipe:
     identical sentences; ``"random"``, by (seed, cell name), as in the published training data; ``"alphabetical"``."""
 
     case: Case = "keep"
-    """``"upper"`` writes symbols in upper case, as the published checkpoints were trained, mouse too."""
+    """``"upper"`` writes symbols in upper case, as in the training data of the published checkpoints, also of mouse."""
 
     seed: int = 0
 
@@ -50,7 +50,7 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {menu}, found {value!r}")
 
     def provenance(self) -> dict[str, Any]:
-        """The fields as plain values; 0 genes for no limit."""
+        """The fields as plain values; `max_genes` is 0 if there is no limit."""
         return {**asdict(self), "max_genes": self.max_genes or 0}
 
 
@@ -61,7 +61,7 @@ class Ranked(NamedTuple):
     """int64 (cells + 1,): cell ``i`` has the entries ``indptr[i]:indptr[i + 1]``, all of its expressed genes."""
 
     kept: NDArray[np.int64]
-    """int64 (cells + 1,): the same for `genes`, which may be limited to the first genes of a cell."""
+    """int64 (cells + 1,): the same for `genes`, which may be cut to the first genes of a cell."""
 
     genes: NDArray[np.int32]
     """int32 (kept,): column numbers."""
@@ -78,11 +78,11 @@ class Ranked(NamedTuple):
         return np.diff(sums[np.searchsorted(self.starts, self.indptr)])
 
     def of_runs(self, of_cells: NDArray[Any]) -> NDArray[Any]:
-        """Values of cells, (cells,) → values of runs, (runs,)."""
+        """Value of each run's cell, (cells,) → (runs,)."""
         return np.repeat(of_cells, np.diff(np.searchsorted(self.starts, self.indptr)))
 
     def of_entries(self) -> NDArray[np.float64]:
-        """The value of each entry, float64 (nnz,)."""
+        """Value of each entry, float64 (nnz,)."""
         return np.repeat(self.values, np.diff(self.starts, append=self.indptr[-1]))
 
 
@@ -91,12 +91,12 @@ _Order = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]
 
 
 class Ranker:
-    """Ranks blocks of cells over a fixed list of symbols.
+    """Order of genes in blocks of cells over a fixed list of symbols.
 
     Many counts are ranked by a counting sort (:mod:`cell2sen.sentences.counting_sort`). Other values are sorted as
     integer keys: the inverted value in the upper bits, the gene's place in the order of ties in the lower bits. Keys of
-    a cell are unique, so the result is the same for every sorting algorithm. Keys of counts have 32 bits, others 64.
-    All genes are ranked, not only those that a sentence keeps, since the rank fit needs all ranks.
+    a cell are unique, so all sorting algorithms give the same order. Keys of counts have 32 bits, others 64. All genes
+    are ranked, not only those that a sentence keeps, since the rank fit needs all ranks.
     """
 
     def __init__(self, symbols: Sequence[str], recipe: Recipe) -> None:
@@ -128,8 +128,7 @@ class Ranker:
         indptr
             int64 (cells + 1,).
         genes
-            int32 (nnz,): column numbers; those of cell ``i`` at ``indptr[i]:indptr[i + 1]``, without the limit of
-            ``max_genes``.
+            int32 (nnz,): column numbers; those of cell ``i`` at ``indptr[i]:indptr[i + 1]``, not cut to ``max_genes``.
         values
             float64 (nnz,): the values in that order.
 
@@ -217,7 +216,7 @@ class Ranker:
     ) -> NDArray[np.int32]:
         """Genes with each run in a random order, which depends on seed and cell name."""
         if names is None:
-            raise ValueError("random ties need the cells' names, because each cell's order is seeded by its name")
+            raise ValueError("random ties need names= of the cells, which seed their orders")
         run = np.zeros(len(genes), dtype=np.int64)
         run[starts] = 1
         run = np.cumsum(run)
@@ -231,7 +230,7 @@ class Ranker:
 def hash_order(symbols: Sequence[str], seed: int) -> NDArray[np.int64]:
     """Place of each symbol in the order of BLAKE2b(seed, symbol), int64 (n,), a permutation of 0…n-1.
 
-    It depends on the symbols alone, so the order of columns and the CPU cannot change which of two tied genes is first.
+    Neither the order of columns nor the CPU changes which of two tied genes is first.
     """
     digests = b"".join(hashlib.blake2b(f"{seed}\0{symbol}".encode(), digest_size=8).digest() for symbol in symbols)
     # Equal digests are ordered by their symbols.
@@ -239,11 +238,11 @@ def hash_order(symbols: Sequence[str], seed: int) -> NDArray[np.int64]:
 
 
 def cell_generator(seed: int, name: str) -> np.random.Generator:
-    """Random generator of one cell, seeded by seed and cell name, so that a cell does not depend on its neighbours."""
+    """Random generator of one cell, seeded by `seed` and its name, so that it does not depend on other cells."""
     return np.random.default_rng(np.frombuffer(hashlib.blake2b(f"{seed}\0{name}".encode()).digest(), dtype=np.uint32))
 
 
-@lru_cache(maxsize=8)  # the same genes come again with every call for a dataset
+@lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
 def _places_of_ties(symbols: tuple[str, ...], alphabetical: bool, seed: int) -> NDArray[np.int64]:
     if alphabetical:
         return _places(np.argsort(np.asarray(symbols, dtype=str), kind="stable"))
@@ -264,12 +263,12 @@ def _sort_rows(keys: NDArray[Any], indptr: NDArray[np.int64]) -> None:
 
 
 def _take(table: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
-    """``table[places]``, read-only, without the int64 copy of the places that NumPy makes."""
+    """``table[places]``, read-only, without NumPy's int64 copy of the places."""
     return np.asarray(pc.take(pa.array(table), pa.array(places), boundscheck=False).to_numpy(zero_copy_only=True))
 
 
 def _run_starts(ordered: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Entries with another value or in another row than the entry before."""
+    """First entries of the runs of equal values within a row."""
     new = np.empty(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     new[indptr[:-1][indptr[:-1] < indptr[1:]]] = True
@@ -277,7 +276,7 @@ def _run_starts(ordered: NDArray[Any], indptr: NDArray[np.int64]) -> NDArray[np.
 
 
 def _shuffled_runs(runs: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Order of a row's entries in which those of the same run are shuffled; `runs` are their run numbers, ascending."""
+    """Order of a row's entries with each run shuffled; `runs`: run number of each entry, ascending."""
     shuffled = generator.permutation(len(runs))
     groups = np.append(0, np.cumsum(runs[1:] != runs[:-1]))[: len(runs)]
     keys = groups << 32

@@ -1,4 +1,4 @@
-"""Samples: groups of cells of one donor, tissue or batch, split into samples of a few cells."""
+"""Samples: the cells of one donor, tissue or batch, split into samples of a few cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def split_into_samples(
     groups: Sequence[Hashable | None], names: Sequence[str], *, n_cells: int, min_cells: int, seed: int = 0
 ) -> list[NDArray[np.int64]]:
-    """Random samples of about `n_cells` cells, none of which mixes groups.
+    """Random samples of about `n_cells` cells, each of one group.
 
     Every cell of a group is in exactly one sample. The samples of a group have equal numbers of cells (plus or minus
     one), at most `n_cells` unless that would leave fewer than `min_cells` in one. They depend on the seed and on the
@@ -21,13 +21,13 @@ def split_into_samples(
     Parameters
     ----------
     groups
-        Group of each cell, such as ``(donor, tissue)``; ``None`` leaves the cell out.
+        Group of each cell, such as ``(donor, tissue)``; ``None``: in no sample.
     names
         Unique names of the cells.
     n_cells
-        Cells of a sample.
+        Target number of cells in a sample.
     min_cells
-        Smallest sample; smaller groups get none.
+        Minimum number of cells in a sample; smaller groups get none.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def split_into_samples(
         n_samples = min(-(-len(rows) // n_cells), len(rows) // min_cells)
         if n_samples:
             by_name = np.array(sorted(rows, key=lambda row: names[row]), dtype=np.int64)
-            shuffled = np.random.default_rng([seed, _number(group)]).permutation(by_name)
+            shuffled = np.random.default_rng([seed, _seed_of(group)]).permutation(by_name)
             samples += np.array_split(shuffled, n_samples)
     if not samples:
         largest = max(map(len, rows_of_group.values()), default=0)
@@ -62,6 +62,6 @@ def split_into_samples(
     return samples
 
 
-def _number(group: Hashable) -> int:
-    """A number that the group's name alone determines."""
+def _seed_of(group: Hashable) -> int:
+    """Seed from the name of a group."""
     return int.from_bytes(hashlib.blake2b(repr(group).encode(), digest_size=8).digest())

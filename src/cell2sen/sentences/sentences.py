@@ -36,10 +36,10 @@ _MAX_TEXT_ROWS, _MAX_TEXT_GENES = 4096, 2**18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sentences:
-    """Cell sentences of one dataset: gene ids per cell over a vocabulary; text on demand."""
+    """Cell sentences of one dataset, as gene ids into a vocabulary; text on demand."""
 
     genes: pa.ListArray
-    """list<int32>, one entry per cell: gene ids in descending expression."""
+    """list<int32> (n,): gene ids of each cell in descending expression."""
 
     vocabulary: pa.StringArray
     """Symbol of each gene id: all genes of the dataset that the model can write, expressed or not."""
@@ -52,7 +52,7 @@ class Sentences:
     """Perturbation of each cell; ``None`` for missing values and empty strings."""
 
     obs: pd.DataFrame
-    """Kept obs columns, indexed by cell name."""
+    """obs columns that were kept, indexed by cell name."""
 
     recipe: Recipe
     fit: RankFit | None
@@ -77,16 +77,16 @@ class Sentences:
 
     @property
     def n_genes(self) -> NDArray[np.int64]:
-        """Genes of each sentence, int64 (n,)."""
+        """Number of genes of each sentence, int64 (n,)."""
         return np.asarray(pc.list_value_length(self.genes).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     @property
     def symbols(self) -> list[str]:
-        """The vocabulary as a list."""
+        """Vocabulary as a list."""
         return list(self.vocabulary.to_pylist())
 
     def gene_names(self, max_genes: int | None = None) -> list[list[str]]:
-        """Symbols of each cell in order, cut after `max_genes`."""
+        """Symbols of each cell in order, at most `max_genes`."""
         return [list(genes) for genes in self.gene_lists(max_genes)]
 
     def gene_lists(self, max_genes: int | None = None) -> list[GeneList]:
@@ -101,7 +101,7 @@ class Sentences:
         return [GeneList(flat[start:stop], symbols) for start, stop in bounds]
 
     def texts(self) -> pa.ChunkedArray:
-        """Sentence of each cell: symbols joined by single spaces, string (n,).
+        """Text of each sentence: symbols joined by single spaces, string (n,).
 
         Chunked, since an Arrow string array holds at most 2 GB: 150,000 cells of 2,500 genes.
         """
@@ -118,7 +118,7 @@ class Sentences:
             ends = bounds[first : last + 1] - start
             gene_ids[ends[1:][ends[1:] > ends[:-1]] - 1] += n_words
             written = pc.take(words, pa.array(gene_ids), boundscheck=False)
-            # The buffer is the text of all cells already; only their bounds are new.
+            # The buffer is already the text of all cells; only their bounds are new.
             _, word_bounds, text = written.buffers()
             places = np.frombuffer(word_bounds, dtype=np.int32)[written.offset :][ends]
             return pa.StringArray.from_buffers(last - first, pa.py_buffer(places), text)
@@ -131,8 +131,8 @@ class Sentences:
     def expression(self, gene_lists: Sequence[Sequence[str]], fit: RankFit | None = None) -> sp.csr_matrix:
         """Inverse transform: sentences over this vocabulary → log10(1 + CP10k), float32 CSR (n, vocabulary).
 
-        The value of a gene is that of its rank by `fit` (default: the dataset's); absent genes are 0. Words outside the
-        vocabulary and repeated genes must be dropped before (:func:`cell2sen.answer.parse_sentence`).
+        The value of a gene is that of its rank by `fit` (default: the dataset's); absent genes have the value 0. Drop
+        words outside the vocabulary and repeated genes first (:func:`cell2sen.answer.parse_sentence`).
 
         Raises
         ------
@@ -147,7 +147,7 @@ class Sentences:
         return inverse_transform(gene_lists, self.symbols, fit)
 
     def to_dataset(self) -> Dataset:
-        """Hugging Face dataset with the columns `DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns.
+        """Hugging Face dataset with the columns :data:`DATASET_COLUMNS`, then ``cell_name`` and the kept obs columns.
 
         Numbers in obs stay numbers, other values become text. An obs column with the name of one of the first columns
         is left out.
@@ -171,7 +171,7 @@ class Sentences:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, recipe: Recipe | None = None) -> Sentences:
-        """Read a dataset with a ``cell_sentence`` column, written by :meth:`to_dataset` or by the user.
+        """Sentences of a dataset with a column ``cell_sentence``, from :meth:`to_dataset` or the user.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-#: More threads wait for Python and for memory.
+#: More threads are no faster: they wait for Python's lock and for memory.
 MAX_THREADS = 8
 
 
@@ -23,10 +23,10 @@ def n_threads() -> int:
 
 
 def in_parallel(work: Callable[..., Result], parts: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-    """``work(*part)`` of each part, in the order of the parts.
+    """Results of ``work(*part)``, computed in threads, in the order of the parts.
 
     At most one part more than there are threads is in memory. NumPy and Arrow release Python's lock while they compute.
-    An error in a part is raised in its turn.
+    An error in a part is raised in the place of its result.
     """
     workers = n_threads()
     if workers == 1:

@@ -9,17 +9,17 @@ from cell2sen.task import Task
 
 
 def names() -> list[str]:
-    """The tasks in the folder."""
+    """Names of the available tasks."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def load(task: str | Task) -> Task:
-    """A task by name; a :class:`Task` is passed through.
+    """Task of this name; a :class:`Task` is returned as it is.
 
     Raises
     ------
     ValueError
-        No such task; lists those there are.
+        No such task; lists the available ones.
     """
     if isinstance(task, Task):
         return task

@@ -1,4 +1,4 @@
-"""tissue: cell sentences of several cells of one sample → tissue."""
+"""tissue: cell sentences of 5 to 20 cells of one sample → tissue."""
 
 from cell2sen.task import Task, Template
 

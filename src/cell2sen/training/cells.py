@@ -1,4 +1,4 @@
-"""TrainingCells: the cells of one file in memory, their split, and sentences drawn from them."""
+"""TrainingCells: the cells of one file in memory, with their split."""
 
 from __future__ import annotations
 
@@ -24,26 +24,37 @@ from cell2sen.training.config.data import Augmentation, TrainingFile
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Cells that a group of perturbed cells, and its controls, need at least.
+#: Minimum number of perturbed cells, and of controls, in a group.
 MIN_GROUP_CELLS = 10
 
-#: Training cells of a file that the rank fit is computed from.
+#: Maximum number of training cells of a file in the rank fit.
 MAX_FIT_CELLS = 1024
 
 
 class TrainingCells:
-    """The cells of one file, in memory, from which sentences are drawn.
+    """Cells of one file in memory, from which sentences are drawn.
+
+    Parameters
+    ----------
+    data
+        Settings of the file.
+    base
+        Folder that ``data.file`` is relative to.
+    case
+        ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
 
     Attributes
     ----------
     matrix
-        float32 CSR (cells, genes).
+        Values on the scale of the file, float32 CSR (cells, genes).
     symbols
         Symbol of each column.
     totals
         Sum of each cell over all genes of the file, float64 (cells,).
     test
-        Cells that are held out, bool (cells,).
+        Held-out cells, bool (cells,).
+    label, perturbation
+        Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
     """
 
     def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
@@ -61,7 +72,7 @@ class TrainingCells:
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         self.label = self._labels()
         self.perturbation = self._perturbations()
-        # Of all cells of the file, so that trainings on different cells of it hold out the same ones.
+        # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
         self.test = held_out_cells(
             self.obs,
@@ -91,7 +102,7 @@ class TrainingCells:
 
     @property
     def n_draws(self) -> int:
-        """Draws of the task that is drawn most."""
+        """Number of draws: that of the task with the most, rounded up."""
         return max(map(math.ceil, self.data.tasks.values()))
 
     @property
@@ -101,16 +112,21 @@ class TrainingCells:
 
     @property
     def ranker(self) -> Ranker:
-        """Ranker with random ties: their order is noise, which a model must not learn."""
+        """Ranker with random ties, so that a model does not learn an order that is noise."""
         return Ranker(self.symbols, Recipe(ties="random"))
 
     def keep_genes(self, known: NDArray[np.bool_]) -> None:
-        """Leave out the genes that the model cannot write.
+        """Drop genes that the model cannot write.
+
+        Parameters
+        ----------
+        known
+            Genes that it can write, bool (genes,).
 
         Raises
         ------
         ValueError
-            The model can write none of them.
+            It can write none of them.
         """
         if not known.any():
             raise ValueError(
@@ -121,7 +137,7 @@ class TrainingCells:
         self.symbols = tuple(symbol for symbol, keep in zip(self.symbols, known, strict=True) if keep)
 
     def rank_fit(self) -> RankFit | None:
-        """Expression at each rank of the training cells' sentences."""
+        """Rank fit of the training cells; ``None`` if no cell has two expressed genes."""
         fitter = RankFitter()
         self.add_to(fitter)
         return fitter.fit()
@@ -129,16 +145,17 @@ class TrainingCells:
     def add_to(self, fitter: RankFitter) -> None:
         """Add the first :data:`MAX_FIT_CELLS` training cells to a rank fit."""
         rows = np.flatnonzero(~self.test)[:MAX_FIT_CELLS]
-        indptr, _, values = self.ranker.rank(self.matrix[rows], [self.names[row] for row in rows])
+        names = self.names
+        indptr, _, values = self.ranker.rank(self.matrix[rows], [names[row] for row in rows])
         fitter.add(indptr, self.scale.log10_cp10k(values, np.repeat(self.totals[rows], np.diff(indptr))))
 
     def mean_expression(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean of some cells in ln(1 + CP10k), float64 (genes,)."""
+        """Mean expression of some cells, ln(1 + CP10k), float64 (genes,)."""
         chosen = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
         return np.asarray(chosen.mean(axis=0), dtype=np.float64).ravel()
 
     def anndata(self, rows: NDArray[np.int64]) -> AnnData:
-        """Some cells with the genes that the model can write, their contexts and organism in ``obs``."""
+        """AnnData of some cells over the genes that the model can write; contexts and organism in ``obs``."""
         from anndata import AnnData
 
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
@@ -149,7 +166,7 @@ class TrainingCells:
         return AnnData(sp.csr_matrix(self.matrix[rows]), obs=obs, var=var)
 
     def values(self, slot: str) -> NDArray[Any]:
-        """Values of a slot of prompts or answers, object (cells,); ``None`` for missing values.
+        """Values of a slot of prompts or answers, object (cells,); ``None`` where missing.
 
         Raises
         ------
@@ -170,11 +187,11 @@ class TrainingCells:
         return np.array([None if pd.isna(value) else str(value) for value in column], dtype=object)
 
     def is_control(self, cell: int) -> bool:
-        """Whether a cell is unperturbed; all are, where the file has no perturbations."""
+        """Whether a cell is unperturbed; true for all cells of a file without perturbations."""
         return self.perturbation is None or self.perturbation[cell] == self.data.control
 
     def sentences(self, draw: int, augmentation: Augmentation, seed: int) -> Sentences:
-        """One sentence of each cell: thinned, on a panel, ties in random order; a function of draw and seed alone."""
+        """One sentence of each cell: counts thinned, on a random panel, ties random; reproducible by draw and seed."""
         generator = np.random.default_rng([seed, draw])
         matrix = self.matrix.copy()
         low, high = augmentation.thin
@@ -182,7 +199,7 @@ class TrainingCells:
             share = np.repeat(generator.uniform(low, high, matrix.shape[0]), np.diff(matrix.indptr))
             matrix.data = generator.binomial(self.scale.counts(matrix), share).astype(np.float32)
         if augmentation.panel:
-            # One panel a draw, of 3 % to 100 % of the genes, log-uniform.
+            # One panel for each draw, of 3 % to 100 % of the genes, log-uniform.
             on_panel = generator.random(matrix.shape[0]) < augmentation.panel
             measured = generator.random(matrix.shape[1]) < np.exp(generator.uniform(np.log(0.03), 0))
             off = np.repeat(on_panel, np.diff(matrix.indptr)) & ~measured[matrix.indices]
@@ -201,11 +218,11 @@ class TrainingCells:
         )
 
     def contexts(self) -> list[tuple[str, ...]]:
-        """Values of the context columns of each cell, in which it must agree with its control."""
+        """Values of each cell in the context columns, which its control must share."""
         return contexts(self.obs, self.data.context)
 
     def groups(self, rows: NDArray[np.int64]) -> dict[tuple[str, ...], dict[str, list[int]]]:
-        """Context → perturbation (or control) → its cells among `rows`, each in the order of the first cell."""
+        """Context → perturbation or control → cells among `rows`; keys in the order of their first cell."""
         groups: dict[tuple[str, ...], dict[str, list[int]]] = {}
         if self.perturbation is None:
             return groups
@@ -243,7 +260,7 @@ class TrainingCells:
         return np.array(renamed, dtype=object)
 
     def _control_of_split(self) -> NDArray[np.bool_] | None:
-        """Control cells, where only perturbed cells are held out by group."""
+        """Control cells, bool (cells,); ``None`` unless the split applies to perturbed cells only."""
         split, settings = self.data.split, self.data.perturbation
         of_perturbations = settings is not None and split.by == settings.column
         if not split.perturbed_only and not of_perturbations:
@@ -256,7 +273,7 @@ class TrainingCells:
 
 
 def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
-    """Hold out the cells that other files hold out, where the training file names these files; matched by barcode."""
+    """Hold out cells that the files in ``split.exclude_held_out_of`` hold out; matched by barcode."""
     for file in cells.values():
         for other in file.data.split.exclude_held_out_of:
             if other not in cells:

@@ -18,16 +18,16 @@ from cell2sen.training.network import TrainableModel
 
 logger = logging.getLogger(__name__)
 
-#: Scale of the change vectors: a gene that changes three times as much as the typical one gets a logit of about 1.
+#: Scale of change vectors: a gene with three times the root mean square change gets a logit of about 1.
 CHANGE_SCALE = 0.3
 
-#: Dimensions where a perturbation is new to a model.
+#: Default number of change vectors, where a perturbation is new to a model.
 N_CHANGE_VECTORS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupCounts:
-    """In how many sentences of a perturbed group and of its controls each gene occurs."""
+    """Number of sentences with each gene, in a perturbed group and in its controls."""
 
     treated: NDArray[np.float64]
     """Perturbed cells with the gene, float64 (genes,)."""
@@ -41,12 +41,12 @@ class GroupCounts:
 
 
 def group_counts(cells: TrainingCells, length: int, seed: int) -> Iterator[GroupCounts]:
-    """Counts of each perturbation and context of the training cells with enough cells on both sides.
+    """Counts of each perturbation and context with :data:`MIN_GROUP_CELLS` training cells on both sides.
 
     Parameters
     ----------
     length
-        Genes of a sentence that count.
+        Number of genes at the beginning of a sentence that are counted.
     """
     if cells.perturbation is None:
         return
@@ -72,20 +72,21 @@ def group_counts(cells: TrainingCells, length: int, seed: int) -> Iterator[Group
 
 
 def change_vectors(groups: Iterable[GroupCounts], genes: Sequence[str], size: int) -> NDArray[np.float32]:
-    """Directions in which perturbations change gene frequencies, float32 (genes, size).
+    """Principal directions of the change of gene frequencies under perturbations, float32 (genes, size).
 
-    A row for each group: the log frequency of a gene among the perturbed cells minus that among the controls, shrunk
-    towards 0 by its standard error (positive-part James-Stein). The columns are the right singular vectors of these
-    rows, scaled by their singular values, the first to unit mean square. It is what all groups have in common.
+    Of each group a row c · max(0, 1 - 3 s² / c²) (positive-part James-Stein shrinkage), where c is the log frequency of
+    a gene among the perturbed cells minus that among the controls, and s² = 1 / (k + 1) + 1 / (j + 1) its squared
+    standard error for k perturbed cells and j controls with the gene. The columns are the right singular vectors of
+    these rows, scaled by their singular values; the first, which most groups share, has unit mean square.
 
     Parameters
     ----------
     groups
-        Of training cells only.
+        Counts of training cells only.
     genes
         Genes of the result; zero for genes that no group has.
     size
-        Columns; zero beyond the number of groups.
+        Number of columns; zero beyond the number of groups.
     """
     place = {gene: number for number, gene in enumerate(genes)}
     rows = []
@@ -93,8 +94,8 @@ def change_vectors(groups: Iterable[GroupCounts], genes: Sequence[str], size: in
         columns = np.array([place.get(symbol, -1) for symbol in group.symbols])
         treated, control = group.treated + 1, group.control + 1
         change = np.log(treated / (group.n_treated + 2)) - np.log(control / (group.n_control + 2))
-        error = 1 / treated + 1 / control
-        shrunk = change * np.maximum(1 - 3 * error / np.maximum(change**2, 1e-12), 0)
+        squared_error = 1 / treated + 1 / control
+        shrunk = change * np.maximum(1 - 3 * squared_error / np.maximum(change**2, 1e-12), 0)
         row = np.zeros(len(genes))
         row[columns[columns >= 0]] = shrunk[columns >= 0]
         rows.append(row)
@@ -102,7 +103,7 @@ def change_vectors(groups: Iterable[GroupCounts], genes: Sequence[str], size: in
     if not rows or not np.any(rows):
         return result
     left, lengths, right = np.linalg.svd(np.array(rows), full_matrices=False)
-    signs = np.where(left.sum(axis=0) < 0, -1.0, 1.0)  # positive is what rises in most groups
+    signs = np.where(left.sum(axis=0) < 0, -1.0, 1.0)  # genes that rise in most groups are positive
     n = min(size, int(np.sum(lengths > 1e-9 * lengths[0])))
     scaled = (right[:n] * (signs[:n] * lengths[:n] / lengths[0])[:, None]).T
     result[:, :n] = scaled / np.sqrt(np.mean(scaled[:, 0] ** 2))
@@ -112,10 +113,17 @@ def change_vectors(groups: Iterable[GroupCounts], genes: Sequence[str], size: in
 def add_change_vectors(
     model: TrainableModel, cells: Mapping[str, TrainingCells], length: int, size: int, seed: int
 ) -> None:
-    """Add change vectors to the gene tokens, in the directions that these use least.
+    """Add change vectors to the vectors of gene tokens, in the directions in which these vary least.
 
-    The tokens of the perturbations' names are scaled up to the epsilon of the norms, where they are smaller: otherwise
-    it takes a hundred steps until they have an effect.
+    Tokens of the perturbations' names are scaled up to a mean square of the layer norms' epsilon, where it is smaller:
+    otherwise they have no effect for the first hundred steps.
+
+    Parameters
+    ----------
+    length
+        Number of genes at the beginning of a sentence that are counted.
+    size
+        Number of change vectors.
 
     Raises
     ------
@@ -152,13 +160,13 @@ def add_change_vectors(
         if head is not None and head.weight is not weight:
             head.weight[rows] += CHANGE_SCALE * vectors @ directions[:, :size].T.float()
         words = sorted(_name_tokens(perturbed, model.tokens) - set(rows.tolist()))
-        size_of_words = weight[words].pow(2).mean(dim=1, keepdim=True).sqrt().clamp(min=1e-9)
+        root_mean_square = weight[words].pow(2).mean(dim=1, keepdim=True).sqrt().clamp(min=1e-9)
         epsilon = float(getattr(network.config, "layer_norm_eps", 0.0))
-        weight[words] *= (epsilon**0.5 / size_of_words).clamp(min=1)
+        weight[words] *= (epsilon**0.5 / root_mean_square).clamp(min=1)
 
 
 def _name_tokens(perturbed: Sequence[TrainingCells], tokens: Tokens) -> set[int]:
-    """Token ids of the names of the perturbations of training cells."""
+    """Token ids of the names of perturbations in the training cells."""
     names: set[str] = set()
     for file in perturbed:
         assert file.perturbation is not None

@@ -1,4 +1,4 @@
-"""Draws: one draw of a file's sentences, its random choices, and prompts of chosen cells."""
+"""Draws: the cells, genes and prompts of one pass over a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from cell2sen.training.config.data import Augmentation
 
 
 class Draw:
-    """One draw of the sentences of a file, and the random choices of one side of the split."""
+    """One draw of the sentences of a file, and the random choices for one side of the split.
+
+    Parameters
+    ----------
+    number
+        Number of the draw, from 0.
+    held_out
+        Held-out cells, or else training cells.
+    seeds
+        Seeds of the random choices; the first is also the seed of the sentences.
+    """
 
     def __init__(
         self, cells: TrainingCells, number: int, held_out: bool, augmentation: Augmentation, seeds: list[int]
@@ -24,16 +34,16 @@ class Draw:
         self.cells, self.number, self.held_out = cells, number, held_out
         self.generator = np.random.default_rng(seeds)
         self.sentences = cells.sentences(number, augmentation, seeds[0])
-        #: Cells of this side that have genes.
+        #: Cells of this side of the split that have genes.
         self.side = np.flatnonzero((cells.test == held_out) & (self.sentences.n_genes > 0))
 
     def rows(self, task: str) -> NDArray[np.int64]:
-        """Cells that are drawn for a task: all, or in the last draw of a fractional number a random share."""
+        """Cells drawn for a task: all; a random share in the last draw of a fractional number; none after that."""
         share = 1.0 if self.held_out else self.cells.data.tasks[task] - self.number
         return self.side if share >= 1 else self.side[self.generator.random(len(self.side)) < share]
 
     def variant(self, task: Task) -> int:
-        """Number of a random template."""
+        """Number of a randomly chosen template."""
         return int(self.generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
 
 
@@ -49,7 +59,7 @@ class ChosenCells:
         self.n_genes: list[int] = []
 
     def add(self, source: int, cell: int, slots: Mapping[str, Any], variant: int, n_genes: int) -> None:
-        """One prompt with the genes of `source` for the answer of `cell`, which has `n_genes` genes."""
+        """Add a prompt with the genes of `source`, whose answer is of `cell` and has `n_genes` genes."""
         self.sources.append(source)
         self.cells.append(cell)
         self.slots.append(slots)
@@ -57,7 +67,7 @@ class ChosenCells:
         self.n_genes.append(n_genes)
 
     def prompts(self, task: Task, length: int) -> list[Prompt]:
-        """The prompts, each named after its cell."""
+        """Prompts for the chosen cells; the key of each is the name of the answer's cell."""
         answers, prompts = self.sentences[np.array(self.cells, dtype=np.int64)], range(len(self.cells))
         sources = self.sentences[np.array(self.sources, dtype=np.int64)]
         named = replace(sources, names=answers.names, organism=answers.organism)
@@ -67,16 +77,16 @@ class ChosenCells:
 
 
 def sources(cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """``(cell whose genes are in the prompt, cell of the answer)``."""
+    """Pairs of the cell whose genes are in the prompt and the cell of the answer."""
     if task.answer == "sentences" and task.reads_cells:
         return control_pairs(cells, drawn, rows)
     return ((cell, cell) for cell in map(int, rows))
 
 
 def control_pairs(cells: TrainingCells, drawn: Draw, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Each perturbed cell of `rows` with a random control of the same side of the split and context.
+    """Pairs of a random control and a perturbed cell of `rows`, of the same context and side of the split.
 
-    Where no perturbation has a name (`no_perturbation`), each control of `rows` with another control, too.
+    With a name for no perturbation (`no_perturbation`) also pairs of a random control and another control of `rows`.
     """
     assert cells.perturbation is not None
     context, generator = cells.contexts(), drawn.generator

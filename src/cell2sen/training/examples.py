@@ -1,4 +1,4 @@
-"""Training examples: prompt/completion pairs of cells and of samples, and all examples of a run."""
+"""Training examples: prompt/completion pairs of cells and of samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cell2sen.training.references import ReferencedPrompt, prompts_with_referenc
 #: Added to the seed from one file to the next, so that files draw independently.
 SEED_STEP = 7919
 
-#: Kinds of answers that an obs column gives.
+#: Kinds of answers that are read from an obs column.
 _COLUMN_ANSWERS = ("label", "yes_no", "text")
 
 
@@ -47,7 +47,7 @@ class Examples:
     """Task → genes per sentence."""
 
     def pairs(self, config: TrainConfig, *, held_out: bool) -> list[Pair]:
-        """Pairs of all draws of one side of the split; held out a random `eval_pairs`, equally many per task."""
+        """Pairs of all draws; of held-out cells ``checkpoints.eval_pairs`` random ones, equally many per task."""
         drawn: list[Pair] = self._drawn(pairs, config, held_out)
         if not held_out:
             return drawn
@@ -57,7 +57,7 @@ class Examples:
         return [pair for name in self.tasks for pair in [pair for pair in shuffled if pair.task == name][:per_task]]
 
     def prompts(self, config: TrainConfig, *, held_out: bool) -> list[ReferencedPrompt]:
-        """Prompts of one side of the split in the order of the training steps; held out a random part of them."""
+        """Prompts in the order of the training steps; of held-out cells ``grpo.answers.held_out`` random ones."""
         grpo = config.grpo
         assert grpo is not None
         drawn: list[ReferencedPrompt] = self._drawn(
@@ -72,7 +72,7 @@ class Examples:
         return [drawn[place] for place in np.concatenate(passes)[: n - n % per_step]]
 
     def _drawn(self, draws: Callable[..., Iterator[Any]], config: TrainConfig, held_out: bool) -> list[Any]:
-        """Results of `draws` for each file and draw of one side of the split; held-out cells are drawn once."""
+        """Results of `draws` for each file and each draw; held-out cells are drawn once, without augmentation."""
         rows: list[Any] = []
         for number, file in enumerate(self.cells.values()):
             for draw in range(1 if held_out else file.n_draws):
@@ -98,7 +98,7 @@ def pairs(
     augmentation: Augmentation,
     seed: int,
 ) -> Iterator[Pair]:
-    """Pairs of every cell of one side of the split, in one draw.
+    """Pairs of the cells of one side of the split, in one draw.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def pairs(
 
 
 def _check_learnable(task: Task) -> None:
-    """Raise a ValueError if the task has no answer that an obs column or a cell's sentence gives."""
+    """Raise a ValueError unless the answer is read from an obs column or is a cell's sentence."""
     if task.answer == "none":
         raise ValueError(f"task {task.name!r} has no answer to be learned")
     if task.reads_samples and task.answer != "label":
@@ -163,10 +163,10 @@ def _pairs_of_task(
 def _pairs_of_samples(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    """Pairs of samples of one size a draw, random within the task's limits; each cell is in one sample at most.
+    """Pairs of samples of cells; their size is random within the task's limits, and the same in the whole draw.
 
-    The cells of a sample have the same value in the column of the slot ``sample``, and the same answer. There are none
-    of a side of the split whose samples are too small.
+    Cells of a sample share organism, answer, and value in the column of the slot ``sample``. Each cell is in one sample
+    at most. There are no pairs if no group has enough cells.
     """
     assert task.cells is not None
     target, (fewest, most) = str(task.target), task.cells

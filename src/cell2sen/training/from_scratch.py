@@ -1,4 +1,4 @@
-"""New GPT-NeoX models, and first vectors of their gene tokens from covariation in the training cells."""
+"""New GPT-NeoX models, and first vectors of their gene tokens."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cell2sen.training.network import TrainableModel
 
 logger = logging.getLogger(__name__)
 
-#: Standard deviation of random token vectors. They are the output layer, too, and first logits must be small.
+#: Standard deviation of random vectors of gene tokens. They are also the output layer, and first logits must be small.
 EMBEDDING_SCALE = 0.02
 
-#: The same of tokens of other text: few instruction tokens stand against hundreds of genes.
+#: The same for tokens of other text: larger, since a prompt has few of them beside hundreds of genes.
 WORD_SCALE = 0.05
 
-#: Scale of the gene vectors: five times the random part, or the first norm hides them.
+#: Scale of gene vectors, five times the random part; smaller ones are lost in it after the first layer norm.
 GENE_VECTOR_SCALE = 0.1
 
-#: Training cells of a file that gene vectors are computed from.
+#: Maximum number of training cells of a file from which gene vectors are computed.
 MAX_VECTOR_CELLS = 2000
 
 #: Added to the share of cells that express a gene, before its logarithm is taken.
@@ -41,7 +41,7 @@ DEVIATION_OFFSET = 0.1
 
 
 def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[str, ...]:
-    """Genes that are expressed in at least `min_cells` training cells of all files together, sorted."""
+    """Genes expressed in at least `min_cells` training cells of all files together, sorted."""
     counts: dict[str, int] = {}
     for file in cells.values():
         expressed = np.asarray((file.matrix[~file.test] > 0).sum(axis=0)).ravel()
@@ -55,12 +55,12 @@ def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[st
 def new_model(
     config: TrainConfig, genes: tuple[str, ...], cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
 ) -> TrainableModel:
-    """A new network and tokenizer; `genes` get one token each with whole-gene tokens."""
+    """New network and tokenizer; with whole-gene tokens each of `genes` has one token."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     shape = config.model.from_scratch
     assert shape is not None
-    assert shape.initial.std is not None  # both have defaults that depend on the tokenizer
+    assert shape.initial.std is not None  # `Scratch` sets both
     assert shape.initial.layer_norm_eps is not None
     whole = shape.tokenizer.kind == "genes"
     tokenizer = gene_tokenizer.build(genes, _texts(config, shape, cells, tasks), shape.tokenizer.text_tokens, whole)
@@ -142,8 +142,8 @@ def gene_vectors(
 ) -> NDArray[np.float32]:
     """Right singular vectors of scaled expression, float32 (genes, size), each column of unit mean square.
 
-    A small model that starts from them has gene programmes in its first layer; otherwise it must learn from answers
-    alone which of twenty thousand tokens mean the same.
+    With them a small model starts with gene programmes in its first layer, which it would otherwise have to learn from
+    answers alone.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def gene_vectors(
     genes
         Genes of the result; zero for genes that no matrix has.
     size
-        Dimensions, fewer than the cells.
+        Number of columns; those beyond min(cells, genes) - 1 are zero.
     """
     place = {gene: number for number, gene in enumerate(genes)}
     blocks = []
@@ -176,9 +176,10 @@ def gene_vectors(
 def log_frequency(
     matrices: Iterable[tuple[sp.csr_matrix, Sequence[str]]], genes: Sequence[str]
 ) -> tuple[NDArray[np.float32], float]:
-    """Standardised log share of the cells that express each gene, float32 (genes,), and its deviation in nats.
+    """Standardised log share of cells that express each gene, float32 (genes,), and its standard deviation in nats.
 
-    The first output probabilities are then gene frequencies, which otherwise takes most of a short training to learn.
+    The share is the largest of all matrices. It gives the first output probabilities, which otherwise take most of a
+    short training to learn.
     """
     place = {gene: number for number, gene in enumerate(genes)}
     share = np.zeros(len(genes))

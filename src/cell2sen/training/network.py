@@ -1,4 +1,4 @@
-"""Load the network of a training run; tokens for new genes, adapters, dropout, merged weights."""
+"""Network of a training run: loading, new tokens, adapters, dropout, merged weights."""
 
 from __future__ import annotations
 
@@ -21,34 +21,44 @@ from cell2sen.training.config.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-#: Parameters below which a network learns more from many small and noisy steps than from few large ones.
+#: Upper limit of the parameters of a small network, which learns more from many small steps than from few large ones.
 SMALL_NETWORK = 50e6
 
-#: Dropout where a small network is fine-tuned on pairs and the training file names none.
+#: Default dropout where a small network is fine-tuned on pairs.
 SMALL_DROPOUT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainableModel:
-    """The network of a training run, and its tokenizer in transformers' form and in ours."""
+    """Network of a training run, and its tokenizer in two forms: transformers' (`tokenizer`) and ours (`tokens`)."""
 
     network: Any
     tokenizer: Any
     tokens: Tokens
     start: Model | None = None
-    """Model that it was loaded from; ``None`` from scratch."""
+    """Model that the network was loaded from; ``None`` from scratch."""
 
     new_genes: tuple[str, ...] = ()
-    """Genes that this training gives a token."""
+    """Genes that get a token in this training."""
 
     new_tokens: tuple[int, ...] = ()
     """Their token ids, ascending."""
 
 
 def load(config: ModelConfig, start: Model, new_genes: Sequence[str] = (), *, exact: bool = False) -> TrainableModel:
-    """The model that is fine-tuned, with one token for each of `new_genes`.
+    """Network and tokenizer of the model that is fine-tuned.
 
-    With `exact` quantised weights are in full precision again.
+    Parameters
+    ----------
+    new_genes
+        Genes that get one token each.
+    exact
+        Return the weights in float32, quantised ones after their rounding to 4 bits.
+
+    Raises
+    ------
+    ValueError
+        The tokenizer has no end-of-text token.
     """
     from transformers import AutoTokenizer
 
@@ -78,7 +88,7 @@ def load(config: ModelConfig, start: Model, new_genes: Sequence[str] = (), *, ex
 
 
 def load_options(start: Model) -> dict[str, Any]:
-    """Options with which transformers reads a checkpoint: local files only, no remote code."""
+    """Options of ``from_pretrained``: local files only, no remote code, the revision of the model."""
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if start.revision and not start.is_local:
         options["revision"] = start.revision
@@ -91,7 +101,7 @@ def _load_network(config: ModelConfig, start: Model, exact: bool) -> Any:
 
     from cell2sen.engine.network import attention, cpu
 
-    # Frozen weights keep their precision; trained ones need float32, because bfloat16 rounds small steps to nothing.
+    # Frozen weights keep their precision. Trained ones need float32: in bfloat16 small steps are rounded to 0.
     dtype = getattr(torch, start.resolved_dtype) if config.lora and not exact else torch.float32
     options = {**load_options(start), "use_safetensors": True}
     hf: Any = transformers  # typed in parts only
@@ -111,7 +121,7 @@ def _load_network(config: ModelConfig, start: Model, exact: bool) -> Any:
 
 
 def _extend_tokenizer(tokenizer: Any, tokens: Tokens, genes: Sequence[str]) -> tuple[Any, Tokens, dict[int, list[int]]]:
-    """Both forms of the tokenizer with a token for each gene, and the ids that each new token replaces."""
+    """Both forms of the extended tokenizer, and new token id → ids of the pieces that it replaces."""
     from transformers import PreTrainedTokenizerFast
 
     extended, pieces = gene_tokenizer.extend(tokens.tokenizer, genes)
@@ -121,13 +131,13 @@ def _extend_tokenizer(tokenizer: Any, tokens: Tokens, genes: Sequence[str]) -> t
     logger.info("%d new tokens: a gene has %.2f tokens, before %.2f", len(pieces), after, before)
     make: Any = PreTrainedTokenizerFast  # typed in parts only
     fast = make(tokenizer_object=extended, clean_up_tokenization_spaces=False, **tokenizer.special_tokens_map)
-    with tempfile.TemporaryDirectory() as folder:  # loaded as it will be at inference
+    with tempfile.TemporaryDirectory() as folder:  # loaded from disk, as at inference
         fast.save_pretrained(folder)
         return fast, load_tokens(folder, local_files_only=True), pieces
 
 
 def add_rows(network: Any, pieces: Mapping[int, Sequence[int]]) -> None:
-    """Add vectors of new tokens to input and output, each the mean of the vectors of its pieces."""
+    """Add input and output vectors of new tokens, each the mean of the vectors of its pieces."""
     import torch
 
     if pieces and max(pieces) >= network.get_input_embeddings().num_embeddings:
@@ -139,13 +149,13 @@ def add_rows(network: Any, pieces: Mapping[int, Sequence[int]]) -> None:
 
 
 def new_rows(model: TrainableModel) -> dict[str, Any]:
-    """Copies of the vectors of the new tokens, by module."""
+    """Copies of the vectors of new tokens: name of the module → (tokens, hidden size)."""
     rows = list(model.new_tokens)
     return {name: weight[rows].detach().clone().cpu() for name, weight in _token_vectors(model.network).items()}
 
 
 def set_new_rows(model: TrainableModel, rows: Mapping[str, Any]) -> None:
-    """Write vectors that :func:`new_rows` has copied back into the network."""
+    """Write the vectors of :func:`new_rows` into the network."""
     import torch
 
     with torch.no_grad():
@@ -154,7 +164,7 @@ def set_new_rows(model: TrainableModel, rows: Mapping[str, Any]) -> None:
 
 
 def _token_vectors(network: Any) -> dict[str, Any]:
-    """Name of the module → weight, of input and output vectors; one entry where they are tied."""
+    """Input and output vectors: name of the module → weight; one entry if they are tied."""
     ends = [network.get_input_embeddings(), network.get_output_embeddings()]
     if ends[0].weight is ends[1].weight:
         ends = ends[:1]
@@ -165,7 +175,7 @@ def _token_vectors(network: Any) -> dict[str, Any]:
 
 
 def lora_config(config: ModelConfig, model: TrainableModel) -> Any:
-    """Configuration of the adapters for peft, ``None`` without `lora`. Vectors of new tokens are trained with them."""
+    """Configuration for peft of low-rank adapters and vectors of new tokens; ``None`` without `lora`."""
     if config.lora is None:
         return None
     from peft import LoraConfig
@@ -191,20 +201,25 @@ def new_tokens_config(model: TrainableModel) -> Any:
 
 
 def with_adapters(network: Any, peft_config: Any) -> Any:
-    """The network with peft's adapters; the network itself where there are none."""
+    """The network with peft's adapters; the network itself without a `peft_config`."""
     if peft_config is None:
         return network
     from peft import get_peft_model
 
     with warnings.catch_warnings():
-        # Tied input and output vectors stay tied by the adapter of tokens.
+        # The warning does not apply: the adapter of tokens keeps input and output vectors tied.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         return get_peft_model(network, peft_config)
 
 
+def without_adapters(network: Any) -> Any:
+    """The network inside peft's adapters; the network itself if it has none."""
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
 @contextlib.contextmanager
 def without_head(network: Any) -> Iterator[None]:
-    """Hide the LM head from trl, which refuses adapters on it; the loss of :mod:`.trainers.sft` applies them."""
+    """Hide the LM head from trl, which refuses adapters on it; the loss in :mod:`.trainers.sft` supports them."""
     network.get_output_embeddings = lambda: None
     try:
         yield
@@ -227,8 +242,8 @@ def merged_network(trainer: Any, config: TrainConfig, model: TrainableModel, fol
         return (network.float() if config.checkpoints.save_dtype == "float32" else network).merge_and_unload()
     from peft import PeftModel
 
-    # Merged into 4-bit weights they would be rounded once more. So the adapters go onto the same rounded weights in
-    # full precision, and what is saved computes what was trained.
+    # Merged into 4-bit weights, adapters would be rounded again. They are merged into the same rounded weights in full
+    # precision instead, so that the saved network is the trained one.
     assert model.start is not None
     exact = load(settings, model.start, model.new_genes, exact=True).network
     return PeftModel.from_pretrained(exact, folder / "adapter").merge_and_unload()
@@ -243,7 +258,7 @@ def is_small(network: Any) -> bool:
 
 
 def set_dropout(network: Any, config: TrainConfig) -> None:
-    """Set the configured dropout in all dropout layers."""
+    """Set ``model.dropout``, or its default, in all dropout layers."""
     import torch
 
     share = config.model.dropout
@@ -255,12 +270,12 @@ def set_dropout(network: Any, config: TrainConfig) -> None:
 
 
 def copied_weights(network: Any) -> dict[str, Any]:
-    """Copies of all weights."""
+    """Copies of all weights, by name."""
     return {name: weight.detach().clone() for name, weight in network.named_parameters()}
 
 
 def interpolate_weights(network: Any, before: Mapping[str, Any], share: float) -> None:
-    """Replace the weights by ``share * before + (1 - share) * weights`` (Wortsman et al., CVPR 2022)."""
+    """Interpolate weights: ``share * before + (1 - share) * weights``, in place (Wortsman et al., CVPR 2022)."""
     import torch
 
     with torch.no_grad():

@@ -18,18 +18,18 @@ from cell2sen.training.draws import ChosenCells, Draw, sources
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencedPrompt:
-    """A prompt for a sentence, and the real cells that answers to it are compared with."""
+    """A prompt for a sentence, and the genes of real cells that its answers are compared with."""
 
     task: str
     file: str
-    """File whose genes the answer may have."""
+    """File of the cells; answers may have its genes."""
 
     prompt: Prompt
     truth: tuple[str, ...]
     """Genes of the real cells in descending order, as many as the answer has."""
 
     control: tuple[str, ...]
-    """The same of the controls; empty for tasks without controls."""
+    """The same for controls; empty for tasks without controls."""
 
 
 def prompts_with_references(
@@ -43,19 +43,19 @@ def prompts_with_references(
     seed: int,
     truth: str = "mean",
 ) -> Iterator[ReferencedPrompt]:
-    """One prompt for every cell of one side of the split to which a sentence task applies, in one draw.
+    """Prompts of one draw: one for each sentence task and each cell of one side of the split that it applies to.
 
     Parameters
     ----------
     truth
         ``"mean"``: the reference is the mean of all real cells of the same side, context and perturbation (or type),
-        and its control the mean of the controls of that context. ``"cell"``: one of the cells, and the control in the
-        prompt, which is noisier and keeps the variety of cells.
+        its control the mean of the controls of that context. ``"cell"``: the reference is one cell, its control the one
+        in the prompt; this is noisier and keeps the variety of cells.
 
     Raises
     ------
     ValueError
-        A task whose answer is no sentence.
+        The answer of a task is not a sentence.
     """
     drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 2])
     for name in cells.data.tasks:
@@ -100,7 +100,7 @@ def _prompts_of_task(
 
 
 class _References:
-    """Mean sentences of the groups of cells that one side of the split has, each computed once."""
+    """Mean sentences of the groups of cells of one side of the split, each computed once."""
 
     def __init__(self, cells: TrainingCells, task: Task, side: NDArray[np.int64]) -> None:
         self.cells = cells
@@ -114,7 +114,7 @@ class _References:
         self.means: dict[Any, list[str]] = {}
 
     def of(self, cell: int) -> list[str]:
-        """The mean sentence of the group of a cell."""
+        """Mean sentence of the group of a cell."""
         group = self._group(cell)
         if group not in self.means:
             self.means[group] = mean_sentence(self.cells, self.members[group])
@@ -128,7 +128,7 @@ class _References:
 
 
 def mean_sentence(cells: TrainingCells, rows: Sequence[int]) -> list[str]:
-    """All genes that any of some cells expresses, in the order of their mean log10(1 + CP10k)."""
+    """Mean sentence of some cells: genes that any of them expresses, in descending mean log10(1 + CP10k)."""
     chosen: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
     matrix = cells.matrix[chosen].copy()
     matrix.data = cells.scale.log10_cp10k(matrix.data, np.repeat(cells.totals[chosen], np.diff(matrix.indptr)))

@@ -18,32 +18,33 @@ Embed = Callable[[Sequence[Sequence[str]]], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A written sentence and its reference; sentences are genes in descending order."""
+    """A written sentence and its reference; genes are in descending order."""
 
     written: Sequence[str]
     """Genes that the model wrote, each once."""
 
     truth: Sequence[str]
-    """Real cells after the perturbation, or of the given type; as many genes as the answer should have."""
+    """Genes of real cells after the perturbation, or of the given type; as many as the answer should have."""
 
     control: Sequence[str] = ()
-    """Cells before the perturbation; empty where there are none."""
+    """Genes of cells before the perturbation; empty for tasks without one."""
 
     genes: Sequence[str] = ()
-    """Gene set that is compared; all genes if empty."""
+    """Gene set to compare; all genes if empty."""
 
     n_words: int = 0
-    """Words of the answer."""
+    """Number of words of the answer."""
 
     n_unknown: int = 0
-    """Words of the answer that are no gene."""
+    """Number of words that are not genes."""
 
 
+#: One answer → reward; for :func:`embedding` all answers and the embedding function → rewards.
 Reward = Callable[..., float | Sequence[float]]
 
 
 def kendall_tau(answer: Answer) -> float:
-    """Kendall's tau-b between written and real order of the gene set; genes without a rank share the last one.
+    """Kendall's tau-b of the written and the real order of the gene set; missing genes share the last rank.
 
     From -1 to 1. 0 if the answer has no gene of the set, NaN if the truth has none.
     """
@@ -53,7 +54,7 @@ def kendall_tau(answer: Answer) -> float:
 
 
 def overlap(answer: Answer) -> float:
-    """Jaccard index of written and real genes, of the gene set only.
+    """Jaccard index of written and real genes of the gene set.
 
     From 0 to 1; NaN if the truth has no gene of the set.
     """
@@ -64,10 +65,10 @@ def overlap(answer: Answer) -> float:
 
 
 def change(answer: Answer) -> float:
-    """Pearson's correlation of written and real change from control over the gene set.
+    """Pearson correlation of written and real change from control over the gene set.
 
-    Changes are differences of :func:`strength`. From -1 to 1. 0 if the answer changes nothing, NaN if the truth does
-    not, or without control.
+    Changes are differences of :func:`strength`. From -1 to 1. 0 if the answer changes nothing; NaN if the truth changes
+    nothing, or without control.
     """
     if not answer.control:
         return math.nan
@@ -77,7 +78,7 @@ def change(answer: Answer) -> float:
 
 
 def validity(answer: Answer) -> float:
-    """Share of the words that are genes, repeated ones included; always 1 for guided answers.
+    """Share of words that are genes, repeated ones included; always 1 for guided answers.
 
     From 0 to 1; 0 for an empty answer.
     """
@@ -85,7 +86,7 @@ def validity(answer: Answer) -> float:
 
 
 def uniqueness(answer: Answer) -> float:
-    """Share of the words for genes that name a gene for the first time; always 1 for guided answers.
+    """Share of the words for genes that are not repetitions; always 1 for guided answers.
 
     From 0 to 1; 0 without a gene.
     """
@@ -94,10 +95,9 @@ def uniqueness(answer: Answer) -> float:
 
 
 def embedding(answers: Sequence[Answer], embed: Embed) -> list[float]:
-    """Minus the Euclidean distance between the embeddings of written and real sentence, of the gene set only.
+    """Negative Euclidean distance of the embeddings of written and real genes of the gene set.
 
-    Divided by the norm of the real sentence's vector, so that it does not depend on the scale of the embedding; 0 is
-    perfect.
+    In units of the norm of the real sentence's vector, so that the scale of the embedding has no effect. 0 is perfect.
     """
     kept = [_restricted(sentence, answer) for answer in answers for sentence in (answer.written, answer.truth)]
     vectors = np.asarray(embed(kept), dtype=np.float64).reshape(len(answers), 2, -1)
@@ -106,22 +106,22 @@ def embedding(answers: Sequence[Answer], embed: Embed) -> list[float]:
     return distances
 
 
-#: Rewards by name. :func:`embedding` takes all answers at once, the others one.
+#: Rewards by name. :func:`embedding` takes all answers at once, the others one answer.
 REWARDS: Mapping[str, Reward] = {
     reward.__name__: reward for reward in (kendall_tau, overlap, change, validity, uniqueness, embedding)
 }
 
 
 def score(names: Sequence[str], answers: Sequence[Answer], embed: Embed | None = None) -> NDArray[np.float64]:
-    """Every reward of every answer, float64 (answers, names).
+    """Rewards of answers, float64 (answers, names).
 
     Raises
     ------
     ValueError
-        An unknown reward; lists those there are. `embedding` without an embedding function.
+        An unknown reward; lists the available ones. `embedding` without an embedding function.
     """
     if unknown := sorted(set(names) - set(REWARDS)):
-        raise ValueError(f"no rewards {unknown}; available: {list(REWARDS)}")
+        raise ValueError(f"there are no rewards {unknown}; available: {list(REWARDS)}")
     scores = np.full((len(answers), len(names)), np.nan)
     for column, name in enumerate(names):
         if name != embedding.__name__:
@@ -134,10 +134,10 @@ def score(names: Sequence[str], answers: Sequence[Answer], embed: Embed | None =
 
 
 def strength(sentence: Sequence[str], genes: Sequence[str]) -> NDArray[np.float64]:
-    """Expression of each gene in a sentence up to scale, float64 (genes,); 0 for genes that it lacks.
+    """Relative expression of genes in a sentence, float64 (genes,); 0 for missing genes.
 
-    log((n + 1) / (1 + rank)) for a sentence of n genes, ranks from 0, since expression is linear in the logarithm of
-    the rank (:class:`cell2sen.sentences.rank_fit.RankFit`).
+    ln((n + 1) / (rank + 1)) for a sentence of n genes, ranks from 0: expression is linear in the logarithm of the rank
+    (:class:`cell2sen.sentences.rank_fit.RankFit`).
     """
     rank = {gene: number for number, gene in enumerate(sentence)}
     top = math.log(len(sentence) + 1)
@@ -154,7 +154,7 @@ def _restricted(sentence: Sequence[str], answer: Answer) -> list[str]:
 
 
 def _correlation(truth: NDArray[np.float64], written: NDArray[np.float64], correlate: Callable[..., float]) -> float:
-    """The correlation; 0 for a constant answer, NaN for a constant truth."""
+    """Correlation; 0 for a constant answer, NaN for a constant truth."""
     if np.ptp(truth) == 0:
         return math.nan
     return 0.0 if np.ptp(written) == 0 else float(correlate(truth, written))

@@ -1,4 +1,4 @@
-"""One training run, from AnnData files to the directory of a model: fine-tuning, rewards or from scratch."""
+"""One training run, from AnnData files to a model directory."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, Tra
 
 logger = logging.getLogger(__name__)
 
-#: Genes per sentence of tasks that neither the training file nor the model that is fine-tuned gives a length for.
+#: Default number of genes per sentence, for tasks without a length in the training file and in the starting model.
 LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "tissue": 100}
 DEFAULT_LENGTH = 200
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bars and advice, and without warnings about deprecated names that trl and peft use."""
+    """Silence transformers' progress bars and advice, and warnings about deprecated names that trl and peft use."""
     from transformers.utils import logging
 
     hf_logging: Any = logging  # typed in parts only
@@ -70,13 +70,15 @@ def train(
 
     Parameters
     ----------
+    config
+        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`.
     out
-        Directory to write. It appears under this name when it is complete; checkpoints of a running training are in
+        Directory to write. It appears when it is complete; checkpoints of an unfinished training are in
         ``<out>.training``.
     base
         Folder that the files in `config.data.files` are relative to.
     resume
-        Continue from the last checkpoint in ``<out>.training``, to the result of an uninterrupted training.
+        Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training.
     progress
         Show a progress bar on stderr.
 
@@ -88,11 +90,11 @@ def train(
     Raises
     ------
     FileExistsError
-        `out` exists, or an unfinished training that is not to be resumed.
+        `out` exists, or an unfinished training does and `resume` is false.
     FileNotFoundError
-        No checkpoint to resume from.
+        There is no checkpoint to resume from, or no such file of cells.
     ValueError
-        Data without anything to learn from, or a run that was begun with other settings.
+        Nothing to learn from in the data, or a training to resume that began with other settings.
     """
     from transformers import set_seed
 
@@ -128,7 +130,7 @@ def train(
 
 
 def can_resume(out: str | Path) -> bool:
-    """Whether an interrupted training has left a checkpoint."""
+    """Whether there is a checkpoint of an interrupted training of `out`. Removes incomplete checkpoints."""
     return _has_checkpoint(_folder(Path(out)))
 
 
@@ -149,9 +151,9 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
 def _initial_model(
     config: TrainConfig, start: Model | None, examples: Examples
 ) -> tuple[TrainableModel, tuple[str, ...] | None]:
-    """The model before training, and its genes; ``None``: all that its tokenizer can write.
+    """Model before the training, and its genes (``None``: all that its tokenizer can write).
 
-    Leaves out the genes of the cells that the model cannot write.
+    Drops genes of the cells that the model cannot write.
     """
     scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
     settings = scratch.tokenizer if scratch else gene_tokens
@@ -172,12 +174,16 @@ def _initial_model(
     if size is None:
         size = N_CHANGE_VECTORS if start and _has_new_perturbations(examples.cells, start) else 0
     if size:
+        if "perturb" not in examples.lengths:
+            raise ValueError(
+                f"model.change_vectors: {size} needs the task perturb in data.tasks, found {sorted(examples.lengths)}"
+            )
         add_change_vectors(model, examples.cells, examples.lengths["perturb"], size, config.seed)
     return model, genes
 
 
 def _final_network(config: TrainConfig, trainer: Any, run: TrainingRun, before: Mapping[str, Any]) -> Any:
-    """The network that is saved: merged, interpolated with the weights before the training, in its dtype."""
+    """Network to save: adapters merged, interpolated with the weights before the training, in ``save_dtype``."""
     import torch
 
     trainer.model.config.use_cache = True
@@ -210,7 +216,7 @@ def _folder(out: Path) -> Path:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    """Whether there is a complete checkpoint; removes incomplete ones."""
+    """Whether there is a complete checkpoint. Removes incomplete ones."""
     for checkpoint in folder.rglob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").is_file():  # written last
             shutil.rmtree(checkpoint)
@@ -236,9 +242,9 @@ def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -
 
 
 def _with_inherited_names(config: TrainConfig, start: Model | None) -> TrainConfig:
-    """The configuration with the model's name for no perturbation, which it would unlearn without such pairs."""
+    """Configuration with the starting model's name for no perturbation, which is forgotten without such pairs."""
     name = start.metadata.get("no_perturbation") if start else None
-    if not name or config.grpo:  # rewards compare treated cells only
+    if not name or config.grpo:  # rewards are of perturbed cells only
         return config
     files = tuple(_with_name(file, name) for file in config.data.files)
     return replace(config, data=replace(config.data, files=files))
@@ -251,7 +257,7 @@ def _with_name(file: TrainingFile, name: str) -> TrainingFile:
 
 
 def _has_new_perturbations(cells: Mapping[str, TrainingCells], start: Model) -> bool:
-    """Whether a whole-gene model with a name for no perturbation is to learn perturbations that are new to it."""
+    """Whether perturbations are new to `start`, a whole-gene model with a name for no perturbation."""
     if not start.metadata.get("no_perturbation") or not start.genes:
         return False
     known = start.metadata.get("perturbations", {})

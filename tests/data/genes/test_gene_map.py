@@ -38,21 +38,21 @@ def test_apply_equals_its_slow_twin(case, casing, dtype, store_zeros):
             (dense.ravel(), np.tile(np.arange(len(names)), len(rows)), np.arange(len(rows) + 1) * len(names))
         )
     before = [array.copy() for array in (block.data, block.indices, block.indptr)]
-    found = resolve_genes(frame(names), case=casing)
-    result = found.apply(block)
+    gene_map = resolve_genes(frame(names), case=casing)
+    result = gene_map.apply(block)
 
     shown = [None if name in (None, ISG15) else (name.upper() if casing == "upper" else name) for name in names]
     symbols, expected = slow_apply(shown, dense)
-    assert found.symbols == symbols
-    assert found.by_column == tuple(shown)
+    assert gene_map.symbols == symbols
+    assert gene_map.by_column == tuple(shown)
     np.testing.assert_array_equal(result.toarray(), expected)
     assert result.dtype == dtype
     assert result.has_sorted_indices
     check = result.copy()
     check.sum_duplicates()
     assert check.nnz == result.nnz  # no entry twice
-    for array, kept in zip((block.data, block.indices, block.indptr), before, strict=True):
-        np.testing.assert_array_equal(array, kept)
+    for array, original in zip((block.data, block.indices, block.indptr), before, strict=True):
+        np.testing.assert_array_equal(array, original)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sp.csc_matrix, sp.csr_array, sp.coo_matrix])
@@ -76,29 +76,29 @@ def test_apply_leaves_unsorted_blocks_as_they_are():
 def test_apply_keeps_the_order_on_every_scale():
     rng = np.random.default_rng(0)
     counts = rng.poisson(1.5, size=(20, 40)).astype(np.float64)
-    found = resolve_genes(frame([f"G{i % 25}" for i in range(40)]))
+    gene_map = resolve_genes(frame([f"G{i % 25}" for i in range(40)]))
     logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
-    one, two = found.apply(counts).toarray(), found.apply(logged).toarray()
+    of_counts, of_logs = gene_map.apply(counts).toarray(), gene_map.apply(logged).toarray()
     np.testing.assert_array_equal(
-        np.argsort(-one, axis=1, kind="stable"), np.argsort(-two.round(12), axis=1, kind="stable")
+        np.argsort(-of_counts, axis=1, kind="stable"), np.argsort(-of_logs.round(12), axis=1, kind="stable")
     )
 
 
 def test_apply_to_blocks_without_cells_or_entries_and_to_a_wrong_one():
-    found = resolve_genes(frame(["A", "B", "A"]))
-    assert found.apply(sp.csr_matrix((0, 3))).shape == (0, 2)
-    assert found.apply(sp.csr_matrix((4, 3))).shape == (4, 2)
-    with pytest.raises(ValueError, match="3 columns, found a block of 2"):
-        found.apply(sp.csr_matrix((4, 2)))
+    gene_map = resolve_genes(frame(["A", "B", "A"]))
+    assert gene_map.apply(sp.csr_matrix((0, 3))).shape == (0, 2)
+    assert gene_map.apply(sp.csr_matrix((4, 3))).shape == (4, 2)
+    with pytest.raises(ValueError, match="a block of 3 columns, found 2"):
+        gene_map.apply(sp.csr_matrix((4, 2)))
 
 
 def test_first_rule():
     var = frame(["A", "B", "A", "C", "B"])
-    found = resolve_genes(var, duplicates="first")
-    assert (found.symbols, found.columns.tolist()) == (("A", "B", "C"), [0, 1, 3])
-    assert found.account["duplicates_rule"] == "first"
-    assert (found.account["mapped"], found.account["duplicate_columns"]) == (5, 2)
-    np.testing.assert_array_equal(found.apply(sp.csr_matrix([[1, 2, 9, 4, 5]])).toarray(), [[1, 2, 4]])
+    gene_map = resolve_genes(var, duplicates="first")
+    assert (gene_map.symbols, gene_map.columns.tolist()) == (("A", "B", "C"), [0, 1, 3])
+    assert gene_map.account["duplicates_rule"] == "first"
+    assert (gene_map.account["mapped"], gene_map.account["duplicate_columns"]) == (5, 2)
+    np.testing.assert_array_equal(gene_map.apply(sp.csr_matrix([[1, 2, 9, 4, 5]])).toarray(), [[1, 2, 4]])
 
 
 def test_one_line_is_logged_and_great_loss_is_warned_of(caplog):
@@ -113,24 +113,24 @@ def test_one_line_is_logged_and_great_loss_is_warned_of(caplog):
 
 
 def test_gene_map_is_exported_as_a_plain_object():
-    found = resolve_genes(frame(["A", None, "B"]))
-    assert isinstance(found, GeneMap)
-    assert found.columns.dtype == found.positions.dtype == np.int64
-    assert (found.columns.tolist(), found.positions.tolist(), found.n_columns) == ([0, 2], [0, 1], 3)
+    gene_map = resolve_genes(frame(["A", None, "B"]))
+    assert isinstance(gene_map, GeneMap)
+    assert gene_map.columns.dtype == gene_map.positions.dtype == np.int64
+    assert (gene_map.columns.tolist(), gene_map.positions.tolist(), gene_map.n_columns) == ([0, 2], [0, 1], 3)
 
 
 def test_account_survives_a_file(tmp_path):
     anndata = pytest.importorskip("anndata")
     names = ["A", "A", "two words", NO_NAME, *[f"word {i}" for i in range(40)]]
-    found = resolve_genes(frame(names))
-    adata = anndata.AnnData(np.zeros((1, 1)), uns={"genes": found.account})
+    gene_map = resolve_genes(frame(names))
+    adata = anndata.AnnData(np.zeros((1, 1)), uns={"genes": gene_map.account})
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad").uns["genes"]
-    for key, value in found.account.items():
+    for key, value in gene_map.account.items():
         if key == "examples":
             assert {k: list(v) for k, v in back[key].items()} == value
         else:
             assert back[key] == value
-    assert found.account["dropped_whitespace"] == 41
-    assert len(found.account["examples"]["dropped_whitespace"]) == 20
-    assert found.account["genes"] == found.account["mapped"] + found.account["dropped"]
+    assert gene_map.account["dropped_whitespace"] == 41
+    assert len(gene_map.account["examples"]["dropped_whitespace"]) == 20
+    assert gene_map.account["genes"] == gene_map.account["mapped"] + gene_map.account["dropped"]

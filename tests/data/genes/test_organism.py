@@ -20,15 +20,15 @@ def obs(**columns):
 
 
 @pytest.mark.parametrize(
-    ("spoken", "name"),
+    ("text", "name"),
     [
         ("human", "Homo sapiens"), ("Homo_sapiens", "Homo sapiens"), (" NCBITaxon:9606 ", "Homo sapiens"),
         (9606, "Homo sapiens"), ("Mouse", "Mus musculus"), ("NCBITaxon:10090", "Mus musculus"),
         ("Danio rerio", "Danio rerio"),
     ],
 )  # fmt: skip
-def test_scientific_name(spoken, name):
-    assert scientific_name(spoken) == name
+def test_scientific_name(text, name):
+    assert scientific_name(text) == name
 
 
 @pytest.mark.parametrize("key", ["organism", "species", "organism_ontology_term_id"])
@@ -39,8 +39,8 @@ def test_obs_goes_before_uns(key):
 
 def test_case_of_the_column_does_not_matter():
     assert organism_of_cells(obs(Species=["human", "mouse"]), {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
-    both = obs(Organism=["Danio rerio"] * 2, organism=["human", "mouse"])
-    assert organism_of_cells(both, {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
+    two_columns = obs(Organism=["Danio rerio"] * 2, organism=["human", "mouse"])
+    assert organism_of_cells(two_columns, {}, None, MOUSE) == ("Homo sapiens", "Mus musculus")
 
 
 @pytest.mark.parametrize("value", ["mouse", np.str_("mouse"), ["mouse"], np.array(["mouse", "Mouse"][:1])])
@@ -49,7 +49,7 @@ def test_uns(key, value):
     assert organism_of_cells(obs(), {key: value}, None, HUMAN) == ("Mus musculus",) * 2
 
 
-def test_several_organisms_in_uns_say_nothing():
+def test_several_organisms_in_uns_are_ignored():
     assert organism_of_cells(obs(), {"organism": ["human", "mouse"]}, None, HUMAN) == ("Homo sapiens",) * 2
 
 
@@ -68,7 +68,7 @@ def test_given_for_other_cells(given, message):
         organism_of_cells(obs(), {}, given, HUMAN)
 
 
-def test_the_last_resort_is_the_look_of_the_genes(caplog):
+def test_gene_names_are_the_last_source(caplog):
     assert organism_of_cells(obs(), {}, None, MOUSE) == ("Mus musculus",) * 2
     assert organism_of_cells(obs(), {}, None, HUMAN) == ("Homo sapiens",) * 2
     assert organism_of_cells(obs(), {}, None, ["ENSMUSG00000000001", "ENSMUSG00000000003"]) == ("Mus musculus",) * 2
@@ -85,8 +85,7 @@ def test_cells_without_an_organism(missing, caplog):
     assert organism_of_cells(obs(organism=[missing, missing]), {"species": "mouse"}, None, HUMAN)[0] == "Mus musculus"
 
 
-def test_nothing_is_remembered():
-    """The organism of one dataset is not kept for the next."""
+def test_the_organism_is_not_kept_for_the_next_dataset():
     assert organism_of_cells(obs(organism=["mouse"] * 2), {}, None, HUMAN)[0] == "Mus musculus"
     assert organism_of_cells(obs(), {}, None, HUMAN)[0] == "Homo sapiens"
 
@@ -112,5 +111,5 @@ def test_guess_organism(names, organism):
 
 def test_two_species_in_one_file(shared_data):
     adata = anndata.read_h5ad(shared_data / "pancreas_human_mouse_328x12474.h5ad")
-    found = pd.Series(organism_of_cells(adata.obs, adata.uns, None, list(adata.var_names)))
-    assert set(found) == {"Homo sapiens", "Mus musculus"}
+    organisms = pd.Series(organism_of_cells(adata.obs, adata.uns, None, list(adata.var_names)))
+    assert set(organisms) == {"Homo sapiens", "Mus musculus"}

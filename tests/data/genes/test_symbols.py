@@ -27,12 +27,12 @@ ALIASES = pd.DataFrame(
 def test_symbols_in_the_index_are_kept_as_they_are():
     # ENSA and ENSAP1 begin like an identifier, ERV3-1 ends like a name made unique, RIKEN names begin with digits
     names = ["ISG15", "ENSA", "ENSAP1", "Ensa", "ERV3-1", "0610007P14RIK", "AL627309.1", "HLA-DRA", "7SK"]
-    found = resolve_genes(frame(names, ensembl_id=[ISG15] * len(names), feature_name=["WRONG"] * len(names)))
-    assert found.symbols == tuple(names)
-    assert found.is_identity
-    assert found.account["source"] == "index"
-    assert found.account["dropped"] == found.account["ids_mapped"] == found.account["duplicate_symbols"] == 0
-    assert found.account["examples"] == {}
+    gene_map = resolve_genes(frame(names, ensembl_id=[ISG15] * len(names), feature_name=["WRONG"] * len(names)))
+    assert gene_map.symbols == tuple(names)
+    assert gene_map.is_identity
+    assert gene_map.account["source"] == "index"
+    assert gene_map.account["dropped"] == gene_map.account["ids_mapped"] == gene_map.account["duplicate_symbols"] == 0
+    assert gene_map.account["examples"] == {}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_symbols_in_the_index_are_kept_as_they_are():
 )
 @pytest.mark.parametrize("version", ["", ".10"])
 def test_ensembl_index_finds_the_symbol_column(column, version):
-    found = resolve_genes(frame([ISG15 + version, STAT1 + version], n_cells=[3, 4], **{column: ["ISG15", "STAT1"]}))
-    assert found.symbols == ("ISG15", "STAT1")
-    assert found.account["source"] == f"var[{column!r}]"
+    gene_map = resolve_genes(frame([ISG15 + version, STAT1 + version], n_cells=[3, 4], **{column: ["ISG15", "STAT1"]}))
+    assert gene_map.symbols == ("ISG15", "STAT1")
+    assert gene_map.account["source"] == f"var[{column!r}]"
 
 
 def test_a_column_is_taken_only_if_it_holds_symbols():
@@ -71,28 +71,28 @@ def test_index_of_other_types(make):
 
 def test_categorical_column_with_missing_values():
     column = pd.Categorical(["ISG15", None, "MX1"])
-    found = resolve_genes(frame([ISG15, STAT1, MX1], feature_name=column))
-    assert found.by_column == ("ISG15", None, "MX1")
-    assert found.account["dropped_missing"] == 0  # its index is an identifier, and that is why it has no symbol
-    assert found.account["dropped_ids"] == 1
-    assert found.account["examples"]["dropped"] == [STAT1]
+    gene_map = resolve_genes(frame([ISG15, STAT1, MX1], feature_name=column))
+    assert gene_map.by_column == ("ISG15", None, "MX1")
+    assert gene_map.account["dropped_missing"] == 0  # its index is an identifier, and that is why it has no symbol
+    assert gene_map.account["dropped_ids"] == 1
+    assert gene_map.account["examples"]["dropped"] == [STAT1]
 
 
 @pytest.mark.parametrize("nothing", [None, np.nan, pd.NA, "", "  ", "nan", "NaN", "None", "<NA>", "NA"])
 def test_missing_names_are_dropped_and_counted(nothing):
     var = frame(["p0", "p1", "p2"], symbol=pd.Series(["ISG15", nothing, "MX1"], dtype=object).to_numpy())
-    found = resolve_genes(var, symbols="symbol")
-    assert found.by_column == ("ISG15", None, "MX1")
-    assert (found.account["dropped"], found.account["dropped_missing"]) == (1, 1)
-    assert found.account["examples"]["dropped_missing"] == ["p1"]
+    gene_map = resolve_genes(var, symbols="symbol")
+    assert gene_map.by_column == ("ISG15", None, "MX1")
+    assert (gene_map.account["dropped"], gene_map.account["dropped_missing"]) == (1, 1)
+    assert gene_map.account["examples"]["dropped_missing"] == ["p1"]
 
 
 def test_mixed_index_keeps_symbols_and_looks_its_identifiers_up():
     var = frame(["CD3D", ISG15, "LYZ", STAT1 + ".3", NO_NAME, "ENSA"])
-    found = resolve_genes(var, gene_table=TABLE)
-    assert found.by_column == ("CD3D", "ISG15", "LYZ", "STAT1", None, "ENSA")
-    assert (found.account["ids_mapped"], found.account["dropped_ids"]) == (2, 1)
-    assert found.account["source"] == "index (3), table dict (2)"
+    gene_map = resolve_genes(var, gene_table=TABLE)
+    assert gene_map.by_column == ("CD3D", "ISG15", "LYZ", "STAT1", None, "ENSA")
+    assert (gene_map.account["ids_mapped"], gene_map.account["dropped_ids"]) == (2, 1)
+    assert gene_map.account["source"] == "index (3), table dict (2)"
     assert resolve_genes(var).by_column == ("CD3D", None, "LYZ", None, None, "ENSA")
     named = var.assign(feature_name=["OTHER", "ISG15", None, None, NO_NAME, "X"])
     assert resolve_genes(named).by_column == ("CD3D", "ISG15", "LYZ", None, None, "ENSA")
@@ -102,17 +102,17 @@ def test_mixed_index_keeps_symbols_and_looks_its_identifiers_up():
     "column", ["GeneSymbol", "gene symbol", "Gene.Name", "SYMBOL", "hgncSymbol", "features", "Name"]
 )
 def test_columns_of_symbols_are_found_whatever_case_and_separators(column):
-    found = resolve_genes(
+    gene_map = resolve_genes(
         pd.DataFrame({"biotype": ["lncRNA", "TEC"], column: ["ISG15", "STAT1"]}, index=[ISG15, STAT1])
     )
-    assert found.symbols == ("ISG15", "STAT1")
-    assert found.account["source"] == f"var[{column!r}]"
+    assert gene_map.symbols == ("ISG15", "STAT1")
+    assert gene_map.account["source"] == f"var[{column!r}]"
 
 
 def test_ensembl_index_with_a_few_other_names():
     names = [f"ENSG{i:011d}" for i in range(20)] + ["GFP"]
-    found = resolve_genes(frame(names, symbol=[f"S{i}" for i in range(20)] + [None]))
-    assert found.symbols[-2:] == ("S19", "GFP")
+    gene_map = resolve_genes(frame(names, symbol=[f"S{i}" for i in range(20)] + [None]))
+    assert gene_map.symbols[-2:] == ("S19", "GFP")
     assert resolve_genes(frame(names, symbol=[f"S{i}" for i in range(20)] + ["EGFP"])).symbols[-1] == "EGFP"
     with pytest.raises(ValueError, match="has none"):  # a lone transgene is no sentence
         resolve_genes(frame(names))
@@ -131,13 +131,13 @@ def test_ensembl_index_with_a_few_other_names():
 )
 def test_nothing_to_look_up_in_says_what_to_pass(names):
     with pytest.raises(
-        ValueError, match=r"made of gene symbols.*symbols='<column.*available: \['n_cells'\].*gene_table="
+        ValueError, match=r"needs gene symbols.*symbols='<column.*available: \['n_cells'\].*gene_table="
     ):
         resolve_genes(frame(names, n_cells=[1] * len(names)))
 
 
 def test_whole_number_index():
-    with pytest.raises(ValueError, match="made of gene symbols"):
+    with pytest.raises(ValueError, match="needs gene symbols"):
         resolve_genes(pd.DataFrame(index=[6772, 9636]))
     assert resolve_genes(pd.DataFrame({"symbol": ["A", "B"]}, index=[6772, 9636])).symbols == ("A", "B")
     assert resolve_genes(pd.DataFrame(index=[6772, 9636]), gene_table={"6772": "STAT1", "9636": "ISG15"}).symbols == (
@@ -148,7 +148,7 @@ def test_whole_number_index():
 
 
 def test_counted_rows_are_never_taken_for_entrez_ids():
-    with pytest.raises(ValueError, match="made of gene symbols"):
+    with pytest.raises(ValueError, match="needs gene symbols"):
         resolve_genes(frame(["0", "1", "2"]), gene_table={"0": "X", "1": "A1BG", "2": "A2M"})
     var = frame(["0", "1", "2"], gene_ids=[ISG15, STAT1, MX1])
     assert resolve_genes(var, gene_table=TABLE).symbols == ("ISG15", "STAT1", "MX1")
@@ -167,9 +167,9 @@ def test_everything_lost_is_an_error_also_with_a_table():
 
 
 def test_white_space_inside_is_no_word_of_a_sentence():
-    found = resolve_genes(frame(["ISG15", "ERCC-00002 (spike-in control)", " MX1 "]))
-    assert found.by_column == ("ISG15", None, "MX1")
-    assert found.account["dropped_whitespace"] == 1
+    gene_map = resolve_genes(frame(["ISG15", "ERCC-00002 (spike-in control)", " MX1 "]))
+    assert gene_map.by_column == ("ISG15", None, "MX1")
+    assert gene_map.account["dropped_whitespace"] == 1
 
 
 def test_names_that_hold_symbol_and_identifier():
@@ -182,19 +182,19 @@ def test_names_that_hold_symbol_and_identifier():
         "MT_CO1",
         "A_ENSG",
     ]
-    found = resolve_genes(frame(names))
-    assert found.by_column == ("TBCE", "TBCE", "ISG15", "STAT1", None, "MT_CO1", "A_ENSG")
-    assert found.account["suffixes_removed"] == 3
-    assert found.account["duplicate_columns"] == 1
+    gene_map = resolve_genes(frame(names))
+    assert gene_map.by_column == ("TBCE", "TBCE", "ISG15", "STAT1", None, "MT_CO1", "A_ENSG")
+    assert gene_map.account["suffixes_removed"] == 3
+    assert gene_map.account["duplicate_columns"] == 1
     assert looks_like(names) == "mixed"
 
 
 def test_aliases_only_on_request_and_only_without_doubt():
     names = ["G1P2", "IFI15", "CCR9", "STAT91", "STAT1", "XYZ", "MXA", "other"]
     assert resolve_genes(frame(names)).symbols == tuple(names)
-    found = resolve_genes(frame(names), aliases=ALIASES)
-    assert found.by_column == ("ISG15", "ISG15", "CCR9", "STAT91", "STAT1", "XYZ", "MX1", "other")
-    a = found.account
+    gene_map = resolve_genes(frame(names), aliases=ALIASES)
+    assert gene_map.by_column == ("ISG15", "ISG15", "CCR9", "STAT91", "STAT1", "XYZ", "MX1", "other")
+    a = gene_map.account
     assert (a["aliases_replaced"], a["aliases_kept"], a["ambiguous_aliases"], a["duplicate_columns"]) == (3, 1, 1, 1)
     assert a["examples"]["aliases_kept"] == ["STAT91"]
     assert a["examples"]["ambiguous_aliases"] == ["XYZ"]
@@ -203,12 +203,12 @@ def test_aliases_only_on_request_and_only_without_doubt():
 def test_upper_case_collisions_are_merged_and_counted_never_mislabelled():
     var = frame(["Actb", "ACTB", "Xist", "Actg1", "Cd3e"])
     assert resolve_genes(var).symbols == ("Actb", "ACTB", "Xist", "Actg1", "Cd3e")
-    found = resolve_genes(var, case="upper")
-    assert found.symbols == ("ACTB", "XIST", "ACTG1", "CD3E")
-    assert found.by_column == ("ACTB", "ACTB", "XIST", "ACTG1", "CD3E")
-    assert (found.account["case_collisions"], found.account["duplicate_symbols"]) == (1, 1)
+    gene_map = resolve_genes(var, case="upper")
+    assert gene_map.symbols == ("ACTB", "XIST", "ACTG1", "CD3E")
+    assert gene_map.by_column == ("ACTB", "ACTB", "XIST", "ACTG1", "CD3E")
+    assert (gene_map.account["case_collisions"], gene_map.account["duplicate_symbols"]) == (1, 1)
     block = sp.csr_matrix(np.array([[1, 5, 0, 7, 2], [4, 0, 3, 0, 0]], dtype=np.float32))
-    np.testing.assert_array_equal(found.apply(block).toarray(), [[5, 0, 7, 2], [4, 3, 0, 0]])
+    np.testing.assert_array_equal(gene_map.apply(block).toarray(), [[5, 0, 7, 2], [4, 3, 0, 0]])
 
 
 @pytest.mark.parametrize("wrong", [{"duplicates": "sum"}, {"case": "lower"}])
@@ -218,8 +218,8 @@ def test_rules_are_checked(wrong):
 
 
 def test_names_of_rows_without_name():
-    found = resolve_genes(frame(["A", None, NO_NAME, "B"]))
-    assert found.account["examples"]["dropped"] == ["row 1", NO_NAME]
+    gene_map = resolve_genes(frame(["A", None, NO_NAME, "B"]))
+    assert gene_map.account["examples"]["dropped"] == ["row 1", NO_NAME]
 
 
 def test_var_is_not_modified():
@@ -253,16 +253,16 @@ def test_real_data(shared_data, file, kind, organism, source):
     assert looks_like(adata.var_names) == kind
     assert guess_organism(adata.var_names) == organism
     for case in ("keep", "upper"):
-        found = resolve_genes(adata.var, case=case)
-        assert found.account["source"] == source
-        assert found.account["mapped"] == adata.n_vars
+        gene_map = resolve_genes(adata.var, case=case)
+        assert gene_map.account["source"] == source
+        assert gene_map.account["mapped"] == adata.n_vars
         names = adata.var["symbol"] if kind == "ensembl" else adata.var_names
         names = [name.removesuffix("_ENSMUSG00000079105") for name in names]  # the MERFISH panel's C7
-        assert found.by_column == tuple(name.upper() if case == "upper" else name for name in names)
+        assert gene_map.by_column == tuple(name.upper() if case == "upper" else name for name in names)
         block = adata.X[:20]
-        symbols, expected = slow_apply(found.by_column, block.toarray())
-        assert found.symbols == symbols
-        np.testing.assert_array_equal(found.apply(block).toarray(), expected)
+        symbols, expected = slow_apply(gene_map.by_column, block.toarray())
+        assert gene_map.symbols == symbols
+        np.testing.assert_array_equal(gene_map.apply(block).toarray(), expected)
 
 
 # --- datasets in turn
@@ -299,21 +299,21 @@ def outcome(name, option, caplog):
 def test_earlier_datasets_change_nothing(caplog):
     caplog.set_level("INFO")
     cases = [(name, option) for name in FRAMES for option in OPTIONS]
-    alone = []
+    expected = []
     for name, option in cases:
         module._resolve_without_tables.cache_clear()
-        alone.append(outcome(name, option, caplog))
-    assert len({str(result) for result in alone}) > 15
+        expected.append(outcome(name, option, caplog))
+    assert len({str(result) for result in expected}) > 15
     for seed in range(3):
-        for place in np.random.default_rng(seed).permutation(len(cases)):
+        for number in np.random.default_rng(seed).permutation(len(cases)):
             for _ in range(2):
-                assert outcome(*cases[place], caplog) == alone[place], cases[place]
+                assert outcome(*cases[number], caplog) == expected[number], cases[number]
 
 
 def test_a_changed_account_is_not_passed_on():
     for _ in range(2):
-        found = resolve_genes(frame(["CD4", "LYZ", ISG15]))
-        assert found.account["examples"]["dropped"] == [ISG15]
-        found.account["examples"]["dropped"].append("x")
+        gene_map = resolve_genes(frame(["CD4", "LYZ", ISG15]))
+        assert gene_map.account["examples"]["dropped"] == [ISG15]
+        gene_map.account["examples"]["dropped"].append("x")
         with pytest.raises(ValueError, match="read-only"):
-            found.columns[:] = 7
+            gene_map.columns[:] = 7

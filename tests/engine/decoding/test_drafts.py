@@ -54,7 +54,7 @@ def test_the_best_unused_gene_is_drafted() -> None:
     assert work.passes == 2, "logits of other rows give drafts from the second token on"
 
 
-def test_a_gene_ends_or_continues_as_it_did() -> None:
+def test_a_gene_is_drafted_to_end_or_continue_as_before() -> None:
     # 6 completes the gene e. Then another gene begins (6 again, for f), or 4 continues it to f.
     for logit, first in ((9.5, F), (0.5, E)):
         _, _, memory = generated([-9.0, 1.0, 1.5, -3.0, logit, -3.0, 9.0], n_genes=2)
@@ -98,7 +98,7 @@ def test_drafts_that_are_never_right_become_rare() -> None:
     assert work.passes <= 90 / MAX_DRAFTS + 4
 
 
-def test_rates_of_long_ago_return_to_their_start() -> None:
+def test_rates_without_recent_drafts_return_to_their_start() -> None:
     memory = DraftMemory(TRIE, COLUMNS)
     for _ in range(20):
         memory.count_drafts(np.full(20, 3), np.zeros(20, dtype=bool))

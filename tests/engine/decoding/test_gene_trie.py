@@ -19,7 +19,7 @@ def walk(trie: GeneTrie, root: int, ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("first", [None, LATER_IDS, FIRST_IDS])
-def test_every_gene_is_a_way(first: list[list[int]] | None) -> None:
+def test_every_gene_is_a_path(first: list[list[int]] | None) -> None:
     trie = GeneTrie(GENES, LATER_IDS, first)
     assert trie.first_root == (FIRST if first is FIRST_IDS else LATER)
     for root, table in ((LATER, LATER_IDS), (trie.first_root, first or LATER_IDS)):
@@ -27,11 +27,9 @@ def test_every_gene_is_a_way(first: list[list[int]] | None) -> None:
             nodes = walk(trie, root, ids)
             assert trie.nodes[root, gene, : len(ids)].tolist() == nodes
             assert (trie.nodes[root, gene, len(ids) :] == trie.n_nodes).all()
-            assert trie.length[root, gene] == len(ids)
             assert trie.gene[nodes[-1]] == gene
             assert trie.token[nodes].tolist() == ids
             assert trie.depth[nodes].tolist() == list(range(1, len(ids) + 1))
-            assert trie.in_first[nodes].all() == (root == FIRST)
     shared, end = trie.path[0, :2]
     assert trie.size[[shared, end, trie.path[1, 2], trie.path[2, 0]]].tolist() == [2, 2, 1, 1]
 
@@ -48,7 +46,7 @@ def test_edges() -> None:
 
 def test_tokens_that_lead_nowhere() -> None:
     trie = GeneTrie(GENES, LATER_IDS, FIRST_IDS)
-    # 6 and -1 are no token of the trie; with a node's number they must not be taken for another node's token.
+    # 6 and -1 are no tokens of the trie; combined with a node they must not match the token of another node.
     for token in (3, 6, 7, -1, 1000):
         for node in range(trie.n_nodes):
             child = int(trie.child(np.array([node]), np.array([token]))[0])

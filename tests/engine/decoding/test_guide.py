@@ -1,4 +1,4 @@
-"""The guide allows exactly the tokens of a slow, simple implementation of its rules."""
+"""The guide allows the same tokens as a slow, simple implementation of its rules."""
 
 from __future__ import annotations
 

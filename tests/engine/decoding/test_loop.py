@@ -1,4 +1,4 @@
-"""Free text ends where it should, and the loop writes the same with and without drafts."""
+"""Ends of free text, and equal answers of the loop with and without drafts."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_tensors_and_arrays_are_mixed_equally() -> None:
     np.testing.assert_array_equal(sampling._mixed(torch.from_numpy(bits.copy())).numpy(), sampling._mixed(bits.copy()))
 
 
-def test_the_same_in_every_release() -> None:
+def test_noise_is_the_same_in_every_release() -> None:
     # Otherwise the drawn sentences of a seed would change.
     assert row_key(0, "cell") == -3860081076956621215
     np.testing.assert_allclose(

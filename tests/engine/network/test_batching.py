@@ -55,7 +55,7 @@ def test_each_row_once_the_longest_first(lengths: list[int], budget: int, size: 
         (ValueError("memory"), False),
     ],
 )
-def test_which_errors_are_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_that_are_a_lack_of_memory(error: Exception, lack: bool, caplog: pytest.LogCaptureFixture) -> None:
     assert batching.is_out_of_memory(error) is lack
     sizes: list[int] = []
 

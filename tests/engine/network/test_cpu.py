@@ -1,4 +1,4 @@
-"""CPU settings change no result, and only networks that the package has loaded."""
+"""CPU settings change no result and no network of the user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Shapes of the calls to oneDNN, which is used on every CPU here."""
+    """Shapes of the calls to oneDNN, which this fixture switches on for every CPU."""
     shapes = []
     operation = cpu._onednn()
 

@@ -1,3 +1,5 @@
+"""The compiled kernel equals the attention in blocks, and is not used where it fails."""
+
 from __future__ import annotations
 
 import logging
@@ -18,7 +20,7 @@ class Layer(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def _no_faults(monkeypatch):
-    """Faults of a kernel are forgotten before each test."""
+    """Clears the faults of kernels before each test."""
     monkeypatch.setattr(flex_attention, "faults", {})
     monkeypatch.setattr(flex_attention, "_logged", set())
 

@@ -1,4 +1,4 @@
-"""Checkpoints are loaded exactly, or an error names the solution."""
+"""Checkpoints are loaded exactly, and errors name what to do."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ def joined(before: str, lists: list[tuple[Genes, str]], after: str) -> Prompt:
 
 prompts = st.builds(Prompt.of_cell, befores, gene_lists, afters)
 prompts |= st.builds(joined, befores, st.lists(st.tuples(cells, betweens), max_size=20), afters)
-_made: dict[str, Tokens] = {}
 
 
 def tokens(kind: str) -> Tokens:
@@ -50,11 +49,11 @@ def tokens(kind: str) -> Tokens:
     return Tokens(built.backend_tokenizer, eos=[built.eos_token_id])
 
 
-def same(found: Tokenized, wanted: Tokenized) -> None:
-    assert found.ids.tolist() == wanted.ids.tolist()
-    assert found.genes.tolist() == wanted.genes.tolist()
-    assert found.answer == wanted.answer
-    assert (found.ids.dtype, found.genes.dtype) == (np.int32, np.int64)
+def same(result: Tokenized, expected: Tokenized) -> None:
+    assert result.ids.tolist() == expected.ids.tolist()
+    assert result.genes.tolist() == expected.genes.tolist()
+    assert result.answer == expected.answer
+    assert (result.ids.dtype, result.genes.dtype) == (np.int32, np.int64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,18 +64,18 @@ def test_equal_to_the_text(kind: str) -> None:
     @settings(max_examples=250, deadline=None, database=None)
     @given(st.lists(st.tuples(prompts, st.sampled_from(["", "", " T cell.", ".", "x y z", "\n a", " "])), max_size=5))
     def equal(rows: list[tuple[Prompt, str]]) -> None:
-        asked, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
-        wanted = made._encode_whole(asked, answers)
-        for found, one in zip(made.encode(asked, answers), wanted, strict=True):
-            same(found, one)
-        lengths = [len(row) for row in made._encode_whole(asked, [""] * len(rows))]
-        assert made.lengths(asked).tolist() == lengths
+        named, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+        expected = made._encode_whole(named, answers)
+        for row, expected_row in zip(made.encode(named, answers), expected, strict=True):
+            same(row, expected_row)
+        lengths = [len(row) for row in made._encode_whole(named, [""] * len(rows))]
+        assert made.lengths(named).tolist() == lengths
 
     equal()
 
 
 def numbered(prompts: list[Prompt], order: np.random.Generator) -> list[Prompt]:
-    """The same prompts with their genes as numbers in a list that has other symbols, too, and some twice."""
+    """The same prompts with genes as ids into an array that has other symbols, too, and some twice."""
     listed = [*tiny.GENES[:5], *(gene for prompt in prompts for gene in prompt.genes)]
     symbols = np.array([*listed, "CD4"], dtype=object)[order.permutation(len(listed) + 1)]
     place = {symbol: number for number, symbol in enumerate(symbols.tolist())}
@@ -100,16 +99,16 @@ def test_numbered_genes_equal_the_text(kind: str) -> None:
     @given(st.lists(st.tuples(prompts, st.sampled_from(["", "", " T cell.", ".", "x y z", "\n a", " "])), max_size=5))
     def equal(rows: list[tuple[Prompt, str]]) -> None:
         named, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
-        asked = numbered(named, order)
-        assert asked == named
-        wanted = made._encode_whole(named, answers)
-        # Some by number and some by name, as prompts of users stand beside those of sentences.
-        mixed = [each[row % 2] for row, each in enumerate(zip(asked, named, strict=True))]
-        for some in (asked, mixed):
-            for found, one in zip(made.encode(some, answers), wanted, strict=True):
-                same(found, one)
+        numbered_prompts = numbered(named, order)
+        assert numbered_prompts == named
+        expected = made._encode_whole(named, answers)
+        # Some by number and some by name, as with prompts of users and of sentences in one call.
+        mixed = [pair[row % 2] for row, pair in enumerate(zip(numbered_prompts, named, strict=True))]
+        for cells in (numbered_prompts, mixed):
+            for row, expected_row in zip(made.encode(cells, answers), expected, strict=True):
+                same(row, expected_row)
         lengths = [len(row) for row in made._encode_whole(named, [""] * len(rows))]
-        assert made.lengths(asked).tolist() == lengths
+        assert made.lengths(numbered_prompts).tolist() == lengths
 
     equal()
 
@@ -118,43 +117,45 @@ def test_numbered_genes_equal_the_text(kind: str) -> None:
 def test_numbered_genes_are_cut_alike(kind: str) -> None:
     made = tokens(kind)
     named = tiny.prompts(40)
-    asked = numbered(named, np.random.default_rng(0))
-    room = [3] * len(named)
+    numbered_prompts = numbered(named, np.random.default_rng(0))
+    reserved_tokens = [3] * len(named)
     context = int(made.lengths(named).mean())
-    wanted, lengths = fit(named, context=context, room=room, count=made.lengths)
-    found, found_lengths = fit(asked, context=context, room=room, count=made.lengths)
-    assert found == wanted != named
-    assert found_lengths.tolist() == lengths.tolist()
-    assert all(isinstance(prompt.genes, GeneList) for prompt in found)
+    expected, lengths = fit(named, context=context, reserved_tokens=reserved_tokens, count=made.lengths)
+    result, cut_lengths = fit(numbered_prompts, context=context, reserved_tokens=reserved_tokens, count=made.lengths)
+    assert result == expected != named
+    assert cut_lengths.tolist() == lengths.tolist()
+    assert all(isinstance(prompt.genes, GeneList) for prompt in result)
 
 
 def test_many_lists_of_symbols() -> None:
     made = tokens("spm")
     named = [prompt for prompt in tiny.prompts(6) for _ in range(3)]
-    asked = [numbered([prompt], np.random.default_rng(row))[0] for row, prompt in enumerate(named)]
+    numbered_prompts = [numbered([prompt], np.random.default_rng(row))[0] for row, prompt in enumerate(named)]
     for _ in range(2):
-        for found, one in zip(made.encode(asked), made._encode_whole(named, [""] * len(named)), strict=True):
-            same(found, one)
+        for row, expected_row in zip(
+            made.encode(numbered_prompts), made._encode_whole(named, [""] * len(named)), strict=True
+        ):
+            same(row, expected_row)
         assert len(made._assembler._tables) <= assembly._TABLES
 
 
-def test_numbered_genes_need_no_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbered_genes_are_not_made_strings(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens("bytes")
-    asked = numbered(tiny.prompts(600), np.random.default_rng(0))
-    wanted = made.encode(asked)
+    numbered_prompts = numbered(tiny.prompts(600), np.random.default_rng(0))
+    expected = made.encode(numbered_prompts)
     monkeypatch.setattr(GeneList, "__iter__", lambda self: pytest.fail("strings were made"))
     monkeypatch.setattr(made, "_encode_whole", _none)
-    for found, one in zip(made.encode(asked), wanted, strict=True):
-        same(found, one)
+    for row, expected_row in zip(made.encode(numbered_prompts), expected, strict=True):
+        same(row, expected_row)
 
 
-def _none(asked: list[Prompt], answers: list[str]) -> list[Tokenized]:
-    assert not asked, "the whole text was tokenized"
+def _none(cells: list[Prompt], answers: list[str]) -> list[Tokenized]:
+    assert not cells, "the whole text was tokenized"
     return []
 
 
 def tokenized(monkeypatch: pytest.MonkeyPatch, made: Tokens) -> list[str]:
-    """Every text that is tokenized from now on."""
+    """Texts that are tokenized after this call."""
     texts: list[str] = []
 
     class Watched:
@@ -178,10 +179,10 @@ def tokenized(monkeypatch: pytest.MonkeyPatch, made: Tokens) -> list[str]:
 def test_nothing_is_tokenized_twice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens(kind)
     cells = tiny.prompts(600, genes=(3, 50))
-    wanted = made._encode_whole(cells, [" T cell."] * 600)
+    expected = made._encode_whole(cells, [" T cell."] * 600)
     texts = tokenized(monkeypatch, made)
-    for found, one in zip(made.encode(cells, [" T cell."] * 600), wanted, strict=True):
-        same(found, one)
+    for row, expected_row in zip(made.encode(cells, [" T cell."] * 600), expected, strict=True):
+        same(row, expected_row)
     sentences = [text for text in texts if text.count(" ") > 15]
     assert len(sentences) < 60, "instructions with each number of genes, and the probes"
     texts.clear()
@@ -191,12 +192,12 @@ def test_nothing_is_tokenized_twice(kind: str, monkeypatch: pytest.MonkeyPatch) 
     assert len(texts) < 10
 
 
-def test_pieces_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_pieces_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens("bytes")
     monkeypatch.setattr(assembly, "_PIECES", 100)
     cells = tiny.prompts(900)
-    for found, one in zip(made.encode(cells), made._encode_whole(cells, [""] * 900), strict=True):
-        same(found, one)
+    for row, expected_row in zip(made.encode(cells), made._encode_whole(cells, [""] * 900), strict=True):
+        same(row, expected_row)
     assert len(made._assembler._lengths) < 400
 
 
@@ -222,7 +223,7 @@ def test_one_warning_and_the_whole_text_without_proof(caplog: pytest.LogCaptureF
     assert "'4 C'" in record.getMessage()
 
 
-def test_a_proof_that_fails_in_practice_is_found(
+def test_a_proof_that_fails_for_real_genes_is_not_used(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = unproven()
@@ -230,14 +231,14 @@ def test_a_proof_that_fails_in_practice_is_found(
     cells = [Prompt.of_cell("Cell sentence: ", genes=("B2M", "CD8A"), after=".")]
     cells += [Prompt.of_cell("Cell sentence: ", genes=("CD4", "CD8A", gene), after=".") for gene in tiny.GENES]
     with caplog.at_level(logging.WARNING):
-        for found, one in zip(made.encode(cells), made._encode_whole(cells, [""] * len(cells)), strict=True):
-            same(found, one)
+        for row, expected_row in zip(made.encode(cells), made._encode_whole(cells, [""] * len(cells)), strict=True):
+            same(row, expected_row)
     [record] = caplog.records
-    assert "other ids than within a sentence" in record.getMessage()
+    assert "other ids alone than within a sentence" in record.getMessage()
     assert not made._assembler.exact
 
 
-def test_strange_genes_take_the_long_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_genes_that_the_proof_does_not_cover_are_tokenized_with_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokens("spm")
     cells = [
         Prompt.of_cell("Cells: ", genes=genes) for genes in (("CD4", "A B"), ("CD4", "A▁"), ("CD4", "B2M"), ("", "B2M"))
@@ -245,16 +246,16 @@ def test_strange_genes_take_the_long_way_alone(monkeypatch: pytest.MonkeyPatch) 
     whole: list[str] = []
     original = made._encode_whole
     monkeypatch.setattr(
-        made, "_encode_whole", lambda asked, answers: (whole.extend(p.text for p in asked), original(asked, answers))[1]
+        made, "_encode_whole", lambda cells, answers: (whole.extend(p.text for p in cells), original(cells, answers))[1]
     )
-    found = made.encode(cells)
+    result = made.encode(cells)
     assert whole == ["Cells: CD4 A B", "Cells: CD4 A▁", "Cells:  B2M"]
-    for row, one in zip(found, original(cells, [""] * 4), strict=True):
-        same(row, one)
+    for row, expected_row in zip(result, original(cells, [""] * 4), strict=True):
+        same(row, expected_row)
 
 
 def test_a_tokenizer_that_leaves_an_instruction_without_tokens() -> None:
-    # Whether the text is opened already cannot be told from the instruction then.
+    # Then the ids of the instruction do not show whether it begins with bos.
     model = tokenizers.models.BPE(vocab={" ": 0, "C": 1, "D": 2, "4": 3, "<": 4}, merges=[])
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -262,6 +263,6 @@ def test_a_tokenizer_that_leaves_an_instruction_without_tokens() -> None:
     )
     made = Tokens(tokenizer, bos=0)
     cell = Prompt.of_cell("xyz ", genes=("CD4", "D4"))
-    [found], [wanted] = made.encode([cell]), made._encode_whole([cell], [""])
-    same(found, wanted)
-    assert found.ids.tolist() == [0, 1, 2, 3, 0, 2, 3]
+    [result], [expected] = made.encode([cell]), made._encode_whole([cell], [""])
+    same(result, expected)
+    assert result.ids.tolist() == [0, 1, 2, 3, 0, 2, 3]

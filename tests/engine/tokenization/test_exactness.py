@@ -1,4 +1,4 @@
-"""What is proven holds for every text, and each condition that is violated is found."""
+"""Proofs hold for random texts, and each violated condition prevents the proof."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def parts_differ(tokenizer: Tokenizer, symbols: list[str], before: str = "Cell:") -> bool:
     whole = ids(tokenizer, " ".join([before, *symbols]))
-    return whole != ids(tokenizer, before) + [one for symbol in symbols for one in ids(tokenizer, " " + symbol)]
+    return whole != ids(tokenizer, before) + [token for symbol in symbols for token in ids(tokenizer, " " + symbol)]
 
 
 def spm(entries: tuple[str, ...] = (), **changes: Any) -> Tokenizer:
@@ -44,7 +44,7 @@ def spm(entries: tuple[str, ...] = (), **changes: Any) -> Tokenizer:
                 vocabulary[entry[:end]] = len(vocabulary)
                 merges.append((entry[: end - 1], entry[end - 1]))
     options = {"unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True} | changes
-    merges += [tuple(merge) for merge in model["merges"]]  # behind the new ones, which would never come to pass else
+    merges += [tuple(merge) for merge in model["merges"]]  # after the new ones, which would never be applied otherwise
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, **options))
     made.normalizer = normalizers.Replace(" ", "▁")
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -59,7 +59,7 @@ def bytes_(**parts: Any) -> Tokenizer:
 
 
 def plain(pre_tokenizer: Any = None) -> Tokenizer:
-    """BPE over the bare text, spaces and all."""
+    """BPE over the bare text with its spaces."""
     model = json.loads(tiny._written("spm"))["model"]
     vocabulary = {entry.replace("▁", " "): number for entry, number in model["vocab"].items()}
     merges = [tuple(side.replace("▁", " ") for side in merge) for merge in model["merges"]]
@@ -88,7 +88,7 @@ PROVEN = {
     ),
     "a prefix space": (lambda: bytes_(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)), "P"),
     "runs of spaces": (lambda: with_added(bytes_(), *["  ", "   ", " ", "\n "]), "P"),
-    "a token that eats the space before it": (lambda: with_added(spm(), AddedToken("<m>", lstrip=True)), "M"),
+    "a token that strips the space before it": (lambda: with_added(spm(), AddedToken("<m>", lstrip=True)), "M"),
     "a token within a gene": (lambda: with_added(bytes_(), "D4", "LA-"), "P"),
     "runs of marks": (lambda: spm(("▁▁", "▁▁▁", "\n▁▁")), "M"),
 }  # fmt: skip
@@ -106,22 +106,22 @@ def _set(tokenizer: Tokenizer, **parts: Any) -> Tokenizer:
 
 @pytest.mark.parametrize("name", PROVEN)
 @pytest.mark.slow
-def test_what_is_proven_holds(name: str) -> None:
+def test_proofs_hold(name: str) -> None:
     make, by = PROVEN[name]
     tokenizer = make()
-    found = verdict(tokenizer)
-    assert found == Verdict(by=by, mark=found.mark)
+    result = verdict(tokenizer)
+    assert result == Verdict(by=by, mark=result.mark)
 
     @settings(max_examples=150, deadline=None, database=None)
     @given(sentences, st.sampled_from(["Cell:", "A", "é", "x.\n\ny", "<m>", "two  spaces"]))
     def holds(symbols: list[str], before: str) -> None:
-        symbols = [symbol for symbol in symbols if fits(symbol, found, tokenizer)]
+        symbols = [symbol for symbol in symbols if fits(symbol, result, tokenizer)]
         assert not parts_differ(tokenizer, symbols, before)
 
     holds()
 
 
-# Each with a sentence that shows that it is not a matter of taste, where there is one.
+# Condition, tokenizer, part of the reason, and a sentence whose ids differ from those of its genes, where there is one.
 REFUSED: dict[str, tuple[Any, str, list[str] | None]] = {
     "N: a space before the text": (
         lambda: _set(spm(), normalizer=marked(normalizers.Prepend("▁"))),
@@ -146,10 +146,10 @@ REFUSED: dict[str, tuple[Any, str, list[str] | None]] = {
         lambda: with_added(spm(), AddedToken("4▁C", normalized=True)), "added token", ["CD4", "CD8A"],
     ),
     "A: ends in a space": (lambda: with_added(bytes_(), "D4 "), "added token 'D4 '", ["CD4", "CD8A"]),
-    "A: eats the space behind": (
+    "A: strips the space after": (
         lambda: with_added(bytes_(), AddedToken("D4", rstrip=True)), "added token 'D4'", ["CD4", "CD8A"],
     ),
-    "A: looks at the character before": (
+    "A: depends on the character before": (
         lambda: with_added(bytes_(), AddedToken(" B2M", single_word=True)), "added token ' B2M'", ["CD4", "B2M"],
     ),
     "P: ByteLevel without its pattern": (
@@ -183,12 +183,12 @@ REFUSED: dict[str, tuple[Any, str, list[str] | None]] = {
     ),
     "M: endings": (lambda: spm(end_of_word_suffix="</w>"), "end_of_word_suffix", None),
     "D: dropout": (lambda: spm(dropout=0.5), "at random", None),
-    "D: truncation": (lambda: _truncated(), "cuts or fills up", None),
+    "D: truncation": (lambda: _truncated(), "truncates or pads", None),
 }  # fmt: skip
 
 
 def _joined() -> Tokenizer:
-    """Byte-level BPE that knows the end of one gene and the beginning of another as one token."""
+    """Byte-level BPE with a token for the end of one gene and the beginning of another."""
     made = json.loads(tiny._written("bytes"))["model"]
     vocabulary = dict(made["vocab"]) | {"4Ġ": len(made["vocab"])}
     return Tokenizer(models.BPE(vocab=vocabulary, merges=[("4", "Ġ"), *map(tuple, made["merges"])]))
@@ -201,12 +201,12 @@ def _truncated() -> Tokenizer:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_each_violation_is_found(name: str) -> None:
-    make, why, example = REFUSED[name]
+def test_each_violation_prevents_the_proof(name: str) -> None:
+    make, reason, example = REFUSED[name]
     tokenizer = make()
-    found = verdict(tokenizer)
-    assert found.by == ""
-    assert why in found.why
+    result = verdict(tokenizer)
+    assert result.by == ""
+    assert reason in result.why
     if example is not None:
         assert parts_differ(tokenizer, example)
 
@@ -215,11 +215,11 @@ def test_each_violation_is_found(name: str) -> None:
 @given(st.lists(st.tuples(st.sampled_from("4DA▁\n"), st.sampled_from("▁CB4")), max_size=3), sentences)
 def test_no_vocabulary_passes_that_joins_genes(pairs: list[tuple[str, str]], symbols: list[str]) -> None:
     tokenizer = spm(tuple(map("".join, pairs)))
-    found = verdict(tokenizer)
-    bad = any(one not in "▁\n" and other == "▁" for one, other in pairs)
-    assert (found.by == "") == bad
-    if found.by:
-        assert not parts_differ(tokenizer, [symbol for symbol in symbols if fits(symbol, found, tokenizer)])
+    result = verdict(tokenizer)
+    bad = any(before not in "▁\n" and after == "▁" for before, after in pairs)
+    assert (result.by == "") == bad
+    if result.by:
+        assert not parts_differ(tokenizer, [symbol for symbol in symbols if fits(symbol, result, tokenizer)])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_symbols(symbol: str, expected: bool) -> None:
     assert fits(symbol, verdict(tokenizer), tokenizer) is expected
 
 
-def test_the_whole_file_says_the_same_as_its_parts(tmp_path: Path) -> None:
+def test_the_whole_file_gives_the_same_as_its_parts(tmp_path: Path) -> None:
     for kind, by in (("spm", "M"), ("bytes", "P"), ("genes", "P")):
         description = json.loads(tiny._written(kind))
         assert prove(description, description["model"]["vocab"]).by == by
@@ -242,14 +242,14 @@ def test_the_embedded_models_tokenizer_is_proven() -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     assert verdict(tokenizer).by == "P"
     built = gene_tokenizer.build(tiny.GENES, [tiny.PROSE] * 3).backend_tokenizer
-    found = verdict(built)
-    assert found.by == "P"
+    result = verdict(built)
+    assert result.by == "P"
 
     @settings(max_examples=200, deadline=None, database=None)
     @given(sentences, st.sampled_from(["Cell:", "a.", "x,", "é", "The\ncell"]))
     def holds(symbols: list[str], before: str) -> None:
         for made in (tokenizer, built):
-            symbols = [symbol for symbol in symbols if fits(symbol, found, made)]
+            symbols = [symbol for symbol in symbols if fits(symbol, result, made)]
             assert not parts_differ(made, symbols, before)
 
     holds()

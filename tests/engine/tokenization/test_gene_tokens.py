@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,14 @@ TEXTS = ["Below are the {n_genes} most expressed genes.\nCell sentence: {genes}.
 TEXTS += [f" {label}." for label in TYPES] + [f" {number}" for number in range(100)]
 
 
+@functools.cache
+def built() -> transformers.PreTrainedTokenizerFast:
+    return gene_tokenizer.build(GENES, TEXTS)
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    return gene_tokenizer.build(GENES, TEXTS)
+    return built()
 
 
 def ids(tokenizer: transformers.PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -28,7 +34,7 @@ def ids(tokenizer: transformers.PreTrainedTokenizerFast, text: str) -> list[int]
 
 
 @pytest.mark.parametrize("gene", GENES)
-def test_a_gene_is_one_token_wherever_it_stands(tokenizer: transformers.PreTrainedTokenizerFast, gene: str) -> None:
+def test_a_gene_is_one_token_at_each_place(tokenizer: transformers.PreTrainedTokenizerFast, gene: str) -> None:
     [token] = ids(tokenizer, " " + gene)
     full_stop = ids(tokenizer, ".")
     assert ids(tokenizer, f" {gene}.") == [token, *full_stop]
@@ -49,16 +55,9 @@ def test_a_word_that_begins_like_a_gene_is_not_that_gene(tokenizer: transformers
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 @example(" CD4 CD44.\n\n  HLA-DRA ,.;: T-cell\t… <eos> é e\u0301 🧬")
 @settings(max_examples=150, deadline=None)
-def test_every_text_comes_back_exactly(text: str) -> None:
-    made = _made()
-    back = made.decode(made(text)["input_ids"], clean_up_tokenization_spaces=False)
-    assert back == text
-
-
-def _made(found: list[transformers.PreTrainedTokenizerFast] = []) -> transformers.PreTrainedTokenizerFast:  # noqa: B006
-    if not found:
-        found.append(gene_tokenizer.build(GENES, TEXTS))
-    return found[0]
+def test_every_text_is_decoded_exactly(text: str) -> None:
+    made = built()
+    assert made.decode(made(text)["input_ids"], clean_up_tokenization_spaces=False) == text
 
 
 def test_building_is_deterministic(tokenizer: transformers.PreTrainedTokenizerFast) -> None:

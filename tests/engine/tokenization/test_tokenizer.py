@@ -1,4 +1,4 @@
-"""Tokens know their genes, the BOS stands once, and prompts are cut to the context."""
+"""Genes of tokens, a single beginning-of-text token, and prompts cut to the context."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_answers_are_tokenized_with_their_prompt(tokens: Tokens) -> None:
     assert tokens.text(joined.ids[joined.answer :].tolist()) == " a T cell."
 
 
-def test_a_token_across_the_border_is_the_answers() -> None:
+def test_a_token_across_the_end_of_the_prompt_belongs_to_the_answer() -> None:
     made = tiny.tokens("bytes")
     [row] = made.encode([Prompt.of_cell("Cell sentence: MA")], ["LAT1"])
     assert made.text(row.ids[row.answer :].tolist()) == " MALAT1"
@@ -82,11 +82,11 @@ def test_parts_of_a_row() -> None:
         (slice(6, None), [], 0),
     ):
         assert row[part].ids.tolist() == ids
-        assert row[part].genes.tolist() == [each - 2 for each in ids]
+        assert row[part].genes.tolist() == [number - 2 for number in ids]
         assert row[part].answer == answer
 
 
-def test_bos_stands_once() -> None:
+def test_bos_is_there_once() -> None:
     made = tiny.tokens("spm")
     for text in ("CD4", "<bos>CD4"):
         [row] = made.encode([Prompt.of_cell(text)])
@@ -105,10 +105,10 @@ def test_more_texts_than_are_held_at_a_time() -> None:
 
 
 def test_known(tokens: Tokens) -> None:
-    found = tokens.known(["CD4", "CD44", "RP11-34P13.7", "TGFΒ1", "", "CD 4", " CD4", "CD4\n", "XYZ"])
+    result = tokens.known(["CD4", "CD44", "RP11-34P13.7", "TGFΒ1", "", "CD 4", " CD4", "CD4\n", "XYZ"])
     anything = tokens.unk is None or tokens.tokenizer.token_to_id("<0x00>") is not None
-    assert found.tolist() == [True] * 4 + [False] * 4 + [anything]
-    assert found.dtype == bool
+    assert result.tolist() == [True] * 4 + [False] * 4 + [anything]
+    assert result.dtype == bool
     assert tokens.known([]).shape == (0,)
 
 
@@ -134,12 +134,12 @@ def test_the_files_padding_and_truncation_are_off() -> None:
 
 def test_continuations(tokens: Tokens) -> None:
     for text in ("Cell sentence:", "CD4", "."):
-        found = tokens.continuations(text, tiny.GENES)
-        for symbol, ids in zip(tiny.GENES, found, strict=True):
+        result = tokens.continuations(text, tiny.GENES)
+        for symbol, ids in zip(tiny.GENES, result, strict=True):
             assert tokens.ids([text])[0] + ids == tokens.ids([f"{text} {symbol}"])[0]
 
 
-def test_continuations_that_are_none() -> None:
+def test_continuations_joined_with_the_text_raise() -> None:
     made = tiny.tokens("bytes")
     made.tokenizer.add_tokens(["9 C"])
     with pytest.raises(ValueError, match=r"joins the end of 'S100A9' and the word 'CD4' in one token"):
@@ -170,9 +170,9 @@ def test_pad_and_shared() -> None:
 
 def test_lengths_that_batches_have_in_common() -> None:
     for longest in (*range(1, 300), 511, 512, 513, 1942, 8000, 8192):
-        found = common_length(longest, 8192)
-        assert longest <= found <= min(8192, max(longest + 8, longest * 33 / 32))
-        assert common_length(found, 8192) == found
+        result = common_length(longest, 8192)
+        assert longest <= result <= min(8192, max(longest + 8, longest * 33 / 32))
+        assert common_length(result, 8192) == result
         assert common_length(longest, longest) == common_length(longest, longest - 5) == longest
     assert len({common_length(longest, 8192) for longest in range(1, 8193)}) < 220
 
@@ -183,18 +183,18 @@ def test_lengths_that_batches_have_in_common() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=4), st.integers(12, 80), st.integers(0, 12))
 @pytest.mark.slow
-def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, room: int) -> None:
+def test_fit_keeps_as_many_genes_as_fit(n_genes: list[int], context: int, reserved_tokens: int) -> None:
     made = tiny.tokens("bytes")
     prompts = [
         Prompt.of_cell("{n_genes} ", genes=tuple(tiny.GENES * 2)[:n], after=".", key=str(row))
         for row, n in enumerate(n_genes)
     ]
-    rooms = [room + row for row in range(len(prompts))]
+    rooms = [reserved_tokens + row for row in range(len(prompts))]
     if made.lengths([prompt.shorten(0) for prompt in prompts]).max() + max(rooms) > context:
         context = 200
-    found, lengths = fit(prompts, context=context, room=rooms, count=made.lengths)
-    assert lengths.tolist() == made.lengths(found).tolist()
-    for before, after, needs in zip(prompts, found, rooms, strict=True):
+    result, lengths = fit(prompts, context=context, reserved_tokens=rooms, count=made.lengths)
+    assert lengths.tolist() == made.lengths(result).tolist()
+    for before, after, needs in zip(prompts, result, rooms, strict=True):
         assert after == before.shorten(len(after.genes))
         fitting = [n for n in range(len(before.genes) + 1) if made.lengths([before.shorten(n)])[0] + needs <= context]
         assert len(after.genes) == max(fitting)
@@ -204,12 +204,12 @@ def test_fit_warns_once_and_only_if_it_cuts(caplog: pytest.LogCaptureFixture) ->
     made = tiny.tokens("bytes")
     prompts = [Prompt.of_cell("x ", genes=tuple(tiny.GENES[:n])) for n in (3, 50, 40)]
     with caplog.at_level(logging.WARNING):
-        assert fit(prompts, context=1000, room=[0] * 3, count=made.lengths)[0] == prompts
-        assert fit([], context=10, room=[], count=made.lengths)[0] == []
+        assert fit(prompts, context=1000, reserved_tokens=[0] * 3, count=made.lengths)[0] == prompts
+        assert fit([], context=10, reserved_tokens=[], count=made.lengths)[0] == []
         assert not caplog.records
-        found, _ = fit(prompts, context=60, room=[0] * 3, count=made.lengths)
+        result, _ = fit(prompts, context=60, reserved_tokens=[0] * 3, count=made.lengths)
     [record] = caplog.records
-    cut = 93 - sum(len(prompt.genes) for prompt in found)
+    cut = 93 - sum(len(prompt.genes) for prompt in result)
     assert record.name == "cell2sen.engine.tokenization.tokenizer"
     assert record.getMessage() == (
         f"2 of 3 cell sentences were too long for the context of 60 tokens: their last {cut} genes were cut"
@@ -220,12 +220,12 @@ def test_fit_never_cuts_instruction_or_answer() -> None:
     made = tiny.tokens("bytes")
     prompt = Prompt.of_cell("Cell sentence: ", genes=("CD4",), after=".")
     bare = int(made.lengths([prompt.shorten(0)])[0])
-    [found], _ = fit([prompt], context=bare + 20, room=[20], count=made.lengths)
-    assert found.genes == ()
+    [result], _ = fit([prompt], context=bare + 20, reserved_tokens=[20], count=made.lengths)
+    assert result.genes == ()
     with pytest.raises(ValueError, match=rf"'row 0' has {bare} tokens without any genes and needs 21 .* {bare + 20};"):
-        fit([prompt], context=bare + 20, room=[21], count=made.lengths)
+        fit([prompt], context=bare + 20, reserved_tokens=[21], count=made.lengths)
     with pytest.raises(ValueError, match="'cell7' has"):
-        fit([prompt, replace(prompt, key="cell7")], context=bare + 20, room=[0, 21], count=made.lengths)
+        fit([prompt, replace(prompt, key="cell7")], context=bare + 20, reserved_tokens=[0, 21], count=made.lengths)
 
 
 # -- loading
@@ -234,10 +234,10 @@ def test_fit_never_cuts_instruction_or_answer() -> None:
 @pytest.mark.parametrize("kind", ["spm", "bytes"])
 def test_load_tokens(tmp_path: Path, kind: str) -> None:
     tiny.save(tmp_path, "gpt_neox", kind)
-    found, wanted = load_tokens(str(tmp_path), local_files_only=True), tiny.tokens(kind)
-    assert (found.bos, found.eos, found.unk) == (wanted.bos, wanted.eos, wanted.unk)
+    result, expected = load_tokens(str(tmp_path), local_files_only=True), tiny.tokens(kind)
+    assert (result.bos, result.eos, result.unk) == (expected.bos, expected.eos, expected.unk)
     text = "Cell sentence: CD4 HLA-DRA  β\n<ctrl100>"
-    assert found.ids([text]) == wanted.ids([text])
+    assert result.ids([text]) == expected.ids([text])
 
 
 @pytest.mark.parametrize("kind", ["spm", "bytes"])
@@ -246,14 +246,14 @@ def test_load_tokens_through_the_architectures_own_class(tmp_path: Path, kind: s
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     settings["tokenizer_class"] = {"spm": "GemmaTokenizer", "bytes": "GPTNeoXTokenizer"}[kind]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    found, wanted = load_tokens(str(tmp_path), local_files_only=True), tiny.tokens(kind)
-    assert found.bos == wanted.bos
-    assert found.eos == wanted.eos
+    result, expected = load_tokens(str(tmp_path), local_files_only=True), tiny.tokens(kind)
+    assert result.bos == expected.bos
+    assert result.eos == expected.eos
     text = "Cell sentence: CD4 HLA-DRA  β\n<ctrl100>"
-    assert found.ids([text]) == wanted.ids([text])
+    assert result.ids([text]) == expected.ids([text])
 
 
-def test_load_tokens_refuses_two_opening_tokens(tmp_path: Path) -> None:
+def test_load_tokens_raises_for_two_opening_tokens(tmp_path: Path) -> None:
     tiny.save(tmp_path, "gpt_neox", "spm")
     tokenizer = tiny.tokens("spm").tokenizer
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -264,7 +264,7 @@ def test_load_tokens_refuses_two_opening_tokens(tmp_path: Path) -> None:
         load_tokens(str(tmp_path), local_files_only=True)
 
 
-def test_load_tokens_refuses_what_it_cannot_read_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_tokens_raises_if_the_ids_differ_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.save(tmp_path, "gpt_neox", "bytes")
     monkeypatch.setattr("cell2sen.engine.tokenization.tokenizer._agree", lambda made, original: False)
     with pytest.raises(ValueError, match=r"that differs from its tokenizer\.json"):
@@ -275,7 +275,7 @@ def test_the_tokenizer_of_whole_genes() -> None:
     gene_tokenizer = pytest.importorskip("cell2sen.engine.tokenization.gene_tokens")
     built = gene_tokenizer.build(tiny.GENES[:-1], [tiny.PROSE] * 3)
     made = Tokens(built.backend_tokenizer, eos=[built.eos_token_id], unk=built.unk_token_id)
-    assert made.known([*tiny.GENES, "XYZ1"]).all(), "what is no gene is written in pieces"
+    assert made.known([*tiny.GENES, "XYZ1"]).all(), "other words are written in pieces"
     for text in ("Cell sentence:", "CD4", "a T cell."):
         assert all(len(ids) == 1 for ids in made.continuations(text, tiny.GENES[:-1]))
     prompt = Prompt.of_cell("Cell sentence: ", genes=tuple(tiny.GENES), after=". The type of this cell is")

@@ -86,7 +86,7 @@ def test_scfid_with_fewer_cells_than_dimensions_is_finite() -> None:
 
 
 @pytest.mark.parametrize("function", [distances.e_distance, distances.mmd, distances.wasserstein, distances.scfid])
-def test_distances_see_shift_and_spread(function) -> None:
+def test_distances_detect_shift_and_spread(function) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(150, 4))
     same, moved, wide = rng.normal(size=(150, 4)), rng.normal(0.5, 1, (150, 4)), rng.normal(0, 2, (150, 4))

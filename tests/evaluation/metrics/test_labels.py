@@ -68,7 +68,7 @@ def test_calibration_equals_twin_and_torchmetrics() -> None:
     import torch
 
     expected = torchmetrics.binary_calibration_error(torch.tensor(stated), torch.tensor(right).int(), n_bins=15)
-    # Torchmetrics closes bins on the left; no value lies on an edge here.
+    # Bins of torchmetrics are closed on the left; no value is on an edge here.
     assert error == pytest.approx(float(expected), abs=1e-6)
 
 

@@ -50,7 +50,7 @@ def example_of_neighbours(rng: np.random.Generator, metric: Metric) -> tuple[Any
     cells, labels = rng.normal(size=(91, 4)), rng.choice(["a", "b"], 91)
     cells[labels == "a"] += 1
     queries, expected = rng.normal(0.5, 1, size=(60, 4)), rng.choice(["a", "b"], 60)
-    # Ties of an even number of neighbours are decided otherwise in scikit-learn: see test_distributions.py.
+    # scikit-learn breaks ties of an even number of neighbours differently: see test_distributions.py.
     votes = [list(labels[np.argsort(cdist([query], cells)[0])[:10]]).count("a") for query in queries]
     clear = np.array(votes) != 5
     far = np.where(labels == "a", 0.0, 100.0)[:, None] + cells

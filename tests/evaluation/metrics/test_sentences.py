@@ -14,7 +14,7 @@ def test_validity_and_uniqueness() -> None:
     sentence = "CD3D LYZ CD3D FOO NKG7 CD3D."
     assert sentences.validity(sentence, known) == pytest.approx(5 / 6)
     assert sentences.uniqueness(sentence, known) == pytest.approx(3 / 5)
-    # A model that writes nothing is not valid, as in obs of tl.perturb and tl.generate.
+    # The validity of an empty sentence is 0, as in obs of tl.perturb and tl.generate.
     assert sentences.validity("", known) == 0
     assert sentences.uniqueness("FOO BAR", known) == 0
 

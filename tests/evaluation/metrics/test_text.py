@@ -42,8 +42,7 @@ def test_bertscore_equals_its_definition_whatever_the_lengths(encoder: Path) -> 
     loaded = bertscore.load_encoder(str(encoder))
     scores = bertscore.bertscores(truth, answer, loaded)
     np.testing.assert_allclose(scores, [f1(t, a, *loaded) for t, a in zip(truth, answer, strict=True)], atol=1e-5)
-    # torchmetrics itself pairs texts of a batch wrongly where their lengths differ; the day it does not, batches may
-    # return.
+    # In a batch, torchmetrics pairs texts wrongly if their lengths differ: scores must not depend on the order.
     np.testing.assert_allclose(bertscore.bertscores(truth[::-1], answer[::-1], loaded), scores[::-1], atol=1e-6)
     assert bertscore.bertscore(truth, answer, str(encoder)) == pytest.approx(scores.mean())
 
@@ -55,7 +54,7 @@ def test_equal_and_empty_texts(encoder: Path) -> None:
     assert 0 <= scores[2] < 1
 
 
-def test_long_texts_are_cut_to_what_the_encoder_takes(encoder: Path) -> None:
+def test_long_texts_are_truncated_to_the_limit_of_the_encoder(encoder: Path) -> None:
     text = " ".join(WORDS * 3)
     assert bertscore.bertscore([text], [text], str(encoder)) == pytest.approx(1, abs=1e-6)
 

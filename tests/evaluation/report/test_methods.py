@@ -8,7 +8,7 @@ from cell2sen.evaluation.report.methods import paragraph, readable, scored_metho
 from cell2sen.evaluation.result import Evaluation
 
 
-def test_methods_paragraph_tells_what_was_done(perturbed: Evaluation, labelled: Evaluation) -> None:
+def test_methods_paragraph_describes_the_evaluation(perturbed: Evaluation, labelled: Evaluation) -> None:
     text = paragraph(perturbed)
     for phrase in (
         "4 groups (perturbation × cell_type)",

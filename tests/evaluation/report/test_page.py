@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, harmless, and seen in a browser."""
+"""The report: complete, self-contained, without active content, and rendered by a browser."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_invalid_and_repeated_words_are_marked(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_leak_is_the_first_thing_to_be_seen(tmp_path: Path) -> None:
+def test_a_leak_is_shown_first(tmp_path: Path) -> None:
     real = cells(0, ("control", "alpha"))
     copied = real[real.obs["drug"] == "control"].copy()
     copied.obs["drug"] = "alpha"

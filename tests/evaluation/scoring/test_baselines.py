@@ -1,4 +1,4 @@
-"""Baselines and ceilings are what their documentation tells; a new one is one class."""
+"""Baselines and ceilings equal their definitions; a new one is one class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = ("alpha", "B")
 FIT = {"slope": -0.8, "intercept": 2.5, "r_squared": 0.9}
 
 
-def test_methods_equal_what_their_names_say(answers: dict[str, Evaluation]) -> None:
+def test_methods_equal_their_definitions(answers: dict[str, Evaluation]) -> None:
     true, predicted = means(REAL), means(TWIN)
     overall = (
         answers["good"].scores.query("group != 'all'").set_index(["metric", "method", "group"])["value"].sort_index()
@@ -55,7 +55,7 @@ def test_methods_equal_what_their_names_say(answers: dict[str, Evaluation]) -> N
 def test_training_cells_feed_the_baselines() -> None:
     evaluation = run(perturbed(TWIN), train=TWIN, leaks="report")
     assert evaluation.settings["baselines_learn_from"] == "train"
-    # The training cells hold the very groups: their mean is a prediction as good as the cells allow.
+    # The training cells are of the scored groups: their mean is as good as these cells allow.
     assert evaluation.table.loc["pearson_delta", "mean_of_perturbed"] > 0.9
     assert (
         evaluation.table.loc["e_distance", "nearest_training_cell"]
@@ -115,7 +115,7 @@ def test_a_baseline_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluation.settings["methods"]["twice_the_shift"] == "twice the mean change in training"
 
 
-def test_cells_of_each_method_lie_where_they_should() -> None:
+def test_cells_of_each_method_are_near_controls_or_real_cells() -> None:
     groups = groups_of(perturbed(TWIN))
     embedding = Embedding.fit("pca", groups.real.cells, np.arange(REAL.n_obs), 5)
     group = Group(groups, KEY, embedding)
@@ -151,7 +151,7 @@ def test_a_delta_layer_is_the_change_of_a_prediction() -> None:
     np.testing.assert_allclose(half.point, expected, atol=1e-6)
 
 
-def test_the_ceiling_of_sentences_lies_below_that_of_cells() -> None:
+def test_the_ceiling_of_sentences_is_below_that_of_cells() -> None:
     predicted = own_prediction(REAL[REAL.obs["drug"] == "control"])
     metrics = ["pearson_delta", "pearson"]
     assert "sentence_ceiling" not in run(predicted, metrics=metrics).table
@@ -165,7 +165,7 @@ def test_one_group_has_no_partner_and_one_cell_no_halves() -> None:
     one_drug = perturbed(TWIN)
     one_drug = one_drug[(one_drug.obs["drug"] == "alpha") & (one_drug.obs["cell_type"] == "B")].copy()
     group = Group(groups_of(one_drug), KEY, None)
-    with pytest.raises(Missing, match="only one group to exchange"):
+    with pytest.raises(Missing, match="only one group, so there is none to exchange with"):
         baselines.LabelShuffle().expression(group)
     lonely = REAL[np.r_[0:36, 36, 72 : REAL.n_obs]].copy()
     with pytest.raises(Missing, match="one real cell: it cannot be split"):

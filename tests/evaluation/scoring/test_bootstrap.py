@@ -32,7 +32,7 @@ def test_intervals_are_centred_on_the_value_and_stay_in_range() -> None:
     low, high = interval(0.5, replicates, (-math.inf, math.inf))
     assert (low, high) == (pytest.approx(0.5 - 0.95), pytest.approx(0.5 + 0.95))
     assert interval(0.5, replicates, (0.0, 1.0)) == (0.0, 1.0)
-    assert interval(-0.1, replicates, (0.0, 1.0))[0] == -0.1  # the value itself may lie outside by chance
+    assert interval(-0.1, replicates, (0.0, 1.0))[0] == -0.1  # the value itself may be outside by chance
     assert all(map(math.isnan, interval(0.5, np.array([1.0]), (0.0, 1.0))))
     assert all(map(math.isnan, interval(math.nan, replicates, (0.0, 1.0))))
 
@@ -41,7 +41,7 @@ def test_groups_of_a_unit_are_drawn_together() -> None:
     values = np.array([0.0, 0.0, 1.0, 1.0, 0.5, math.nan])
     means = over_units(values, ["a", "a", "b", "b", "c", "d"], 0)
     assert means.shape == (2000,)
-    # Each of a, b, c three times: only their own mean is left.
+    # Samples of one unit three times have the mean of that unit.
     assert {0.0, 0.5, 1.0} <= set(np.round(means, 6))
     assert means.mean() == pytest.approx(0.5, abs=0.02)
     assert len(over_units(values, ["a", "a", "b", "b", "b", "c"], 0)) == 0

@@ -23,7 +23,7 @@ def test_groups_of_one_cell_have_no_distances_and_a_reason() -> None:
     assert "fewer than two real cells" in scores.loc[("pearson_delta", "prediction", "beta | B"), "reason"]
     assert "cannot be split" in scores.loc[("pearson", "ceiling", "beta | B"), "reason"]
     assert any("beta | B: 1" in note for note in evaluation.notes)
-    # The mean is over the groups that can be scored, and the table says how many.
+    # The mean is over the groups that can be scored; the table contains their number.
     assert evaluation.table.loc["e_distance", "n_groups"] == 5
     assert math.isfinite(evaluation.table.loc["e_distance", "prediction"])
 
@@ -70,7 +70,7 @@ def test_results_do_not_depend_on_which_metrics_are_computed() -> None:
     assert generator(0, "a").random() != generator(0, "b").random()
 
 
-def test_one_perturbation_has_nothing_to_be_confused_with() -> None:
+def test_one_perturbation_cannot_be_discriminated() -> None:
     predicted = perturbed(TWIN)
     predicted = predicted[predicted.obs["drug"] == "alpha"].copy()
     row = run(predicted, metrics=["discrimination"]).table.loc["discrimination"]

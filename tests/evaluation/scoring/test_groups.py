@@ -82,9 +82,9 @@ def test_share_of_the_true_change_equals_numpy() -> None:
 
 
 def test_missing_controls_and_groups_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"obs\['drug'\] of the real cells never is \['DMSO'\]; available: \['alpha'"):
+    with pytest.raises(ValueError, match=r"obs\['drug'\] of the real cells is never \['DMSO'\]; available: \['alpha'"):
         groups_of(perturbed(TWIN), control="DMSO")
-    with pytest.raises(ValueError, match=r"obs\['drug'\] of the real cells always is"):
+    with pytest.raises(ValueError, match=r"obs\['drug'\] of the real cells is always"):
         groups_of(perturbed(TWIN), control=["control", *DRUGS])
     with pytest.raises(ValueError, match="no perturbation is in both"):
         groups_of(perturbed(TWIN), rename={drug: f"x{drug}" for drug in DRUGS})

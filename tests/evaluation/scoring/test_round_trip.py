@@ -1,4 +1,4 @@
-"""Expression after writing cells as sentences and reading them back."""
+"""Expression after a round trip through sentences."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cell2sen.evaluation.scoring.samples import Group, Profile, at_most
 KEY = ("alpha", "B")
 
 
-def test_shared_controls_flatter_an_answer_without_signal() -> None:
+def test_shared_controls_inflate_the_score_of_an_answer_without_signal() -> None:
     """Noise of few controls is in both changes and correlates; from disjoint halves it does not."""
     few = REAL[(REAL.obs["drug"] == "control").to_numpy().nonzero()[0][::9]].copy()
     real = ad.concat([few, perturbed(REAL)])

@@ -23,7 +23,7 @@ def test_missing_values_have_reasons_and_no_value_is_invented(answers: dict[str,
         assert (answer.scores.loc[~missing, "reason"] == "").all()
 
 
-def test_intervals_hold_their_values(answers: dict[str, Evaluation]) -> None:
+def test_intervals_contain_their_values(answers: dict[str, Evaluation]) -> None:
     for answer in answers.values():
         for low, high in (("low", "high"), ("low_groups", "high_groups")):
             some = answer.scores.dropna(subset=[low])
@@ -35,7 +35,7 @@ def test_intervals_hold_their_values(answers: dict[str, Evaluation]) -> None:
 
 @pytest.mark.slow
 def test_an_answer_must_not_choose_its_groups() -> None:
-    """Undefined in one hard group: the mean over the others is told in the reason only."""
+    """Undefined in one hard group: the mean over the others is in the reason only."""
     predicted = perturbed(TWIN)
     controls = REAL[(REAL.obs["drug"] == "control") & (REAL.obs["cell_type"] == "T")].copy()
     controls.obs["drug"] = "gamma"

@@ -10,7 +10,7 @@ from cell2sen.training.config.grpo import Grpo, RewardGenes, SampledAnswers
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match=r"unknown rewards \['f1'\]; available: \['kendall_tau'"):
         Grpo(rewards={"f1": 1})
-    with pytest.raises(ValueError, match="unknown rewards"):
+    with pytest.raises(ValueError, match=r"must name at least one reward; available: \['kendall_tau'"):
         Grpo(rewards={})
     with pytest.raises(ValueError, match="truth must be 'mean' or 'cell', found 'all'"):
         Grpo(truth="all")

@@ -1,4 +1,4 @@
-"""Settings of the model: what goes together, defaults that depend on the tokenizer."""
+"""Settings of the model: excluded combinations, defaults that depend on the tokenizer."""
 
 from __future__ import annotations
 

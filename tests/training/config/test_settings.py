@@ -1,4 +1,4 @@
-"""All settings together: what does not go with reinforcement learning."""
+"""All settings together: those that reinforcement learning excludes."""
 
 from __future__ import annotations
 

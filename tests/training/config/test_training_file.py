@@ -1,4 +1,4 @@
-"""Training files: plain values become a configuration, mistakes and former keys are errors that name the right key."""
+"""Training files: plain values to a configuration; errors on unknown and former keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def file(**entry: Any) -> dict[str, Any]:
         ({"model": {"lora": {"rank": 2}}}, r"model.lora has unknown keys \['rank'\]; available: .*'r'"),
         (file(celltype="x"), r"data.files has unknown keys \['celltype'\]; available: .*'cell_type'"),
         (file(split={"share": 1}), r"data.files.split has unknown keys \['share'\]; available: .*'test'"),
-        ({"data": {"files": [{}]}}, r"data.files lacks \['file'\]"),
+        ({"data": {"files": [{}]}}, r"data.files lacks the keys \['file'\], found \[\]"),
         ({"data": {"files": []}}, "no data: name the files"),
         ({"data": {}}, "no data: name the files"),
         ({"data": None}, "no data: name the files"),
@@ -40,7 +40,7 @@ def file(**entry: Any) -> dict[str, Any]:
         (file(tasks=3), "data.files.tasks must hold keys and values, found 3"),
     ],
 )  # fmt: skip
-def test_mistakes_give_the_menu(values: dict[str, Any], message: str) -> None:
+def test_mistakes_list_the_available_keys(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         training.from_mapping(MINIMAL | values)
 

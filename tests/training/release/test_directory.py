@@ -1,4 +1,4 @@
-"""Directory of a trained model: metadata, names of the split, hashes, complete or not there."""
+"""Directory of a trained model: metadata, names of the split, hashes, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The temperature makes probabilities mean what they say."""
+"""Calibration: recovered temperatures, calibration errors, halves by barcode."""
 
 from __future__ import annotations
 

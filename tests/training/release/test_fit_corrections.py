@@ -42,7 +42,7 @@ def test_share_is_the_factor_with_the_least_error_in_contexts_left_out() -> None
     factors = np.linspace(0, 1, 1001)
     best = factors[np.argmin([error(factor) for factor in factors])]
     assert 0.2 < best < 0.9
-    # What varies between contexts, over what they have in common, is (1 / best - 1) * 3 for means over three of them.
+    # The ratio of the variance between contexts to the common part is (1 / best - 1) * 3 for means over three contexts.
     assert share(missed) == pytest.approx(1 / (1 + (1 / best - 1) * 3 / 4), abs=1e-3)
     assert share([missed[0], missed[0]]) == pytest.approx(1)
     assert share([missed[0], -missed[0]]) == 0
@@ -153,7 +153,7 @@ def test_responses_that_cannot_be_predicted_are_not_corrected(
 
 @pytest.mark.slow
 def test_genes_of_several_tokens_are_predicted_by_sentences(cells_420: Path, tmp_path: Path) -> None:
-    """Such a model has no expected responses. Its training ends without corrections."""
+    """Such a model has no expected responses, and its training no corrections."""
     pieces = {**SHAPE, "context": 512, "tokenizer": {"min_cells": 1, "kind": "bpe", "text_tokens": 300}}
     changes = {
         "model.from_scratch": pieces,

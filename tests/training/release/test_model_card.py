@@ -1,4 +1,4 @@
-"""Model card: what it says of data, settings and scores."""
+"""Model card: lines on data, settings and scores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_data_settings_and_limits() -> None:
         "* Genes per sentence: annotate 20, perturb 10",
         "* Steps: 6; batch size 8; learning rate default; seed 0",
         "| scores |",
-        "* Loss on held-out pairs (nats per answer token): first 3.000, best 1.000, last 2.000",
+        "* Loss on held-out pairs (nats per label, or per token of a sentence): first 3.000, best 1.000, last 2.000",
         "* Label probabilities are not calibrated",
         "* Expected responses are not corrected",
         "This model is not a medical device.",

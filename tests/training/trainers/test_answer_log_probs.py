@@ -28,7 +28,7 @@ def test_probabilities_are_those_of_the_masked_distribution(architecture: str, k
         assert not log_probs[row, len(rollout.ids) :].any()
     assert (entropy >= 0).all()
     assert entropy.max() > 0.01
-    # Another distribution than that over all tokens, wherever tokens are struck out.
+    # The distribution differs from that over all tokens where some are not allowed.
     if guided:
         free, _ = answer_log_probs(backend.network, ids, mask, keep, None, 0.7, contextlib.nullcontext)
         assert (log_probs >= free - 1e-4).all()

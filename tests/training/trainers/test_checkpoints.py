@@ -1,4 +1,4 @@
-"""Checkpoints of architectures that are written with other names than their modules have."""
+"""Checkpoints whose weights have other names than the modules of the network."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 FILE = {"tasks": ["perturb"]}
 GENES = {"gmt": "sets.gmt", "sets": "IFN"}
-# With these norms a response is learned in few steps, which rewards can build on.
+# With these initial weights the responses are partly learned after few steps, so that rewards can rise.
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "layers": 2,
@@ -34,7 +34,7 @@ SHAPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def start(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model that has learned a little of the responses."""
+    """A model after 80 steps on responses."""
     changes = {
         "model.from_scratch": SHAPE,
         "data.lengths": {"perturb": 10},
@@ -107,7 +107,7 @@ def test_importance_ratio_is_one_until_a_step_is_taken(
     assert max(fresh) < 1e-4
     if iterations == 2:
         used = [ratios[place] for place in range(len(ratios)) if place // 2 % 2 == 1]
-        assert max(used) > 1e-3, "at the second step with the same answers the model has moved"
+        assert max(used) > 1e-3, "at the second step with the same answers the weights have changed"
 
 
 def test_resumed_it_equals_an_uninterrupted_one(
@@ -135,7 +135,7 @@ def test_best_weights_by_reward(folder: Path, tmp_path: Path, start: Model) -> N
     changes = {"checkpoints.keep_best": True, "checkpoints.eval_steps": 1, "optimiser.learning_rate": 0.3}
     model = run(folder, tmp_path / "out", rewarded(start, changes))
     rewards = log_values(model, "eval_reward")
-    assert rewards[-1] < max(rewards), "steps this large make it worse"
+    assert rewards[-1] < max(rewards), "large steps lower the reward"
     assert "kendall_tau" in card(model)
 
 

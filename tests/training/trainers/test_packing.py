@@ -1,4 +1,4 @@
-"""Packed samples have the loss, the gradients and the training of padded ones."""
+"""Packed samples: loss, gradients and training equal those of padded samples."""
 
 from __future__ import annotations
 

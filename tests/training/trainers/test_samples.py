@@ -1,4 +1,4 @@
-"""Tokenised samples are what a backend scores; batches have one length and come at random."""
+"""Tokenised samples, as a backend scores them; batches of similar length, in random order."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TestGroupedOrder:
         order.set_epoch(1)
         assert list(order) != first != list(GroupedOrder(self.lengths, 8, seed=4))
 
-    def test_batches_are_of_one_length_and_come_at_random(self) -> None:
+    def test_batches_have_similar_lengths_and_a_random_order(self) -> None:
         order = list(GroupedOrder(self.lengths, 8, seed=0))
         batches = [[self.lengths[place] for place in order[first : first + 8]] for first in range(0, 1000, 8)]
         assert np.mean([np.ptp(batch) for batch in batches]) < 20

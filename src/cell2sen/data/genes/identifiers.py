@@ -1,4 +1,4 @@
-"""Gene identifiers: is a name a symbol, an Ensembl or an Entrez identifier."""
+"""Gene identifiers: symbols, Ensembl and Entrez, recognised by form."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
 Fault = Literal["missing", "ids", "numbers", "whitespace"]
 
-# Eleven digits tell an identifier from a symbol (ENSA, ENSAP1). Pseudo-autosomal copies on Y end in _PAR_Y or, before
-# GENCODE 25, have R in place of the first digit.
+# Eleven digits distinguish an identifier from a symbol (ENSA, ENSAP1). Pseudo-autosomal copies on Y end in _PAR_Y or,
+# before GENCODE 25, have R in place of the first digit.
 _ID = r"(ENS[A-Z]*?)(\d{11}|R\d{10})(?:\.\d+)?(?:_PAR_Y)?"
 _ENSEMBL = re.compile(_ID, re.IGNORECASE)
 _SYMBOL_ID = re.compile(rf"(?P<symbol>\S+?)[_|]{_ID}", re.IGNORECASE)
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 #: Missing values after a round trip through text.
 _MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "None"})
 
-#: Share of names of one kind from which on a list is of this kind rather than "mixed".
+#: Minimum share of names of one kind for a list of this kind; below it, the list is "mixed".
 MIN_SHARE_OF_KIND = 0.9
 
 
@@ -42,16 +42,16 @@ def _text(value: Any) -> str:
 
 
 def fault(text: str | None) -> Fault | None:
-    """Why `text` is no word of a cell sentence; ``None`` if it is one."""
+    """Reason why `text` cannot be a word of a cell sentence; ``None`` if it can."""
     return "missing" if text is None else _classify(text)[0]
 
 
 def symbol_in(text: str) -> str | None:
-    """The symbol that `text` is, or contains beside an identifier (``TBCE_ENSG00000284770``)."""
+    """Symbol in `text`: all of it or the part beside an identifier (``TBCE_ENSG00000284770``); ``None`` without one."""
     return _classify(text)[1]
 
 
-@lru_cache(maxsize=2**16)  # the genes of one or two species, which come again with every dataset
+@lru_cache(maxsize=2**16)  # genes of one or two species: the same in every dataset
 def _classify(text: str) -> tuple[Fault | None, str | None]:
     if _ENSEMBL.fullmatch(text):
         return "ids", None
@@ -73,26 +73,26 @@ def ensembl_prefix(text: str) -> str | None:
 
 
 def bare_identifier(text: str) -> str:
-    """Key of an identifier in tables: Ensembl in upper case without version, Entrez without decimals, others as is."""
+    """Key of an identifier in tables: Ensembl in upper case without version, Entrez without ``.0``, others as is."""
     if match := _ENSEMBL.fullmatch(text):
         return match[1].upper() + match[2].upper().replace("R", "0")
     return text.removesuffix(".0") if _NUMBER.fullmatch(text) else text
 
 
 def looks_like(names: Iterable[Any]) -> Kind:
-    """Kind of gene names: at least 90 % symbols, Ensembl identifiers or whole numbers (Entrez), else ``"mixed"``.
+    """Kind of gene names: at least 90 % symbols, Ensembl identifiers or numbers (Entrez), else ``"mixed"``.
 
     Every name that is no identifier and no number counts as a symbol. Missing names are ignored.
 
     Raises
     ------
     ValueError
-        No names.
+        No names that are not missing.
     """
     faults = [fault(text) for text in texts(names) if text is not None]
     if not faults:
         raise ValueError("no gene names: the list is empty or has missing values only")
-    least, n_ids, n_numbers = MIN_SHARE_OF_KIND * len(faults), faults.count("ids"), faults.count("numbers")
-    if max(n_ids, n_numbers) >= least:
-        return "ensembl" if n_ids >= least else "entrez"
-    return "symbols" if len(faults) - n_ids - n_numbers >= least else "mixed"
+    min_names, n_ids, n_numbers = MIN_SHARE_OF_KIND * len(faults), faults.count("ids"), faults.count("numbers")
+    if max(n_ids, n_numbers) >= min_names:
+        return "ensembl" if n_ids >= min_names else "entrez"
+    return "symbols" if len(faults) - n_ids - n_numbers >= min_names else "mixed"

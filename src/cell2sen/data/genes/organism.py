@@ -31,7 +31,7 @@ MIN_SHARE_OF_CASE = 0.8
 
 
 def scientific_name(value: Any) -> str:
-    """``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms are returned as they are."""
+    """Scientific name: ``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms stay unchanged."""
     text = str(value).strip().replace("_", " ")
     return _NAMES.get(text.lower(), text)
 
@@ -52,7 +52,7 @@ def organism_of_cells(
     Raises
     ------
     ValueError
-        `given` is not one per cell, or has missing values.
+        `given` has not one name per cell, or has missing values.
     """
     if given is not None:
         return _given_organism(given, len(obs))
@@ -72,30 +72,30 @@ def organism_of_cells(
         names = {value: scientific_name(value) for value in values.unique()}
         return tuple(names[value] for value in values)
     for key in KEYS:
-        named = {str(value).strip() for value in np.ravel(uns[key])} if key in uns else set()
-        if len(named) == 1 and (name := named.pop()):
+        names_in_uns = {str(value).strip() for value in np.ravel(uns[key])} if key in uns else set()
+        if len(names_in_uns) == 1 and (name := names_in_uns.pop()):
             return (scientific_name(name),) * len(obs)
     return (_from_genes(var_names),) * len(obs)
 
 
 def organism_column(obs: pd.DataFrame, key: str) -> str | None:
-    """Column of `obs` named `key`, in any case; ``None`` without one."""
+    """Column of `obs` with the name `key`, in any case; ``None`` without one."""
     if key in obs.columns:
         return key
     return next((name for name in obs.columns if str(name).lower() == key), None)
 
 
 def guess_organism(names: Iterable[Any]) -> str | None:
-    """``"Homo sapiens"`` or ``"Mus musculus"`` from gene names, ``None`` if unclear.
+    """``"Homo sapiens"`` or ``"Mus musculus"``, guessed from gene names; ``None`` if unclear.
 
-    Ensembl identifiers decide if there are any: 90 % must have the prefix of one species. Otherwise 80 % of the symbols
+    If there are Ensembl identifiers, 90 % of them must have the prefix of one species. Otherwise 80 % of the symbols
     must be in upper case (human) or capitalised (mouse), which cannot distinguish mouse from rat, human from pig, or
     human genes from mouse genes in upper case.
     """
     return _guess_organism(tuple(text for text in texts(names) if text is not None))
 
 
-@lru_cache(maxsize=8)  # the same genes come again with every call for a dataset
+@lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
 def _guess_organism(names: tuple[str, ...]) -> str | None:
     prefixes = [ensembl_prefix(text) for text in names if fault(text) == "ids"]
     if prefixes:
@@ -116,7 +116,7 @@ def _given_organism(given: str | Sequence[str], n: int) -> tuple[str, ...]:
     if len(given) != n:
         raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
     if any(not str(value or "").strip() or value != value for value in given):
-        raise ValueError("organism has missing values; pass one name per cell, or none to read it from the data")
+        raise ValueError("organism has missing values; pass a name for each cell, or None to read it from the data")
     return tuple(scientific_name(value) for value in given)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.data.genes.gene_map import COUNTS, GeneMap
+from cell2sen.data.genes.gene_map import ACCOUNT_NUMBERS, GeneMap
 from cell2sen.data.genes.gene_tables import (
     ID_COLUMNS,
     PACKAGED,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Names = tuple[str | None, ...]
 
-#: Names kept as examples for each number of an account.
+#: Maximum number of example names for each number of an account.
 _MAX_EXAMPLES = 20
 
 
@@ -44,14 +44,14 @@ def resolve_genes(
     case: Literal["keep", "upper"] = "keep",
     duplicates: Literal["max", "first"] = "max",
 ) -> GeneMap:
-    """Symbol of each gene.
+    """Gene symbol of each column of a matrix.
 
-    Symbols are taken from the index of `var`; where it holds identifiers, from `gene_table`, else from the first of
-    :data:`SYMBOL_COLUMNS` that `var` has and that holds symbols. In a mixed index, symbols are kept and identifiers
-    are looked up. A gene without a symbol is dropped: identifiers, numbers, missing names and names with white space
-    inside are no words of a cell sentence. In a name of symbol and identifier (``TBCE_ENSG00000284770``, as CELLxGENE
-    writes duplicates) the symbol is used. The ``-1`` that `anndata.var_names_make_unique` appends is kept, since it
-    cannot be distinguished from symbols such as ERV3-1.
+    Symbols are those of the index of `var`; for identifiers in the index, those of `gene_table`, else of the first of
+    :data:`SYMBOL_COLUMNS` in `var` that contains symbols. In a mixed index, symbols are kept and identifiers are looked
+    up. Genes without a symbol are dropped: identifiers, numbers, missing names, and names with white space inside
+    cannot be words of a cell sentence. Of a symbol with an identifier (``TBCE_ENSG00000284770``, a duplicate in
+    CELLxGENE) the symbol is used. The ``-1`` that `anndata.var_names_make_unique` appends is kept, since it cannot be
+    distinguished from symbols such as ERV3-1.
 
     Parameters
     ----------
@@ -78,7 +78,8 @@ def resolve_genes(
     -------
     GeneMap
         Its account has ``source``, ``duplicates_rule``, ``case`` (str); the numbers ``genes`` (columns in), ``mapped``
-        (columns with a symbol), ``symbols`` (out) and :data:`~cell2sen.data.genes.gene_map.COUNTS`; and ``examples``,
+        (columns with a symbol), ``symbols`` (out) and :data:`~cell2sen.data.genes.gene_map.ACCOUNT_NUMBERS`; and
+        ``examples``,
         up to 20 names for each number above 0.
 
     Raises
@@ -86,7 +87,7 @@ def resolve_genes(
     KeyError
         `symbols` is no column, or a table has no column of a known name.
     ValueError
-        No gene has a symbol, or the index holds identifiers or numbers and there is nothing to look them up in.
+        No genes, no gene with a symbol, or identifiers or numbers without a column or table of symbols.
     """
     for rule, value, menu in (("duplicates", duplicates, ("max", "first")), ("case", case, ("keep", "upper"))):
         if value not in menu:
@@ -103,13 +104,13 @@ def resolve_genes(
 
 @dataclass(frozen=True)
 class _NamesInVar:
-    """All text of var that symbols may come from; equal for equal genes."""
+    """All text of `var` that can contain symbols; equal for equal genes."""
 
     index: Names
     index_name: str
     column_names: tuple[str, ...]
     columns: tuple[tuple[str, Names], ...]
-    """Columns with symbols or identifiers, and the one that was named."""
+    """Columns with symbols or identifiers, and the one that the user named."""
 
 
 def _names_in(var: pd.DataFrame, symbols: str | None) -> _NamesInVar:
@@ -136,36 +137,36 @@ def _resolve(
         raise ValueError(_no_symbols(names, symbols))
     if aliases is not None:
         _replace_aliases(symbol_of_row, aliases, account)
-    place = _merge_spellings(symbol_of_row, case, account)
+    position_of = _merge_spellings(symbol_of_row, case, account)
     columns = np.fromiter(symbol_of_row, dtype=np.int64, count=len(symbol_of_row))
-    positions: NDArray[np.int64] = np.array([place[symbol] for symbol in symbol_of_row.values()], dtype=np.int64)
+    positions: NDArray[np.int64] = np.array([position_of[symbol] for symbol in symbol_of_row.values()], dtype=np.int64)
     if duplicates == "first":
         _, firsts = np.unique(positions, return_index=True)
         columns, positions = columns[firsts], positions[firsts]
     for array in (columns, positions):
-        array.setflags(write=False)  # several datasets may have this map
+        array.setflags(write=False)  # the map may be cached for several datasets
     numbers = {
         "source": ", ".join(source if len(used) == 1 else f"{source} ({n})" for source, n in used.items()),
         "genes": len(names.index),
         "mapped": len(symbol_of_row),
-        "symbols": len(place),
-        **{name: account.counts[name] for name in COUNTS},
+        "symbols": len(position_of),
+        **{name: account.counts[name] for name in ACCOUNT_NUMBERS},
         "duplicates_rule": duplicates,
         "case": case,
         "examples": dict(account.examples),
     }
     return GeneMap(
-        n_columns=len(names.index), columns=columns, positions=positions, symbols=tuple(place), account=numbers
+        n_columns=len(names.index), columns=columns, positions=positions, symbols=tuple(position_of), account=numbers
     )
 
 
-#: Without tables, a map depends on text alone, and the same genes come again with every call for a dataset: 5 of the
-#: 30 ms that writing 2,000 cells of 2,500 genes takes.
+#: Without tables, a map depends on text alone, which is the same in all calls for a dataset. Saves 5 of the 30 ms that
+#: writing 2,000 cells of 2,500 genes takes.
 _resolve_without_tables = lru_cache(maxsize=8)(_resolve)
 
 
 class _Account:
-    """Numbers of genes by what happened to them, with examples."""
+    """Numbers of genes that were mapped, changed or dropped, with examples."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -178,7 +179,7 @@ class _Account:
 
 
 class _Source(NamedTuple):
-    """Possible symbols of all rows."""
+    """Possible symbols of all rows of `var`, from one column or table."""
 
     title: str
     values: Names
@@ -194,7 +195,7 @@ class _Sources(NamedTuple):
 
 
 def _choose(genes: Names, sources: _Sources, account: _Account) -> tuple[dict[int, str], Counter[str]]:
-    """Symbol of each row that has one, and how many came from each source."""
+    """Symbol of each row that has one, and the number of symbols from each source."""
     symbol_of_row: dict[int, str] = {}
     used: Counter[str] = Counter()
     names = [source.values for source in sources.in_order if not source.is_table]
@@ -227,7 +228,7 @@ def _replace_aliases(symbol_of_row: dict[int, str], aliases: Table, account: _Ac
         targets = set() if symbol in official else approved.get(symbol, set())
         if len(targets) > 1:
             account.add("ambiguous_aliases", symbol)
-        elif targets & present:  # an annotation that has both means two genes: do not mix them
+        elif targets & present:  # with both names in the annotation, they are two genes: do not mix them
             account.add("aliases_kept", symbol)
         elif targets:
             (symbol_of_row[row],) = targets
@@ -235,14 +236,14 @@ def _replace_aliases(symbol_of_row: dict[int, str], aliases: Table, account: _Ac
 
 
 def _merge_spellings(symbol_of_row: dict[int, str], case: str, account: _Account) -> dict[str, int]:
-    """Apply `case` in place; position of each unique symbol, in the order of its first row."""
+    """Position of each unique symbol, in the order of first rows, after applying `case` in place."""
     written = list(symbol_of_row.values())
     if case == "upper":
         for row, symbol in symbol_of_row.items():
             symbol_of_row[row] = symbol.upper()
-    place = {symbol: position for position, symbol in enumerate(dict.fromkeys(symbol_of_row.values()))}
-    if len(place) == len(symbol_of_row):
-        return place
+    position_of = {symbol: position for position, symbol in enumerate(dict.fromkeys(symbol_of_row.values()))}
+    if len(position_of) == len(symbol_of_row):
+        return position_of
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for symbol, original in zip(symbol_of_row.values(), written, strict=True):
         spellings[symbol].append(original)
@@ -252,14 +253,14 @@ def _merge_spellings(symbol_of_row: dict[int, str], case: str, account: _Account
             account.add("duplicate_columns", symbol, times=len(originals) - 1)
             if len(set(originals)) > 1:
                 account.add("case_collisions", symbol)
-    return place
+    return position_of
 
 
 def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) -> _Sources:
-    """Where symbols may come from."""
+    """Sources of symbols, in order of preference."""
     index, columns = names.index, dict(names.columns)
     if list(index) == [str(row) for row in range(len(index))]:
-        index = (None,) * len(index)  # row numbers that AnnData adds to nameless genes are no Entrez identifiers
+        index = (None,) * len(index)  # AnnData's row numbers for genes without names: no Entrez identifiers
     sources = [_Source("index", index)]
     if symbols in columns:
         sources = [_Source(f"var[{symbols!r}]", columns[symbols])]
@@ -275,7 +276,7 @@ def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) 
         return _Sources(sources, set())
     id_columns = {normalised_column(name) for name in ID_COLUMNS}
     also = [values for name, values in columns.items() if normalised_column(name) in id_columns or name == symbols]
-    # The name itself is looked up before it is used, the gene's other identifiers after that.
+    # Look up the name before using it as a symbol, and the gene's other identifiers after that.
     first_keys, last_keys = [sources[0].values if symbols else index], [index, *also]
     lookup = read_gene_table(gene_table, (text for column in last_keys for text in column))
     title = f"table {Path(gene_table).name if isinstance(gene_table, (str, Path)) else type(gene_table).__name__}"
@@ -291,15 +292,15 @@ def _look_up(columns: Sequence[Names], lookup: dict[str, set[str]]) -> tuple[lis
     ambiguous: set[int] = set()
     for row, identifiers in enumerate(zip(*columns, strict=True)):
         keys = [bare_identifier(text) for text in identifiers if text]
-        hits = [lookup[key] for key in keys if key in lookup]
-        symbols.append(next((min(hit) for hit in hits if len(hit) == 1), None))
-        if any(len(hit) > 1 for hit in hits):
+        matches = [lookup[key] for key in keys if key in lookup]
+        symbols.append(next((min(match) for match in matches if len(match) == 1), None))
+        if any(len(match) > 1 for match in matches):
             ambiguous.add(row)
     return symbols, ambiguous
 
 
 def _symbol_column(columns: dict[str, Names]) -> str | None:
-    """The first of :data:`SYMBOL_COLUMNS` that holds symbols; ``None`` without one."""
+    """The first of :data:`SYMBOL_COLUMNS` that contains symbols; ``None`` without one."""
     names = {normalised_column(name): name for name in reversed(columns)}
     for name in filter(names.__contains__, map(normalised_column, SYMBOL_COLUMNS)):
         values = columns[names[name]]
@@ -309,9 +310,9 @@ def _symbol_column(columns: dict[str, Names]) -> str | None:
 
 
 def _no_symbols(names: _NamesInVar, symbols: str | None) -> str:
-    place = f"index ({', '.join(map(str, names.index[:3]))}, …)" if symbols is None else f"column {symbols!r}"
+    where = f"index ({', '.join(map(str, names.index[:3]))}, …)" if symbols is None else f"column {symbols!r}"
     return (
-        f"a cell sentence is made of gene symbols, but the {place} of adata.var has none. Pass symbols='<column of "
-        f"adata.var>', available: {list(names.column_names)}; or gene_table=, from identifiers to symbols: a CSV, "
+        f"a cell sentence needs gene symbols, but the {where} of adata.var has none. Pass symbols='<column of "
+        f"var>', available: {list(names.column_names)}; or gene_table=, a table of identifiers and symbols: a CSV, "
         f"TSV or Parquet file, a frame, a mapping, or {PACKAGED!r} where that package is installed"
     )

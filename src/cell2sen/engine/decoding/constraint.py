@@ -1,4 +1,4 @@
-"""Constraint contract of the generation loop: plans of next tokens, and their acceptance.
+"""Constraint contract of the generation loop: which tokens may come next.
 
 Axes in names: R rows of the call, N decisions, C columns (tokens that may be written).
 """
@@ -43,7 +43,7 @@ class Plan:
 
 
 class Constraint(Protocol):
-    """Which tokens the rows of a batch may write, and what they have written.
+    """Constraint of the rows of a batch: the tokens that may be written next, and those written so far.
 
     Implemented by :class:`cell2sen.engine.decoding.guide.Guide` and
     :class:`cell2sen.engine.decoding.loop.FreeText`.
@@ -55,7 +55,7 @@ class Constraint(Protocol):
         ...
 
     def done(self, row: int) -> bool:
-        """Whether a row is complete."""
+        """Whether the answer of a row is complete."""
         ...
 
     def plan(self, rows: Sequence[int]) -> Plan:
@@ -65,11 +65,11 @@ class Constraint(Protocol):
     def accept(
         self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Adds the decided tokens, int64 (N,), decided by `logits_NC`, and undoes wrong drafts.
+        """Adds the decided tokens, int64 (N,), and undoes wrong drafts; `logits_NC` are those of the decisions.
 
         Returns
         -------
-        For each row of the plan the number of planned tokens that were right, and the token decided after them, -1 if
+        Of each row of the plan, the number of planned tokens that were right, and the token decided after them, -1 if
         the row is done; each int64 (R,).
         """
         ...

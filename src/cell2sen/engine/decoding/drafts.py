@@ -1,9 +1,9 @@
 """Draft tokens for speculative decoding, from the last logits at the same trie node.
 
-From one gene to the next a model's logits change little: the next gene is mostly the best of those left when the gene
-before began, and a gene is mostly completed as it was last time, in this row or in any other. The noise of drawn tokens
-is known in advance (:mod:`cell2sen.engine.decoding.sampling`), so draws can be drafted, too. A wrong draft costs a
-place in a forward pass and changes nothing else.
+A model's logits change little from one gene to the next: the next gene is mostly the best unused gene by the logits at
+the gene before, and a gene is mostly completed with the same tokens as last time, in this row or another. The noise of
+drawn tokens is known in advance (:mod:`cell2sen.engine.decoding.sampling`), so draws can be drafted, too. A wrong draft
+takes a place in a forward pass and changes nothing else. Speculative decoding: Leviathan, Kalman and Matias 2023.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ MIN_PROBABILITY = 0.25
 #: Maximum number of draft tokens in a pass.
 MAX_DRAFTS = 24
 
-#: First tokens of genes that are stored of a row, the most probable ones.
+#: Maximum number of first tokens of genes stored per row, the most probable ones.
 MAX_STARTS = 256
 
 #: Limits of the margin between the best and the second best token, in nats. Each interval is a kind of draft with its
-#: own probability, for first tokens of genes and for tokens within genes.
+#: own rate of right drafts, separately for first tokens of genes and for tokens within genes.
 _MARGINS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
 _KINDS = 2 * (len(_MARGINS) + 1)
 
 
 class DraftMemory:
-    """Logits of all trie edges in one call, and the share of right drafts of each kind.
+    """Last logits of the trie edges in one call, and rates of right drafts of each kind.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ class DraftMemory:
     def rates(self) -> NDArray[np.float64]:
         """Recent share of right drafts of each kind. Every 16th pass tries all kinds, to measure them again."""
         self._passes += 1
-        # Two of three before any draft, and again long after the last one.
+        # The rate is 2 / 3 before any draft, and returns to it long after the last one.
         rates: NDArray[np.float64] = (self._right + 2) / (self._total + 3)
         return rates if self._passes % 16 else np.maximum(rates, MIN_PROBABILITY)
 
     def count_drafts(self, kinds: NDArray[np.int64], right: NDArray[np.bool_]) -> None:
-        """Adds drafts and whether they were right."""
+        """Counts drafts by kind, and which were right, bool; counts halve with every 1,024 drafts."""
         decay = 0.5 ** (len(kinds) / 1024)
         self._right = self._right * decay + np.bincount(kinds[right], minlength=_KINDS)
         self._total = self._total * decay + np.bincount(kinds, minlength=_KINDS)
@@ -78,9 +78,9 @@ class GeneDrafts:
     Parameters
     ----------
     memory
-        Logits of other rows; shared by the batches of one call.
+        Logits of all rows; shared by the batches of one call.
     keys
-        For each row, see :func:`cell2sen.engine.decoding.sampling.row_key`.
+        Key of each row, see :func:`cell2sen.engine.decoding.sampling.row_key`.
     temperature
         0: greedy.
     """
@@ -107,14 +107,14 @@ class GeneDrafts:
     def draft(
         self, guide: Guide, places: NDArray[np.int64], step: int, allowed: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
-        """The draft token of rows of the plan, -1 where none is probable enough, int64 (n,).
+        """Draft tokens of rows of the plan, -1 where none is probable enough, int64 (n,).
 
         Parameters
         ----------
         places
             Places of the rows in the plan, int64 (n,).
         step
-            Number of planned tokens before it.
+            Number of planned tokens before the draft.
         allowed
             Allowed tokens, bool (n, C).
         """
@@ -152,9 +152,9 @@ class GeneDrafts:
         Parameters
         ----------
         logits_NC
-            Of the plan's decisions, -inf where a token is not allowed.
+            Logits of the plan's decisions, float32 (N, C), -inf where a token is not allowed.
         kept, new
-            As :meth:`cell2sen.engine.decoding.guide.Guide.accept` returns.
+            Returned by :meth:`cell2sen.engine.decoding.guide.Guide.accept`.
         right, reached
             Which drafts equal the decision, and which decisions come before or at the first wrong draft, bool (N,).
         """
@@ -193,7 +193,7 @@ class GeneDrafts:
         place: NDArray[np.int64],
         logit: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Reference of edge logits: the logsumexp of first tokens of other genes, or the largest edge of the node."""
+        """Reference of edge logits: logsumexp of other genes' first tokens if a gene may end, else the largest."""
         reference = np.full(len(within), -np.inf, dtype=np.float32)
         np.maximum.at(reference, place, logit)
         if len(closing := np.flatnonzero(ends)):
@@ -234,7 +234,7 @@ class GeneDrafts:
     def _best_edge(
         self, rows: NDArray[np.int64], node: NDArray[np.int64], step: int, allowed: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """The same for tokens that continue a gene."""
+        """The same of :meth:`_best_start` for tokens that continue a gene."""
         inside = np.flatnonzero(self.trie.depth[node] > 0)
         place, edge = self.trie.edges(node[inside])
         place, column = inside[place], self.memory.edge_column[edge]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Root nodes: of genes after another gene, and of the first gene after the prompt.
+#: Root nodes of the trees: genes after another gene, and the first gene after the prompt.
 LATER, FIRST = 0, 1
 
 
 class GeneTrie:
-    """Genes by their tokens. Never changed; shared by all rows of all batches.
+    """Trie of the token ids of genes; never changed, shared by all rows of all batches.
 
     Parameters
     ----------
@@ -60,10 +60,9 @@ class GeneTrie:
                 paths[root].append(path)
         self.n_nodes = len(children)
         self.gene = np.array(ends, dtype=np.int64)
-        """Gene that ends at each node, -1 for none, int64 (nodes,)."""
+        """Gene that ends at each node, as an index into `genes`, -1 for none, int64 (nodes,)."""
         self.token = np.full(self.n_nodes + 1, -1, dtype=np.int64)
-        """Token that leads to each node, -1 for the roots, int64 (nodes + 1,); the last one belongs to no
-        node."""
+        """Token that leads to each node, -1 for the roots, int64 (nodes + 1,); the last is for padding."""
         self.depth = np.zeros(self.n_nodes, dtype=np.int64)
         """Tokens from its root to each node, int64 (nodes,)."""
         for node, below in enumerate(children):  # children come after their parents
@@ -72,29 +71,21 @@ class GeneTrie:
         edges = sorted((node, token, child) for node, below in enumerate(children) for token, child in below.items())
         parent, self.edge_token, self.edge_child = np.array(edges, dtype=np.int64).reshape(-1, 3).T.copy()
         self.edges_from = np.searchsorted(parent, np.arange(self.n_nodes + 1))
-        """First edge of each node; edges are sorted by node and token, int64 (nodes + 1,)."""
+        """Number of the first edge of each node, int64 (nodes + 1,); edges are sorted by node and token."""
         self.vocabulary = int(self.edge_token.max(initial=-1)) + 1
         """Largest token + 1."""
         self._edge_keys = parent * self.vocabulary + self.edge_token
         self.nodes = _table(paths if len(paths) == 2 else [*paths, *paths], self.n_nodes)
-        """Nodes of each gene in the trees of `later` and `first`, int64 (2, genes, longest), padded with the number of
-        nodes."""
-        self.length = (self.nodes < self.n_nodes).sum(axis=2)
-        """Tokens of each gene, int64 (2, genes)."""
+        """Nodes of each gene in the trees of `later` and `first`, int64 (2, genes, longest), padded with `n_nodes`."""
         self.path = self.nodes[LATER]
-        """Nodes of each gene in the tree of `later`."""
-        self.in_first = np.zeros(self.n_nodes, dtype=bool)
-        """Which nodes belong to the tree of `first`, if it is a separate tree, bool (nodes,)."""
-        if len(tables) == 2:
-            self.in_first[FIRST] = True
-            self.in_first[self.nodes[FIRST][self.nodes[FIRST] < self.n_nodes]] = True
+        """Nodes of each gene in the tree of `later`, int64 (genes, longest)."""
         self.size = np.zeros(self.n_nodes + 1, dtype=np.int32)
-        """Genes that end at or below each node, int32 (nodes + 1,); the last one belongs to no node."""
+        """Number of genes that end at or below each node, int32 (nodes + 1,); the last is for padding."""
         np.add.at(self.size, self.nodes[: len(tables)], 1)
         self.size[[LATER, FIRST, self.n_nodes]] = len(self.genes)
 
     def edges(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Edges from the nodes: the place in `nodes` of each edge's node, and its number, each int64 (edges,)."""
+        """Edges that leave `nodes`: place in `nodes` and number of each edge, both int64 (edges,)."""
         starts = self.edges_from[nodes]
         counts = self.edges_from[nodes + 1] - starts
         place = np.repeat(np.arange(len(nodes)), counts)
@@ -102,7 +93,7 @@ class GeneTrie:
         return place, np.repeat(starts, counts) + within
 
     def child(self, nodes: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Child of each node by its token, -1 for none, int64 (n,)."""
+        """Child of each node by a token, -1 for none, int64 (n,)."""
         keys = nodes * self.vocabulary + tokens
         edge = np.minimum(np.searchsorted(self._edge_keys, keys), len(self._edge_keys) - 1)
         exists = (self._edge_keys[edge] == keys) & (tokens >= 0) & (tokens < self.vocabulary)
@@ -110,6 +101,7 @@ class GeneTrie:
 
 
 def _table(paths: Sequence[Sequence[Sequence[int]]], fill: int) -> NDArray[np.int64]:
+    """Paths as one array, int64 (tables, genes, longest), padded with `fill`."""
     longest = max((len(path) for table in paths for path in table), default=0)
     nodes = np.full((len(paths), len(paths[0]), longest), fill, dtype=np.int64)
     for table, lines in zip(paths, nodes, strict=True):

@@ -1,8 +1,8 @@
 """Guide: constraint of an answer to distinct genes of a trie.
 
-Genes are written one after another, each as a run of tokens. The tokens of one gene may begin another one (CD4, CD44),
-so a gene ends only where the next token does not continue it: where it begins another gene or ends the answer. A token
-that could do both continues the gene.
+Each gene is a run of tokens. The tokens of one gene may begin another one (CD4, CD44), so a gene ends only where the
+next token does not continue it: where the token begins another gene or ends the answer. A token that could do both
+continues the gene.
 
 Axes in names: R rows of the call, N decisions, C columns (tokens that may be written).
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Drafts(Protocol):
-    """Source of the draft tokens of a :class:`Guide`: :class:`cell2sen.engine.decoding.drafts.GeneDrafts`."""
+    """Contract of draft tokens for a :class:`Guide`: :class:`cell2sen.engine.decoding.drafts.GeneDrafts`."""
 
     def start(self, rows: NDArray[np.int64]) -> None:
         """Begins a plan for these rows."""
@@ -49,26 +49,26 @@ class Drafts(Protocol):
 
 
 class Guide:
-    """State of guided answers: the node of each row of a batch in the trie, its genes and its next tokens.
+    """State of guided answers: the trie node, the written genes and the allowed tokens of each row of a batch.
 
     Parameters
     ----------
     trie
         The genes that may be written.
     n_genes
-        Number of genes that each row must write.
+        Number of genes of each row's answer.
     ends
         Tokens that may end an answer: end of text, full stop.
     vocabulary
         Number of tokens of the model.
     drafts
-        Source of draft tokens; None: only forced tokens are written without a decision. A draft that differs from the
-        decision is dropped, so drafts change the speed and nothing else.
+        Draft tokens; None: only forced tokens are written without a decision. A draft that differs from the decision is
+        dropped, so drafts change the speed and nothing else.
 
     Raises
     ------
     ValueError
-        A row must write more genes than there are, or none.
+        A number of genes is 0 or larger than the number of genes in the trie.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Guide:
         self._first_columns = self._column[self._tokens_from(trie.first_root)]
         n_rows = len(self.n_genes)
         self.order = np.full((n_rows, int(self.n_genes.max(initial=0))), -1, dtype=np.int64)
-        """Genes that each row has written, in order, as numbers; -1 after them; int64 (rows, largest n_genes)."""
+        """Written genes of each row, in order, as indices into ``trie.genes``; then -1; int64 (rows, max n_genes)."""
         self.n_written = np.zeros(n_rows, dtype=np.int64)
         """Number of genes that each row has written, int64 (rows,)."""
         self.used = np.zeros((n_rows, len(trie.genes)), dtype=bool)
@@ -101,7 +101,7 @@ class Guide:
         self.node = np.full(n_rows, trie.first_root, dtype=np.int64)
         """Current node of each row, int64 (rows,)."""
         self._unused = np.tile(trie.size, (n_rows, 1))
-        # Tokens that may begin a later gene: the one large set, changed by at most one token a gene.
+        # Tokens that may begin a later gene: a large set that changes by at most one token a gene, so it is updated.
         self._starts = np.zeros((n_rows, len(self.columns)), dtype=bool)
         self._starts[:, self._column[self._tokens_from(LATER)]] = True
         # Steps of the current plan, to undo them: rows with their nodes before, rows with the genes that they ended.
@@ -112,7 +112,7 @@ class Guide:
 
     @property
     def written(self) -> list[list[int]]:
-        """Genes that each row has written, as numbers."""
+        """Genes that each row has written, in order, as indices into ``trie.genes``."""
         return [line[:count].tolist() for line, count in zip(self.order, self.n_written, strict=True)]
 
     def done(self, row: int) -> bool:
@@ -120,7 +120,7 @@ class Guide:
         return bool(self.n_written[row] == self.n_genes[row])
 
     def allowed_tokens(self, row: int) -> list[int]:
-        """Tokens that may come next, as for transformers' ``prefix_allowed_tokens_fn``. For rows that are not done."""
+        """Tokens that may come next, as of transformers' ``prefix_allowed_tokens_fn``; for rows that are not done."""
         tokens: list[int] = self.columns[self.allowed(np.array([row]))[0]].tolist()
         return tokens
 
@@ -138,7 +138,7 @@ class Guide:
     # -- many rows, several tokens
 
     def plan(self, rows: Sequence[int]) -> Plan:
-        """Next tokens of the rows, which are not done. The rows advance; :meth:`accept` undoes wrong drafts."""
+        """Next tokens of rows that are not done. The rows advance; :meth:`accept` undoes wrong drafts."""
         row_R = np.array(rows, dtype=np.int64)
         if self.drafts is not None:
             self.drafts.start(row_R)
@@ -176,16 +176,10 @@ class Guide:
     def accept(
         self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Adds the decided tokens, int64 (N,), undoes wrong drafts, and updates the drafts with the logits.
-
-        Returns
-        -------
-        For each row of the plan the number of planned tokens that were right, and the token decided after them, -1 if
-        the row is done; each int64 (R,).
-        """
+        """Adds the decided tokens, undoes wrong drafts and updates the drafts; see :meth:`Constraint.accept`."""
         wrong = np.flatnonzero(plan.draft != decided)[::-1]
         first = np.full(len(plan.rows), -1, dtype=np.int64)
-        first[plan.row[wrong]] = wrong  # of several, the last assignment counts: the row's first wrong draft
+        first[plan.row[wrong]] = wrong  # in descending order, so that the first wrong draft of a row is assigned last
         kept = np.array([len(line) for line in plan.tokens], dtype=np.int64)
         new = np.full(len(plan.rows), -1, dtype=np.int64)
         back = np.flatnonzero(first >= 0)
@@ -200,7 +194,7 @@ class Guide:
         return kept, new
 
     def allowed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tokens that may come next, bool (R, C). For rows that are not done."""
+        """Mask of the tokens that may come next, bool (R, C); for rows that are not done."""
         node, gene = self.node[rows], self.complete_gene(rows)
         later = (node == LATER) | (gene >= 0)
         if node[0] == LATER and (node == LATER).all():
@@ -211,7 +205,7 @@ class Guide:
             allowed[np.ix_(node == FIRST, self._first_columns)] = True
         if len(ending := np.flatnonzero(gene >= 0)):
             starts = self.trie.path[gene[ending], 0]
-            alone = self._unused[rows[ending], starts] == 1  # only this gene itself begins so
+            alone = self._unused[rows[ending], starts] == 1  # no other unused gene begins with this token
             allowed[ending[alone], self._column[self.trie.token[starts[alone]]]] = False
             last = ending[self.n_written[rows[ending]] + 1 == self.n_genes[rows[ending]]]
             allowed[np.ix_(last, self._end_columns)] = True
@@ -221,7 +215,7 @@ class Guide:
         return allowed
 
     def complete_gene(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The unused gene that is complete at each row's node, -1 for none, int64 (R,)."""
+        """Unused gene that is complete at each row's node, -1 for none, int64 (R,)."""
         gene = self.trie.gene[self.node[rows]]
         return np.where((gene >= 0) & ~self.used[rows, gene], gene, -1)
 
@@ -233,13 +227,13 @@ class Guide:
     def _open_edges(
         self, rows: NDArray[np.int64], nodes: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Edges that lead to an unused gene: the place of each one's row in `rows`, and its number."""
+        """Edges that lead to an unused gene: place in `rows` and number of each edge, both int64 (edges,)."""
         place, edge = self.trie.edges(nodes)
         is_open = self._unused[rows[place], self.trie.edge_child[edge]] > 0
         return place[is_open], edge[is_open]
 
     def _forced(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The only token that may come next, -1 if there are several, int64 (R,). Within genes only."""
+        """Only token that may come next within a gene, -1 if there are several, int64 (R,)."""
         token = np.full(len(rows), -1, dtype=np.int64)
         inside = np.flatnonzero((self.node[rows] > FIRST) & (self.complete_gene(rows) < 0))
         place, edge = self._open_edges(rows[inside], self.node[rows[inside]])
@@ -253,7 +247,7 @@ class Guide:
         return np.where((child >= 0) & (self._unused[rows, child] > 0), child, -1)
 
     def _advance(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
-        """Adds the next token of each row; no row twice."""
+        """Adds the next token of each row; `rows` are distinct."""
         node = self.node[rows]
         self._steps.append((rows, node))
         self._closed.append([])
@@ -287,13 +281,14 @@ class Guide:
         self.node[rows] = LATER
 
     def _mark(self, rows: NDArray[np.int64], genes: NDArray[np.int64], *, used: bool) -> None:
+        """Marks a gene of each row as used or unused."""
         self.used[rows, genes] = used
         path = self.trie.path[genes]
         self._unused[rows[:, None], path] += -1 if used else 1
         self._starts[rows, self._column[self.trie.token[path[:, 0]]]] = self._unused[rows, path[:, 0]] > 0
 
     def _undo(self, rows: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
-        """Undoes the last steps of `rows`, so that each keeps this number of steps of the plan."""
+        """Undoes steps of the plan, so that each of `rows` keeps the number of steps `kept`."""
         n_kept = np.zeros(len(self.n_genes), dtype=np.int64)
         n_kept[rows] = kept
         for step in range(len(self._steps) - 1, int(kept.min(initial=0)) - 1, -1):

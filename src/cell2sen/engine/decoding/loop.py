@@ -1,12 +1,11 @@
 """Batched generation loop, with several draft tokens per row in one pass; free text.
 
 A token is a function of its row's logits and, when drawn, of random numbers keyed by row, position and token
-(:mod:`cell2sen.engine.decoding.sampling`). So a draft token is right or wrong whatever it was derived from: drafts
-change the number of passes and nothing else.
+(:mod:`cell2sen.engine.decoding.sampling`). So drafts change the number of passes and nothing else.
 
-Several tokens in a pass and one by one are the same sums in another order: logits agree within rounding (about 1e-6
-of their size in float32, 1e-2 in bfloat16). Two tokens whose logits, with their noise, are closer than that may be
-exchanged; so may those at the limits of `top_k` and `top_p`.
+A pass over several tokens adds the same numbers in another order than passes over one: logits agree within rounding
+(about 1e-6 of their size in float32, 1e-2 in bfloat16). Two tokens whose logits, with their noise, are closer than that
+may be exchanged; so may tokens at the limits of `top_k` and `top_p`.
 
 Axes in names: B rows still being written, Q tokens of each in this pass, N decisions, C columns (tokens that may be
 written), D hidden size.
@@ -26,14 +25,14 @@ from cell2sen.engine.decoding.sampling import draw
 
 
 class FreeText:
-    """Rows of free text, up to a token limit, an end token or a stop string.
+    """Constraint of free text: any token, up to a limit, an end token or a stop string.
 
     Parameters
     ----------
     n_rows
         Rows of the batch.
     decode
-        Token ids → text; its second argument keeps special tokens.
+        Text of token ids; its second argument: with special tokens.
     eos
         Tokens that end a row and are not part of it.
     limit
@@ -55,11 +54,11 @@ class FreeText:
         self._done = [False] * n_rows
         self._decode, self._eos, self._limit, self._stop = decode, eos, limit, stop
         self.columns = None
-        # A stop string of n bytes lies within n tokens, and the first ones may be parts of a character.
+        # A stop string of n bytes has at most n tokens; 4 more, since the first ones may be bytes of one character.
         self._n_last = max((len(string.encode()) for string in stop), default=0) + 4
 
     def done(self, row: int) -> bool:
-        """Whether a row is complete."""
+        """Whether the answer of a row is complete."""
         return self._done[row]
 
     def plan(self, rows: Sequence[int]) -> Plan:
@@ -77,7 +76,7 @@ class FreeText:
     def accept(
         self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Adds the decided tokens."""
+        """Adds the decided tokens; see :meth:`Constraint.accept`."""
         for row, token in zip(plan.rows.tolist(), decided.tolist(), strict=True):
             self.advance(row, token)
         return np.zeros(len(decided), dtype=np.int64), decided
@@ -133,21 +132,21 @@ def generate(
     top_p: float | None = None,
     work: Work | None = None,
 ) -> None:
-    """Writes all rows to their end; `constraint` collects the tokens.
+    """Generates the answers of all rows, token by token; `constraint` collects them.
 
     Parameters
     ----------
     rows
         Token ids of the prompts, int32. All but the last token of each are in the cache.
     keys
-        For each row, see :func:`cell2sen.engine.decoding.sampling.row_key`.
+        Key of each row, see :func:`cell2sen.engine.decoding.sampling.row_key`.
     hidden_states
-        Hidden states (B, Q, D) of ids and their positions, each int64 (B, Q). Ids after a row's own are padding. A
-        token replaces an earlier one at its position.
+        Function of token ids and positions, each int64 (B, Q), to hidden states (B, Q, D). Ids after a row's own are
+        padding. A token replaces an earlier one at its position.
     logits
-        Logits of the next token, float32 (N, C), from hidden states (N, D).
+        Function of hidden states (N, D) to logits of the next token, float32 (N, C).
     select_rows
-        Drops all other rows from the cache.
+        Function of row numbers, int64, that drops all other rows from the cache.
     work
         Counts are added to it.
     """

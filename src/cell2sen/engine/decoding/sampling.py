@@ -1,12 +1,12 @@
-"""Sampling of tokens: temperature, top-k, top-p and Gumbel noise per (row, position, token).
+"""Sampling: temperature, top-k, top-p, Gumbel noise per (row, position, token).
 
-The noise is a function of these three numbers alone, so draws do not depend on batch, order or drafts. A token is drawn
-as the one with the highest logit + Gumbel noise, which has the probability of the softmax. Rounding, which depends on
-the batch, then matters only where the two highest are nearly equal. With one random number per position, compared with
-cumulative probabilities, the rounding errors of all tokens add up: of 20,000 draws among 10,000 tokens whose logits
-were changed by 1e-4 at random, 91 came out differently, and one of those with Gumbel noise.
+The noise is a function of these three numbers alone, so draws do not depend on batch, order or drafts. The token with
+the highest logit + Gumbel noise is drawn, so that its probability is the softmax (Gumbel-max trick). Rounding depends
+on the batch and matters only where the two highest sums are nearly equal. If one random number per position were
+compared with cumulative probabilities, the rounding errors of all tokens would add up: of 20,000 draws among 10,000
+tokens whose logits were changed by 1e-4 at random, 91 changed; with Gumbel noise one changed.
 
-Random numbers are SplitMix64 as a function of its counter (Steele, Lea and Flood 2014): without state, and only those
+Random numbers are SplitMix64 as a function of its counter (Steele, Lea and Flood 2014), without state. Only those
 needed are computed, on the device of the logits.
 
 Axes in names: N decisions, C columns (tokens that may be drawn).
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-#: Random numbers computed at a time, so that intermediate values stay in the processor's cache.
+#: Random numbers computed at a time, so that intermediate values stay in the cache of the processor.
 _BLOCK = {"cpu": 2**16, "cuda": 2**24}
 
 
@@ -33,15 +33,15 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> torch.Tensor:
-    """One token for each row of logits.
+    """Drawn token of each row of logits.
 
-    Applies the temperature, then keeps the `top_k` most probable tokens, then the fewest that hold `top_p` of the
-    probability, then takes the highest with its noise.
+    Applies the temperature, keeps the `top_k` most probable tokens, of these the fewest whose probabilities sum to at
+    least `top_p`, and takes the one with the highest logit + noise.
 
     Parameters
     ----------
     logits_NC
-        float32, ``-inf`` where a token is not allowed.
+        Logits, float32 (N, C), ``-inf`` where a token is not allowed.
     rows_N, positions_N, tokens_C
         Keys of the noise, see :func:`gumbel`; unused at temperature 0, which is greedy.
 
@@ -64,12 +64,12 @@ def draw(
 
 
 def row_key(seed: int, key: str) -> int:
-    """64 bits for a row of a call, the same on every machine and in every batch."""
+    """Key of a row's noise, int64: a hash of `seed` and the prompt's key, equal on all machines and in all batches."""
     return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8], "little", signed=True)
 
 
 def gumbel(rows_N: torch.Tensor, positions_N: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Gumbel noise, float32 (N, C).
+    """Gumbel noise of each decision and token, float32 (N, C).
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def gumbel(rows_N: torch.Tensor, positions_N: torch.Tensor, tokens: torch.Tensor
         bits = _mixed(starts_N1[block] + (spread if spread.ndim == 1 else spread[block]))
         bits >>= 11
         bits &= 2**53 - 1
-        # In (0, 1), precise near 0, which gives the high noise that decides draws.
+        # In (0, 1), precise near 0: these numbers give the high noise that decides draws.
         uniform = (torch.from_numpy(bits) if on_cpu else bits).float().add_(0.5).mul_(2.0**-53)
         exponential = uniform.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_()
         torch.log(exponential, out=noise_NC[block]).neg_()
@@ -101,13 +101,15 @@ def _signed(bits: int) -> int:
     return bits - 2**64 if bits >= 2**63 else bits
 
 
+#: Increment of SplitMix64's counter: 2**64 divided by the golden ratio.
 _STEP = _signed(0x9E3779B97F4A7C15)
+
 #: Shifts to the right, each with the factor after it.
 _ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (31, 1))
 
 
 def _mixed(z: Any) -> Any:
-    """Each number's bits mixed, int64, an array or a tensor that is overwritten. Products wrap around."""
+    """Mixed bits of each number of `z`, an int64 array or tensor that is overwritten. Products wrap around."""
     for shift, factor in _ROUNDS:
         z ^= (z >> shift) & (2 ** (64 - shift) - 1)  # the mask drops copies of the sign bit
         z *= factor

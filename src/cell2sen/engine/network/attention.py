@@ -1,8 +1,9 @@
-"""Exact soft-capped attention for packed sequences, with gene-level attention maps.
+"""Exact soft-capped attention for packed sequences.
 
-PyTorch's ``scaled_dot_product_attention`` has no soft-cap, and Gemma-2 without its soft-cap is another model: releases
-of transformers have dropped it silently, or used an attention that holds the scores of all heads at once. This one
-takes a block of queries at a time, so its memory does not grow with the square of the length, and equals ``eager``.
+PyTorch's ``scaled_dot_product_attention`` has no soft-cap, and Gemma-2 without its soft-cap computes other numbers.
+Releases of transformers dropped the soft-cap silently, or used an attention that holds the scores of all heads at once.
+This attention computes one block of queries at a time, so that its memory does not grow with the square of the length,
+and equals ``eager``.
 
 Axes in names: B batch, H heads, K key-value heads, Q queries, T keys, D head dimension.
 """
@@ -22,8 +23,8 @@ from cell2sen.engine.network.softcap import attention_weights, weighted_sum
 #: Name of this attention in transformers (``attn_implementation=NAME`` after :func:`register`).
 NAME = "cell2sen"
 
-#: Scores held at a time, in bytes of float32. On a CPU 64 queries of 8 heads against 4,096 keys, which stay in its last
-#: cache: less and more were both slower. The value for GPUs is not measured; they need more work at a time.
+#: Scores of a block in bytes of float32. On a CPU: 64 queries of 8 heads against 4,096 keys, which stay in its last
+#: cache; less and more were both slower. The value for GPUs is not measured; they need more work at a time.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
 
 #: Devices on which :mod:`cell2sen.engine.network.flex_attention` is tried for plain causal attention.
@@ -31,7 +32,7 @@ _FLEX_DEVICES = ("cuda",)
 
 
 def register() -> str:
-    """Adds :func:`attend` to transformers' attention functions, beside its own; returns :data:`NAME`."""
+    """Adds :func:`attend` to transformers' attention functions and returns :data:`NAME`; its own functions stay."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, attend)
@@ -46,9 +47,9 @@ def padding_mask(
     attention_mask: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor | None:
-    """Which keys are no padding, bool (B, T), or None if all are; :func:`attend` adds causality and windows.
+    """Mask of keys that are no padding, bool (B, T); None without padding. :func:`attend` adds causality and windows.
 
-    transformers would build a (B, 1, Q, T) mask: half a gigabyte for 8 prompts of 8,192 tokens.
+    The mask of transformers, (B, 1, Q, T), would take half a gigabyte for 8 prompts of 8,192 tokens.
     """
     if attention_mask is None:
         return None
@@ -74,11 +75,11 @@ def attend(
     Parameters
     ----------
     module
-        The attention layer; its ``layer_idx`` selects it in :mod:`~cell2sen.engine.network.attention_context`.
+        Attention layer. Its ``layer_idx`` is the layer's number in :mod:`~cell2sen.engine.network.attention_context`.
     query
-        (B, H, Q, D): the last Q of the T positions.
+        Queries of the last Q of the T positions, (B, H, Q, D).
     key, value
-        (B, K, T, D), H a multiple of K.
+        Keys and values, (B, K, T, D), H a multiple of K.
     attention_mask
         From :func:`padding_mask`.
     softcap
@@ -86,11 +87,11 @@ def attend(
     sliding_window
         A query sees itself and the ``sliding_window - 1`` positions before it.
     position_ids
-        (1 or B, Q). Where they restart, a new sequence begins (packed sequences, without padding and cache only).
+        Positions, int64 (1 or B, Q). Where they restart, a new packed sequence begins; only without padding and cache.
 
     Returns
     -------
-    (B, Q, H, D) and None, as transformers expects.
+    Output (B, Q, H, D), and None for the weights, as transformers expects.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def attend(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Visibility:
-    """Which keys the queries of one call see."""
+    """Visible keys of the queries of one call."""
 
     offset: int
     """Position of the first query among the keys."""
@@ -136,12 +137,12 @@ class _Visibility:
         return self.window is None and self.mask_BT is None and self.sequence is None
 
     def keys(self, first: int, last: int) -> tuple[int, int]:
-        """Start and stop of the keys that queries ``first:last`` may see."""
+        """Start and stop of the range of keys that the queries ``first:last`` see."""
         start = max(0, self.offset + first - self.window + 1) if self.window else 0
         return start, self.offset + last
 
     def block(self, first: int, last: int, device: torch.device) -> torch.Tensor | None:
-        """Which of :meth:`keys` the queries ``first:last`` see, bool (1 or B, 1, Q, T); None: all of them."""
+        """Mask of the :meth:`keys` that the queries ``first:last`` see, bool (1 or B, 1, Q, T); None: all of them."""
         if last - first == 1 and self.mask_BT is None and self.sequence is None:
             return None
         start, stop = self.keys(first, last)
@@ -162,7 +163,7 @@ class _Visibility:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Formula:
-    """How scores become outputs."""
+    """Scaling, soft-cap and dropout of one call, and the capture of its weights."""
 
     scaling: float
     softcap: float | None
@@ -171,7 +172,7 @@ class _Formula:
 
     @property
     def needs_weights(self) -> bool:
-        """Whether PyTorch's kernels, which return no weights and have no soft-cap, cannot be used."""
+        """Whether PyTorch's kernels cannot be used, which return no weights and have no soft-cap."""
         return self.softcap is not None or self.capture is not None
 
     def kernel(
@@ -214,7 +215,7 @@ class _Formula:
 def _attend_whole(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visibility: _Visibility, formula: _Formula
 ) -> torch.Tensor | None:
-    """Output (B, Q, H, D) of one kernel for all queries, where there is one."""
+    """Output (B, Q, H, D) of one kernel for all queries; None if there is none for this call."""
     n_queries = query.shape[2]
     if not formula.needs_weights and visibility.causal_only and n_queries in (1, key.shape[2]):
         return formula.kernel(query, key, value, is_causal=n_queries > 1).transpose(1, 2).contiguous()
@@ -260,7 +261,7 @@ def _attend_masked(
 ) -> torch.Tensor:
     """Output (B, Q, H, D) with the mask `visible`, bool (B or 1, 1, Q, T)."""
     block_bytes = BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
-    if softcap is None:  # PyTorch's kernels hold few scores at a time; the one that holds all gets this limit
+    if softcap is None:  # PyTorch's fast kernels hold few scores in memory; this limit is for the one that holds all
         block_bytes *= 8
     step = max(1, block_bytes // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
     blocks = []

@@ -1,4 +1,4 @@
-"""Settings of the attention for the forward passes of a ``with`` block: mask, early stop, gene-level maps.
+"""Attention settings of a with block: mask, early stop; gene-level attention maps.
 
 Context variables, not attributes of the model, so that an exception cannot leave them set.
 
@@ -18,14 +18,14 @@ import torch
 
 
 class AttentionMask:
-    """Which keys each query sees, where this does not follow from the order of the keys.
+    """Attention mask of queries whose visible keys do not follow from the order of the keys.
 
     For rows of different length in one cache, and for the branches of a tree in one pass.
 
     Parameters
     ----------
     visible
-        bool (B or 1, Q, T); every query must see at least one key.
+        Which keys each query sees, bool (B or 1, Q, T), at least one for every query.
     query_position, key_position
         Positions in the text, int64 (B or 1, Q) and (B or 1, T), for sliding windows.
     """
@@ -35,7 +35,7 @@ class AttentionMask:
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def for_window(self, window: int | None) -> torch.Tensor:
-        """The mask with a sliding window, bool (B or 1, 1, Q, T); computed once for all layers."""
+        """Mask with a sliding window, bool (B or 1, 1, Q, T), computed once for all layers."""
         if window not in self._masks:
             visible = self._visible
             if window is not None:
@@ -49,7 +49,7 @@ _mask: ContextVar[AttentionMask | None] = ContextVar("cell2sen_attention_mask", 
 
 @contextlib.contextmanager
 def use_mask(mask: AttentionMask | None) -> Iterator[None]:
-    """Uses `mask` in the forward passes of the ``with`` block; None: each token sees those before it."""
+    """Context in which forward passes use `mask`; None: each token sees itself and those before it."""
     token = _mask.set(mask)
     try:
         yield
@@ -58,7 +58,7 @@ def use_mask(mask: AttentionMask | None) -> Iterator[None]:
 
 
 def current_mask() -> AttentionMask | None:
-    """The mask of :func:`use_mask`."""
+    """Mask of the enclosing :func:`use_mask`."""
     return _mask.get()
 
 
@@ -66,7 +66,7 @@ def current_mask() -> AttentionMask | None:
 
 
 class StopForward(Exception):
-    """Ends a forward pass at the layer of :func:`stop_at_attention`."""
+    """End of a forward pass at the layer of :func:`stop_at_attention`."""
 
 
 _stop_layer: ContextVar[int | None] = ContextVar("cell2sen_attention_stop", default=None)
@@ -74,9 +74,9 @@ _stop_layer: ContextVar[int | None] = ContextVar("cell2sen_attention_stop", defa
 
 @contextlib.contextmanager
 def stop_at_attention(layer: int) -> Iterator[None]:
-    """Ends the forward pass of the ``with`` block at the attention of a layer, 0-based, once its cache is updated.
+    """Context in which the forward pass ends at the attention of a layer, 0-based, after its cache update.
 
-    For passes that need keys and values only: the rest of the last layer would be computed in vain.
+    For passes that need keys and values only, not the rest of the last layer.
     """
     token = _stop_layer.set(layer)
     try:
@@ -106,7 +106,7 @@ class MapCapture:
     maps: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def add(self, weights_BHQT: torch.Tensor, first_query: int, first_key: int) -> None:
-        """Adds the attention weights of one block of queries and keys, given their first positions."""
+        """Adds the attention weights of one block of queries and keys, which begin at these positions."""
         n_heads, n_queries, n_keys = weights_BHQT.shape[1:]
         for row, genes in self.genes.items():
             n_genes = self.n_genes[row]
@@ -129,21 +129,21 @@ _capture: ContextVar[MapCapture | None] = ContextVar("cell2sen_attention_capture
 def capture_maps(
     layer: int, genes: Mapping[int, torch.Tensor], n_genes: Mapping[int, int]
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """Collects the gene-level attention of one layer in the forward passes of the ``with`` block.
+    """Context that collects the gene-level attention of one layer in the forward passes of its block.
 
     Parameters
     ----------
     layer
         0-based layer.
     genes
-        For each row of the batch with a map int64 (T,): the gene of each token, -1 for none.
+        For each row of the batch with a map, the gene of each token, int64 (T,), -1 for none.
     n_genes
-        For each of these rows the number of genes.
+        For each of these rows, the number of genes.
 
     Yields
     ------
-    For each of these rows, filled by the forward pass: float32 (H, genes, genes). Entry ``[h, a, b]`` is the attention
-    of gene a to gene b: summed over the tokens of b, averaged over the tokens of a. Rows sum to at most 1.
+    For each of these rows, a map that the forward pass fills, float32 (H, genes, genes). Entry ``[h, a, b]`` is the
+    attention of gene a to gene b: summed over the tokens of b, averaged over the tokens of a. Rows sum to at most 1.
     """
     capture = MapCapture(layer=layer, genes=genes, n_genes=n_genes)
     token = _capture.set(capture)
@@ -154,6 +154,6 @@ def capture_maps(
 
 
 def current_capture(layer: int | None) -> MapCapture | None:
-    """The capture of :func:`capture_maps`, in its layer."""
+    """Capture of the enclosing :func:`capture_maps`, None in other layers."""
     capture = _capture.get()
     return capture if capture is not None and capture.layer == layer else None

@@ -16,19 +16,19 @@ from tqdm import tqdm
 
 _log = logging.getLogger(__name__)
 
-#: Processes the rows of one batch, given as row numbers. May be called again with a part of them.
+#: Function that processes the rows of one batch, given as row numbers; may be called again with a part of them.
 Work = Callable[[list[int]], None]
 
-#: Calls its first argument with the rows of each batch, given the lengths of all rows and a name for the progress bar.
+#: Function of work, the lengths of all rows in tokens and a name for the progress bar; calls work with each batch.
 RunBatches = Callable[[Work, NDArray[np.int64], str], None]
 
-#: Maximum number of tokens of a batch. More do not use a processor better; a row's result does not depend on it.
+#: Maximum number of tokens of a batch. More are not faster. A row's result does not depend on it.
 MAX_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 
-#: The same for generation, token by token: the more rows, the better.
+#: The same for generation token by token, where more rows are faster.
 MAX_TOKENS_GENERATING = {"cpu": 16_384, "cuda": 65_536}
 
-#: Share of the free memory that a batch may take: the estimate is rough, and other processes use the machine, too.
+#: Share of the free memory that a batch may take: the estimate is rough, and other processes need memory, too.
 _MEMORY_SHARE = 0.5
 
 
@@ -63,13 +63,13 @@ def token_budget(
     Parameters
     ----------
     config
-        Of the text model.
+        Configuration of the text model.
     item_size
-        Bytes of a number of the hidden states.
+        Bytes of each number of the hidden states.
     cached
-        Keys and values of all layers are kept.
+        Whether keys and values of all layers are kept.
     generating
-        Answers are generated after the prompts.
+        Whether answers are generated after the prompts.
     """
     limits = MAX_TOKENS_GENERATING if generating else MAX_TOKENS
     limit = limits.get(device.type, limits["cpu"])
@@ -102,7 +102,7 @@ def run_batches(
     progress: bool = False,
     name: str = "",
 ) -> None:
-    """Processes all rows in batches of similar length, the longest first, so that a lack of memory shows at once.
+    """Processes all rows in batches of similar length. The longest are first, so that a lack of memory shows at once.
 
     A batch that runs out of memory is split in two, and later ones have half of the budget.
 
@@ -111,9 +111,9 @@ def run_batches(
     lengths
         Tokens of each row, int64 (n,).
     budget
-        Tokens of a batch with its padding; a longer row is a batch of its own.
+        Maximum tokens of a batch with its padding; a longer row is a batch of its own.
     size
-        Rows of a batch, instead of a budget.
+        Rows of a batch, instead of `budget`.
     progress
         Show a progress bar on stderr for more than three batches, called `name`.
 
@@ -143,7 +143,7 @@ def run_batches(
                 order = order[len(batch) :]
                 bar.update(len(batch))
                 continue
-            # Outside of the handler, whose error holds the tensors of the batch.
+            # After the except block, whose error keeps the tensors of the batch in memory.
             _log.warning("out of memory with %d prompts in a batch; continuing with %d", len(batch), len(batch) // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

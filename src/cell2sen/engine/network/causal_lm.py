@@ -1,4 +1,4 @@
-"""Incremental forward pass of a causal LM: hidden states of new tokens, and logits of the next one.
+"""Incremental forward pass of a causal LM: shared prefixes, hidden states, logits.
 
 Axes in names: B rows of the batch, Q new tokens of each row, T positions of the cache, D hidden size, N hidden states,
 V vocabulary, C columns (token ids) of the output head.
@@ -20,10 +20,10 @@ from cell2sen.engine.network.kv_cache import KeyValueCache, cache_argument
 from cell2sen.engine.network.softcap import soft_cap_logits
 from cell2sen.engine.tokenization.tokenizer import common_length
 
-#: Architectures whose logits are known to be output embedding and, if configured, soft-cap; others are compared.
+#: Architectures whose logits are those of the output embedding and, if configured, the soft-cap; others are tested.
 _KNOWN_HEADS = ("gemma2", "gpt_neox")
 
-#: Logits held at a time where a whole vocabulary is summed: 16 MiB in float32, which may fit into a CPU cache.
+#: Maximum number of logits in memory for sums over the vocabulary: 16 MiB in float32, which may fit into a CPU cache.
 _MAX_LOGITS = 2**22
 
 
@@ -39,22 +39,22 @@ class Head:
     def __init__(self, causal: CausalLM, columns: NDArray[np.int64] | None = None) -> None:
         self._causal = causal
         self._columns = None if columns is None else torch.from_numpy(columns).to(causal.device)
-        self._rows: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._weights: tuple[torch.Tensor, torch.Tensor | None] | None = None
         embedding: Any = causal.network.get_output_embeddings()
         if self._columns is not None and is_plain_linear(embedding):
             bias: torch.Tensor | None = getattr(embedding, "bias", None)
-            self._rows = embedding.weight[self._columns], None if bias is None else bias[self._columns]
+            self._weights = embedding.weight[self._columns], None if bias is None else bias[self._columns]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits of the columns, float32 (N, C), with the model's final soft-cap."""
-        if self._rows is None:
+        if self._weights is None:
             logits_NV = self._causal.logits(hidden_ND)
             return logits_NV if self._columns is None else logits_NV[:, self._columns]
-        return self._causal.soft_capped(linear(hidden_ND, *self._rows))
+        return self._causal.soft_capped(linear(hidden_ND, *self._weights))
 
     def log_probabilities(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the columns among the whole vocabulary, float64 (N, C), computed in parts."""
-        if self._rows is None:
+        if self._weights is None:
             step = max(1, _MAX_LOGITS // self._causal.vocabulary)
             columns = slice(None) if self._columns is None else self._columns
             parts = []
@@ -74,13 +74,13 @@ class Head:
 
 
 def _log_sum_exp_(logits_NV: torch.Tensor) -> torch.Tensor:
-    """float32 (N,). Overwrites the logits: for a large vocabulary new memory takes longer than the arithmetic."""
+    """Logsumexp, float32 (N,). Overwrites the logits, since for a large vocabulary new memory takes longer."""
     highest_N1 = logits_NV.amax(dim=1, keepdim=True)
     return logits_NV.sub_(highest_N1).exp_().sum(dim=1).log_().add_(highest_N1[:, 0])
 
 
 class CausalLM:
-    """A causal language model, run incrementally for generation and scoring.
+    """Causal language model, run incrementally for generation and scoring.
 
     Parameters
     ----------
@@ -104,16 +104,16 @@ class CausalLM:
             self._check_head()
 
     def prefill(self, rows: Sequence[NDArray[np.int32]], capacity: int) -> KeyValueCache:
-        """Cache of the beginnings of texts; equal texts are read once, and so is the prefix that all share.
+        """Cache of the first tokens of texts. Equal texts are read once, and so is the prefix that all share.
 
-        Computes keys and values only: the rest of the last layer is skipped.
+        Computes keys and values only, so the rest of the last layer is skipped.
 
         Parameters
         ----------
         rows
             Token ids of each row, int32; may be empty.
         capacity
-            Positions that are expected to be needed in all.
+            Expected number of positions, those of answers included.
         """
         cache = KeyValueCache(int(self.config.num_hidden_layers), capacity)
         distinct = {row.tobytes(): row for row in rows}
@@ -139,12 +139,13 @@ class CausalLM:
         position_BQ: NDArray[np.int64],
         cache: KeyValueCache,
     ) -> torch.Tensor:
-        """Hidden states (B, Q, D) of new tokens, which are added to the cache. A token sees the positions before it.
+        """Hidden states (B, Q, D) of new tokens, which are added to the cache.
 
         Parameters
         ----------
         ids_BQ, position_BQ
-            Token ids and their positions in the text. Padding comes after a row's own tokens.
+            Token ids and their positions in the text. Padding comes after a row's own tokens. A token sees its own and
+            earlier positions.
         """
         position = torch.from_numpy(position_BQ).to(self.device)
         cache.write_at, cache.length = position, int(position_BQ.max()) + 1
@@ -161,16 +162,16 @@ class CausalLM:
         lengths_B: NDArray[np.int64],
         cache: KeyValueCache,
     ) -> torch.Tensor:
-        """Hidden states (B, Q, D) of a tree of continuations of each row. The cached rows stay as they were.
+        """Hidden states (B, Q, D) of a tree of continuations of each row. The cached tokens of the rows stay.
 
         Parameters
         ----------
         ids_BQ
             Token ids of the nodes.
         depth_Q
-            Tokens between the row's end and each node.
+            Number of edges from node 0 to each node. Node 0 is at position `lengths_B`.
         ancestors_QQ
-            Which nodes (columns) each node (rows) follows, itself included.
+            Which nodes (columns) are ancestors of each node (rows) or the node itself.
         lengths_B
             Cached tokens of each row.
         """
@@ -194,12 +195,12 @@ class CausalLM:
         return self.soft_capped(self.network.get_output_embeddings()(hidden_ND))
 
     def soft_capped(self, logits: torch.Tensor) -> torch.Tensor:
-        """Output of the output embedding as float32 with the model's final soft-cap; may overwrite it."""
+        """Logits with the model's final soft-cap, float32; may overwrite `logits`."""
         return soft_cap_logits(logits, getattr(self.config, "final_logit_softcapping", None))
 
     def _append(self, ids_BQ: NDArray[np.integer], start: int, cache: KeyValueCache) -> None:
         """Adds keys and values of tokens from position `start` on."""
-        # Padding after each text, in slots that its next tokens overwrite.
+        # Padding follows each text, in slots that its next tokens overwrite.
         max_length = int(self.config.max_position_embeddings) - start
         ids_BQ = np.pad(ids_BQ, ((0, 0), (0, common_length(ids_BQ.shape[1], max_length) - ids_BQ.shape[1])))
         cache.write_at, cache.length = start, start + ids_BQ.shape[1]
@@ -223,7 +224,7 @@ class CausalLM:
         if not torch.allclose(network_BV, parts_BV, rtol=1e-2, atol=1e-3):
             raise ValueError(
                 f"the output head of {self.config.model_type!r} is not supported: its logits are not those of its "
-                f"output embedding and soft-cap; supported: {list(_KNOWN_HEADS)} and plain heads"
+                f"output embedding and soft-cap; supported: {list(_KNOWN_HEADS)} and models with a plain head"
             )
 
 

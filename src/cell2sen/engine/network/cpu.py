@@ -1,7 +1,8 @@
-"""CPU settings: oneDNN for linear layers, bfloat16 if the CPU has it, malloc that keeps freed memory.
+"""CPU settings: oneDNN for linear layers, bfloat16, malloc that keeps freed memory.
 
-PyTorch gives float32 products to MKL. On an AMD CPU oneDNN took a seventh to a quarter less time for long texts, and
-half or less for the few rows of a large output head in decoding (``docs/benchmarks.md``); bfloat16 uses oneDNN anyway.
+PyTorch computes float32 products by MKL. On an AMD CPU oneDNN took a seventh to a quarter less time for long texts, and
+half the time or less for the few rows of a large output head in decoding (``docs/benchmarks.md``). For bfloat16 PyTorch
+uses oneDNN anyway.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 # ── linear layers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Weights of the smallest layer for oneDNN: a call takes 10 µs longer. The number of rows does not matter, since a
-#: row's result would depend on its neighbours in the batch.
+#: Minimum number of weights of a layer for oneDNN, whose calls take 10 µs longer. There is no minimum of rows: a row's
+#: result would depend on its neighbours in the batch.
 _MIN_WEIGHTS = 2**18
 
 
@@ -58,7 +59,7 @@ def use_onednn(network: torch.nn.Module) -> None:
 
 
 def is_plain_linear(module: torch.nn.Module) -> bool:
-    """Whether a layer is a product and a bias, without quantisation (bitsandbytes) or adapters (peft)."""
+    """Whether a layer is a plain ``Linear``, without quantisation (bitsandbytes) or adapters (peft)."""
     return type(module) is torch.nn.Linear
 
 
@@ -68,7 +69,7 @@ def _forward(module: Any, input: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def onednn_is_faster() -> bool:
-    """Whether this is an AMD CPU and PyTorch has both libraries. Depends on the machine only, so that runs repeat."""
+    """Whether this is an AMD CPU and PyTorch has MKL and oneDNN. Not measured, so that results are reproducible."""
     backends: Any = torch.backends  # typed in parts only
     both = backends.mkl.is_available() and backends.mkldnn.is_available()
     if not both or "AuthenticAMD" not in _vendor():
@@ -95,21 +96,21 @@ def _vendor() -> str:
 
 
 def resolve_dtype(model: Model, device: str) -> Model:
-    """The model with the dtype for this device: float32 on a CPU without bfloat16, unless the user chose a dtype."""
+    """Model with the dtype for this device: float32 on a CPU without bfloat16, unless the user chose a dtype."""
     if device != "cpu" or model.dtype != "auto" or model.resolved_dtype != "bfloat16" or has_bfloat16():
         return model
-    _log.info("this CPU has no bfloat16 instructions: computing in float32; dtype='bfloat16' overrides this")
+    _log.info("this CPU has no bfloat16 instructions; computing in float32 (dtype='bfloat16' overrides this)")
     return replace(model, dtype="float32")
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16; others convert each number, which takes longer than float32."""
+    """Whether this CPU has bfloat16 instructions; others convert each number, which takes longer than float32."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 
 
 def keep_quantized_layout(network: torch.nn.Module, *, only_unsupported: bool = False) -> None:
-    """Keeps bitsandbytes from repacking 4-bit weights on CPUs with AVX-512, in place.
+    """Switches off, in place, that bitsandbytes repacks 4-bit weights on CPUs with AVX-512.
 
     Repacking rounds the scales, so a network that is evaluated during training would continue with other weights. It
     also needs whole blocks of 64 inputs and 32 outputs, which bitsandbytes does not check.
@@ -117,7 +118,7 @@ def keep_quantized_layout(network: torch.nn.Module, *, only_unsupported: bool = 
     Parameters
     ----------
     only_unsupported
-        Only layers without whole blocks.
+        Change only layers without whole blocks.
     """
     module: Any
     for module in network.modules():
@@ -135,20 +136,21 @@ KEEP_MEMORY_VARIABLE = "CELL2SEN_KEEP_MEMORY"
 #: Parameters of ``mallopt`` (malloc.h of the GNU C library).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
-#: Bytes: larger blocks go back to the system when freed; up to so much free memory stays with the process.
+#: Bytes of the largest block that malloc keeps when it is freed, and of all free memory that it keeps.
 _MAX_KEPT_BLOCK, _MAX_KEPT = 2**30, 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
     """Sets malloc to keep freed memory in this process; returns whether it was set.
 
-    Called when a model is loaded for inference or training, never by functions of data. Not done with another C library
-    than GNU's, if the user has set malloc by environment variables (``MALLOC_…``, ``GLIBC_TUNABLES``), or with
-    ``CELL2SEN_KEEP_MEMORY=0``.
+    Called when a model is loaded for inference or training, never by functions that only read or write data. Not done
+    with another C library than GNU's, if the user has set malloc by environment variables (``MALLOC_…``,
+    ``GLIBC_TUNABLES``), or with ``CELL2SEN_KEEP_MEMORY=0``.
 
-    A forward pass makes and frees hundreds of tensors. The GNU C library returns blocks above 32 MiB to the system at
-    once, and others when enough are free; the system clears each page before it is used again. This took a third of the
-    time of a training step and a tenth to a quarter of that of an embedding, label or sentence. Now up to 2 GiB stay.
+    A forward pass allocates and frees hundreds of tensors. The GNU C library returns blocks above 32 MiB to the system
+    at once, and others when enough are free; the system clears each page before it is used again. This took a third of
+    the time of a training step and a tenth to a quarter of that of an embedding, label or sentence. With this setting
+    up to 2 GiB stay with the process.
     """
     user_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if user_set or os.environ.get(KEEP_MEMORY_VARIABLE) == "0":
@@ -157,6 +159,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not the GNU C library; TypeError on Windows
         return False
-    # Older releases refuse more than 32 MiB, which is still above their default.
+    # Older releases accept at most 32 MiB, which is still above their default.
     mmap_set = mallopt(_MMAP_THRESHOLD, _MAX_KEPT_BLOCK) or mallopt(_MMAP_THRESHOLD, 2**25)
     return bool(mallopt(_TRIM_THRESHOLD, _MAX_KEPT) and mmap_set)

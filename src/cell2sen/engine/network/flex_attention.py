@@ -1,8 +1,9 @@
 """Attention of whole prompts on a GPU, by PyTorch's flex_attention.
 
 :mod:`cell2sen.engine.network.attention` writes the scores of a block of queries into the GPU's memory, and reads them
-again for soft-cap, mask and softmax. Here one compiled kernel does all of it on the chip and skips blocks that a query
-does not see. It is compiled once for all lengths and batches, and used only where it has passed a test.
+again for soft-cap, mask and softmax. Here one compiled kernel computes all of it on the chip and skips blocks of keys
+that no query of a block sees. It is compiled once for all lengths and batches, and used only after it has passed a
+test.
 
 Axes in names: B batch, H heads, K key-value heads, Q queries, T keys, D head dimension.
 """
@@ -20,13 +21,13 @@ from torch.nn import functional
 
 _log = logging.getLogger(__name__)
 
-#: Queries and keys of a block; shorter inputs are padded to whole blocks.
+#: Number of queries and of keys in a block; inputs are padded to whole blocks.
 BLOCK = 128
 
-#: Compiled versions of the kernel that PyTorch may keep: batches of one and of several, dtypes, windows, models.
+#: Maximum number of compiled versions of the kernel: for batches of one and of several, dtypes, windows, models.
 _MAX_VERSIONS = 64
 
-#: Error of the kernel for heads of a shape, ``""`` for none; only shapes that occurred are tested.
+#: Fault of the kernel for each kind of heads that occurred (number, size, dtype, device, soft-cap), ``""`` for none.
 faults: dict[tuple[Any, ...], str] = {}
 
 
@@ -38,16 +39,16 @@ def attend(
     softcap: float | None,
     window: int | None,
 ) -> torch.Tensor | None:
-    """Attention output (B, Q, H, D), or None where the kernel is unavailable.
+    """Attention output (B, Q, H, D), or None where the kernel cannot be used.
 
-    As :func:`cell2sen.engine.network.attention.attend` without masks.
+    Equal to :func:`cell2sen.engine.network.attention.attend` without masks.
 
     Parameters
     ----------
     query
-        (B, H, Q, D): the last Q of the T positions.
+        Queries of the last Q of the T positions, (B, H, Q, D).
     key, value
-        (B, K, T, D), H a multiple of K, of the dtype of the queries.
+        Keys and values, (B, K, T, D), H a multiple of K, of the dtype of the queries.
     window
         A query sees itself and the ``window - 1`` positions before it.
     """
@@ -60,16 +61,17 @@ def attend(
             faults[heads] = _fault(*heads)
         if not faults[heads]:
             return _attend(query, key, value, scaling, softcap, window)
-    except torch.OutOfMemoryError:  # the batch is too large; batching halves it
+    except torch.OutOfMemoryError:  # no fault: the batch is too large and is halved by run_batches
         raise
-    except Exception as error:  # of dynamo, inductor, triton or the driver: none of them may stop an embedding
+    except Exception as error:  # any error of dynamo, inductor, triton or the driver: the slower attention is used
         faults[heads] = str(error).partition("\n")[0] or type(error).__name__
     if faults[heads] not in _logged:
         _logged.add(faults[heads])
-        _log.warning("flex_attention failed, using a slower attention: %s", faults[heads])
+        _log.warning("flex_attention failed; using a slower attention instead: %s", faults[heads])
     return None
 
 
+#: Faults that were logged: one warning each.
 _logged: set[str] = set()
 
 
@@ -99,7 +101,7 @@ def _attend(
 
 @lru_cache(maxsize=16)  # the full and the windowed layers of the lengths of some batches
 def block_mask(n_queries: int, n_keys: int, offset: int, window: int | None, device: torch.device) -> Any:
-    """Which blocks of keys the blocks of queries see, without a mask of all queries and keys.
+    """Block mask of causal attention, computed without a mask of all queries and keys.
 
     Parameters
     ----------
@@ -107,10 +109,12 @@ def block_mask(n_queries: int, n_keys: int, offset: int, window: int | None, dev
         Multiples of :data:`BLOCK`.
     offset
         Position of the first query among the keys.
+    window
+        As for :func:`attend`.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    # Tensors are inputs of the kernel; Python numbers would compile a kernel for each value.
+    # Tensors are inputs of the kernel; for Python numbers a kernel would be compiled for each value.
     last_Q = torch.arange(offset, offset + n_queries, device=device)
     reach = n_keys + offset if window is None else window
     first_Q = last_Q - (reach - 1)
@@ -137,7 +141,7 @@ def block_mask(n_queries: int, n_keys: int, offset: int, window: int | None, dev
 def _cap(softcap: float | None, n_heads: int, device: torch.device) -> Callable[..., torch.Tensor] | None:
     if softcap is None:
         return None
-    cap_H = torch.full((n_heads,), softcap, device=device)  # inductor refuses a scalar
+    cap_H = torch.full((n_heads,), softcap, device=device)  # inductor does not accept a scalar
 
     def cap(score: torch.Tensor, batch: Any, head: Any, *_: Any) -> torch.Tensor:
         return cap_H[head] * torch.tanh(score / cap_H[head])
@@ -150,7 +154,7 @@ def _kernel() -> Callable[..., torch.Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     config: Any = torch._dynamo.config
-    # fullgraph: flex_attention that is not compiled would hold the scores of all queries and keys.
+    # fullgraph: without compilation flex_attention holds the scores of all queries and keys in memory.
     compiled: Callable[..., torch.Tensor] = torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
     def kernel(*inputs: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -158,7 +162,7 @@ def _kernel() -> Callable[..., torch.Tensor]:
         config.recompile_limit = max(limit, _MAX_VERSIONS)
         try:
             return compiled(*inputs, **options)
-        finally:  # the limit of the user's own compiled functions stays
+        finally:  # for the user's own compiled functions the limit stays
             config.recompile_limit = limit
 
     return kernel
@@ -167,7 +171,7 @@ def _kernel() -> Callable[..., torch.Tensor]:
 def _fault(
     n_heads: int, n_groups: int, depth: int, dtype: torch.dtype, device: torch.device, softcap: float | None
 ) -> str:
-    """Difference from a plain computation for heads of this shape as a message, or ``""``."""
+    """Message on the kernel's error beside a plain computation for heads of this kind; ``""`` if it is small."""
     n_queries, n_keys, window, scaling = 200, 300, 90, 1 / math.sqrt(depth)
     generator = torch.Generator("cpu").manual_seed(0)
     query, key, value = (
@@ -182,5 +186,5 @@ def _fault(
     distance = position - torch.arange(n_keys, device=device)[None, :]
     expected = scores.masked_fill((distance < 0) | (distance >= window), -math.inf).softmax(dim=-1) @ values
     error = float((output.transpose(1, 2).double() - expected).abs().max())
-    # Tolerances for TF32, and for 8 bits of bfloat16 of values up to 4.
+    # Tolerances for TF32, and for values up to 4 with the 8 bits of bfloat16.
     return "" if error < (5e-3 if dtype == torch.float32 else 5e-2) else f"its error is {error:.3g}"

@@ -1,6 +1,6 @@
 """Key-value cache addressed by position, shared by rows of different length.
 
-Rejected drafts are overwritten by the next tokens at their positions.
+The next tokens overwrite rejected drafts at the same positions.
 
 Axes in names: B rows of the batch, Q new tokens of each row, K key-value heads, T positions held, D head dimension.
 """
@@ -17,23 +17,23 @@ _hf: Any = transformers  # typed in parts only
 
 
 class KeyValueCache(_hf.Cache):  # type: ignore[misc]
-    """Keys and values of each row; the token at position p of a row is in slot p, whatever the row.
+    """Keys and values of each row; the token at position p is in slot p in all rows.
 
     Parameters
     ----------
     n_layers
         Layers of the model.
     capacity
-        Slots to allocate first. More are added when needed.
+        Slots allocated at first. More are added when needed.
     """
 
     def __init__(self, n_layers: int, capacity: int) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(n_layers)])
         self.capacity = capacity
         self.write_at: int | torch.Tensor = 0
-        """Slots of the next tokens: from this one on in all rows, or a slot for each token, int64 (B, Q)."""
+        """Slots of the next tokens: the first one, equal in all rows, or a slot for each token, int64 (B, Q)."""
         self.length = 0
-        """Slots that attention reads."""
+        """Number of slots that attention reads."""
 
     def select_rows(self, rows: torch.Tensor) -> None:
         """Keeps these rows, int64, in this order; rows may be dropped or repeated."""

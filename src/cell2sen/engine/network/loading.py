@@ -1,4 +1,4 @@
-"""Checkpoint loading: a causal LM with our attention, its dtype and quantisation, and its tokenizer."""
+"""Checkpoint loading: causal LM with our attention, dtype, quantisation, tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     Parameters
     ----------
     model
-        Its dtype is that for this device (:func:`cell2sen.engine.network.cpu.resolve_dtype`).
+        With the dtype for this device (:func:`cell2sen.engine.network.cpu.resolve_dtype`).
     device
         A device of PyTorch.
     offline
@@ -40,7 +40,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     FileNotFoundError
         The checkpoint is not on this machine; the message has the command that downloads it.
     ValueError
-        Its tokenizer or architecture cannot be read exactly.
+        Its tokenizer cannot be read exactly, or transformers does not have its architecture.
     ImportError
         `model` is quantised and bitsandbytes is not installed.
     """
@@ -76,6 +76,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
 
 
 def _check_files(model: Model) -> None:
+    """Raises FileNotFoundError for missing files. Pickled weights (``*.bin``) are never loaded: they may run code."""
     patterns = ("config.json", "tokenizer.json", "*.safetensors")
     if missing := [pattern for pattern in patterns if not any(Path(model.path).glob(pattern))]:
         raise FileNotFoundError(f"no checkpoint in {model.path!r}: it lacks {', '.join(missing)}")
@@ -95,7 +96,7 @@ def _quantization(model: Model) -> Any:
 
 @contextlib.contextmanager
 def _progress_bars(show: bool) -> Iterator[None]:
-    """Hides transformers' progress bars in the ``with`` block unless `show`; restores them afterwards."""
+    """Context without transformers' progress bars, unless `show`."""
     logging = _hf.utils.logging
     enabled = logging.is_progress_bar_enabled()
     if not show:

@@ -1,4 +1,4 @@
-"""Soft-cap of attention scores and logits, ``cap * tanh(x / cap)`` as in Gemma-2, fast on CPUs.
+"""Soft-cap formula of attention scores and logits: cap * tanh(x / cap), as in Gemma-2.
 
 Axes in names: B batch, H heads, K key-value heads, Q queries, T keys, D head dimension.
 """
@@ -9,7 +9,7 @@ import torch
 
 
 def soft_cap_logits(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
-    """Logits with a soft-cap (None: as they are), float32; without gradients the argument is overwritten."""
+    """Logits with a soft-cap (None: unchanged), float32. `logits` without gradients are overwritten."""
     if cap is None:
         return logits.float()
     if logits.requires_grad:
@@ -27,13 +27,21 @@ def attention_weights(
     scaling: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention weights, float32 (B, H, Q, T). Without `visible` the queries are the last positions, causal."""
+    """Attention weights, float32 (B, H, Q, T).
+
+    Parameters
+    ----------
+    visible
+        Which keys each query sees, bool, broadcast to (B, H, Q, T). None: causal, the queries are the last positions.
+    scaling
+        Factor of the scores, before the soft-cap.
+    """
     n_batch, n_heads, n_queries, _ = query_BHQD.shape
     n_groups, n_keys = key_BKTD.shape[1:3]
     in_place = not torch.is_grad_enabled()
     factor = scaling if softcap is None else scaling / softcap
-    # cap * tanh(x / cap) is 2 * cap * sigmoid(2 * x / cap) - cap, and the softmax ignores a constant of all scores:
-    # a sixth of the time on a CPU, with an error of some units of the last place, so not in float32.
+    # cap * tanh(x / cap) is 2 * cap * sigmoid(2 * x / cap) - cap, and the softmax does not depend on a constant. This
+    # takes a sixth of the time on a CPU, with an error of some units in the last place, so it is not used in float32.
     use_sigmoid = in_place and softcap is not None and query_BHQD.dtype != torch.float32
     if in_place and softcap is not None:
         factor *= 2
@@ -66,16 +74,16 @@ def attention_weights(
 def tanh_of_half_(doubled: torch.Tensor) -> torch.Tensor:
     """tanh(x) from 2x, float32, in place, as (e**2x - 1) / (e**2x + 1): on a CPU a fraction of the time of ``tanh``.
 
-    As exact, except for units of the last place: ``expm1`` keeps the digits of small numbers.
+    Exact within units in the last place, since ``expm1`` keeps the digits of small numbers.
     """
     if doubled.device.type != "cpu":
         return doubled.mul_(0.5).tanh_()
-    doubled.clamp_(max=80.0).expm1_()  # above, tanh is 1 and the power infinite
+    doubled.clamp_(max=80.0).expm1_()  # from 80 on the result is 1; from 89 on expm1 is infinite
     return doubled.div_(doubled + 2)
 
 
 def weighted_sum(weights_BHQT: torch.Tensor, value_BKTD: torch.Tensor) -> torch.Tensor:
-    """Sums of the values weighted by attention, (B, H, Q, D)."""
+    """Sums of the values weighted by attention, (B, H, Q, D), in the dtype of the values."""
     n_batch, n_heads, n_queries, n_keys = weights_BHQT.shape
     stacked = weights_BHQT.reshape(n_batch, value_BKTD.shape[1], -1, n_keys)
     return torch.matmul(stacked, value_BKTD).reshape(n_batch, n_heads, n_queries, -1)

@@ -1,18 +1,18 @@
-"""Proof that tokenizing a sentence gene by gene equals tokenizing its text, from the tokenizer's own description.
+"""Proof that tokenizing a sentence gene by gene equals tokenizing its text.
 
-Claim: if a text is cut in front of a single space with a character other than white space on either side, the ids of
-the text are the concatenated ids of its parts. Sufficient conditions are N, A, D and one of P and M:
+Claim: if a text is cut before a single space with a character other than white space on either side, the ids of the
+text are the concatenated ids of its parts. Sufficient conditions are N, A, D and one of P and M:
 
 N   The normaliser maps single characters, so that it changes nothing across the cut.
 A   No added token can match across the cut.
-P   The pre-tokenizer always cuts there, whatever the context, and uses no context beyond. Then the model never gets
-    both sides at once.
-M   The model is BPE over the whole text, and no entry of its vocabulary has the boundary mark (``▁``) directly behind
+P   The pre-tokenizer cuts there in every context, and its other cuts do not depend on the other side. Then the model
+    never gets both sides at once.
+M   The model is BPE over the whole text, and no entry of its vocabulary has the boundary mark (``▁``) directly after
     another character. Every merge is an entry of the vocabulary, so no merge crosses the cut, and the merges on one
-    side are made in the same order as there alone.
+    side are made in the same order as in that part alone.
 D   No dropout, truncation or padding.
 
-Parts of a tokenizer that are not covered here count as not proven. Genes come with the data and are tested one by one
+Parts of a tokenizer that are not covered here count as not proven. Gene symbols are in the data, so each is tested
 (:func:`fits`).
 """
 
@@ -29,23 +29,23 @@ from cell2sen.engine.tokenization.gene_tokens import WORD
 if TYPE_CHECKING:
     import tokenizers
 
-#: Patterns for which P was proven by hand. WORD: none of its three alternatives matches a space behind another
-#: character, so no match crosses the cut; the look-ahead treats the space behind the cut and the end of the text alike
-#: (``\s|$``), so the left part is cut as it is alone; there is no look-behind, so the right one is, too. The pattern of
-#: ByteLevel (use_regex): the same, and its look-ahead ``\s+(?!\S)`` begins at white space only, of which the left part
-#: has none at its end, and the right part a single one that another character follows.
+#: Patterns for which P was proven by hand. WORD: none of its three alternatives matches a space after another
+#: character, so no match crosses the cut; for the look-ahead the space after the cut and the end of the text are equal
+#: (``\s|$``), so the left part is cut as it is alone; there is no look-behind, so the right part is, too. The pattern
+#: of ByteLevel (use_regex): the same, and ``\s+(?!\S)`` begins at white space only; the left part has none at its end,
+#: and the right part begins with a single one before another character.
 _PATTERNS = frozenset({WORD})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Result of :func:`prove`."""
+    """Result of :func:`prove`: the condition that the proof uses, or the reason that prevents it."""
 
     by: str = ""
     """``"P"`` or ``"M"``; empty where nothing is proven."""
 
     why: str = ""
-    """Part of the tokenizer that prevents the proof."""
+    """Reason that prevents the proof, a clause such as ``its normaliser is …``; empty where it is proven."""
 
     mark: str = " "
     """Character that the normaliser writes for a space."""
@@ -56,7 +56,7 @@ class _NotProvenError(Exception):
 
 
 def describe(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The parts of a tokenizer.json that :func:`prove` needs: all but the merges, which are most of the file."""
+    """Parts of a tokenizer.json that :func:`prove` needs: all but the merges, which are most of the file."""
     model: Any = tokenizer.model
     parts: Any = tokenizer
     fields = (
@@ -79,7 +79,7 @@ def describe(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def prove(description: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Verdict:
-    """Check the conditions.
+    """Result of testing the conditions on a tokenizer.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def prove(description: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Verd
     try:
         mark = _normaliser(description.get("normalizer"))
         _added_tokens(description.get("added_tokens") or (), mark)
-        _no_chance(description)
+        _no_dropout(description)
         if mark == " " and _cuts(description.get("pre_tokenizer")):
             return Verdict(by="P", mark=mark)
         _whole_text(description, mark)
@@ -119,7 +119,7 @@ def _normaliser(normaliser: Mapping[str, Any] | None) -> str:
             continue
         pattern, content = step.get("pattern", {}).get("String"), step.get("content", "")
         if step["type"] != "Replace" or pattern is None:
-            raise _NotProvenError(f"its normaliser {_short(step)}")
+            raise _NotProvenError(f"its normaliser is {_short(step)}")
         if len(pattern) != 1 or not content:
             raise _NotProvenError(f"its normaliser replaces {pattern!r} by {content!r}")
         if pattern == mark:
@@ -134,26 +134,26 @@ def _normaliser(normaliser: Mapping[str, Any] | None) -> str:
 
 
 def _added_tokens(added: Iterable[Mapping[str, Any]], mark: str) -> None:
-    """Condition A. A match across the cut contains a character and the space behind it, or strips white space."""
+    """Condition A. A match across the cut contains a character and the space after it, or strips white space."""
     for token in added:
         content = str(token["content"])
         across = any(
             after in (" ", mark) and not before.isspace() and before != mark for before, after in pairwise(content)
         )
         if not content or across or token.get("rstrip") or token.get("single_word"):
-            raise _NotProvenError(f"its added token {content!r}")
+            raise _NotProvenError(f"its added token {content!r} may match across two genes")
 
 
-def _no_chance(description: Mapping[str, Any]) -> None:
+def _no_dropout(description: Mapping[str, Any]) -> None:
     """Condition D."""
     if description["model"].get("dropout"):
         raise _NotProvenError("it drops merges at random")
     if description.get("truncation") or description.get("padding"):
-        raise _NotProvenError("it cuts or fills up texts")
+        raise _NotProvenError("it truncates or pads texts")
 
 
 def _cuts(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Condition P: the first step cuts, and later steps work on each piece alone."""
+    """Condition P: the first step cuts, and later steps process each piece alone."""
     steps = _flat(pre_tokenizer, "pretokenizers")
     if not steps or any(step["type"] != "ByteLevel" for step in steps[1:]):
         return False
@@ -172,28 +172,28 @@ def _whole_text(description: Mapping[str, Any], mark: str) -> None:
     """Condition M, first half: BPE gets the text in one piece."""
     model, pre_tokenizer = description["model"], description.get("pre_tokenizer")
     if model.get("type") != "BPE":
-        raise _NotProvenError(f"its pre-tokenizer {_short(pre_tokenizer)} in front of {model.get('type')}")
+        raise _NotProvenError(f"its pre-tokenizer is {_short(pre_tokenizer)} and its model {model.get('type')}")
     for step in _flat(pre_tokenizer, "pretokenizers"):
-        # If the normaliser has replaced every space, a cut at spaces never happens.
+        # Where the normaliser replaces every space, cuts at spaces never happen.
         if step["type"] != "Split" or step["pattern"].get("String") != " " or mark == " ":
-            raise _NotProvenError(f"its pre-tokenizer {_short(step)}")
+            raise _NotProvenError(f"its pre-tokenizer is {_short(step)}")
     for option in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(option):
-            raise _NotProvenError(f"its {option}")
+            raise _NotProvenError(f"its model has the option {option}")
 
 
 def _vocabulary(model: Mapping[str, Any], vocabulary: Mapping[str, int], mark: str) -> None:
-    """Condition M, second half; and no character vanishes, since its neighbours would become adjacent."""
+    """Condition M, second half. No character may vanish, since its neighbours would become adjacent."""
     if mark not in vocabulary:
         raise _NotProvenError(f"its vocabulary lacks the boundary mark {mark!r}")
     all_bytes = model.get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     if not all_bytes and model.get("unk_token") not in vocabulary:
-        raise _NotProvenError("characters that it does not know vanish")
+        raise _NotProvenError("characters that are not in its vocabulary vanish")
     for entry in vocabulary:
         if mark in entry[1:]:
             for before, after in pairwise(entry):
                 if after == mark and before != mark and not before.isspace():
-                    raise _NotProvenError(f"the entry {entry!r} of its vocabulary")
+                    raise _NotProvenError(f"the entry {entry!r} of its vocabulary may span two genes")
 
 
 def _flat(part: Mapping[str, Any] | None, members: str) -> Sequence[Mapping[str, Any]]:
@@ -205,4 +205,4 @@ def _flat(part: Mapping[str, Any] | None, members: str) -> Sequence[Mapping[str,
 
 
 def _short(part: Mapping[str, Any] | None) -> str:
-    return "nothing" if part is None else json.dumps(part, ensure_ascii=False)[:120]
+    return "none" if part is None else json.dumps(part, ensure_ascii=False)[:120]

@@ -1,4 +1,4 @@
-"""Tokenizers with one token per gene: trained from scratch, or a published one extended."""
+"""Tokenizers with one token per gene: new, or a published one extended."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 END = "<eos>"
 PAD = "<pad>"
 
-#: Words: runs without whitespace, with the space before them. A final . , : or ; is a word of its own, so that the last
-#: gene of a sentence is the same token as elsewhere; dots within a symbol (RP11-206L10.9) are part of it.
+#: Pattern of words: runs without whitespace, with the space before them. A final . , : or ; is a word of its own, so
+#: that the last gene of a sentence has the same token as elsewhere; dots within a symbol (RP11-206L10.9) are part of
+#: it.
 WORD = r" ?[^\s]+?(?=[.,:;]?(?:\s|$))| ?[.,:;]|\s"
 
-#: Words of GPT-2's byte-level tokenizers (``use_regex`` of tokenizers' ByteLevel).
+#: Pattern of words in GPT-2's byte-level tokenizers (``use_regex`` of tokenizers' ByteLevel).
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 #: SentencePiece's character for a space.
@@ -27,18 +28,20 @@ MARK = "▁"
 def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, whole_genes: bool = True) -> Any:
     """Tokenizer for a model trained from scratch.
 
-    Byte-level BPE is trained on `texts` (templates, labels), then every gene gets a token of its own: words that are in
-    the vocabulary as a whole are never split. All other text is encoded without loss, in pieces.
+    Byte-level BPE is trained on `texts`, then every gene gets a token of its own: words that are in the vocabulary as a
+    whole are never split. All other text is encoded without loss, in pieces.
 
     Parameters
     ----------
     genes
-        Symbols.
+        Gene symbols.
+    texts
+        Templates and labels.
     text_tokens
-        Size of the vocabulary without the genes.
+        Size of the vocabulary without the genes' own tokens.
     whole_genes
-        False: genes are encoded in pieces too, trained on their symbols together with the texts. Such a model can
-        write genes that are not in its training data.
+        False: genes are encoded in pieces, too; BPE is trained on their symbols and the texts. Such a model can write
+        genes that are not in its training data.
 
     Returns
     -------
@@ -83,27 +86,28 @@ def build(genes: Sequence[str], texts: Iterable[str], text_tokens: int = 1500, w
 
 
 def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int]]]:
-    """Extend a BPE tokenizer by one token per gene; text without genes is encoded as before.
+    """BPE tokenizer extended by one token per gene.
 
     A gene is a word: between a space and the next space, the end of the text, or a final . , : or ; before these. Such
     words are split off first (by a regular expression in the form of a prefix tree, fast for tens of thousands of
-    genes) and are in the vocabulary as a whole.
+    genes) and are in the vocabulary as a whole. Text without genes is encoded as before, except words in the vocabulary
+    that the merges do not produce: they become one token, with one warning.
 
     Parameters
     ----------
     original
-        ``tokenizers.Tokenizer``: byte-level (GPT-2, GPT-NeoX, Llama 3 …) or like SentencePiece (Gemma). Not changed.
+        A ``tokenizers.Tokenizer``: byte-level (GPT-2, GPT-NeoX, Llama 3 …) or like SentencePiece (Gemma). Not changed.
     genes
-        Symbols. Those that are one token already stay as they are.
+        Gene symbols. Those that are one token already keep it.
 
     Returns
     -------
-    The tokenizer, and for the id of each new token the ids of the pieces that it replaces.
+    The tokenizer, and the ids of the pieces that each new token replaces, by the id of the token.
 
     Raises
     ------
     ValueError
-        A tokenizer of another kind, or one in which a gene cannot be one token.
+        The tokenizer is of another kind, or a gene cannot be one token in it.
     """
     from tokenizers import Tokenizer
 
@@ -134,7 +138,7 @@ def extend(original: Any, genes: Sequence[str]) -> tuple[Any, dict[int, list[int
 
 
 def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) -> Any:
-    """The pre-tokenizer with genes as words that are not split further."""
+    """Pre-tokenizer in which genes are words that are not split further."""
     before = spec["pre_tokenizer"]
     if not byte_level:
         if MARK not in json.dumps(spec["normalizer"], ensure_ascii=False) or (before or {}).get("type") == "Metaspace":
@@ -142,7 +146,7 @@ def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) ->
                 "gene tokens can be added to byte-level tokenizers and to those that write spaces as ▁ in their "
                 f"normaliser; this one has normaliser {spec['normalizer']} and pre-tokenizer {before}"
             )
-        # The model still gets the whole text between genes in one piece.
+        # The model gets the whole text between genes in one piece, as before.
         return _split(pattern(genes, MARK, rf"{MARK}|\s|$"))
     parts = before["pretokenizers"] if before["type"] == "Sequence" else [before]
     kinds = [part["type"] for part in parts]
@@ -151,7 +155,9 @@ def _cut_out(spec: Mapping[str, Any], genes: Sequence[str], byte_level: bool) ->
     elif kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True) and "Regex" in parts[0]["pattern"]:
         rule = parts[0]["pattern"]["Regex"]
     else:
-        raise ValueError(f"gene tokens cannot be added to a tokenizer that cuts words by {kinds} with these options")
+        raise ValueError(
+            f"gene tokens cannot be added to a tokenizer that cuts words by {kinds} with the options {before}"
+        )
     whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     words = pattern(genes, " ", r"\s|$")
     return {"type": "Sequence", "pretokenizers": [_split(f"{words}|{rule}"), whole]}
@@ -167,9 +173,9 @@ def pattern(genes: Iterable[str], space: str, end: str) -> str:
     Parameters
     ----------
     space
-        Character before a word.
+        Character before a gene.
     end
-        Pattern of what may follow the word, or a final . , : or ; behind it.
+        Pattern of what may follow the gene, or the . , : or ; after it.
     """
     tree: dict[str, Any] = {}
     for gene in genes:
@@ -190,7 +196,7 @@ def _branch(node: Mapping[str, Any]) -> str:
 
 
 def _warn_of_split_words(original: Any, vocabulary: Mapping[str, int], first: int) -> None:
-    """Warn about words of the old vocabulary that its merges did not produce and that become one token now."""
+    """Warns about words of the old vocabulary that its merges did not produce and that now become one token."""
     changed = []
     special = {added.content for added in original.get_added_tokens_decoder().values()}
     for word, number in vocabulary.items():
@@ -198,7 +204,7 @@ def _warn_of_split_words(original: Any, vocabulary: Mapping[str, int], first: in
         if ordinary and len(original.model.tokenize(word)) != 1:
             changed.append(word)
     if changed:
-        logger.warning("%d words become one token that were split before, such as %s", len(changed), changed[:5])
+        _log.warning("%d words that were split before become one token, such as %s", len(changed), changed[:5])
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -206,7 +212,7 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _bytes(text: str) -> str:
-    """A text in the characters of byte-level vocabularies."""
+    """Text in the characters of byte-level vocabularies."""
     from tokenizers import pre_tokenizers
 
     (piece,) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)

@@ -1,4 +1,4 @@
-"""Tokenizer: prompts to token ids and the gene of each token; truncation to the context; padding.
+"""Tokenizer: prompts to token ids and genes; gene lists cut to the context.
 
 Each gene is tokenized once and prompts are assembled from its ids (:mod:`cell2sen.engine.tokenization.assembly`)
 wherever that is proven to equal tokenizing the whole text (:mod:`cell2sen.engine.tokenization.exactness`).
@@ -33,16 +33,16 @@ class Tokenized:
     """Token ids, int32 (length,), with the beginning-of-text token if the model has one."""
 
     find_genes: Callable[[], NDArray[np.int64]]
-    """Computes `genes`, which takes as long as the ids and is needed for embeddings only."""
+    """Function that computes `genes`, which takes as long as the ids and is needed for embeddings only."""
 
     answer: int
-    """Where the answer begins; the length if there is none."""
+    """Index of the answer's first token; the length if there is no answer."""
 
     @cached_property
     def genes(self) -> NDArray[np.int64]:
         """Gene of each token, int64 (length,): index into ``prompt.genes``, -1 for tokens of no gene.
 
-        A gene covers the tokens of its symbol and of the space before it.
+        Tokens of a gene are those of its symbol and of the space before it.
         """
         return self.find_genes()
 
@@ -60,14 +60,14 @@ def _cut(row: Tokenized, part: slice) -> NDArray[np.int64]:
 
 
 class Tokens:
-    """The tokenizer of one model.
+    """Tokenizer of one model.
 
     Parameters
     ----------
     tokenizer
         Its padding and truncation are switched off.
     bos
-        Id of the beginning-of-text token, which every text begins with once; None if the model has none.
+        Id of the beginning-of-text token, once before each text; None if the model has none.
     eos
         Ids that end a text.
     unk
@@ -108,7 +108,7 @@ class Tokens:
         )
 
     def _encodings(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
-        """Encoding of each text, 256 at a time, as an encoding takes 100 bytes a token."""
+        """Encoding of each text, 256 at a time, since an encoding takes 100 bytes per token."""
         texts = iter(texts)
         while part := list(itertools.islice(texts, 256)):
             yield from self.tokenizer.encode_batch(part, add_special_tokens=False)
@@ -133,7 +133,7 @@ class Tokens:
         ]
 
     def _encode_whole(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Tokenized]:
-        """:meth:`encode` by tokenizing whole texts: the slow twin that the fast path must equal."""
+        """:meth:`encode` by tokenizing whole texts: the slow path that the fast one must equal."""
         texts = [prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)]
         rows = []
         for prompt, answer, text, encoding in zip(prompts, answers, texts, self._encodings(texts), strict=True):
@@ -148,7 +148,7 @@ class Tokens:
         return rows
 
     def known(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
-        """Symbols that survive encoding and decoding within a sentence, bool (n,)."""
+        """Which symbols are encoded and decoded without loss within a sentence, bool (n,)."""
         ids = self.ids([" " + symbol for symbol in symbols])
         texts = self.tokenizer.decode_batch(ids, skip_special_tokens=False)
         known = [
@@ -158,7 +158,7 @@ class Tokens:
         return np.array(known, dtype=bool)
 
     def continuations(self, text: str, words: Sequence[str]) -> list[list[int]]:
-        """Ids of ``" " + word`` behind `text`, for each word.
+        """Token ids of ``" " + word`` after `text`, for each word.
 
         Raises
         ------
@@ -170,35 +170,34 @@ class Tokens:
         for word, row in zip(words, rows, strict=True):
             if row[: len(before)] != before or len(row) == len(before):
                 raise ValueError(
-                    f"cannot guide: the tokenizer joins the end of {text[-40:]!r} and the word {word!r} in one token; "
-                    "end the prompt without whitespace"
+                    f"the tokenizer joins the end of {text[-40:]!r} and the word {word!r} in one token, so the answer "
+                    "cannot be guided; end the prompt without whitespace"
                 )
         return [row[len(before) :] for row in rows]
 
     def _opened(self, ids: list[int]) -> list[int]:
-        """Ids with exactly one beginning-of-text token, also if the template contains its text."""
+        """Ids with exactly one beginning-of-text token, even if the template contains its text."""
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
 
-def common_length(longest: int, most: int) -> int:
-    """Padded length of a batch, rounded up so that batches share few lengths; at most `most`.
+def common_length(longest: int, max_length: int) -> int:
+    """Padded length of a batch: the longest row, rounded up so that batches share few lengths, at most `max_length`.
 
     oneDNN keeps a kernel for each length: 200 lengths took 0.6 GB in bfloat16. So lengths are multiples of a 32nd of
     the power of two below them, which adds 1 % of padding to long texts.
     """
     step = max(8, 1 << longest.bit_length() >> 6)
-    return max(longest, min(-(-longest // step) * step, most))
+    return max(longest, min(-(-longest // step) * step, max_length))
 
 
 def pad(
-    rows: Sequence[Tokenized], side: str, most: int
+    rows: Sequence[Tokenized], side: str, max_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Padded batch: ids int64, mask of real tokens bool, gene of each token int64 (-1 for none), each (rows, length).
 
-    Padding has id 0; the mask hides it from the model. The length is :func:`common_length`, at most `most`, the model's
-    context.
+    Padding has id 0 and is masked out. The length is :func:`common_length`, at most `max_length`, the model's context.
     """
-    length = common_length(max(map(len, rows)), most)
+    length = common_length(max(map(len, rows)), max_length)
     ids, genes = np.zeros((len(rows), length), dtype=np.int64), np.full((len(rows), length), -1, dtype=np.int64)
     real = np.zeros((len(rows), length), dtype=bool)
     for line, row in enumerate(rows):
@@ -208,14 +207,14 @@ def pad(
 
 
 def shared(rows: Sequence[Tokenized]) -> int:
-    """Number of tokens that all rows begin with in common, answers excluded."""
+    """Number of first tokens that all rows share, answers excluded."""
     length = min(*map(len, rows), *(row.answer for row in rows))
     same = np.all(np.stack([row.ids[:length] for row in rows]) == rows[0].ids[:length], axis=0)
     return length if same.all() else int(np.argmin(same))
 
 
-#: Texts that reveal a tokenizer class that rebuilds its normaliser or pre-tokenizer differently: digits, hyphens, case,
-#: runs of spaces, characters outside ASCII.
+#: Texts whose ids differ if a tokenizer class rebuilds its normaliser or pre-tokenizer differently: digits, hyphens,
+#: case, runs of spaces, characters outside ASCII.
 _PROBES = (
     "Cell sentence: MALAT1 CD4 CD44 HLA-DRA MT-CO1 RP11-34P13.7 Actb 1700001C02Rik.",
     "  two  spaces\n\nlines\tand a tab ",
@@ -223,49 +222,53 @@ _PROBES = (
 )
 
 
-def load_tokens(path: str, **where: Any) -> Tokens:
-    """The tokenizer of a checkpoint, exactly as in its ``tokenizer.json``.
+def load_tokens(path: str, **options: Any) -> Tokens:
+    """Tokenizer of a checkpoint, exactly as in its ``tokenizer.json``.
 
-    The classes of transformers take the vocabulary from that file and may rebuild the rest, so their ids are compared
-    with the file's own.
+    Classes of transformers read the vocabulary from that file and may rebuild the rest, so their ids are compared with
+    those of the file.
 
     Parameters
     ----------
-    where
-        ``revision``, ``local_files_only`` … for transformers.
+    options
+        ``revision``, ``local_files_only`` … of transformers' ``from_pretrained``.
 
     Raises
     ------
     OSError
         There is no such file.
     ValueError
-        transformers builds a tokenizer with other ids.
+        All tokenizers that transformers builds have other ids, or the tokenizer begins texts with several tokens.
     """
     import tokenizers
     import transformers
 
     hf: Any = transformers  # typed in parts only
-    known = {name: value for name, value in where.items() if name != "trust_remote_code"}
-    original = tokenizers.Tokenizer.from_file(str(hf.utils.cached_file(path, "tokenizer.json", **known)))
+    file_options = {name: value for name, value in options.items() if name != "trust_remote_code"}
+    original = tokenizers.Tokenizer.from_file(str(hf.utils.cached_file(path, "tokenizer.json", **file_options)))
     for kind in (hf.AutoTokenizer, hf.PreTrainedTokenizerFast):
-        tokenizer = kind.from_pretrained(path, **where)
-        made = getattr(tokenizer, "backend_tokenizer", None)
-        if made is not None and _agree(made, original):
+        tokenizer = kind.from_pretrained(path, **options)
+        rebuilt = getattr(tokenizer, "backend_tokenizer", None)
+        if rebuilt is not None and _agree(rebuilt, original):
             eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-            return Tokens(made, bos=_bos(made), eos=eos, unk=tokenizer.unk_token_id)
+            return Tokens(rebuilt, bos=_bos(rebuilt), eos=eos, unk=tokenizer.unk_token_id)
     raise ValueError(
         f"transformers builds a tokenizer for {path!r} that differs from its tokenizer.json: its ids would not be "
         "those that the model was trained with"
     )
 
 
-def _agree(made: tokenizers.Tokenizer, original: tokenizers.Tokenizer) -> bool:
-    pairs = [[each.encode(probe, add_special_tokens=False).ids for each in (made, original)] for probe in _PROBES]
-    return all(one == other for one, other in pairs)
+def _agree(rebuilt: tokenizers.Tokenizer, original: tokenizers.Tokenizer) -> bool:
+    """Whether two tokenizers have the same ids for :data:`_PROBES`."""
+    ids, expected = (
+        [tokenizer.encode(probe, add_special_tokens=False).ids for probe in _PROBES]
+        for tokenizer in (rebuilt, original)
+    )
+    return ids == expected
 
 
 def _bos(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """Id of the beginning-of-text token that the tokenizer adds."""
+    """Id of the beginning-of-text token that the tokenizer adds, None if it adds none."""
     plain, opened = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     if opened[: len(plain)] == plain:
         return None
@@ -278,26 +281,25 @@ def fit(
     prompts: Sequence[Prompt],
     *,
     context: int,
-    room: Sequence[int] | NDArray[np.int64],
+    reserved_tokens: Sequence[int] | NDArray[np.int64],
     count: Callable[[Sequence[Prompt]], NDArray[np.int64]],
 ) -> tuple[list[Prompt], NDArray[np.int64]]:
-    """Shorten the gene lists of prompts that are too long for the context, all lists of a prompt to the same length.
+    """Prompts that fit into the context: the gene lists of too long ones are cut, all lists of a prompt to one length.
 
-    Text and answers are never cut.
+    Text and answers are never cut. Logs one warning if genes are cut.
 
     Parameters
     ----------
     context
         Tokens that prompt and answer may have together.
-    room
+    reserved_tokens
         Tokens reserved for each answer, (n,).
     count
-        Tokens of each prompt, int64 (n,).
+        Function that returns the tokens of each prompt, int64 (n,).
 
     Returns
     -------
-    The prompts with as many of their genes as fit, and their numbers of tokens, int64 (n,). Logs one warning if genes
-    were cut.
+    The prompts with as many of their genes as fit, and their numbers of tokens, int64 (n,).
 
     Raises
     ------
@@ -306,15 +308,15 @@ def fit(
     """
     fitted = list(prompts)
     lengths = count(fitted)
-    too_long = [int(row) for row in np.flatnonzero(lengths + np.asarray(room, dtype=np.int64) > context)]
+    too_long = [int(row) for row in np.flatnonzero(lengths + np.asarray(reserved_tokens, dtype=np.int64) > context)]
     cut = 0
     for row in too_long:
-        prompt, limit = prompts[row], context - int(room[row])
+        prompt, limit = prompts[row], context - int(reserved_tokens[row])
         bare = int(count([prompt.shorten(0)])[0])
         if bare > limit:
             name = prompt.key or f"row {row}"
             raise ValueError(
-                f"the prompt of {name!r} has {bare} tokens without any genes and needs {room[row]} "
+                f"the prompt of {name!r} has {bare} tokens without any genes and needs {reserved_tokens[row]} "
                 f"for its answer, together more than the context of {context}; use a shorter instruction or answer"
             )
         fits, over, lengths[row] = 0, prompt.n_genes, bare
@@ -337,13 +339,11 @@ def fit(
     return fitted, lengths
 
 
-def _genes(
-    prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64], added: int
-) -> NDArray[np.int64]:  # fmt: skip
-    """Gene of each token by overlap in characters, int64 (added + tokens,); -1 for none.
+def _genes(prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64], added: int) -> NDArray[np.int64]:
+    """Gene of each token by overlap in characters, int64 (added + tokens,), -1 for none.
 
-    The space before a gene is part of it: in most tokenizers it is in the token of the first letters, in some it is a
-    token of its own before a digit.
+    The space before a gene is part of it: most tokenizers have it in the token of the first letters, some have a token
+    of its own before a digit.
     """
     opening = np.full(added, -1, dtype=np.int64)
     if not len(prompt.genes):

@@ -1,4 +1,4 @@
-"""Menu of metrics: each is one documented function under ``@metric``, in any file of this folder."""
+"""Menu of metrics: each is one documented function under @metric."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ Level = Literal[
     "written_labels", "labels", "confidence", "text", "profile", "change", "disjoint_change", "cells", "neighbours",
     "sentences",
 ]  # fmt: skip
-"""What a metric compares, and so what its function is called with; see :func:`metric`."""
+"""Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 
 Shown = Literal["groups", "table", "encoder", "request", "never"]
-"""Where a metric appears: in the table and in the report's tables by group; in the table; in the table where a text
-encoder was passed; in the table where it was named; nowhere (a function only).
+"""Where a metric appears: in the table and in the report's tables by group; in the table; in the table if a text
+encoder is passed; in the table if it is named in ``metrics=``; nowhere (a function only).
 """
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Missing(Exception):
-    """There is no value. The message is the reason, for tables and reports."""
+    """No value can be computed. The message is the reason, for tables and reports."""
 
 
 @dataclass(frozen=True)
 class MeanOver:
-    """The metric is a mean over cells (or texts, sentences): `values` returns one value for each, float64 (n,)."""
+    """Resampling of a mean over cells (or texts): `values` returns one value for each, float64 (n,)."""
 
     values: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class OfConfusion:
-    """The metric is a function of confusion matrices: `score` maps (…, labels, labels) to (…)."""
+    """Resampling of a function of confusion matrices: `score` maps (…, labels, labels) to (…)."""
 
     score: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Faster:
-    """`score` maps truths and answers (resamples, genes) to (resamples,): right in its spread, not in its level."""
+    """Resampling by an approximation: `score` maps truths and answers (resamples, genes) to (resamples,).
+
+    Its spread must be right. Its mean need not be, as intervals are centred on the exact value.
+    """
 
     score: Callable[..., Any]
 
@@ -54,7 +57,7 @@ Resampling = MeanOver | OfConfusion | Faster
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A function with what is needed to call it, to resample it and to read its numbers."""
+    """A metric: its function, arguments, resampling, range and perfect value."""
 
     name: str
     function: Callable[..., Any]
@@ -103,7 +106,7 @@ def metric(
     Parameters
     ----------
     level
-        What is compared, which decides what the function is called with:
+        What is compared, and so the arguments of the function:
 
         ``labels``, ``written_labels``
             Two lists of labels, normalised or as written.
@@ -115,7 +118,7 @@ def metric(
             Mean expression, or its change from control, float64 (genes,); also (resamples, genes) if the function
             accepts it. In ``disjoint_change`` true and predicted change are taken from different halves of the
             controls. Arguments named `genes` (order of :func:`cell2sen.evaluation.metrics.changes.de_genes`) and
-            `others` (true changes of the other groups of the context, (groups, genes)) are filled in.
+            `others` (true changes of the other groups of the context, (groups, genes)) are passed if it has them.
         ``cells``
             Two sets of cells, float64 (n, dimensions). An argument named `weights` receives the bootstrap samples.
         ``neighbours``
@@ -123,8 +126,8 @@ def metric(
         ``sentences``
             A written sentence and the known genes; the metric is the mean over sentences.
     perfect
-        Value of a perfect answer. It is the upper or the lower end of `range`, which tells whether higher is better.
-        Unbiased estimators of distances may fall below it by chance.
+        Value of a perfect answer: the upper end of `range` if higher is better, else the lower end. Unbiased estimators
+        of distances may fall below it by chance.
     range
         Smallest and largest possible value.
     undefined
@@ -132,9 +135,9 @@ def metric(
     name
         Name of the metric, if it is not that of the function.
     resampling
-        How bootstrap samples are scored, where there is something better than calling the function for each.
+        How bootstrap samples are scored, if not by calling the function for each.
     shown
-        Where the metric appears.
+        Where the metric appears; see :data:`Shown`.
     """
     if perfect not in range:
         raise ValueError(f"perfect ({perfect}) must be one end of the range {range}")
@@ -151,7 +154,7 @@ def metric(
 
 
 def names() -> list[str]:
-    """All metrics, those of a level in the order of their file."""
+    """Names of all metrics; those of a file in its order."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return list(_METRICS)
@@ -163,7 +166,7 @@ def get(name: str) -> Metric:
     Raises
     ------
     KeyError
-        No such metric; lists those there are.
+        There is no such metric; the message lists all.
     """
     if name not in names():
         raise KeyError(f"no metric {name!r}; available: {sorted(_METRICS)}")

@@ -1,4 +1,4 @@
-"""Metrics of the change from control: correlation, direction, size, discrimination of perturbations."""
+"""Metrics of the change from control: correlation, direction, size, discrimination."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def pearson_delta(truth: ArrayLike, answer: ArrayLike) -> Any:
 def pearson_delta_disjoint(truth: ArrayLike, answer: ArrayLike) -> Any:
     """Pearson's correlation of the change from control, true and predicted change taken from different control cells.
 
-    pearson(μ_true − μ_control A, μ_predicted − μ_control B), A and B random halves of the controls, and the other way
-    round, averaged; else as in scGen (Lotfollahi et al. 2019). Where both changes are taken from the same controls,
-    their noise is in both and correlates; here it is not, so even a perfect prediction stays below 1: compare with the
-    ceiling. A large gap to ``pearson_delta`` is noise of few controls.
+    pearson(μ_true − μ_A, μ_predicted − μ_B), A and B random halves of the controls, averaged with A and B exchanged;
+    else as in scGen (Lotfollahi et al. 2019). Shared controls put the same noise into both changes, which inflates the
+    correlation. Without it even a perfect prediction stays below 1: compare with the ceiling. A value far below
+    ``pearson_delta`` shows the noise of few controls.
     """
     return pearson(truth, answer)
 
@@ -72,10 +72,10 @@ def pearson_delta_top50(truth: ArrayLike, answer: ArrayLike, genes: Sequence[int
 
 @metric(level="change", perfect=1.0, range=(0.0, 1.0), undefined=_UNMOVED, shown="groups")
 def direction_top50(truth: ArrayLike, answer: ArrayLike, genes: Sequence[int] | NDArray[Any]) -> Any:
-    """Share of the 50 most differentially expressed genes of the truth that are moved in the right direction.
+    """Share of the 50 most differentially expressed genes of the truth that change in the right direction.
 
-    mean(sign Δ_predicted = sign Δ_true); 0.5 by chance (compare the direction match of cell-eval, 2025). A gene that is
-    not moved is not right. NaN where no gene moves at all.
+    mean(sign Δ_predicted = sign Δ_true); 0.5 by chance (compare the direction match of cell-eval, 2025). A predicted
+    change of 0 is right only if the true one is 0. NaN if the answer changes no gene.
     """
     chosen = np.asarray(genes)[:50]
     x, y = np.asarray(truth)[..., chosen], np.asarray(answer, float)[..., chosen]
@@ -87,7 +87,7 @@ def direction_top50(truth: ArrayLike, answer: ArrayLike, genes: Sequence[int] | 
 def changed_overlap_50(truth: ArrayLike, answer: ArrayLike) -> Any:
     """Share of the 50 genes with the largest true change that are among the 50 with the largest predicted change.
 
-    |A ∩ B| / 50, sizes by |Δ| (compare the overlap at N of cell-eval, 2025). NaN where the answer changes no gene.
+    |A ∩ B| / 50, sizes by |Δ| (compare the overlap at N of cell-eval, 2025). NaN if the answer changes no gene.
     """
     x, y = np.abs(np.asarray(truth)), np.abs(np.asarray(answer))
     k = min(50, x.shape[-1])
@@ -113,9 +113,10 @@ def rmse_delta(truth: ArrayLike, answer: ArrayLike) -> Any:
     shown="groups",
 )
 def discrimination(truth: ArrayLike, answer: ArrayLike, others: ArrayLike) -> Any:
-    """How near a predicted change is to its own truth, among all true changes of the context; 0.5 by chance.
+    """Share of the context's other true changes that are farther from the predicted one than its own; 0.5 by chance.
 
-    1 − r / H: r of the H other true changes are nearer (L1) than the own one, ties half. Low for swapped perturbations.
+    1 − r / H: r of the H other true changes are nearer (L1) than the own one, a tie counts half. Low for swapped
+    perturbations.
     The discrimination score of cell-eval (Arc Virtual Cell Challenge 2025) divides by H + 1 and breaks ties by order.
 
     Parameters
@@ -140,12 +141,12 @@ def de_genes(
     """Genes from the most to the least differentially expressed between two groups of cells, int64 (genes,).
 
     By |t|, t = (μ₁ − μ₂) / √(s₁²/n₁ + s₂²/n₂) (Welch, Biometrika 1947), as in scanpy's
-    ``rank_genes_groups(method="t-test")``. A gene that is constant in both groups comes last.
+    ``rank_genes_groups(method="t-test")``. Genes that are constant in both groups are last.
 
     Parameters
     ----------
     mean, variance, n
-        Of the first group: (genes,), unbiased variance (genes,), number of cells.
+        Mean (genes,), unbiased variance (genes,) and number of cells of the first group.
     others
         The same of the second group.
     """

@@ -1,4 +1,4 @@
-"""Metrics between sets of cells in an embedding: energy distance, MMD, Wasserstein, scFID, k-NN accuracy, FOSCTTM."""
+"""Metrics between sets of cells: energy distance, MMD, Wasserstein, scFID, k-NN, FOSCTTM."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from cell2sen.evaluation.metrics import MeanOver, Missing, metric
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
 """How often each cell of truth (resamples, n) and answer (resamples, m) is drawn in each bootstrap sample."""
 
+#: Weight of the mean variance in the covariances of :func:`scfid`.
 SHRINKAGE = 0.1
+#: Directions of :func:`wasserstein`.
 PROJECTIONS = 50
-
-#: The k of the k-NN accuracies.
+#: Numbers of neighbours of the k-NN accuracies.
 NEIGHBOURS = (3, 5, 10, 25)
 #: Cells, and distances, in memory at once.
 _CHUNK, _MAX_DISTANCES = 2048, 2**23
@@ -34,14 +35,14 @@ def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = No
 
     2·E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖ with Euclidean distances; the means over pairs x ≠ x' (U-statistics), so that the
     expected value of two samples of one distribution is 0 at any number of cells (Székely & Rizzo 2013; E-distance of
-    Peidli et al., Nature Methods 2024, whose code squares the distances). Small negative values are chance.
+    Peidli et al., Nature Methods 2024, whose code squares the distances). Small negative values occur by chance.
 
     Parameters
     ----------
     truth, answer
         (n, dimensions) and (m, dimensions).
     weights
-        Bootstrap samples to compute it for. A pair of two copies of one cell does not count.
+        Bootstrap samples to compute it for. Pairs of two copies of one cell are left out.
 
     Returns
     -------
@@ -56,8 +57,7 @@ def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, ban
     """Squared maximum mean discrepancy with a Gaussian kernel.
 
     E k(x, x') + E k(y, y') − 2·E k(x, y), unbiased (Gretton et al., JMLR 2012, eq. 3); k(a, b) = exp(−‖a − b‖² /
-    (2σ²)), σ the median distance between cells of the truth, or `bandwidth`. Between 0 and 2; small negative values
-    are chance.
+    (2σ²)), σ the median distance between cells of the truth, or `bandwidth`. Small negative values occur by chance.
     """
     x, y = _cells(truth, answer)
     sigma = bandwidth or median_distance(x)
@@ -66,15 +66,15 @@ def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, ban
     )
 
 
-def median_distance(cells: ArrayLike, most: int = 1000) -> float:
-    """Median Euclidean distance between cells (of the first `most`); 1 where all are the same."""
-    x = np.asarray(cells, float)[:most]
+def median_distance(cells: ArrayLike, max_cells: int = 1000) -> float:
+    """Median Euclidean distance between the first `max_cells` cells; 1 if it is 0."""
+    x = np.asarray(cells, float)[:max_cells]
     return float(np.median(_euclidean(x, x)[np.triu_indices(len(x), 1)])) or 1.0
 
 
 @metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS)
 def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, seed: int = 0) -> Any:
-    """Sliced Wasserstein-1 distance: the mean over random directions of the distance of the projected cells.
+    """Sliced Wasserstein-1 distance: that of the cells projected on random directions, averaged over directions.
 
     mean_θ ∫ |F_θ(z) − G_θ(z)| dz over 50 directions, uniform on the sphere, fixed by `seed` (Rabin et al. 2011;
     Bonneel et al. 2015). Each direction equals ``scipy.stats.wasserstein_distance``.
@@ -83,7 +83,7 @@ def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = N
     directions = np.random.default_rng(seed).normal(size=(x.shape[1], PROJECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
     first, second = x @ directions, y @ directions
-    w, v = _unit(weights, len(x), len(y))
+    w, v = _or_ones(weights, len(x), len(y))
     w, v = w / w.sum(axis=1, keepdims=True), v / v.sum(axis=1, keepdims=True)
     total = np.zeros(len(w))
     for projected_x, projected_y in zip(first.T, second.T, strict=True):
@@ -91,7 +91,7 @@ def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = N
         order = np.argsort(both, kind="stable")
         steps = np.concatenate([w, -v], axis=1)[:, order]
         total += np.abs(np.cumsum(steps, axis=1)[:, :-1]) @ np.diff(both[order])
-    return _first(total / PROJECTIONS, weights)
+    return _scalar_or_samples(total / PROJECTIONS, weights)
 
 
 @metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, shown="groups")
@@ -100,11 +100,11 @@ def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, s
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al., NeurIPS 2017; for cells Rizvi et al. 2025), in any embedding.
     Covariances of few cells are rank-deficient: Σ ← (1 − s)·Σ + s·tr(Σ)/d·I with ``shrinkage`` s = 0.1. The value
-    falls with the number of cells: compare only at equal counts, as `evaluate` does. It is meant for each combination
-    of labels, then averaged.
+    falls with the number of cells: compare only at equal numbers, as `evaluate` does. Compute it for each combination
+    of labels, and average.
     """
     x, y = _cells(truth, answer)
-    w, v = _unit(weights, len(x), len(y))
+    w, v = _or_ones(weights, len(x), len(y))
     values = np.empty(len(w))
     step = max(1, 2**22 // max(1, x.shape[1] ** 2))
     for start in range(0, len(w), step):
@@ -116,13 +116,13 @@ def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, s
         mixed = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.transpose(0, 2, 1)) / 2), 0)).sum(axis=1)
         traces = np.trace(cov_x, axis1=1, axis2=2) + np.trace(cov_y, axis1=1, axis2=2)
         values[start : start + step] = ((mean_x - mean_y) ** 2).sum(axis=1) + traces - 2 * mixed
-    return _first(np.maximum(values, 0.0), weights)
+    return _scalar_or_samples(np.maximum(values, 0.0), weights)
 
 
 def knn_accuracy(
     cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, expected: Sequence[Any], k: int = 5
 ) -> float:
-    """Share of predicted cells that a k-nearest-neighbour classifier of real cells puts into their own group.
+    """Share of predicted cells that a k-nearest-neighbour classifier of real cells assigns to their own group.
 
     mean(vote of the k nearest real cells = expectedᵢ), Euclidean (Rizvi et al. 2025; k = 3, 5, 10, 25). Controls are
     among the real cells, under labels of their own, so a copied control is wrong. NaN with fewer than k real cells.
@@ -141,13 +141,13 @@ def knn_accuracy(
 
 
 class Neighbours:
-    """The nearest real cells of each predicted cell, searched once for all k up to `most`; exact, Euclidean."""
+    """The nearest real cells of each predicted cell, searched once for all k up to `max_k`; exact, Euclidean."""
 
     def __init__(
-        self, cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, most: int = max(NEIGHBOURS)
+        self, cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, max_k: int = max(NEIGHBOURS)
     ) -> None:
         self._labels = np.asarray(labels, dtype=object)
-        self._nearest = neighbours(cells, queries, min(most, len(self._labels)))
+        self._nearest = neighbours(cells, queries, min(max_k, len(self._labels)))
 
     def votes(self, k: int) -> NDArray[Any]:
         """Label with most votes of each query's `k` nearest cells, object (queries,); of tied labels the nearest one.
@@ -163,7 +163,6 @@ class Neighbours:
         voted = codes[self._nearest[:, :k]]
         counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
         best = counts.max(axis=1, keepdims=True)
-        # Of the labels with most votes, the one that is met first among the neighbours.
         leading = np.take_along_axis(counts == best, voted, axis=1)
         chosen: NDArray[Any] = names[voted[np.arange(len(voted)), leading.argmax(axis=1)]].astype(object)
         return chosen
@@ -198,7 +197,7 @@ for _k in NEIGHBOURS:
 def neighbours(cells: ArrayLike, queries: ArrayLike, k: int) -> NDArray[np.int64]:
     """Rows of the `k` nearest cells of each query, nearest first, int64 (queries, k); ties in the order of rows.
 
-    Exact: products choose the candidates, with a margin for their rounding, and differences decide between them.
+    Exact: candidates are chosen by products, with a margin for their rounding, and ordered by differences.
     """
     x, z = np.asarray(cells, float), np.asarray(queries, float)
     k = min(k, len(x))
@@ -225,13 +224,13 @@ def neighbours(cells: ArrayLike, queries: ArrayLike, k: int) -> NDArray[np.int64
 def foscttm(first: ArrayLike, second: ArrayLike) -> float:
     """Fraction of samples closer than the true match, of two embeddings of the same cells; 0.5 by chance.
 
-    For each cell of one embedding the share of the other cells of the second that are nearer to it than its own,
-    averaged over cells and over both directions (Liu et al., WABI 2019); Euclidean, ties half.
+    For each cell of one embedding, the share of the other cells of the second that are nearer to it than its own match,
+    averaged over cells and over both directions (Liu et al., WABI 2019); Euclidean, a tie counts half.
 
     Parameters
     ----------
     first, second
-        (cells, dimensions), row i of both is the same cell (or a bulk sample and its own pseudobulk).
+        (cells, dimensions); row i of both is the same cell (or a bulk sample and its own pseudobulk).
     """
     x, y = np.asarray(first, float), np.asarray(second, float)
     if x.shape != y.shape:
@@ -262,17 +261,17 @@ def _euclidean(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.flo
     return cdist(x, y)
 
 
-def _unit(weights: Weights | None, n: int, m: int) -> Weights:
+def _or_ones(weights: Weights | None, n: int, m: int) -> Weights:
     return (np.ones((1, n)), np.ones((1, m))) if weights is None else weights
 
 
-def _first(values: NDArray[np.float64], weights: Weights | None) -> Any:
+def _scalar_or_samples(values: NDArray[np.float64], weights: Weights | None) -> Any:
     return float(values[0]) if weights is None else values
 
 
 def _mean_pairs(x: Any, y: Any, weights: Weights | None, kernel: Any, combine: Any) -> Any:
-    """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), in one number."""
-    w, v = _unit(weights, len(x), len(y))
+    """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), joined by `combine`."""
+    w, v = _or_ones(weights, len(x), len(y))
     cross = ((w @ kernel(x, y)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
 
     def within(cells: Any, counts: Any) -> Any:
@@ -281,7 +280,7 @@ def _mean_pairs(x: Any, y: Any, weights: Weights | None, kernel: Any, combine: A
         pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
         return ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
 
-    return _first(combine(cross, within(x, w), within(y, v)), weights)
+    return _scalar_or_samples(combine(cross, within(x, w), within(y, v)), weights)
 
 
 def _gauss(cells: Any, weights: Any, shrinkage: float) -> tuple[Any, Any]:

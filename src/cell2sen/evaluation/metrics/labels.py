@@ -1,4 +1,4 @@
-"""Metrics of labels and of their probabilities: accuracy, macro F1, calibration error, Brier score."""
+"""Metrics of labels and probabilities: accuracy, macro F1, calibration, Brier score."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CALIBRATION_BINS = 15
 
 
 def matches(truth: Labels, answer: Labels) -> NDArray[np.float64]:
-    """1 where a trimmed label is right, else 0, float64 (cells,)."""
-    truth, answer = _paired(truth, answer)
+    """1 for each trimmed label that is right, else 0, float64 (cells,)."""
+    truth, answer = paired(truth, answer)
     return np.array([trim_label(a) == trim_label(t) for t, a in zip(truth, answer, strict=True)], dtype=np.float64)
 
 
@@ -48,13 +48,13 @@ def normalised_accuracy(
     mean(normalise(answerᵢ) = normalise(truthᵢ)), see :func:`cell2sen.data.labels.normalise_label`; else as
     :func:`accuracy` (Rizvi et al. 2025).
     """
-    truth, answer = _paired(truth, answer)
+    truth, answer = paired(truth, answer)
     same = [normalise_label(a, synonyms) == normalise_label(t, synonyms) for t, a in zip(truth, answer, strict=True)]
     return float(np.mean(same))
 
 
 def f1_of_confusion(counts: NDArray[Any]) -> Any:
-    """Macro F1 of confusion matrices (…, labels, labels); labels without truth and answer do not count."""
+    """Macro F1 of confusion matrices (…, labels, labels); labels that are in neither truth nor answer are left out."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     named = counts.sum(axis=-1) + counts.sum(axis=-2)
     f1 = np.divide(2.0 * right, named, out=np.zeros(right.shape), where=named > 0)
@@ -65,18 +65,18 @@ def f1_of_confusion(counts: NDArray[Any]) -> Any:
 def macro_f1(truth: Sequence[str], answer: Sequence[str]) -> float:
     """F1 of each label, averaged over labels, so that rare types count as much as frequent ones.
 
-    F1 = 2·TP / (2·TP + FP + FN); labels are those in the truth or in the answers, so an answer outside of the truth's
-    labels costs. The macro average of van Rijsbergen's F (Information Retrieval, 1979), as in scikit-learn.
+    F1 = 2·TP / (2·TP + FP + FN), over labels of the truth or of the answers, so an answer that is no label of the truth
+    lowers the mean. The macro average of van Rijsbergen's F (Information Retrieval, 1979), as in scikit-learn.
     """
-    truth, answer = _paired(truth, answer)
+    truth, answer = paired(truth, answer)
     return float(f1_of_confusion(confusion(truth, answer)[0]))
 
 
 def confusion(truth: Labels, answer: Labels) -> tuple[NDArray[np.int64], list[Any]]:
     """Counts of (truth, answer), int64 (labels, labels), and the labels in alphabetical order."""
     labels = sorted(set(truth) | set(answer))
-    place = {label: at for at, label in enumerate(labels)}
-    codes = np.array([place[t] * len(labels) + place[a] for t, a in zip(truth, answer, strict=True)], dtype=np.int64)
+    index = {label: number for number, label in enumerate(labels)}
+    codes = np.array([index[t] * len(labels) + index[a] for t, a in zip(truth, answer, strict=True)], dtype=np.int64)
     return np.bincount(codes, minlength=len(labels) ** 2).reshape(len(labels), len(labels)), labels
 
 
@@ -97,7 +97,7 @@ def calibration_error(right: ArrayLike, confidence: ArrayLike, bins: int = CALIB
     right
         Whether each answer is right, bool or 0 and 1 (cells,).
     confidence
-        Its probability, between 0 and 1 (cells,).
+        Probability of each answer, between 0 and 1 (cells,).
     bins
         Number of bins of equal width, open on the left and closed on the right.
     """
@@ -133,7 +133,8 @@ def brier(truth: Sequence[str], answer: Sequence[str], confidence: ArrayLike) ->
     return float(np.mean(squared_errors(truth, answer, confidence)))
 
 
-def _paired(truth: Labels, answer: Labels) -> tuple[list[Any], list[Any]]:
+def paired(truth: Labels, answer: Labels) -> tuple[list[Any], list[Any]]:
+    """Truth and answer as lists; ValueError if their lengths differ or they are empty."""
     truth, answer = list(truth), list(answer)
     if len(truth) != len(answer) or not truth:
         raise ValueError(
@@ -144,6 +145,9 @@ def _paired(truth: Labels, answer: Labels) -> tuple[list[Any], list[Any]]:
 
 def _probabilities(confidence: ArrayLike, n: int) -> NDArray[np.float64]:
     stated = np.asarray(confidence, dtype=np.float64)
-    if stated.shape != (n,) or not np.all((stated >= 0) & (stated <= 1)):
+    if stated.shape != (n,):
         raise ValueError(f"confidence must be {n} probabilities between 0 and 1, found shape {stated.shape}")
+    if not np.all((stated >= 0) & (stated <= 1)):
+        values = f"values from {stated.min():.3g} to {stated.max():.3g}"
+        raise ValueError(f"confidence must be {n} probabilities between 0 and 1, found {values}")
     return stated

@@ -16,7 +16,7 @@ CONSTANT = "truth or answer has the same value in all genes, so there is nothing
 
 @metric(level="profile", perfect=1.0, range=(0.0, 1.0), name="gene_overlap_100", shown="groups")
 def gene_overlap(truth: Any, answer: Any, k: int = 100, denominator: Literal["k", "union"] = "k") -> Any:
-    """Genes that both have among their k highest, divided by k; k is 100 in tables and reports.
+    """Number of genes among the k highest of both, divided by k; k is 100 in tables and reports.
 
     |A ∩ B| / k, or |A ∩ B| / |A ∪ B| (Jaccard) with ``denominator="union"``; A and B are the first k genes. Published
     gene overlaps (Rizvi et al. 2025) do not name their denominator, so both are reported. Over k, a sentence shorter
@@ -39,7 +39,7 @@ def gene_overlap(truth: Any, answer: Any, k: int = 100, denominator: Literal["k"
 
 @metric(level="profile", perfect=1.0, range=(0.0, 1.0))
 def gene_overlap_100_jaccard(truth: Any, answer: Any) -> Any:
-    """Genes that both have among their 100 highest, divided by those that at least one has there.
+    """Number of genes among the 100 highest of both, divided by the number among the 100 highest of either.
 
     |A ∩ B| / |A ∪ B| (Jaccard 1901); see :func:`gene_overlap`.
     """
@@ -57,7 +57,7 @@ def tau_of_some_pairs(truth: NDArray[Any], answer: NDArray[Any], pairs: int = 20
 
 
 def spearman_of_some_genes(truth: NDArray[Any], answer: NDArray[Any], genes: int = 1_000) -> Any:
-    """Spearman's correlation over a fixed random sample of genes: ranks of all genes cost most of the time."""
+    """Spearman's correlation over a fixed random sample of genes, as ranking all genes would take most of the time."""
     n = truth.shape[-1]
     chosen = np.random.default_rng(0).choice(n, size=min(n, genes), replace=False)
     return spearman(truth[..., chosen], answer[..., chosen])
@@ -126,5 +126,5 @@ def as_scalar(value: Any) -> Any:
 
 
 def _flat(values: ArrayLike, centred: NDArray[np.float64]) -> Any:
-    """Whether rows are constant: what is left after centring is rounding error, whose correlation would be noise."""
+    """Mask of constant rows: after centring only rounding error is left, whose correlation would be noise."""
     return np.abs(centred).max(axis=-1) <= 1e-12 * np.abs(np.asarray(values, float)).max(axis=-1)

@@ -1,4 +1,4 @@
-"""BERTScore: similarity of free texts under a text encoder such as BioBERT (through torchmetrics)."""
+"""BERTScore: similarity of texts under a text encoder such as BioBERT."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.evaluation.metrics import MeanOver, Missing, metric
+from cell2sen.evaluation.metrics.labels import paired
 
 BIOBERT = "dmis-lab/biobert-v1.1"
 
@@ -17,14 +18,16 @@ Encoder = str | tuple[Any, Any]
 
 
 def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: Encoder | None = None) -> NDArray[np.float64]:
-    """BERTScore F1 of each text, float64 (texts,). Equal pairs of texts are computed once.
+    """BERTScore F1 of each text, float64 (texts,); 0 for an empty text. Equal pairs are computed once.
 
     Raises
     ------
     Missing
-        No encoder.
+        No encoder was passed.
     ImportError
         torchmetrics is not installed.
+    ValueError
+        There are no texts, or not as many answers as truths.
     """
     if encoder is None:
         raise Missing("no text encoder; pass encoder= (a directory or hub id)")
@@ -32,17 +35,14 @@ def bertscores(truth: Sequence[str], answer: Sequence[str], encoder: Encoder | N
         from torchmetrics.functional.text.bert import bert_score
     except ImportError as error:
         raise ImportError("BERTScore needs torchmetrics: pip install 'cell2sen[eval]'") from error
-    if len(truth) != len(answer) or not len(truth):
-        raise ValueError(
-            f"truth and answer must be of the same length and not empty, found {len(truth)} and {len(answer)}"
-        )
+    truth, answer = paired(truth, answer)
     model, tokenizer = load_encoder(encoder) if isinstance(encoder, str) else encoder
     pairs = list(
         dict.fromkeys((str(a), str(t)) for t, a in zip(truth, answer, strict=True) if str(a).strip() and str(t).strip())
     )
     scores: dict[tuple[str, str], float] = {}
-    # One pair a call: torchmetrics 1.9 sorts both sides by length and does not put them back in order, so that in a
-    # batch of unequal lengths texts are compared with those of other rows.
+    # One pair per call: torchmetrics 1.9 sorts both sides by length and does not restore their order, so in a batch of
+    # unequal lengths texts would be compared with those of other rows.
     limit = min(512, int(getattr(tokenizer, "model_max_length", 512)))
     for pair in pairs:
         score = bert_score(
@@ -100,8 +100,8 @@ def bertscore(truth: Sequence[str], answer: Sequence[str], encoder: Encoder) -> 
 def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: Encoder = BIOBERT) -> float:
     """BERTScore F1 with BioBERT v1.1 (Lee et al., Bioinformatics 2020), for texts about cells.
 
-    As :func:`bertscore`, with the hub's ``dmis-lab/biobert-v1.1``, fetched where there is a network, or a local
-    directory that holds it.
+    As :func:`bertscore`, with ``dmis-lab/biobert-v1.1`` of the Hugging Face hub (downloaded if it is not cached), or a
+    local directory with it.
     """
     return float(np.mean(biobert_scores(truth, answer, encoder)))
 
@@ -112,7 +112,7 @@ def load_encoder(encoder: str) -> tuple[Any, Any]:
     Raises
     ------
     OSError
-        Not found, and not fetched.
+        The encoder is missing or incomplete, and cannot be downloaded.
     """
     from transformers import AutoModel, AutoTokenizer
 

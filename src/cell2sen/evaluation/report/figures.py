@@ -1,4 +1,4 @@
-"""Figures of a report: scores, changes of top genes, calibration, map of cells (matplotlib, without pyplot)."""
+"""Figures of a report: scores, changes of top genes, calibration, map of cells."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cell2sen.evaluation.scoring.baselines import Method
 
 BLUE, ORANGE, GREEN, LIGHT, GREY, INK = "#0b5fa5", "#d97706", "#1a7f37", "#8fd19e", "#9aa4ae", "#1b1f24"
 _MARKERS = "osD^vP"
-#: Panels of changes, labels of the confusion matrix, labels from which numbers are left out of it.
-_MAX_PANELS, _MAX_LABELS, _MAX_NUMBERS = 9, 25, 14
+#: Panels of changes, labels of the confusion matrix, and labels of one with numbers in it, at most.
+_MAX_PANELS, _MAX_LABELS, _MAX_NUMBERED_LABELS = 9, 25, 14
 _KINDS = {"real": "#1a7f37", "control": "#9aa4ae", "predicted": "#0b5fa5"}
 
 
 def scores(long: pd.DataFrame, table: pd.DataFrame, methods: Sequence[Method]) -> Any:
-    """One row per metric: prediction with interval, baselines and ceilings, the better end on the right.
+    """Figure of all scores: prediction with interval, baselines and ceilings of each metric, better on the right.
 
     Parameters
     ----------
     long, table
-        Of an :class:`cell2sen.evaluation.result.Evaluation`.
+        ``scores`` and ``table`` of an :class:`cell2sen.evaluation.result.Evaluation`.
     methods
-        The methods that were scored.
+        The scored methods.
     """
     overall = long[long["group"] == "all"].set_index(["metric", "method"])["value"]
     names = [name for name in table.index if math.isfinite(table.loc[name, "prediction"]) or _any_value(overall, name)]
@@ -54,7 +54,7 @@ def scores(long: pd.DataFrame, table: pd.DataFrame, methods: Sequence[Method]) -
 
 
 def _styles(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
-    """How each method is drawn, from the back to the front: ceilings, baselines, prediction."""
+    """Marker of each method, from the back to the front: ceilings, baselines, prediction."""
     styles: dict[str, dict[str, Any]] = {}
     bar: dict[str, Any] = {"marker": "|", "linestyle": "", "markersize": 15, "markeredgewidth": 3, "zorder": 2}
     ceilings = [method.name for method in methods if method.role == "ceiling"]
@@ -173,7 +173,7 @@ def _confusion_matrix(axis: Any, counts: NDArray[Any], names: Sequence[str]) -> 
     axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7.5)
     axis.set_yticks(range(len(labels)), labels, fontsize=7.5)
     axis.set(xlabel="predicted", ylabel="true")
-    for row, column in np.argwhere(shares >= 0.005) if len(labels) <= _MAX_NUMBERS else ():
+    for row, column in np.argwhere(shares >= 0.005) if len(labels) <= _MAX_NUMBERED_LABELS else ():
         axis.text(
             column,
             row,
@@ -186,11 +186,11 @@ def _confusion_matrix(axis: Any, counts: NDArray[Any], names: Sequence[str]) -> 
 
 
 def cell_map(cells: Mapping[str, NDArray[Any]], layout: str, key: str) -> tuple[Any, str]:
-    """Two panels of the cells in two dimensions, by kind and by group; and a text on axes and reading."""
+    """Figure of the cells in two dimensions, a panel by kind and one by group; and its caption."""
     kinds = cells["kind"]
     flat, text = _flatten(cells["coordinates"], layout, key)
-    expected = "not on the controls" if "control" in kinds else "each group on its own"
-    text += f" Left: kinds of cells. Right: groups. Predicted cells should lie on the real ones, {expected}."
+    expected = ", not the controls" if "control" in kinds else " of their group"
+    text += f" Left: kinds of cells. Right: groups. Predicted cells should overlap the real ones{expected}."
     figure = _figure(10.5, 4.6)
     axis = figure.add_subplot(1, 2, 1)
     size = 5 if len(flat) > 1500 else 12
@@ -227,7 +227,7 @@ def _flatten(coordinates: NDArray[Any], layout: str, key: str) -> tuple[NDArray[
         except ImportError:
             if layout == "umap":
                 raise ImportError(
-                    "a UMAP needs umap-learn: pip install 'cell2sen[scanpy]'; layout='pca' does without"
+                    "a UMAP needs umap-learn: pip install 'cell2sen[scanpy]', or pass layout='pca'"
                 ) from None
         else:
             reducer = umap.UMAP(n_neighbors=min(15, len(coordinates) - 1), random_state=0, n_jobs=1)
@@ -237,7 +237,7 @@ def _flatten(coordinates: NDArray[Any], layout: str, key: str) -> tuple[NDArray[
     return coordinates[:, :2].astype(np.float64), f"The first two {source} that distances were computed on."
 
 
-def _spread(true: NDArray[Any], predicted: NDArray[Any], ends: tuple[float, float], most: int = 8) -> list[int]:
+def _spread(true: NDArray[Any], predicted: NDArray[Any], ends: tuple[float, float], limit: int = 8) -> list[int]:
     """Points with the largest changes whose names do not cover each other."""
     span = ends[1] - ends[0]
     chosen: list[int] = []
@@ -248,7 +248,7 @@ def _spread(true: NDArray[Any], predicted: NDArray[Any], ends: tuple[float, floa
         )
         if not near:
             chosen.append(int(gene))
-        if len(chosen) == most:
+        if len(chosen) == limit:
             break
     return chosen
 

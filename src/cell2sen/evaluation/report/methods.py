@@ -31,7 +31,7 @@ def readable(name: str) -> str:
 
 
 def paragraph(evaluation: Evaluation) -> str:
-    """How the scores were computed."""
+    """Text on cells, genes, baselines, ceiling, intervals, leak check, model and versions."""
     settings = evaluation.settings
     sentences = _on_labels(evaluation) if evaluation.task == "annotate" else _on_cells(evaluation)
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
@@ -61,7 +61,8 @@ def _on_cells(evaluation: Evaluation) -> list[str]:
     context = ", ".join(as_list(settings["arguments"]["context"]))
     perturbed = evaluation.task == "perturb"
     kind = f"perturbation × {context}" if perturbed and context else "perturbations" if perturbed else "labels"
-    unit = settings["unit_of_group_intervals"]
+    unit, source = settings["unit_of_group_intervals"], settings["baselines_learn_from"]
+    learned_from = "the training cells" if source == "train" else source
     return [
         f"Predicted cells were compared with real cells in {len(settings['groups'])} groups ({kind}) on "
         f"{settings['genes']['compared']:,} shared genes, as natural logarithms of 1 + counts per 10,000; scores were "
@@ -69,9 +70,9 @@ def _on_cells(evaluation: Evaluation) -> list[str]:
         *([_on_controls(settings, context)] if perturbed else []),
         *([_on_distances(settings)] if settings["embedding"] else []),
         f"{_intervals(settings)} and over {UNITS.get(unit, unit)} (2,000 resamples).",
-        f"Baselines are {_baselines(evaluation)}; those that learn do so from {settings['baselines_learn_from']}.",
-        f"The ceiling is {_ceiling(evaluation)}, which understates what is reachable, as each half has half of the "
-        "cells.",
+        f"Baselines are {_baselines(evaluation)}; those that learn do so from {learned_from}.",
+        f"The ceiling is {_ceiling(evaluation)}, which understates the best possible score, as each half has half of "
+        "the cells.",
     ]
 
 
@@ -120,7 +121,7 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _ceiling(evaluation: Evaluation) -> str:
-    """The last ceiling: the one of the data, not of sentences."""
+    """Summary of the last ceiling: that of the cells, not of sentences."""
     return [method.summary for method in scored_methods(evaluation) if method.role == "ceiling"][-1]
 
 
@@ -128,7 +129,7 @@ def _on_checks(evaluation: Evaluation) -> list[str]:
     outcomes = [
         ("Leak checks passed", ("passed",)),
         ("Not established by the leak check", ("warning", "not checked")),
-        ("LEAK CHECKS FAILED, so that this is not true", ("failed",)),
+        ("LEAK CHECKS FAILED; the following is not true", ("failed",)),
     ]
     names = {
         text: [check.name for check in evaluation.checks if check.status in statuses] for text, statuses in outcomes

@@ -29,7 +29,7 @@ _TITLES = {
 
 
 def write(evaluation: Evaluation, path: str | Path, *, layout: Layout = "auto") -> Path:
-    """Write the report.
+    """Write the report, one HTML file.
 
     Parameters
     ----------
@@ -38,7 +38,11 @@ def write(evaluation: Evaluation, path: str | Path, *, layout: Layout = "auto") 
     path
         The HTML file.
     layout
-        Of the map of cells: ``"umap"`` (needs umap-learn), ``"pca"``, or UMAP where it is installed.
+        Layout of the map of cells: ``"umap"`` (needs umap-learn), ``"pca"``, or ``"auto"``: UMAP if it is installed.
+
+    Returns
+    -------
+    `path`
 
     Raises
     ------
@@ -120,7 +124,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Number and text of the sizes at the top."""
+    """Numbers at the top of the page, with their text."""
     settings, labels = evaluation.settings, evaluation.task == "annotate"
     with_controls = evaluation.task == "perturb"
     cards = [
@@ -141,7 +145,7 @@ def _verdict(evaluation: Evaluation) -> str:
     parts = [f"{counts.get('better', 0)} of {len(evaluation.table)} scores are better than the best baseline"]
     parts += [
         f"{counts[name]} are {text}"
-        for name, text in (("worse", "worse"), ("no difference seen", "not told apart from it"))
+        for name, text in (("worse", "worse"), ("no difference seen", "not distinguishable from it"))
         if counts.get(name)
     ]
     if unjudged := counts.get("missing", 0) + counts.get("unknown", 0):
@@ -157,11 +161,11 @@ class _Figure(NamedTuple):
     """Base64."""
 
     text: str
-    """For readers who cannot see it."""
+    """Alternative text."""
 
 
 def _figures(evaluation: Evaluation, layout: Layout) -> tuple[dict[str, _Figure], str]:
-    """Figures by name, and what the map shows."""
+    """Figures by name, and the caption of the map."""
     details, text = evaluation.details, ""
     drawn = {
         "scores": _encode(

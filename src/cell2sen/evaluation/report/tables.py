@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cell2sen.evaluation.inputs import JOIN
+from cell2sen.evaluation.inputs import JOIN, some_of
 from cell2sen.evaluation.metrics import get
 from cell2sen.evaluation.report.methods import readable, scored_methods
 from cell2sen.evaluation.scoring.baselines import Method, Prediction, SentenceCeiling
@@ -26,7 +26,7 @@ _CSS = {"better": "better", "worse": "worse", "missing": "missing", "unknown": "
 
 
 def number(value: float) -> str:
-    """A number with three digits, a true minus, and a dash where there is none."""
+    """Text of a number: 3 decimals below 10, 1 below 100, else none; a dash if it is not finite."""
     if not np.isfinite(value):
         return "–"
     text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
@@ -62,7 +62,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def all_methods(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Values of all methods, one row per metric; and each reason of missing values with what is missing."""
+    """Values of all methods, one row per metric; and each reason of missing values, with the metrics and methods."""
     overall = evaluation.scores[evaluation.scores["group"] == "all"].set_index(["metric", "method"])
     rows: list[dict[str, Any]] = []
     missing: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def all_methods(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[tupl
             if reason:
                 missing.setdefault(reason, []).append(f"{name} of {readable(method.name)}")
         rows.append({"metric": name, "cells": cells})
-    return rows, [(reason, _some(what, 6)) for reason, what in missing.items()]
+    return rows, [(reason, some_of(scores)) for reason, scores in missing.items()]
 
 
 def by_group(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def _colour(gain: float) -> str:
 
 
 def definitions(evaluation: Evaluation) -> list[dict[str, str]]:
-    """What each metric is, with its range."""
+    """Definition of each metric, with its range and perfect value."""
     rows = []
     for name in evaluation.table.index:
         metric = get(name)
@@ -168,8 +168,4 @@ def setting_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key}: {item}" for key, item in value.items() if item not in (None, "", [], {}))
-    return _some(list(map(str, value)), 30) if isinstance(value, list) else str(value)
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return some_of(list(map(str, value)), 30) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""Baselines and ceilings of predicted cells: one class each under ``@baseline``, and the menu of all methods."""
+"""Baselines and ceilings of predicted cells: one class each under @baseline."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cell2sen.evaluation.scoring.samples import Group, Profile, Transform, at_mo
 from cell2sen.evaluation.settings import TASKS, Task
 
 Role = Literal["prediction", "baseline", "ceiling"]
-"""A prediction should beat the baselines, and not the ceilings."""
+"""A prediction should score better than the baselines; ceilings are scores of real cells."""
 
-#: Training cells among which the nearest is searched.
-_MAX_POOL = 2000
+#: Training cells among which the nearest is searched, at most.
+_MAX_POOL_CELLS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Something that is scored: the prediction, a baseline or a ceiling."""
+    """A scored method: the prediction, a baseline or a ceiling."""
 
     name: str
     summary: str
-    """What it is, for tables and reports."""
+    """Description in tables and reports."""
 
     role: Role
     run: Any
@@ -43,9 +43,9 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
 def baseline(*tasks: Task, role: Role = "baseline") -> Callable[[Registered], Registered]:
-    """Register a class (for cells) or a function (for labels) as a method of `tasks`, under its own name in snake_case.
+    """Decorator of a class (for cells) or function (for labels): a method of `tasks`, under its name in snake_case.
 
-    The first line of its documentation is what tables and reports show.
+    The first line of its documentation is the description in tables and reports.
     """
 
     def register(registered: Registered) -> Registered:
@@ -69,7 +69,7 @@ def methods(task: Task) -> list[Method]:
 
 
 class Baseline:
-    """A prediction of cells. What a subclass does not define is missing from the scores, with a reason."""
+    """Base class of methods for cells. Scores of what a subclass does not define are missing, with a reason."""
 
     name: str
     """Set by :func:`baseline`."""
@@ -91,7 +91,7 @@ class Baseline:
         raise Missing(f"{self.name} predicts no expression")
 
     def change(self, group: Group, fold: int | None) -> Profile:
-        """Predicted mean change from the controls, of which `fold` names a half (None: all of them)."""
+        """Predicted mean change from the controls: half `fold` of them, or all of them if it is None."""
         return self.expression(group) - group.controls(fold)[0]
 
     def cells(self, group: Group, n: int) -> NDArray[np.float64]:
@@ -101,14 +101,14 @@ class Baseline:
 
 @baseline("perturb", "generate", role="prediction")
 class Prediction(Baseline):
-    """The cells to be judged."""
+    """The predicted cells."""
 
     def expression(self, group: Group) -> Profile:
         """Mean of the predicted cells."""
         return group.profile(group.groups.predicted.cells, group.predicted_rows, ("predicted", group.key))
 
     def change(self, group: Group, fold: int | None) -> Profile:
-        """From cells that were not made from the controls which the true change is taken from, where this is known."""
+        """Mean change; in a fold, only of cells made from that half of the controls, if their origin is known."""
         groups, rows, purpose = group.groups, group.predicted_rows, ("predicted", group.key)
         source = group.controls(fold)[0]
         half = groups.source_halves[rows]
@@ -250,7 +250,7 @@ class RandomCells(Baseline):
     """Real cells drawn regardless of their label."""
 
     def expression(self, group: Group) -> Profile:
-        """Mean of as many real cells as were predicted."""
+        """Mean of as many real cells as were predicted, `max_cells` at most."""
         groups = group.groups
         n = min(groups.sampling.max_cells, len(group.predicted_rows))
         rows = at_most(self._rows(group), n, groups.generator("random", group.key))
@@ -273,7 +273,7 @@ class NearestTrainingCell(Baseline):
         return group.profile(*self._nearest(group, None), ("nearest", group.key))
 
     def change(self, group: Group, fold: int | None) -> Profile:
-        """Mean of the training cells nearest to a half of the controls, from that half."""
+        """Mean of the training cells nearest to the controls of a fold, minus that of these controls."""
         return group.profile(*self._nearest(group, fold), ("nearest", group.key)) - group.controls(fold)[0]
 
     def cells(self, group: Group, n: int) -> NDArray[np.float64]:
@@ -289,7 +289,7 @@ class NearestTrainingCell(Baseline):
         control = groups.controls(group.context)
         if fold is not None:
             control = groups.control_halves[group.context][fold]
-        pool, control = at_most(pool, _MAX_POOL, rng), at_most(control, most, rng)
+        pool, control = at_most(pool, _MAX_POOL_CELLS, rng), at_most(control, most, rng)
         if not len(control):
             raise Missing("no control cells")
         nearest = neighbours(group.coordinates(side, pool), group.coordinates(groups.real.cells, control), 1)[:, 0]
@@ -312,15 +312,15 @@ class LabelShuffle(Baseline):
     """The prediction itself, its groups exchanged."""
 
     def expression(self, group: Group) -> Profile:
-        """That of the prediction of another group."""
+        """Predicted expression of another group."""
         return Prediction().expression(group.partner())
 
     def change(self, group: Group, fold: int | None) -> Profile:
-        """That of the prediction of another group, from its own controls."""
+        """Predicted change of another group from its own controls."""
         return Prediction().change(group.partner(), fold)
 
     def cells(self, group: Group, n: int) -> NDArray[np.float64]:
-        """Predictions of the exchange partner, and of its partner, until there are enough."""
+        """Predicted cells of the exchange partner, then of its partner, until there are `n`."""
         groups, other = group.groups, group.groups.partner(group.key)
         rows = [groups.predicted.groups[other]]
         while sum(map(len, rows)) < n and (other := groups.partner(other)) != group.key:
@@ -332,7 +332,7 @@ class _Half(Baseline):
     """One half of the real cells; the other half is the truth."""
 
     def transform(self, group: Group) -> Transform:
-        """Applied to the expression of the answer."""
+        """Transform of the first half's expression, or None."""
         return None
 
     def truth(self, group: Group) -> Profile:
@@ -344,7 +344,7 @@ class _Half(Baseline):
         return group.half(0, self.transform(group))
 
     def true_change(self, group: Group, fold: int | None) -> Profile:
-        """Change of the other half than that of :meth:`change`."""
+        """Change of the half that :meth:`change` does not use."""
         reference = group.controls(fold)[1]
         return group.half(1 - (fold or 0)) - reference
 
@@ -361,14 +361,14 @@ class _Half(Baseline):
 
 @baseline("perturb", "generate", role="ceiling")
 class SentenceCeiling(_Half):
-    """As the ceiling, but the one half written as sentences of the prediction's length and read back."""
+    """The ceiling after writing the one half as sentences of the prediction's length and reading them back."""
 
     def available(self, groups: Groups) -> bool:
-        """For predictions that are sentences of this package."""
+        """Whether the prediction consists of sentences of this package."""
         return groups.round_trip is not None
 
     def transform(self, group: Group) -> Transform:
-        """Written as sentences and read back."""
+        """Round trip through sentences."""
         return group.groups.round_trip
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+#: Share of the replicates inside an interval.
 LEVEL = 0.95
+#: Bootstrap samples of units.
 GROUP_RESAMPLES = 2000
-
-#: Units (perturbations, contexts, donors) from which an interval over units is computed.
+#: Units (perturbations, contexts, donors) that an interval over units needs.
 MIN_UNITS = 3
 
 Verdict = Literal["better", "worse", "no difference seen", "missing", "unknown"]
@@ -35,20 +36,20 @@ class Estimate:
 
 
 def generator(seed: int, *names: Any) -> np.random.Generator:
-    """A random generator for each purpose, so that no result depends on the order of work."""
+    """Random generator of a purpose, named by `names`, so that results do not depend on the order of work."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
 def weights(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:
-    """How often each of `n` cells is drawn, with replacement, in each sample of `n`; float64 (resamples, n)."""
+    """Number of times that each of `n` cells is in each bootstrap sample of `n`, float64 (resamples, n)."""
     return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64) if n else np.zeros((resamples, 0))
 
 
 def interval(point: float, replicates: NDArray[np.float64], span: tuple[float, float]) -> tuple[float, float]:
     """The 95 % percentile interval of bootstrap replicates, centred on the point estimate, inside the metric's range.
 
-    Resampled cells repeat themselves, which biases distances between sets of cells upwards: the spread of the
-    replicates is right, their centre is not. So they are moved by point − mean (NaN where there are no replicates).
+    Bootstrap samples contain copies of cells, which biases distances between sets of cells upwards: the spread of the
+    replicates is right, their centre is not. So they are moved by point − mean. NaN with fewer than two replicates.
     """
     values = replicates[np.isfinite(replicates)]
     if len(values) < 2 or not math.isfinite(point):
@@ -76,8 +77,8 @@ def over_units(values: NDArray[np.float64], units: Sequence[Any], seed: int) -> 
     names = sorted({str(unit) for unit, kept in zip(units, keep, strict=True) if kept})
     if len(names) < MIN_UNITS:
         return np.array([])
-    place = {name: at for at, name in enumerate(names)}
-    code = np.array([place[str(unit)] for unit, kept in zip(units, keep, strict=True) if kept])
+    index = {name: number for number, name in enumerate(names)}
+    code = np.array([index[str(unit)] for unit, kept in zip(units, keep, strict=True) if kept])
     sums = np.bincount(code, values[keep], len(names))
     sizes = np.bincount(code, minlength=len(names))
     drawn = weights(generator(seed, "units", *names), GROUP_RESAMPLES, len(names))
@@ -86,10 +87,10 @@ def over_units(values: NDArray[np.float64], units: Sequence[Any], seed: int) -> 
 
 
 def verdict(prediction: Estimate, baseline: Estimate, higher_is_better: bool) -> Verdict:
-    """Whether the prediction beats the baseline: all intervals of the paired difference must exclude 0.
+    """Verdict on a prediction: better or worse than a baseline if all intervals of the paired difference exclude 0.
 
-    Replicates of both sides must come from the same samples. Where one side has no replicates (over cells or over
-    units), there is no such interval.
+    Replicates of both must be of the same bootstrap samples. Without replicates (over cells or over units) of one,
+    there is no such interval; without any interval the verdict is "unknown".
     """
     if not math.isfinite(prediction.value):
         return "missing"

@@ -1,4 +1,4 @@
-"""Scores of predicted cells against real ones, group by group, beside baselines and ceilings."""
+"""Scores of predicted cells against real ones, group by group."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from cell2sen.evaluation.scoring.tables import Score
 #: Real cells of the k-NN classifier: in all, and of each group at least.
 _MAX_REFERENCE, _MIN_OF_GROUP = 10_000, 25
 
-_NO_DE_ORDER = "fewer than two real cells on a side, so differential expression is not known"
+_NO_DE_ORDER = "fewer than two real cells or controls, so differential expression is not defined"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """What is scored: groups, methods and metrics."""
+    """Groups, methods and metrics to be scored."""
 
     groups: Groups
     embedding: Embedding | None
@@ -41,7 +41,7 @@ class Job:
     """Compared genes."""
 
     vocabulary: frozenset[str]
-    """Genes that a prediction may name."""
+    """Genes of the prediction; other words of its sentences are invalid."""
 
     def of_level(self, *levels: str) -> list[Metric]:
         """Metrics of some levels."""
@@ -57,14 +57,14 @@ class Results:
     """Group → genes, true and predicted change of the most differentially expressed ones."""
 
     sizes: dict[str, float] = field(default_factory=dict)
-    """Group → size of predicted over size of true change."""
+    """Group → size of the predicted change over that of the true change."""
 
     map: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Cells for a two-dimensional map: ``coordinates``, ``kind``, ``group``."""
 
 
 def score(job: Job, progress: bool) -> Results:
-    """All scores. One group is in memory at a time."""
+    """Scores of all groups, with one group in memory at a time."""
     results, groups = Results(), job.groups
     on_change = bool(job.of_level("change", "disjoint_change"))
     changes = {key: _true_change(groups, key) for key in groups.keys} if on_change else {}
@@ -128,14 +128,14 @@ def _change_scores(
     for fold in folds if metrics else ():
         try:
             truth, answer = method.run.true_change(group, fold), method.run.change(group, fold)
-            why = _NO_DE_ORDER if context["genes"] is None else ""
+            reason = _NO_DE_ORDER if context["genes"] is None else ""
         except Missing as missing:
-            why = str(missing)
+            reason = str(missing)
         for metric in metrics:
             if "others" in metric.arguments and not len(context["others"]):
                 parts[metric.name].append(Estimate(reason=metric.undefined))
-            elif why:
-                parts[metric.name].append(Estimate(reason=why))
+            elif reason:
+                parts[metric.name].append(Estimate(reason=reason))
             else:
                 parts[metric.name].append(_compare(metric, truth, answer, context))
     return {name: _mean_of_folds(estimates) for name, estimates in parts.items()}
@@ -177,16 +177,16 @@ def _true_change(groups: Groups, key: Key) -> NDArray[np.float64] | None:
 
 
 def _rivals(groups: Groups, key: Key) -> list[Key]:
-    """Groups that a prediction could be confused with: other perturbations of its context.
+    """Other perturbations of the group's context, which discrimination compares with.
 
-    Their change is measured from the same controls, whose noise cancels. Across contexts it would not: of noise alone,
-    a change is nearest to the truth that shares its controls.
+    Their changes are measured from the same controls, whose noise cancels. Across contexts it would not: a change that
+    is noise alone would be nearest to the truth with the same controls.
     """
     return [other for other in groups.keys if other != key and groups.context(other) == groups.context(key)]
 
 
 def _de_order(groups: Groups, key: Key) -> NDArray[np.int64] | None:
-    """Genes in the order of their differential expression between real cells and controls (labels: other cells)."""
+    """Genes by differential expression between real cells and controls (labels: other cells); None for < 2 cells."""
     cells, rows, control = groups.real.cells, groups.real.groups[key], groups.real.controls.get(groups.context(key))
     if control is not None and not groups.with_controls:
         control = np.setdiff1d(control, rows)
@@ -256,10 +256,10 @@ def _vote(metric: Metric, nearest: Neighbours, expected: str, drawn: NDArray[np.
 
 
 def _reference(job: Job) -> tuple[NDArray[np.float64], list[str]] | None:
-    """Real cells of the k-NN classifier: of each group and of each context's controls, one half at most.
+    """Real cells of the k-NN classifier and their labels: one half of each group and of each context's controls.
 
-    At most the same number of each, so that no group is represented better; fewer where there are many groups, as every
-    predicted cell is compared with all of them.
+    At most the same number of each, so that no group is favoured; fewer if there are many groups, as every predicted
+    cell is compared with all of them.
     """
     groups = job.groups
     halves = [(group_name(key), groups.halves[key][1]) for key in groups.real.groups]
@@ -280,7 +280,7 @@ def _reference(job: Job) -> tuple[NDArray[np.float64], list[str]] | None:
 
 
 def _sentence_scores(job: Job, group: Group) -> list[Score]:
-    """Of the prediction only: a real cell's sentence is valid by construction."""
+    """Scores of the prediction only: a real cell's sentence is valid by construction."""
     methods = [method for method in job.methods if method.role == "prediction"]
     scores = []
     for metric in job.of_level("sentences"):
@@ -295,8 +295,8 @@ def _sentence_scores(job: Job, group: Group) -> list[Score]:
 def _sentence_score(metric: Metric, job: Job, group: Group) -> tuple[Estimate, int]:
     """The mean over sentences, and their number.
 
-    Predictions of this package bring an obs column of the metric's name: words were counted when the answer was
-    parsed, as the stored sentence holds genes only, each once.
+    Predictions of this package have an obs column of the metric's name: words were counted when the answer was parsed,
+    as the stored sentence has genes only, each once.
     """
     obs, rows = job.groups.predicted.cells.obs, group.predicted_rows
     if metric.name in obs:

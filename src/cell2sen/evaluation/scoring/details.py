@@ -1,4 +1,4 @@
-"""Data of the report's figures: changes of top genes, cells for a map, example sentences."""
+"""Data of the report's figures: changes of top genes, cells for a map, sentences."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.scoring.groups import Groups, Key
 from cell2sen.evaluation.scoring.samples import Group
 
-#: Genes of a panel, cells of the map, cells with a sentence, words of a sentence, and highest genes of a real group.
+#: Genes of a panel, cells of the map, groups with a sentence, words of a sentence, and highest genes of a real group.
 _MAX_GENES, _MAX_MAP, _MAX_SENTENCES, _MAX_WORDS, _N_TOP = 50, 3000, 6, 60, 200
 
 
 def top_changes(
     group: Group, true: NDArray[np.float64], order: NDArray[np.int64], genes: Sequence[str]
 ) -> tuple[dict[str, Any], float]:
-    """True and predicted change from all controls of the first genes of `order`, and the ratio of the sizes.
+    """True and predicted change from all controls of the first 50 genes of `order`, and the ratio of their sizes.
 
     Returns
     -------
-    ``genes``, ``true`` and ``predicted``; the size of the predicted over that of the true change over all genes.
+    ``genes``, ``true`` and ``predicted``; the norm of the predicted change over that of the true one, over all genes.
     """
     predicted = _predicted_change(group.groups, group.key)
     size = float(np.linalg.norm(true))
@@ -47,7 +47,7 @@ def _predicted_change(groups: Groups, key: Key) -> NDArray[np.float64]:
 
 
 def with_cells_of(group: Group, cells: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Cells of the map, with real, predicted and control cells of a group behind them."""
+    """Cells of the map, with real, predicted and control cells of a group appended."""
     if group.embedding is None:
         return dict(cells)
     groups, name = group.groups, group_name(group.key)
@@ -71,7 +71,7 @@ def with_cells_of(group: Group, cells: Mapping[str, NDArray[Any]]) -> dict[str, 
 
 
 def example_sentences(groups: Groups, genes: Sequence[str], vocabulary: Collection[str]) -> list[dict[str, Any]]:
-    """First words of one predicted sentence of some groups, each marked.
+    """First words of one predicted sentence of the first groups, with their kinds.
 
     A word is ``"unknown"``, ``"repeated"``, ``"top"`` (one of the highest genes of the real group) or ``"gene"``.
     """

@@ -1,9 +1,9 @@
-"""Groups of cells (a perturbation in a context, or a label) with their controls, halves and exchange partners."""
+"""Groups of cells (a perturbation in a context, or a label) with their controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ class Population:
     cells: Cells
     groups: Mapping[Key, Rows]
     controls: Mapping[Key, Rows] = field(default_factory=dict)
-    """For generated cells one context, (), of all real cells."""
+    """Context → rows. For generated cells one context, (), with all real cells."""
 
     @cached_property
     def grouped(self) -> Rows:
@@ -39,7 +39,7 @@ class Population:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Groups:
-    """All groups of all sides. Draws depend on the seed and on names of cells, not on the order of files."""
+    """Groups of all sides. Draws depend on the seed and on the names of cells, not on the order of files."""
 
     predicted: Population
     real: Population
@@ -52,15 +52,15 @@ class Groups:
 
     @cached_property
     def keys(self) -> list[Key]:
-        """Groups that are scored: those of both sides."""
+        """Scored groups: those that both sides have."""
         return [key for key in self.predicted.groups if key in self.real.groups]
 
     def context(self, key: Key) -> Key:
-        """The part of a group's values that its controls share."""
+        """Values of a group that its controls have, too."""
         return key[1:] if self.with_controls else ()
 
     def generator(self, *names: Any) -> np.random.Generator:
-        """The random generator of a purpose."""
+        """Random generator of a purpose."""
         return bootstrap.generator(self.sampling.seed, *names)
 
     @cached_property
@@ -75,7 +75,7 @@ class Groups:
 
     @cached_property
     def source_halves(self) -> Rows:
-        """Half of the controls that each predicted cell was made from, known by its name; -1 for other names."""
+        """Half of the controls that each predicted cell was made from, by its name, int64 (cells,); -1 if unknown."""
         half: dict[Any, int] = {}
         for parts in self.control_halves.values():
             for at, rows in enumerate(parts):
@@ -84,18 +84,18 @@ class Groups:
 
     @cached_property
     def round_trip(self) -> RoundTrip | None:
-        """Writing cells as sentences of the prediction; None for predictions that are no sentences."""
+        """Round trip through sentences like the predicted ones; None for predictions without sentences."""
         return round_trip_of(self.predicted.cells)
 
     def partner(self, key: Key) -> Key:
         """The group that exchanges its prediction with this one."""
         partner = self._partners.get(key, key)
         if partner == key:
-            raise Missing("there is only one group to exchange labels with")
+            raise Missing("there is only one group, so there is none to exchange with")
         return partner
 
     def controls(self, context: Key) -> Rows:
-        """Control cells of a context; Missing where there are none."""
+        """Control cells of a context; Missing if there are none."""
         if context not in self.real.controls:
             raise Missing(f"no control cells in {group_name(context) or 'the data'}")
         return self.real.controls[context]
@@ -115,19 +115,19 @@ class Groups:
 
     @property
     def source(self) -> Population:
-        """What baselines learn from: the training cells, else the real ones."""
+        """Cells that baselines learn from: the training cells, else the real ones."""
         return self.real if self.train is None else self.train
 
     def donors(self, key: Key) -> list[Key]:
         """Groups of :attr:`source` that a baseline may learn from; of the real cells all but the scored group.
 
-        Preferred: the same group (of training cells only), then the same perturbation in other contexts, then other
-        perturbations in the same context, then all.
+        The first that exist of: the same group (of training cells only), the same perturbation in other contexts,
+        other perturbations in the same context, all groups.
 
         Raises
         ------
         Missing
-            There are none.
+            There is no such group.
         """
         pool = [other for other in self.source.groups if self.train is not None or other != key]
         same = [other for other in pool if other == key]
@@ -158,7 +158,7 @@ class Groups:
 
 
 def derangement(keys: Sequence[Key], context: Callable[[Key], Key], rng: np.random.Generator) -> dict[Key, Key]:
-    """Each group's exchange partner: of the same context where there is another one, else any other group."""
+    """Exchange partner of each group: of the same context if there is another one, else any other group."""
     partner: dict[Key, Key] = {}
     by_context: dict[Key, list[Key]] = {}
     for key in keys:
@@ -188,8 +188,8 @@ def perturbation_groups(sides: Sides, settings: Settings) -> Groups:
     """
     columns, predicted = settings.columns, sides.predicted
     real = _perturbed(sides.real, columns)
-    own = columns.predicted_perturbation or ("perturbation" if predicted.verb == "perturb" else columns.perturbation)
-    rows = group_rows(predicted, [own, *as_list(columns.context)], columns.rename)
+    column = columns.predicted_perturbation or ("perturbation" if predicted.verb == "perturb" else columns.perturbation)
+    rows = group_rows(predicted, [column, *as_list(columns.context)], columns.rename)
     treated = {key: cells for key, cells in rows.items() if key[0] not in as_list(columns.control)}
     groups = Groups(
         predicted=Population(cells=predicted, groups=treated),
@@ -227,7 +227,7 @@ def label_groups(sides: Sides, settings: Settings) -> Groups:
 
 
 def share_of_true_change(groups: Groups, n_genes: int) -> float:
-    """Share of the squared true change (all perturbed against all control cells) that lies in the compared genes.
+    """Share of the squared true change (all perturbed minus all control cells) that is in the compared genes.
 
     Parameters
     ----------
@@ -236,12 +236,8 @@ def share_of_true_change(groups: Groups, n_genes: int) -> float:
     n_genes
         Number of genes of the real cells, compared or not.
     """
-    real = groups.real.cells
-    compared, real.columns = real.columns, np.arange(n_genes)
-    try:
-        change = real.mean(groups.real.grouped) - real.mean(np.concatenate(list(groups.real.controls.values())))
-    finally:
-        real.columns = compared
+    compared, every = groups.real.cells.columns, replace(groups.real.cells, columns=np.arange(n_genes))
+    change = every.mean(groups.real.grouped) - every.mean(np.concatenate(list(groups.real.controls.values())))
     total = float(change @ change)
     return float(change[compared] @ change[compared]) / total if total else 1.0
 
@@ -279,7 +275,7 @@ def _perturbed(cells: Cells, columns: Columns) -> Population:
     values = sorted({key[0] for key in rows})
     if not set(controls) & set(values):
         raise ValueError(
-            f"no control cells: obs[{column!r}] of the {cells.name} cells never is {controls}; available: "
+            f"no control cells: obs[{column!r}] of the {cells.name} cells is never {controls}; available: "
             f"{values[:10]}. Name the value of the controls with control=, and put the control cells into the same file"
         )
     by_context: dict[Key, list[Rows]] = {}
@@ -288,7 +284,7 @@ def _perturbed(cells: Cells, columns: Columns) -> Population:
             by_context.setdefault(key[1:], []).append(some)
     perturbed = {key: some for key, some in rows.items() if key[0] not in controls}
     if not perturbed:
-        raise ValueError(f"no perturbed cells: obs[{column!r}] of the {cells.name} cells always is {controls}")
+        raise ValueError(f"no perturbed cells: obs[{column!r}] of the {cells.name} cells is always {controls}")
     return Population(
         cells=cells,
         groups=perturbed,

@@ -25,7 +25,7 @@ from cell2sen.evaluation.scoring.tables import Score
 from cell2sen.evaluation.settings import Settings, as_list
 
 #: Cells that a baseline or the ceiling learns from, at most; components of their embedding.
-_MAX_CELLS, _COMPONENTS = 5000, 50
+_MAX_LEARNED_CELLS, _COMPONENTS = 5000, 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +44,10 @@ class Answers:
 
     real: Labelled
     answer: NDArray[Any]
-    """Predicted label of each real cell, object (n,); "" where there is none."""
+    """Predicted label of each real cell, object (n,); "" if it has none."""
 
     confidence: NDArray[np.float64] | str
-    """Probability of each predicted label, float64 (n,), or the reason why it is not known."""
+    """Probability of each predicted label, float64 (n,), or the reason why there are none."""
 
     units: NDArray[Any] | None
     """Unit of each cell, such as its donor, for the bootstrap over units."""
@@ -64,7 +64,7 @@ class Answers:
         return self.real.labels
 
     def generator(self, *names: Any) -> np.random.Generator:
-        """The random generator of a purpose."""
+        """Random generator of a purpose."""
         return bootstrap.generator(self.settings.sampling.seed, *names)
 
     def normalised(self, labels: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
@@ -83,7 +83,7 @@ class Answers:
 
 @baseline("annotate", role="prediction")
 def prediction(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
-    """The labels to be judged."""
+    """The predicted labels."""
     return answers.answer
 
 
@@ -107,7 +107,7 @@ def nearest_training_cell(answers: Answers, rng: np.random.Generator) -> NDArray
     train, real = answers.train, answers.real
     if train is None:
         raise Missing("training cells are not known; pass train=")
-    known = rng.permutation(train.cells.by_name(train.rows))[:_MAX_CELLS]
+    known = rng.permutation(train.cells.by_name(train.rows))[:_MAX_LEARNED_CELLS]
     embedding = Embedding.fit("pca", train.cells, known, _COMPONENTS)
     nearest = neighbours(embedding.cells(train.cells, known), embedding.cells(real.cells, real.rows), 1)[:, 0]
     label_of = dict(zip(train.rows, train.labels, strict=True))
@@ -118,7 +118,7 @@ def nearest_training_cell(answers: Answers, rng: np.random.Generator) -> NDArray
 def ceiling(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
     """Logistic regression trained on one half of the real cells and tested on the other, both ways.
 
-    What the cells allow a simple model; a model that was trained on more cells may be better.
+    The score of a simple model on these cells; a model that was trained on more cells may be better.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -129,7 +129,7 @@ def ceiling(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
     halves = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
     labels = np.empty(len(rows), dtype=object)
     for known, tested in (halves, halves[::-1]):
-        known = known[:_MAX_CELLS]
+        known = known[:_MAX_LEARNED_CELLS]
         if len(set(truth[known])) < 2:
             raise Missing("one label in one half of the real cells")
         embedding = Embedding.fit("pca", cells, rows[known], _COMPONENTS)
@@ -214,7 +214,7 @@ def _normal(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
 
 def _with_confidence(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
     if method.role != "prediction":
-        raise Missing("this method gives no probability")
+        raise Missing("this method has no probabilities")
     if isinstance(answers.confidence, str):
         raise Missing(answers.confidence)
     return (answers.normalised(answers.truth), answers.normalised(labels), answers.confidence), ()
@@ -226,7 +226,7 @@ def _texts(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
     return (texts[0], texts[1]), () if encoder is None else (encoder,)
 
 
-#: Level of a metric → what it is called with.
+#: Level of a metric → arguments of its function.
 _INPUTS: Mapping[str, Callable[[Answers, Method, NDArray[Any]], Inputs]] = {
     "written_labels": _written,
     "labels": _normal,
@@ -236,7 +236,7 @@ _INPUTS: Mapping[str, Callable[[Answers, Method, NDArray[Any]], Inputs]] = {
 
 
 def _of_values(values: NDArray[np.float64], answers: Answers) -> Estimates:
-    """A mean over cells: of all, and of each true label."""
+    """Means over all cells, and over those of each true label."""
     resamples, n = answers.settings.sampling.resamples, len(values)
     drawn = bootstrap.weights(answers.generator("over cells"), resamples, n)
     by_units = _over_units(
@@ -255,9 +255,9 @@ def _of_confusion(
     function: Callable[[Any], Any], truth: NDArray[Any], labels: NDArray[Any], answers: Answers
 ) -> Estimate:
     """A function of the confusion matrix."""
-    place = {name: at for at, name in enumerate(sorted(set(truth) | set(labels)))}
-    size = len(place)
-    code = np.array([place[t] * size + place[a] for t, a in zip(truth, labels, strict=True)])
+    index = {name: number for number, name in enumerate(sorted(set(truth) | set(labels)))}
+    size = len(index)
+    code = np.array([index[t] * size + index[a] for t, a in zip(truth, labels, strict=True)])
 
     def of_counts(counts: NDArray[Any]) -> Any:
         return function(counts.reshape(*counts.shape[:-1], size, size))
@@ -286,7 +286,7 @@ def _of_draws(metric: Metric, arrays: tuple[NDArray[Any], ...], extra: tuple[Any
 def _over_units(
     function: Callable[[Any], Any], sums_of: Callable[[NDArray[np.int64]], NDArray[Any]], answers: Answers
 ) -> NDArray[np.float64]:
-    """Replicates of a function of sums over cells, all cells of a unit drawn together."""
+    """Bootstrap replicates of a function of sums over cells; all cells of a unit are drawn together."""
     if answers.units is None:
         return np.array([])
     names = sorted({str(unit) for unit in answers.units if unit is not None})
@@ -312,11 +312,11 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     named = as_list(columns.label)
     if len(named) != 1:
         raise ValueError(f"label must be one column of the real cells, found {named}")
-    own = _predicted_column(predicted, columns.predicted_label)
-    labels, truth = predicted.column(own), real.column(named[0])
-    if own == named[0] and predicted.obs is real.obs:
+    column = _predicted_column(predicted, columns.predicted_label)
+    labels, truth = predicted.column(column), real.column(named[0])
+    if column == named[0] and predicted.obs is real.obs:
         raise ValueError(
-            f"predicted and true labels are the same column {own!r}; name the other one with predicted_label= or label="
+            f"predicted and true labels are the same column {column!r}; name another with predicted_label= or label="
         )
     pairs, notes = _common_cells(predicted, real)
     known = np.array([truth[row] is not None for row in pairs[:, 1]])
@@ -334,7 +334,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
         answer=np.array(
             [rename.get(label, label) if label is not None else "" for label in labels[pairs[:, 0]]], dtype=object
         ),
-        confidence=_confidence(predicted, own, pairs[:, 0]),
+        confidence=_confidence(predicted, column, pairs[:, 0]),
         units=real.column(context[0])[pairs[:, 1]] if context else None,
         train=_labelled(sides.train, named[0]) if sides.train is not None else None,
         settings=settings,
@@ -351,17 +351,17 @@ def _predicted_column(predicted: Cells, column: str | None) -> str:
 
 
 def _common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:
-    """(row of the predicted, row of the real cells) of the cells that both have, by name."""
-    place = {name: at for at, name in enumerate(real.names)}
-    shared = [at for at in predicted.by_name(np.arange(len(predicted))) if predicted.names[at] in place]
-    pairs = np.array([(at, place[predicted.names[at]]) for at in shared], dtype=np.int64).reshape(-1, 2)
+    """(predicted row, real row) of the cells that both sides have, matched by name, and notes on the others."""
+    row_of = {name: row for row, name in enumerate(real.names)}
+    shared = [row for row in predicted.by_name(np.arange(len(predicted))) if predicted.names[row] in row_of]
+    pairs = np.array([(row, row_of[predicted.names[row]]) for row in shared], dtype=np.int64).reshape(-1, 2)
     if not len(pairs):
         raise ValueError(
             f"no cell is in both files: predicted has {list(predicted.names[:3])}, real has {list(real.names[:3])}; "
             "labels are compared cell by cell, by name"
         )
     lost = len(real) - len(pairs)
-    return pairs, [f"{lost} of {len(real)} real cells were not labelled and are not scored"] if lost > 0 else []
+    return pairs, [f"{lost} of {len(real)} real cells have no prediction and are not scored"] if lost > 0 else []
 
 
 def _labelled(cells: Cells, column: str) -> Labelled:
@@ -378,11 +378,11 @@ def _notes_on(answers: Answers) -> list[str]:
     written = sorted({str(label) for label in answers.answer if label})
     real = sorted({str(label) for label in answers.truth})
     known = set(answers.normalised(real))
-    if strange := [
+    if unknown := [
         label for label, plain in zip(written, answers.normalised(written), strict=True) if plain not in known
     ]:
         notes.append(
-            f"{len(strange)} of {len(written)} predicted labels ({some_of(strange)}) are none of the real cells' "
+            f"{len(unknown)} of {len(written)} predicted labels ({some_of(unknown)}) are none of the real cells' "
             f"labels ({some_of(real, 12)}); they count as wrong. rename= maps names of the same type"
         )
     return notes
@@ -394,5 +394,5 @@ def _confidence(predicted: Cells, column: str, rows: NDArray[Any]) -> NDArray[np
         return f"obs has no column {name!r} with the probability of the label"
     values = predicted.obs[name].to_numpy(dtype=float)[rows]
     if not np.all((values >= 0) & (values <= 1)):
-        return f"obs[{name!r}] holds values that are no probabilities between 0 and 1"
+        return f"obs[{name!r}] has values that are not between 0 and 1, so they are no probabilities"
     return np.asarray(values, dtype=np.float64)

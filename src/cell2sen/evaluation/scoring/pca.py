@@ -1,4 +1,4 @@
-"""Embedding in which sets of cells are compared: principal components of expression, or of a key of obsm."""
+"""Embedding in which sets of cells are compared: PCA of expression, or obsm."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ class Embedding:
     """The fitted :class:`sklearn.decomposition.PCA`."""
 
     genes: NDArray[np.int64] | None = None
-    """int64: columns that components are of; None for a key of ``obsm``."""
+    """Columns of the genes that the components are of, int64; None for a key of ``obsm``."""
 
     @classmethod
     def fit(cls, key: str, real: Cells, rows: NDArray[Any], components: int) -> Embedding:
-        """At most `components` components of some real cells; of ``"pca"``, over the most variable genes.
+        """Principal components of some real cells, `components` at most; for ``"pca"`` of the most variable genes.
 
         Raises
         ------
         KeyError, ValueError
             No such key of ``obsm``, or values that are not finite.
+        ImportError
+            scikit-learn is not installed.
         """
         if key != "pca":
             return cls(key=key, pca=_principal_components(_obsm(real, key)[rows], components))
@@ -58,12 +60,12 @@ class Embedding:
     def cells(
         self, side: Cells, rows: NDArray[Any], transform: Callable[[Any], Any] | None = None
     ) -> NDArray[np.float64]:
-        """Coordinates of some cells, float64 (cells, components); `transform` is applied to their expression before.
+        """Coordinates of some cells, float64 (cells, components); `transform` is applied to their expression first.
 
         Raises
         ------
         Missing
-            The embedding is a key of ``obsm``, which no transform of expression can change.
+            There is a `transform`, but the embedding is a key of ``obsm``.
         """
         if self.genes is not None:
             block = side.rows(rows)

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from cell2sen.evaluation.inputs import Cells
 from cell2sen.sentences.rank_fit import RankFit
 
-#: Predicted cells from which the length of sentences is taken.
-_MAX_CELLS = 256
+#: Predicted cells that the length of sentences is taken from, at most.
+_MAX_MEASURED_CELLS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,13 @@ class RoundTrip:
 
 
 def round_trip_of(predicted: Cells) -> RoundTrip | None:
-    """With the rank fit that this package stored in a prediction, and the median length of its sentences; else None."""
+    """Round trip by the rank fit that this package stored in a prediction; None for others.
+
+    The length is the median number of compared genes that are expressed in a predicted cell.
+    """
     fit = predicted.provenance.get("fit")
     if not fit or predicted.verb not in ("perturb", "generate"):
         return None
-    some = predicted.rows(np.linspace(0, len(predicted) - 1, min(_MAX_CELLS, len(predicted))).astype(int))
+    some = predicted.rows(np.linspace(0, len(predicted) - 1, min(_MAX_MEASURED_CELLS, len(predicted))).astype(int))
     values = {name: float(fit[name]) for name in ("slope", "intercept", "r_squared")}
     return RoundTrip(fit=RankFit(**values), n_genes=max(1, int(np.median(np.diff(some.indptr)))))

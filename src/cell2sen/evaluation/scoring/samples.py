@@ -1,4 +1,4 @@
-"""Mean profiles with bootstrap samples, and cells drawn in the embedding, of one group."""
+"""Bootstrap samples of a group: mean profiles, and cells drawn in the embedding."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.evaluation.inputs import BLOCK, Cells, group_name
+from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, group_name
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.scoring import bootstrap
 from cell2sen.evaluation.scoring.groups import Groups, Key, Rows
 from cell2sen.evaluation.scoring.pca import Embedding
 
-#: Means that differ by less come from the rounding of float32, not from biology.
+#: Smaller differences of means are rounding errors of float32.
 _ROUNDING = 1e-6
 
 #: Changes the expression of cells before their mean is taken or they are embedded.
@@ -28,7 +28,7 @@ class Profile:
 
     point: NDArray[np.float64]
     samples: NDArray[np.float64]
-    """(resamples, genes), or (1, genes) where nothing was resampled."""
+    """(resamples, genes), or (1, genes) if the profile is not resampled."""
 
     @classmethod
     def constant(cls, point: NDArray[np.float64]) -> Profile:
@@ -42,7 +42,7 @@ class Profile:
 
 
 class Group:
-    """One group while it is scored. Its profiles are computed once and are freed with it."""
+    """One group with its profiles, which are computed once and freed with it."""
 
     def __init__(self, groups: Groups, key: Key, embedding: Embedding | None) -> None:
         self.groups, self.key, self.embedding = groups, key, embedding
@@ -84,9 +84,9 @@ class Group:
         return self.profile(self.groups.real.cells, rows, ("control", self.context), transform=transform)
 
     def controls(self, fold: int | None, transform: Transform = None) -> tuple[Profile, Profile]:
-        """Mean expression of the controls that a prediction starts from, and that the true change is taken from.
+        """Mean expression of the controls that the predicted and the true change are measured from.
 
-        Both are all controls of the context; in fold 0 and 1 they are different halves of them.
+        Both are all controls of the context; in folds 0 and 1 they are different halves of them.
         """
         if fold is None or self.context not in self.groups.real.controls:
             control = self.control(transform)
@@ -118,24 +118,24 @@ class Group:
             n, resamples = len(rows), self.groups.sampling.resamples
             drawn = bootstrap.weights(self.groups.generator(*purpose), resamples, n)
             point, samples = np.zeros(len(side.columns)), np.zeros((resamples, len(side.columns)))
-            for start in range(0, n, BLOCK):
-                block = side.rows(rows[start : start + BLOCK], layer)
+            for start in range(0, n, BLOCK_CELLS):
+                block = side.rows(rows[start : start + BLOCK_CELLS], layer)
                 if transform is not None:
                     block = transform(block)
                 point += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-                samples += (block.T @ drawn[:, start : start + BLOCK].astype(np.float32).T).T
+                samples += (block.T @ drawn[:, start : start + BLOCK_CELLS].astype(np.float32).T).T
             self._profiles[name] = Profile(point=point / n, samples=samples / n)
         return self._profiles[name]
 
     # ── cells in the embedding ────────────────────────────────────────────────────────────────────────────────────
 
     def n_compared(self) -> int:
-        """Number of cells of each method and of the truth that are compared.
+        """Number of compared cells, the same for each method and the truth.
 
         Raises
         ------
         Missing
-            Fewer than `min_cells` predicted cells, or cells in a half of the real ones.
+            Fewer than `min_cells` predicted cells, or real cells in one half.
         """
         first, second = self.groups.halves[self.key]
         sizes, sampling = (len(self.predicted_rows), len(first), len(second)), self.groups.sampling
@@ -149,7 +149,7 @@ class Group:
         return min(n, n_controls) if n_controls >= sampling.min_cells else n
 
     def coordinates(self, side: Cells, rows: Rows, transform: Transform = None) -> NDArray[np.float64]:
-        """Cells in the embedding, float64 (cells, components); Missing where there is none."""
+        """Cells in the embedding, float64 (cells, components); Missing if there is no embedding."""
         if self.embedding is None:
             raise Missing("there is no embedding, as no metric of sets of cells was chosen")
         return self.embedding.cells(side, rows, transform)
@@ -170,5 +170,5 @@ class Group:
 
 
 def at_most(rows: NDArray[Any], n: int, rng: np.random.Generator) -> Rows:
-    """`n` random rows, or all of them in their order."""
+    """`n` random rows, or all rows in their order if there are no more."""
     return rng.permutation(rows)[:n] if len(rows) > n else np.asarray(rows)

@@ -1,4 +1,4 @@
-"""Tables of scores: every metric of every method by group and over all groups, and a verdict on each metric."""
+"""Tables of scores: every metric of every method, and a verdict on each metric."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.scoring import bootstrap
 from cell2sen.evaluation.scoring.baselines import Ceiling, Method, Prediction, SentenceCeiling
 from cell2sen.evaluation.scoring.bootstrap import Estimate
-
-Key = tuple[str, ...]
+from cell2sen.evaluation.scoring.groups import Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Score:
 
 
 class Overall(NamedTuple):
-    """A score over all groups, and the groups that it is a mean of."""
+    """A score over all groups, and the groups that it is the mean of."""
 
     estimate: Estimate
     groups: tuple[Key, ...]
@@ -48,12 +47,12 @@ class Overall(NamedTuple):
 def over_groups(
     scores: Sequence[Score], metrics: Sequence[Metric], methods: Sequence[Method], unit: str, seed: int
 ) -> dict[tuple[str, str], Overall]:
-    """(metric, method) → the score over all groups: as scored for all cells together, else the mean over groups.
+    """(metric, method) → score over all groups: that of all cells together if there is one, else the mean over groups.
 
     Parameters
     ----------
     unit
-        What is resampled for the interval over units: ``"context"``, or the first value that names a group.
+        Unit of the interval over groups: ``"context"``, else the first value of a group's name.
     """
     overall, indexed = {}, _indexed(scores)
     for metric in metrics:
@@ -135,7 +134,7 @@ def table(
 
 
 def best_of(values: Mapping[str, float | None], metric: Metric) -> str:
-    """The name with the best value, the first of equal ones; "" where no value is finite."""
+    """Name of the best value, the first of equal ones; "" if no value is finite."""
     finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     if not finite:
         return ""

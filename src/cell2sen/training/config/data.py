@@ -12,10 +12,10 @@ class LabelColumn:
 
     column: str
     names: Mapping[str, str] = field(default_factory=dict)
-    """Label in the file → label to learn. Others are kept."""
+    """Label in the file → label to learn; labels that are not named are kept."""
 
     where: Mapping[str, str] = field(default_factory=dict)
-    """Learn labels only from cells with these values in obs; other tasks use all cells."""
+    """Values in obs of the cells whose labels are learned; other tasks use all cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class PerturbationColumn:
     """Value of control cells."""
 
     context: tuple[str, ...] = ()
-    """obs columns in which a perturbed cell and its control must agree (cell type, donor, batch)."""
+    """obs columns whose values a perturbed cell and its control must share (cell type, donor, batch)."""
 
     names: Mapping[str, str] = field(default_factory=dict)
-    """Perturbation in the file → name in prompts; ``"*"``: all others, ``{}`` being the value (``"{} knock-out"``)."""
+    """Perturbation in the file → name in prompts; ``"*"``: all others, ``{}`` is the value (``"{} knock-out"``)."""
 
     no_perturbation: str | None = None
-    """Name of no perturbation in prompts. With it controls are also paired with other controls of their context, which
+    """Name of no perturbation in prompts. If given, controls are also paired with other controls of their context, as
     expected responses need (``tl.perturb(readout="expected")``)."""
 
 
@@ -42,20 +42,20 @@ class Split:
     """Held-out cells: single cells, or whole groups (donor, cell type, perturbation)."""
 
     by: str = "cell"
-    """``"cell"`` or an obs column: all cells with the same value are on the same side."""
+    """``"cell"``, or the obs column of the groups: all cells of a group are on the same side."""
 
     test: float = 0.1
     """Share of cells (or of groups) that is held out."""
 
     values: tuple[str, ...] = ()
-    """Groups to hold out by name, instead of a random share."""
+    """Groups to hold out, instead of a random share."""
 
     perturbed_only: bool = False
-    """Hold out the perturbed cells of the groups only ("this cell type was never seen under IFN-beta"), and of all
-    controls the share `test`. Always so where the groups are perturbations."""
+    """Hold out only the perturbed cells of the groups ("this cell type was never seen under IFN-beta"), and the share
+    `test` of all controls. Always so if the groups are perturbations."""
 
     exclude_held_out_of: tuple[str, ...] = ()
-    """Files whose held-out cells are held out here, too; matched by barcode."""
+    """Files whose held-out cells are also held out here; matched by barcode."""
 
     seed: int = 0
 
@@ -68,7 +68,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Values and genes that are read from a file."""
+    """Matrix, gene symbols and organism of a file."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -76,7 +76,7 @@ class Matrix:
     """var column of the gene symbols."""
 
     organism: str | None = None
-    """Organism of all cells; read from the file by default."""
+    """Organism of all cells; by default it is read from the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +85,11 @@ class TrainingFile:
 
     file: str
     tasks: Mapping[str, float] = field(default_factory=lambda: {"annotate": 1.0})
-    """Task → draws of each cell, each with new ties and new thinning. A fraction is the share of cells that are drawn
-    once more. A list of tasks is short for one draw each."""
+    """Task → number of draws of each cell, each with new ties and new thinning. A fraction is the share of cells that
+    are drawn once more. A list of tasks is short for one draw each."""
 
     cell_type: LabelColumn | None = None
-    """A column's name is short for ``{column: NAME}``, here and under `perturbation`."""
+    """The name of a column is short for ``{column: NAME}``, here and in `perturbation`."""
 
     perturbation: PerturbationColumn | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class TrainingFile:
 
     @property
     def context(self) -> tuple[str, ...]:
-        """Columns of obs in which a perturbed cell and its control must agree."""
+        """Columns of obs whose values a perturbed cell and its control must share."""
         return self.perturbation.context if self.perturbation else ()
 
     @property
@@ -120,26 +120,26 @@ class TrainingFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes from draw to draw, besides the order of ties."""
+    """Random changes of a cell's sentences from draw to draw, besides the order of ties."""
 
     thin: tuple[float, float] = (1.0, 1.0)
-    """Limits of the share of the counts that is kept, uniform between them. Counts behind normalised values are
+    """Limits of the share of counts that is kept, drawn uniformly for each cell. Counts behind normalised values are
     estimated, see :meth:`cell2sen.data.scale.Scale.counts`."""
 
     panel: float = 0.0
-    """Share of cells that are written with a random part of the genes, as measured by a targeted panel."""
+    """Share of cells that are written with a random part of the genes, as of a targeted panel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Files, and settings of all of them."""
+    """Files, and settings for all of them."""
 
     files: tuple[TrainingFile, ...]
     lengths: Mapping[str, int] = field(default_factory=dict)
-    """Task → genes per sentence. Prompts that are still too long for the context lose genes, answers never."""
+    """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
 
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label → other spellings that a user may choose from. Not learned: a label is learned better under one name."""
+    """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
 
     broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""

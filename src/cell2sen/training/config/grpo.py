@@ -10,13 +10,13 @@ from cell2sen.training.rewards import REWARDS
 
 @dataclass(frozen=True, kw_only=True)
 class RewardGenes:
-    """Genes that rewards compare; all of the data if none are named."""
+    """Genes that rewards compare; by default all genes of the data."""
 
     gmt: str | None = None
-    """GMT file of gene sets, relative to the folder of the data."""
+    """GMT file of gene sets, relative to the folder of the data or to the current folder."""
 
     sets: tuple[str, ...] = ()
-    """Names of sets in that file, whose genes are taken together."""
+    """Names of gene sets in that file; their genes are compared together."""
 
     symbols: tuple[str, ...] = ()
     """Further genes."""
@@ -28,20 +28,20 @@ class RewardGenes:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledAnswers:
-    """Answers that are sampled in a step, and at a measurement."""
+    """Answers sampled in a step and at a measurement."""
 
     prompts: int = 8
-    """Prompts in a step."""
+    """Prompts per step."""
 
     per_prompt: int = 8
-    """Answers to each prompt, which are compared with each other."""
+    """Answers to each prompt; their rewards are compared with each other."""
 
     temperature: float = 1.0
     guided: bool = True
-    """Answers are distinct genes of the data; otherwise free text."""
+    """Sample distinct genes of the data, or else free text."""
 
     max_new_tokens: int = 1024
-    """Tokens of an answer in free text."""
+    """Maximum number of tokens of an answer in free text."""
 
     held_out: int = 100
     """Held-out prompts at a measurement, with one answer each."""
@@ -58,25 +58,26 @@ class SampledAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class Grpo:
-    """Reinforcement learning (GRPO): of several answers to a prompt, those with higher rewards become more likely.
+    """Reinforcement learning (GRPO): answers with higher rewards than others to the same prompt become more likely.
 
-    Sentence tasks only (``perturb``, ``generate``). `optimiser.batch_size` is the number of answers in a backward pass.
+    For sentence tasks only (``perturb``, ``generate``). ``optimiser.batch_size`` is the number of answers in a backward
+    pass.
     """
 
     rewards: Mapping[str, float] = field(default_factory=lambda: {"kendall_tau": 1.0})
-    """Reward → weight in the sum; the functions of :mod:`cell2sen.training.rewards`."""
+    """Reward → weight in the sum; for rewards see :mod:`cell2sen.training.rewards`."""
 
     genes: RewardGenes = field(default_factory=RewardGenes)
     answers: SampledAnswers = field(default_factory=SampledAnswers)
     truth: str = "mean"
-    """Reference of a reward: ``"mean"`` of the real cells of the same context and perturbation, or one random
-    ``"cell"``."""
+    """Reference of the rewards: ``"mean"`` of the real cells of the same context and perturbation, or the single real
+    ``"cell"`` of the prompt."""
 
     iterations: int = 1
-    """Steps that are taken with the same answers."""
+    """Steps taken with the same answers."""
 
     clip: float = 0.2
-    """Limit of the change of a token's probability ratio."""
+    """Range of the clipped probability ratio of a token, 1 ± `clip`."""
 
     beta: float = 0.0
     """Weight of the KL divergence from the model before this training; 0 needs no second model in memory."""
@@ -84,5 +85,7 @@ class Grpo:
     def __post_init__(self) -> None:
         if self.truth not in ("mean", "cell"):
             raise ValueError(f"grpo.truth must be 'mean' or 'cell', found {self.truth!r}")
-        if unknown := sorted(set(self.rewards) - set(REWARDS)) or not self.rewards:
+        if unknown := sorted(set(self.rewards) - set(REWARDS)):
             raise ValueError(f"grpo.rewards: unknown rewards {unknown}; available: {list(REWARDS)}")
+        if not self.rewards:
+            raise ValueError(f"grpo.rewards must name at least one reward; available: {list(REWARDS)}")

@@ -10,14 +10,14 @@ class NewTokenizer:
     """Tokenizer of a model from scratch."""
 
     kind: str = "genes"
-    """``"genes"``: one token per gene, and pieces for other text. ``"bpe"``: pieces for genes, too; sentences are
-    longer, and genes can be written that the training cells lack."""
+    """``"genes"``: one token per gene, and pieces for other text. ``"bpe"``: pieces for all text; sentences are longer,
+    and genes can be written that are not in the training cells."""
 
     text_tokens: int = 1500
-    """Tokens besides those of whole genes."""
+    """Number of tokens, without those of whole genes."""
 
     min_cells: int = 10
-    """Training cells that must express a gene, so that it gets a token (or is learned in pieces)."""
+    """Minimum number of training cells with a gene, for a token of its own (or for training the pieces on it)."""
 
     words: tuple[str, ...] = ()
     """Words that get one token now because later trainings use them, such as names of perturbations."""
@@ -32,16 +32,16 @@ class Initial:
     """First weights of a model from scratch."""
 
     gene_vectors: int = 64
-    """Dimensions of a gene's token that start from covariation in the training cells; 0: random start."""
+    """Dimensions of a gene's vector that start from covariation in the training cells; 0 for a random start."""
 
     std: float | None = None
-    """Standard deviation of random weights. By default ``hidden_size ** -0.5`` with whole-gene tokens, with which a
-    small model learns several times faster than with 0.02, the default with pieces, which suits wide models."""
+    """Standard deviation of random weights. By default ``hidden_size ** -0.5`` with whole-gene tokens: a small model
+    learns several times faster than with 0.02, the default with pieces, which suits wide models."""
 
     layer_norm_eps: float | None = None
-    """Constant that layer norms add to the variance. At 1e-5, the default with pieces, all genes have the same norm
-    after the first layer norm. At 0.05, the default with whole-gene tokens, vectors of uninformative genes stay small,
-    and a small model learns labels several times faster."""
+    """Constant that layer norms add to the variance. By default 0.05 with whole-gene tokens: vectors of uninformative
+    genes stay small after the first layer norm, and a small model learns labels several times faster. 1e-5 with pieces:
+    all vectors have the same norm after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Scratch:
     heads: int = 4
     intermediate_size: int = 1024
     context: int = 1024
-    """Tokens of prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
 
     tokenizer: NewTokenizer = field(default_factory=NewTokenizer)
     initial: Initial = field(default_factory=Initial)
@@ -63,7 +63,7 @@ class Scratch:
             raise ValueError(
                 f"from_scratch: hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}"
             )
-        # Both depend on the tokenizer: small weights have no effect beside the larger constant.
+        # Both defaults depend on the tokenizer: small weights have no effect beside the larger constant.
         whole = self.tokenizer.kind == "genes"
         std, epsilon = self.initial.std, self.initial.layer_norm_eps
         initial = replace(
@@ -78,15 +78,15 @@ class Scratch:
 class GeneTokens:
     """Whole-gene tokens for a model that writes genes in pieces: sentences become several times shorter.
 
-    Each starts as the mean of the pieces that it replaces. In a first stage the new vectors are trained alone, then
-    with all weights (or with the adapters).
+    A new vector starts as the mean of those of the pieces that it replaces. In a first stage new vectors are trained
+    alone, then with all weights (or with the adapters).
     """
 
     min_cells: int = 10
-    """Training cells that must express a gene, so that it gets a token."""
+    """Minimum number of training cells with a gene, for a token of its own."""
 
     first: float = 0.2
-    """Steps of the first stage; below 1 as a share of the steps after it."""
+    """Steps of the first stage; below 1 as a share of the steps after it; 0 for no first stage."""
 
     first_learning_rate: float = 1e-3
 
@@ -99,38 +99,37 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.0
     merge: bool = True
-    """Save merged weights only; otherwise keep the adapters in a folder ``adapter``, too."""
+    """Save merged weights only; if false, also the adapters, in a folder ``adapter``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model that is trained: one to start from, or an architecture."""
+    """Model that is trained: one to start from, or a new architecture."""
 
     start: str | None = None
-    """Model to fine-tune: a known name, directory or hub id. ``None`` with `from_scratch`."""
+    """Model to fine-tune: known name, directory or Hugging Face id. ``None`` with `from_scratch`."""
 
     from_scratch: Scratch | None = None
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights."""
 
     quantize: str | None = None
-    """``"4bit"``: hold the weights in four bits while adapters are trained (QLoRA). The result is not quantised."""
+    """``"4bit"``: keep the weights in 4 bits while adapters are trained (QLoRA). The result is not quantised."""
 
     gene_tokens: GeneTokens | None = None
-    """Give the genes of the training cells tokens of their own."""
+    """Add one token for each gene of the training cells."""
 
     change_vectors: int | None = None
-    """Dimensions of a gene's token that start from how perturbations change its frequency in the training cells, for
-    models with whole-gene tokens; 0: none. Which genes change together is then known before the first step; in which
-    cells and by how much is learned. By default 8 where a perturbation is new to a model that has a name for no
-    perturbation, otherwise 0."""
+    """Dimensions of a gene's vector that start from how perturbations change its frequency in the training cells, for
+    models with whole-gene tokens; 0 for none. They contain which genes change together; in which cells and by how much
+    is learned. By default 8 if a perturbation is new to a model with a name for no perturbation, otherwise 0."""
 
     dropout: float | None = None
-    """Dropout, where the architecture has such layers (GPT-NeoX: yes, Gemma-2: no). Helps where cells are few. By
-    default 0.2 where a model below 50 million parameters is fine-tuned on pairs, otherwise 0."""
+    """Dropout, if the architecture has such layers (GPT-NeoX does, Gemma-2 does not). Useful for few cells. By default
+    0.2 if a model below 50 million parameters is fine-tuned on pairs, otherwise 0."""
 
     start_share: float = 0.0
-    """Share of the starting weights in the saved ones, which are interpolated: less is forgotten (Wortsman et al., CVPR
+    """Share of the starting weights in the saved weights, by interpolation: less is forgotten (Wortsman et al., CVPR
     2022). For trainings of all weights, not of adapters."""
 
     def __post_init__(self) -> None:

@@ -14,51 +14,55 @@ class Optimiser:
     """Steps, learning rate and loss."""
 
     learning_rate: float | None = None
-    """By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 below 50 million parameters, 1e-5 for other models. With
-    rewards 1e-4 below 50 million parameters, 1e-5 for adapters, 1e-6 for other models."""
+    """Highest learning rate. By default 1e-3 from scratch, 2e-4 for adapters, 1.5e-3 below 50 million parameters, 1e-5
+    for other models. With rewards 1e-4 below 50 million parameters, 1e-5 for adapters, 1e-6 for other models."""
 
     weight_decay: float = 0.01
     warmup: float = 0.03
-    """Share of the steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of the steps in which the learning rate rises; after them it falls as a cosine."""
 
     epochs: float = 1.0
-    """Passes over the drawn pairs, which repeat each cell as often as ``tasks`` of its file sets."""
+    """Passes over all drawn pairs, in which a cell occurs as often as the ``tasks`` of its file set."""
 
     max_steps: int = -1
-    """Steps; -1: as many as the epochs have."""
+    """Number of steps, instead of `epochs`; -1 for as many as the epochs have."""
 
     batch_size: int | None = None
-    """Samples in a step. By default 32, but 8 below 50 million parameters: small models learn more from many steps than
-    from large ones."""
+    """Samples in a batch; a step has ``compute.gradient_accumulation`` batches. By default 32, but 8 on pairs below 50
+    million parameters: small models learn more from many steps than from large ones."""
 
     prompt_loss: float = 0.0
-    """Weight of the language-model loss on the prompt's tokens; 0 learns from answers only."""
+    """Weight of the language-model loss on the prompt's tokens; at 0 only answers are learned."""
 
     loss_tokens: int | None = None
-    """Random tokens of each prompt and each answer on which the loss is computed in a step; all by default."""
+    """Number of random tokens of each prompt and each answer with a loss in a step; by default all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Speed and memory; the result is the same up to rounding."""
+    """Speed and memory.
+
+    `packing` changes the order of the samples and `gradient_accumulation` the size of a step; the other settings change
+    results by rounding only.
+    """
 
     packing: bool = False
-    """Put several samples in one row, each attending to itself only: less padding. A step has `batch_size` samples."""
+    """Put several samples in one row, each attending to itself only: less padding, in batches of the same size."""
 
     bf16: bool | None = None
-    """Compute in bfloat16 (trained weights and optimiser stay float32, except for quantised models). By default where
-    the GPU or the CPU has instructions for it; without them it is several times slower than float32."""
+    """Compute in bfloat16; trained weights and optimiser stay float32, except for quantised models. By default if the
+    GPU or the CPU has instructions for it; without them it is several times slower than float32."""
 
     gradient_checkpointing: bool = False
-    """Compute activations twice to save memory, for large models."""
+    """Compute activations twice, which saves memory with large models."""
 
     gradient_accumulation: int = 1
-    """Batches whose gradients are added up for one step."""
+    """Batches in a step, for trainings on pairs. With rewards a step has ``grpo.answers.prompts`` prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """Measurements on held-out pairs, and the weights that are saved."""
+    """Measurements on held-out pairs, and which weights are saved."""
 
     eval_steps: float = 0.1
     """Steps between two measurements, each with a checkpoint; below 1 as a share of all steps."""
@@ -67,27 +71,27 @@ class Checkpoints:
     """Held-out pairs at a measurement, equally many of each task."""
 
     keep_best: bool = False
-    """Save the weights with the best held-out value, not the last ones."""
+    """Save the weights with the best held-out value instead of the last ones."""
 
     patience: int | None = None
-    """Stop after so many measurements without improvement; implies `keep_best`."""
+    """Stop after this number of measurements without improvement; implies `keep_best`."""
 
     save_dtype: str = "bfloat16"
-    """dtype of the saved weights."""
+    """dtype of the saved weights, as PyTorch names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """The model card and what is published with it."""
+    """Model card, and what is published with it."""
 
     text: str = ""
     """Free text."""
 
     score_cells: int = 100
-    """Held-out cells of each file and task that are scored for the card; 0 for none."""
+    """Maximum number of held-out cells of each file and task that are scored for the card; 0 for none."""
 
     names: bool = True
-    """Store the names of the cells on either side of the split with the model, not only their SHA-256."""
+    """Store the names of training and held-out cells with the model, not only a SHA-256 of the held-out ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +108,12 @@ class TrainConfig:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     card: Card = field(default_factory=Card)
     seed: int = 0
-    """Of all random numbers, except those of the splits."""
+    """Seed of all random numbers, except those of the splits."""
 
     def __post_init__(self) -> None:
         if self.grpo and self.model.from_scratch:
             raise ValueError("grpo improves a model that can answer: name it as model.start, not model.from_scratch")
         if self.grpo and self.model.quantize:
-            raise ValueError("grpo does not work with model.quantize, whose weights are not the ones that are saved")
+            raise ValueError("grpo does not work with model.quantize, whose weights are not those that are saved")
         if self.grpo and self.model.gene_tokens:
             raise ValueError("model.gene_tokens needs a training on pairs: run it first, without grpo")

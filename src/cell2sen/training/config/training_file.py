@@ -14,7 +14,7 @@ from cell2sen.training.config.grpo import Grpo, RewardGenes, SampledAnswers
 from cell2sen.training.config.model import ModelConfig, NewTokenizer, Scratch
 from cell2sen.training.config.settings import Card, Checkpoints, Compute, Optimiser, TrainConfig
 
-#: Groups of former flat keys: former key → present key.
+#: Groups whose keys were flat before: type of the group, and former key → present key where the key was renamed.
 _GROUPS: Mapping[str, tuple[type, Mapping[str, str]]] = {
     "model": (ModelConfig, {"keep": "start_share"}),
     "data": (DataConfig, {"labels": "spellings"}),
@@ -67,7 +67,7 @@ MOVED: Mapping[type, Mapping[str, str]] = {
     },
 }
 
-#: Parts that were one value: its present key.
+#: Parts that were a single value before → present key of that value.
 _WAS_VALUE: Mapping[type, str] = {
     ModelConfig: "start",
     DataConfig: "files",
@@ -77,17 +77,17 @@ _WAS_VALUE: Mapping[type, str] = {
     SampledAnswers: "per_prompt",
 }
 
-#: Parts that may be given as the name of the obs column alone.
+#: Parts that can be given as the name of an obs column alone.
 _COLUMNS = (LabelColumn, PerturbationColumn)
 
 
 def read_config(path: str | Path) -> TrainConfig:
-    """The configuration in a training file (YAML).
+    """Configuration in a training file (YAML).
 
     Raises
     ------
     ValueError
-        An unknown or former key; names the keys there are, or the new place.
+        As for :func:`from_mapping`, or the file does not contain keys and values.
     """
     return from_mapping(read_values(Path(path)))
 
@@ -110,31 +110,32 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of plain values, as in the YAML file.
+    """Configuration from plain values, with the keys of the YAML file.
 
     Raises
     ------
     ValueError
-        An unknown or former key, no data, neither or both of `model.start` and `model.from_scratch`.
+        An unknown or former key (lists the available keys, or names the new place), no data, or settings that exclude
+        each other.
     """
     data = values.get("data")
     if not data or (isinstance(data, Mapping) and "files" in data and not data["files"]):
         raise ValueError(
-            "no data: name the files: data: {files: [{file: cells.h5ad, tasks: [annotate], cell_type: COLUMN}]}"
+            "no data: name the files, as in data: {files: [{file: cells.h5ad, tasks: [annotate], cell_type: COLUMN}]}"
         )
     config: TrainConfig = build(TrainConfig, {"model": {}, **values})
     return config
 
 
 def build(kind: Any, values: Any, place: str = "") -> Any:
-    """A part of the configuration of plain values.
+    """Part of a configuration from plain values.
 
     Parameters
     ----------
     kind
         Dataclass of the part.
     place
-        Its dotted key, for errors; empty for the whole file.
+        Its dotted key, for error messages; empty for the whole file.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     what, prefix = place or "the training file", f"{place}." if place else ""
@@ -154,7 +155,7 @@ def build(kind: Any, values: Any, place: str = "") -> Any:
         raise ValueError(f"{what} has unknown keys {unknown}; available: {sorted(names)}")
     required = [field.name for field in dataclasses.fields(kind) if _is_required(field)]
     if missing := [name for name in required if name not in values]:
-        raise ValueError(f"{what} lacks {missing}")
+        raise ValueError(f"{what} lacks the keys {missing}, found {sorted(map(str, values))}")
     hints = typing.get_type_hints(kind)
     return kind(**{key: converted(value, hints[key], f"{prefix}{key}") for key, value in values.items()})
 
@@ -164,7 +165,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def converted(value: Any, kind: Any, place: str) -> Any:
-    """A plain value as the type of its key; `place` is the key's name in errors."""
+    """Plain value as the type of its key; `place` is the dotted key, for error messages."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         return None if value is None else converted(value, arguments[0], place)
@@ -191,7 +192,7 @@ def _mapping(value: Any, kind: Any, place: str) -> dict[str, Any]:
 
 
 def number(value: Any, kind: type, place: str) -> Any:
-    """A value as int or float; `place` is its name in errors."""
+    """Value as int or float; `place` is its name in error messages."""
     try:
         parsed = float(value)  # YAML reads 1e-4 as text
     except (TypeError, ValueError) as error:
@@ -202,7 +203,7 @@ def number(value: Any, kind: type, place: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A configuration, or a part of one, as lists and dictionaries that JSON can hold."""
+    """Configuration, or a part of one, as lists and dictionaries for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
@@ -213,7 +214,7 @@ def plain(value: Any) -> Any:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value, of nested dictionaries."""
+    """Nested dictionaries as one: dotted key → value."""
     rows: dict[str, Any] = {}
     for key, value in values.items():
         rows |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}

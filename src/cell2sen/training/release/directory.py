@@ -26,17 +26,25 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
 from cell2sen.training.examples import Examples
 
-#: Losses and rewards of each measured step.
+#: File with the losses and rewards of the measured steps.
 LOG_FILE = "training_log.json"
 
-#: Names of the cells on either side of the split, beside the weights: ``{file: [names]}``.
+#: Files with the names of training and of held-out cells: ``{file: [names]}``.
 TRAINED_ON_FILE, HELD_OUT_FILE = "trained_on.json", "held_out.json"
 
 
 def metadata_of(
     config: TrainConfig, examples: Examples, genes: tuple[str, ...] | None, start: Model | None
 ) -> dict[str, Any]:
-    """Content of ``cell2sen.json``. A fine-tuned model keeps what `start` has and this training does not set."""
+    """Metadata of a trained model, the content of ``cell2sen.json``.
+
+    Parameters
+    ----------
+    genes
+        Genes that the model can write; ``None`` for all that its tokenizer can write.
+    start
+        Model that was fine-tuned. Its entries are kept where this training sets none.
+    """
     cells, before = examples.cells, start.metadata if start else {}
     fitter = RankFitter()
     for file in cells.values():
@@ -73,15 +81,15 @@ def metadata_of(
 
 def _settings(config: TrainConfig, start: Model | None) -> dict[str, Any]:
     settings: dict[str, Any] = plain(config)
-    if start and start.is_local:  # the folder's name only, not a local path
+    if start and start.is_local:  # the folder's name only: local paths are private
         settings["model"]["start"] = Path(start.path).name
     return settings
 
 
 def _counts(examples: Examples, slot: str) -> dict[str, int]:
-    """Training cells of each label or perturbation that a task has learned, sorted by name.
+    """Number of training cells of each label or perturbation in the tasks, sorted by name.
 
-    Controls count as a perturbation only where perturbations are answers.
+    Controls are counted as a perturbation only if perturbations are answers.
     """
     counts: dict[str, int] = {}
     for file in examples.cells.values():
@@ -97,7 +105,7 @@ def _counts(examples: Examples, slot: str) -> dict[str, int]:
 
 
 def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
-    """Training cells of each label, for label tasks other than the cell type and the perturbation; key: the target."""
+    """Number of training cells of each label, by target, for labels other than cell types and perturbations."""
     lists: dict[str, dict[str, int]] = {}
     for file in examples.cells.values():
         for task in (examples.tasks[name] for name in file.data.tasks):
@@ -108,7 +116,7 @@ def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
 
 
 def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Recipe:
-    """The recipe of `start`, with a limit that does not cut the sentences of this training at inference."""
+    """Recipe of `start`, with a limit that does not cut the sentences of this training at inference."""
     recipe = start.recipe if start else Recipe(max_genes=config.data.lengths.get("annotate"), case="upper")
     if recipe.max_genes is None:
         return recipe
@@ -116,7 +124,7 @@ def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Rec
 
 
 def spellings(data: DataConfig) -> dict[str, list[str]]:
-    """Label → its other spellings and the broader names, see :func:`cell2sen.inference.annotate.trained_labels`."""
+    """Label → other spellings and broader labels, see :func:`cell2sen.inference.annotate.trained_labels`."""
     names = {label: list(others) for label, others in data.spellings.items()}
     for name, covered in data.broader.items():
         for label in covered:
@@ -125,7 +133,7 @@ def spellings(data: DataConfig) -> dict[str, list[str]]:
 
 
 def split_of(cells: TrainingCells) -> dict[str, Any]:
-    """Number of cells on either side, and a hash of the names of the held-out cells."""
+    """Numbers of training and held-out cells, and a hash of the names of held-out cells."""
     names = [name for name, test in zip(cells.names, cells.test, strict=True) if test]
     return {"n_train": int(np.sum(~cells.test)), "n_held_out": len(names), "sha256_of_held_out": sha256_of_names(names)}
 
@@ -140,7 +148,7 @@ def write(
     *,
     names: bool = True,
 ) -> None:
-    """Write weights, tokenizer, metadata, training log and, with `names`, the cells of either side of the split."""
+    """Write weights, tokenizer, metadata, training log and, with `names`, the names of training and held-out cells."""
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     finite = [
@@ -157,7 +165,7 @@ def write(
 
 
 def update_metadata(folder: Path, changes: Mapping[str, Any], remove: Sequence[str] = ()) -> dict[str, Any]:
-    """Change some keys of the model's metadata, on disk; returns all of them."""
+    """Change and remove keys of the metadata on disk; returns all of the metadata."""
     file = folder / METADATA_FILE
     metadata: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     for key in remove:
@@ -171,7 +179,7 @@ def _dump(file: Path, content: Any) -> None:
 
 
 def hash_of_weights(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a model directory, 16 hex digits."""
+    """First 16 hex digits of the SHA-256 of a model's safetensors files."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -181,9 +189,16 @@ def hash_of_weights(folder: Path) -> str:
 
 
 def check_tokenizer(folder: Path, tokens: Tokens, texts: Sequence[str]) -> None:
-    """Raise a RuntimeError if the saved tokenizer gives other token ids than the one of the training."""
+    """Check that the saved tokenizer encodes texts as the tokenizer of the training does.
+
+    Raises
+    ------
+    RuntimeError
+        It does not.
+    """
     written = load_tokens(str(folder), local_files_only=True)
     if written.ids(texts) != tokens.ids(texts) or (written.bos, written.eos) != (tokens.bos, tokens.eos):
         raise RuntimeError(
-            "the saved tokenizer gives other token ids than the one of the training; the model would be wrong"
+            "the saved tokenizer gives other token ids than that of the training, so predictions would be wrong; "
+            "please report this with the name of the starting model"
         )

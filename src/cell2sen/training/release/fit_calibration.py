@@ -24,27 +24,27 @@ from cell2sen.training.release.directory import update_metadata
 
 logger = logging.getLogger(__name__)
 
-#: Cells that the temperature is fitted on, spread evenly over the files.
+#: Maximum number of cells that the temperature is fitted on, the same for each file.
 MAX_CALIBRATION_CELLS = 700
 
 
 def calibrates(name: str) -> bool:
     """Whether a held-out cell is in the half for calibration; scores are computed on the other half.
 
-    By the barcode, so that a cell that occurs in two files is in one half only.
+    The half depends on the barcode, so that a cell in two files is in one half only.
     """
     return hashlib.blake2b(barcode(name).encode()).digest()[0] % 2 == 0
 
 
 def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Temperature that minimises the negative log-likelihood of the true labels (Guo et al., ICML 2017).
+    """Temperature from 0.1 to 20 that minimises the negative log-likelihood of true labels (Guo et al., ICML 2017).
 
     Parameters
     ----------
     log_likelihoods
-        float64 (n, labels), nats.
+        float64 (cells, labels), nats.
     truth
-        int64 (n,), column of the true label.
+        Column of the true label, int64 (n,).
     """
 
     def loss(log_temperature: float) -> float:
@@ -57,19 +57,23 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
 def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = False) -> dict[str, Any]:
     """Fit the temperature of the task ``annotate`` and write it into the model's metadata.
 
-    On the calibrating half of the labelled held-out cells, over all labels of the model. Without such cells nothing is
-    written, and probabilities stay marked as not calibrated.
+    It is fitted on the calibration half of the held-out cells, over the labels with at least
+    :data:`cell2sen.inference.annotate.MIN_TRAINING_CELLS` training cells. Without such cells nothing is written, and
+    probabilities stay marked as not calibrated.
 
     Returns
     -------
-    ``temperature``, ``n_cells``, ``accuracy`` and the expected calibration error before and after; empty without cells.
+    ``temperature``, ``n_cells``, ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``); empty
+    without cells.
     """
     model = resolve(folder)
     known: dict[str, int] = model.metadata.get("labels") or {}
     labels = [label for label, count in known.items() if count >= MIN_TRAINING_CELLS]
     if rare := sorted(set(known) - set(labels)):
         logger.warning(
-            "labels of fewer than %d training cells are no default choice: %s", MIN_TRAINING_CELLS, ", ".join(rare)
+            "labels with fewer than %d training cells are not among the default labels: %s",
+            MIN_TRAINING_CELLS,
+            ", ".join(rare),
         )
     if "annotate" not in model.metadata.get("templates", {}) or len(labels) < 2:
         return {}
@@ -109,12 +113,13 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
 
 
 def _rows(cells: TrainingCells, labels: Sequence[str], limit: int) -> NDArray[np.int64]:
-    """The first calibrating cells that have a label and genes."""
+    """First cells of the calibration half that have one of the labels, and genes."""
     if cells.label is None:
         return np.array([], dtype=np.int64)
+    names, has_genes = cells.names, np.diff(cells.matrix.indptr) > 0
     usable = [
         row
         for row in np.flatnonzero(cells.test)
-        if cells.label[row] in labels and calibrates(cells.names[row]) and cells.matrix[[row]].nnz
+        if cells.label[row] in labels and calibrates(names[row]) and has_genes[row]
     ]
     return np.asarray(usable[:limit], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Corrections of expected responses: mean residuals of the training cells."""
+"""Fit of corrections on training cells (mean residuals), written into a model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from cell2sen.training.release.directory import update_metadata
 
 logger = logging.getLogger(__name__)
 
-#: Groups (perturbation and context) of a file that are used, those with the most cells.
+#: Maximum number of groups (perturbation and context) of a file; those with the most perturbed cells are used.
 MAX_GROUPS = 200
 
-#: Control cells of a file that responses are predicted for, spread over its groups; limits of each group.
+#: Number of control cells of a file whose responses are predicted, spread over its groups; limits of each group.
 CONTROL_CELLS, CONTROL_CELLS_OF_GROUP = 320, (8, 40)
 
-#: Amounts below it, in ln(1 + CP10k), are set to 0: there are thousands, and together they change nothing.
+#: Smaller amounts, in ln(1 + CP10k), are set to 0: thousands of genes have them, with no effect together.
 MIN_AMOUNT_LN = 5e-3
 
 
 class Residual(NamedTuple):
-    """Means over the training cells of a group, ln(1 + CP10k), float64 (genes,)."""
+    """Mean residual and mean prediction of a group, ln(1 + CP10k), float64 (genes,)."""
 
     missed: NDArray[np.float64]
-    """True mean change minus expected mean change."""
+    """Real mean change minus expected mean change."""
 
     predicted: NDArray[np.float64]
     """Predicted mean expression."""
@@ -51,24 +51,30 @@ class Group(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted correction: amount of each gene (:attr:`Corrections.amounts`), contexts and share."""
+    """Fitted correction of one perturbation."""
 
     symbols: tuple[str, ...]
     amounts: NDArray[np.float64]
+    """As :attr:`Corrections.amounts`, float64 (symbols,)."""
+
     contexts: int
+    """Number of contexts."""
+
     share: float
+    """From :func:`share`."""
 
 
 def correct(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
-    """Fit corrections of all learned perturbations, and write them into the model's directory.
+    """Fit corrections of expected responses to the perturbations, and write them into the model's directory.
 
-    The residual of a context (cell type, donor, …) with :data:`cell2sen.training.cells.MIN_GROUP_CELLS` training cells
-    on either side is the true mean change minus the expected one. A correction is the mean residual over contexts times
-    its :func:`share`. Held-out cells are not used. Models without a name for no perturbation get no corrections.
+    The residual of a context (cell type, donor, …) is the real mean change minus the expected one, if it has
+    :data:`cell2sen.training.cells.MIN_GROUP_CELLS` perturbed training cells and as many controls. A correction is the
+    mean residual over contexts times its :func:`share`. Held-out cells are not used. Models without a name for no
+    perturbation get no corrections.
 
     Returns
     -------
-    For each perturbation ``contexts`` and ``share``, which are also in the model's metadata.
+    For each perturbation ``contexts`` and ``share``, as in the model's metadata.
     """
     (folder / CORRECTION_FILE).unlink(missing_ok=True)
     update_metadata(folder, {}, remove=["corrections"])
@@ -84,13 +90,13 @@ def correct(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0, prog
         n_control = int(np.clip(CONTROL_CELLS // max(1, len(groups)), *CONTROL_CELLS_OF_GROUP))
         names = list(dict.fromkeys(group.perturbation for group in groups))
         for name in tqdm(names, desc="corrections", unit=" perturbations", disable=not progress):
-            if name in fits:  # the first file with a perturbation counts
+            if name in fits:  # from an earlier file
                 continue
             backend = backend or load_model({"model": model, "progress": False})
             own = [group for group in groups if group.perturbation == name]
             try:
                 fits[name] = _fitted(file, own, n_control, backend, seed)
-            except (ValueError, KeyError, Unsupported) as error:  # a model without this correction rather than none
+            except (ValueError, KeyError, Unsupported) as error:  # a finished training must not be lost for it
                 logger.warning("responses to %s of %s are not corrected: %s", name, file.data.file, error)
     if not fits:
         return {}
@@ -110,7 +116,7 @@ def _write(folder: Path, fits: Mapping[str, Fit]) -> None:
 
 
 def _fitted(cells: TrainingCells, groups: Sequence[Group], n_control: int, backend: Any, seed: int) -> Fit:
-    """The correction of one perturbation, from its groups."""
+    """Correction of one perturbation from its groups."""
     residuals, halves = _residuals(cells, groups, n_control, backend, seed)
     part = share([residual.missed for residual in residuals] if len(residuals) > 1 else halves)
     mean = part * np.mean([residual.missed for residual in residuals], axis=0)
@@ -119,11 +125,11 @@ def _fitted(cells: TrainingCells, groups: Sequence[Group], n_control: int, backe
 
 
 def share(missed: Sequence[NDArray[np.float64]]) -> float:
-    """Factor of the mean residual over K contexts with the least squared error in a further context, from 0 to 1.
+    """Shrinkage factor, 0 to 1, of the mean residual over K contexts: least squared error in a further context.
 
     f = Σ ⟨m_k, m̄_k⟩ / Σ ⟨m̄_k, m̄_k⟩, with m_k the residual of context k and m̄_k the mean of all others, is the factor
-    for a mean over K - 1 contexts. A mean over K contexts varies less, so the share is K f / (K f + (K - 1) (1 - f))
-    (Spearman and Brown, 1910).
+    for a mean over K - 1 contexts. A mean over K contexts varies less: K f / (K f + (K - 1) (1 - f)) (Spearman and
+    Brown, 1910).
     """
     whole = np.sum(missed, axis=0)
     others = [(whole - residual) / (len(missed) - 1) for residual in missed]
@@ -134,7 +140,7 @@ def share(missed: Sequence[NDArray[np.float64]]) -> float:
 
 
 def _groups(cells: TrainingCells) -> Iterator[Group]:
-    """Groups of the training cells with enough perturbed cells and controls."""
+    """Groups of training cells with enough perturbed cells and controls."""
     rows = np.flatnonzero(~cells.test & (np.diff(cells.matrix.indptr) > 0))
     for sides in cells.groups(rows).values():
         control = sides.pop(cells.data.control, [])
@@ -146,15 +152,15 @@ def _groups(cells: TrainingCells) -> Iterator[Group]:
 def _residuals(
     cells: TrainingCells, groups: Sequence[Group], n_control: int, backend: Any, seed: int
 ) -> tuple[list[Residual], list[NDArray[np.float64]]]:
-    """The residual of each group, and of two halves of the first one, from which a single group's share is computed."""
+    """Residuals of the groups, and of two halves of the first group, which give the share if it is the only one."""
     generator = np.random.default_rng(seed)
     sampled = [np.sort(generator.permutation(group.control)[:n_control]) for group in groups]
     adata = cells.anndata(np.concatenate(sampled))
     adata.obs_names_make_unique()
     session = start(adata, "perturb", {"model": backend, "progress": False})
-    fit = cells.rank_fit()  # the session's has only the genes that the model can write
+    fit = cells.rank_fit()  # the session's fit is of few cells, with sums over the genes that the model can write
     if fit is None:
-        raise ValueError("no cell has two expressed genes")
+        raise ValueError("no training cell has two expressed genes")
     slots = [{"perturbation": groups[0].perturbation}] * adata.n_obs
     response = expected_response(session, slots, fit=fit, seed=seed, correction=False)
     change = sp.csr_matrix(response.predicted - response.control)
@@ -178,7 +184,7 @@ def _residuals(
 
 
 def _amounts(missed: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """:attr:`Corrections.amounts` of a mean residual, where the mean prediction is `predicted`."""
+    """:attr:`Corrections.amounts` of a mean residual and a mean prediction."""
     kept = np.where(np.abs(missed) < MIN_AMOUNT_LN, 0.0, missed)
     falls = np.divide(np.minimum(kept, 0.0), predicted, out=np.zeros_like(kept), where=predicted > 0)
     return np.maximum(kept, 0.0) + np.maximum(falls, -1.0)

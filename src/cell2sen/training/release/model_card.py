@@ -19,16 +19,16 @@ def write_card(folder: Path, config: TrainConfig, state: Any, scores: Sequence[M
     Parameters
     ----------
     state
-        State of the trainer.
+        ``state`` of the trainer.
     scores, table
-        Scores on held-out cells, and the same as a Markdown table.
+        Scores on held-out cells, and their Markdown table.
     """
     metadata = update_metadata(folder, {"scores": list(scores)})
     (folder / CARD_FILE).write_text(card(metadata, config, state, table), encoding="utf-8")
 
 
 def card(metadata: Mapping[str, Any], config: TrainConfig, state: Any, table: str) -> str:
-    """The text of the card."""
+    """Text of the model card, Markdown."""
     return f"""# Model card
 
 {config.card.text}
@@ -99,7 +99,7 @@ def _training_measure(config: TrainConfig, state: Any) -> str:
         total = " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights)
         key, name, best = "eval_reward", f"Reward on held-out cells ({total})", max
     else:
-        key, name, best = "eval_loss", "Loss on held-out pairs (nats per answer token)", min
+        key, name, best = "eval_loss", "Loss on held-out pairs (nats per label, or per token of a sentence)", min
     values = [entry[key] for entry in state.log_history if key in entry]
     if not values:
         return f"{name}: not measured"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen.backend import Sampling
+from cell2sen.backend import SENTENCE_END, Sampling
 from cell2sen.evaluation import evaluate as evaluation
 from cell2sen.evaluation.inputs import UNS
 from cell2sen.inference.annotate import label_probabilities
@@ -26,29 +26,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Task → scores of the card.
+#: Task → metrics on the card.
 METRICS = {
     "annotate": ("accuracy", "macro_f1", "expected_calibration_error"),
     "perturb": ("pearson_delta", "kendall_tau", "gene_overlap_100"),
 }
 
-#: Training cells that baselines learn from, and bootstrap samples: a card must not take longer than a training.
+#: Maximum number of training cells for baselines, and number of bootstrap samples: a card must take less time than a
+#: training.
 MAX_TRAINING_CELLS, RESAMPLES = 500, 50
 
-#: Sampling of predicted sentences, where a model has no expected responses.
-SAMPLING = Sampling(max_new_tokens=2048, stop=(".\n", "\n"))
+#: Sampling of predicted sentences, for models without expected responses.
+SAMPLING = Sampling(max_new_tokens=2048, stop=SENTENCE_END)
 
 
 def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """One entry for each file, task and metric: the model, its interval, the best baseline, and the ceiling.
+    """Scores of each file, task and metric: of the model with an interval, of the best baseline, and of the ceiling.
 
     Parameters
     ----------
     folder
         Directory of the model.
     limit
-        Held-out cells of each file and task that are scored, at most; 0 for none. Labels are scored on cells that have
-        not calibrated them.
+        Maximum number of held-out cells of each file and task; 0 for none. Labels are scored on the half that was not
+        used for calibration.
     """
     model = resolve(folder)
     backend: Any = None
@@ -61,7 +62,7 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
             backend = backend or load_model({"model": model, "progress": False})
             try:
                 evaluated = (_annotation if task == "annotate" else _response)(file, rows, backend)
-            except (ValueError, KeyError) as error:  # too few cells of a group, say: a card without this score
+            except (ValueError, KeyError) as error:  # such as too few cells of a group
                 logger.warning("the model card has no scores of task %r on %s: %s", task, file.data.file, error)
                 continue
             entries += _entries(evaluated, file.data.file, task)
@@ -69,7 +70,7 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
 
 
 def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A table for the model card."""
+    """Scores as a Markdown table for the model card."""
     if not entries:
         return "No held-out cells were scored."
     lines = ["| file | task | score | model (95 % interval) | best simple baseline | ceiling |", "|" + " --- |" * 6]
@@ -85,7 +86,7 @@ def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sampled_rows(cells: TrainingCells, task: str, limit: int, seed: int) -> NDArray[np.int64]:
-    """Random held-out cells with genes: labelled ones that have not calibrated the labels, or controls."""
+    """Random held-out cells with genes: labelled cells outside the calibration half, or controls."""
     usable = cells.test & (np.diff(cells.matrix.indptr) > 0)
     if task == "annotate":
         usable &= _labelled(cells) & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
@@ -121,7 +122,7 @@ def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> 
 
 
 def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
-    """Evaluation of responses to the commonest held-out perturbation, in each context with controls and such cells."""
+    """Evaluation of responses to the most frequent held-out perturbation, in contexts with such cells and controls."""
     assert cells.perturbation is not None
     held_out = [value for value in cells.perturbation[cells.test] if value not in (None, cells.data.control)]
     if not held_out:
@@ -151,7 +152,7 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
 
 
 def _predicted(control: AnnData, perturbation: str, backend: Any) -> AnnData:
-    """Predicted cells, in the form of :func:`cell2sen.tl.perturb`."""
+    """Predicted cells, as :func:`cell2sen.tl.perturb` returns them."""
     from anndata import AnnData
 
     session = start(control, "perturb", {"model": backend, "progress": False})

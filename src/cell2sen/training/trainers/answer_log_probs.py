@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens of given answers, among the tokens that guided sampling allows.
+"""Log-probabilities of given answers under guided sampling.
 
 Axes in names: B batch, L length, D hidden size, N tokens of answers, K candidate tokens, V vocabulary.
 """
@@ -18,14 +18,14 @@ from cell2sen.engine.network.cpu import is_plain_linear
 from cell2sen.training.trainers.rollouts import Guidance
 from cell2sen.training.trainers.sft import capped
 
-#: Logits held at a time: 64 MiB in float32.
+#: Maximum number of logits in memory at a time: 64 MiB in float32.
 MAX_LOGITS = 2**24
 
 
 def padded(
     prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Ids and mask, int64 (B, L), prompts padded on the left and answers on the right; length of the longest answer."""
+    """Ids and mask, int64 (B, L), prompts padded on the left and answers on the right; tokens of the longest answer."""
     before, keep = max(map(len, prompts)), max(map(len, answers))
     ids_BL = torch.zeros((len(prompts), before + keep), dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
@@ -44,16 +44,22 @@ def answer_log_probs(
     temperature: float,
     autocast: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each of the last `keep` tokens among the allowed ones, and the entropy of that distribution.
+    """Log-probabilities of the answers' tokens among the allowed tokens, and entropies of these distributions.
 
     Parameters
     ----------
+    ids_BL, mask_BL, keep
+        From :func:`padded`; the last `keep` columns are the answers.
     guidance
-        :func:`prompt_key` → constraint of the answers to this prompt; ``None``: all tokens are allowed.
+        :func:`prompt_key` → constraint of the answers to this prompt; ``None`` if all tokens are allowed.
+    temperature
+        Divisor of the logits.
+    autocast
+        Function that returns the context manager of the forward pass.
 
     Returns
     -------
-    float32 (B, keep), nats, and the entropy without gradient. 0 in the padding.
+    Both float32 (B, keep), nats, 0 in the padding; the entropies without gradient.
     """
     with autocast():
         states = causal.base_model(
@@ -91,16 +97,16 @@ def answer_log_probs(
 
 
 def prompt_key(ids: Sequence[int]) -> bytes:
-    """Token ids of a prompt as the key of a dictionary."""
+    """Key of a prompt in a dictionary: its token ids as bytes."""
     return np.asarray(ids, dtype=np.int64).tobytes()
 
 
 def _allowed(
     causal: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, keep: int, guidance: Mapping[bytes, Guidance]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens that any answer may have, (K,), and which of them were allowed at each token, (N, K).
+    """Tokens that any answer may have, int64 (K,), and which of them were allowed at each token, bool (N, K).
 
-    The head is computed for these only; most of a large vocabulary is no part of a gene.
+    Logits are computed for these only: most tokens of a large vocabulary are not part of a gene.
     """
     real_BL = mask_BL.bool()
     vocabulary = int(causal.get_output_embeddings().out_features)

@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Restoring:
-    """Mix-in for a transformers trainer: loads all weights of a checkpoint.
+    """Mix-in for a transformers trainer that loads all weights of a checkpoint.
 
-    Some architectures are saved under other names than their modules have (GPT-NeoX: ``embed_out`` for the head), and
-    transformers' trainer skips names that it does not find, so that the head would keep its present weights.
+    Some architectures are saved under names that differ from those of their modules (GPT-NeoX: ``embed_out`` for the
+    head). transformers' trainer skips them, so that the head would keep its present weights.
     """
 
     model: Any
@@ -24,10 +24,10 @@ class Restoring:
         self._load_all_weights(self.state.best_model_checkpoint)
 
     def _load_all_weights(self, folder: str) -> None:
-        if hasattr(self.model, "peft_config"):  # adapters are saved under their own names
+        if hasattr(self.model, "peft_config"):  # names of adapters are not changed
             return
         saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype, local_files_only=True)
         self.model.load_state_dict(saved.state_dict())
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the finished model has a card of its own."""
+        """Write no card: the finished model has its own."""

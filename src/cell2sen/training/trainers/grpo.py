@@ -1,8 +1,8 @@
-"""Reinforcement learning: trl's GRPO on guided answers, with the probabilities of guided sampling.
+"""Reinforcement learning: trl's GRPO on guided answers.
 
-A guided answer is drawn from the model's distribution over the allowed tokens (genes that are not yet named). So the
-log-probabilities of the sampled, the trained and the reference model are all taken over the allowed tokens; over all
-tokens the importance ratio would be wrong from the first step.
+A guided answer is drawn from the model's distribution over the allowed tokens (of genes that are not yet written).
+Therefore log-probabilities of the sampled, the trained and the reference model are all over the allowed tokens: over
+all tokens the importance ratio would be wrong from the first step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.training import rewards
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.network import TrainableModel, without_adapters
 from cell2sen.training.references import ReferencedPrompt
 from cell2sen.training.trainers.answer_log_probs import answer_log_probs, padded, prompt_key
 from cell2sen.training.trainers.checkpoints import Restoring
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardSum:
-    """A weighted sum of rewards."""
+    """Weighted sum of rewards."""
 
     weights: Mapping[str, float]
     """Reward → weight."""
 
     genes: Sequence[str] = ()
-    """Gene set that is compared; all genes if empty."""
+    """Gene set to compare; all genes if empty."""
 
     embed: rewards.Embed | None = None
     """Embedding function of the reward `embedding`."""
 
     def functions(self) -> list[Any]:
-        """One function for each reward, as trl calls them."""
+        """Reward functions in the form that trl calls, one for each reward."""
         return [self._function(name) for name in self.weights]
 
     def _function(self, name: str) -> Any:
@@ -64,9 +64,9 @@ class GuidedTrainer(Restoring, GRPOTrainer):
     Parameters
     ----------
     model
-        The network that is trained.
+        Network that is trained, its tokenizer and its starting model.
     train_prompts, eval_prompts
-        Both of the files in `vocabularies`.
+        Prompts of the files in `vocabularies`.
     vocabularies
         File → genes that answers to its prompts may have.
     reward
@@ -74,7 +74,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
     sampling
         How answers are drawn.
     guided
-        Answers are distinct genes; ``False``: free text.
+        Draw distinct genes, or else free text.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class GuidedTrainer(Restoring, GRPOTrainer):
         )
         if self.accelerator.num_processes > 1:
             raise NotImplementedError("training runs in one process; start it without torchrun or accelerate launch")
-        network = _without_adapters(self.accelerator.unwrap_model(self.model))
+        network = without_adapters(self.accelerator.unwrap_model(self.model))
         self._backend = RolloutBackend(model.start, network, model.tokens, progress=False)
 
     def _roll(self, texts: list[str], _: Any) -> dict[str, list[Any]]:
-        """Rollouts for trl: prompts (each as often as it has answers) → token ids and their log-probabilities."""
+        """Rollout function for trl: prompts, each as often as it has answers → token ids and log-probabilities."""
         prompts = [self._of_text[text] for text in texts]
         rollouts = self._draw(prompts)
         for rollout in rollouts:
@@ -136,7 +136,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
     def _draw(self, prompts: Sequence[ReferencedPrompt]) -> list[Rollout]:
         training = bool(self.model.training)
         step = f"step {self.state.global_step}" if training else "evaluation"
-        # A draw depends on step, cell and row only, so that a resumed training draws the same answers.
+        # Draws depend on step, cell and row only: a resumed training draws the same answers.
         keyed = [
             dataclasses.replace(prompt.prompt, key=f"{prompt.prompt.key}/{step}/{row}")
             for row, prompt in enumerate(prompts)
@@ -156,7 +156,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
 
     @torch.no_grad()
     def _log_probs(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
-        """Log-probability with which each token of the answers was drawn, nats."""
+        """Log-probabilities with which the tokens of the answers were drawn, nats."""
         values: list[list[float]] = []
         size = int(self.args.per_device_train_batch_size)
         for first in range(0, len(rollouts), size):
@@ -169,7 +169,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
-        # The answers were drawn with these, so no second pass is needed.
+        # The answers were drawn with these log-probabilities: no second forward pass is needed.
         output["old_per_token_logps"] = output.pop("sampling_per_token_logps")
         return output
 
@@ -184,7 +184,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """Log-probabilities of the answers' tokens among the allowed ones, (B, `logits_to_keep`)."""
-        causal = _without_adapters(self.accelerator.unwrap_model(model))
+        causal = without_adapters(self.accelerator.unwrap_model(model))
         size = batch_size or len(input_ids)
         parts = [
             answer_log_probs(
@@ -200,10 +200,6 @@ class GuidedTrainer(Restoring, GRPOTrainer):
         ]
         log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
         return log_probs, entropies if compute_entropy else None, None
-
-
-def _without_adapters(network: Any) -> Any:
-    return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
 def _dataset(prompts: Sequence[ReferencedPrompt]) -> Dataset:

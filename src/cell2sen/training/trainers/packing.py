@@ -1,4 +1,4 @@
-"""Sample packing: hidden states of several samples in one row, each attending to itself only.
+"""Sample packing: several samples in one row, each attending to itself only.
 
 Axes in names: B batch, L length, D hidden size.
 """
@@ -13,7 +13,7 @@ import torch
 
 
 def packed_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Samples of each row, in rows as long as the longest sample: first fit, in descending length."""
+    """First-fit-decreasing packing: samples of each row, in rows as long as the longest sample."""
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     rows: list[list[int]] = []
     free: list[int] = []
@@ -28,10 +28,10 @@ def packed_rows(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def packed_hidden(base: Any, ids_BL: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
-    """Hidden states of padded samples, (B, L, D), computed in as few rows as possible; zeros in the padding.
+    """Hidden states of padded samples, (B, L, D), computed in packed rows; zeros in the padding.
 
-    Positions begin at 0 with each sample, and :mod:`cell2sen.engine.network.attention` attends to tokens of the same
-    sample only, so that the states are those of each sample alone.
+    Positions begin at 0 in each sample, and :mod:`cell2sen.engine.network.attention` attends to tokens of the same
+    sample only, so that states equal those of a sample alone.
     """
     lengths = real_BL.sum(dim=1).tolist()
     rows = packed_rows(lengths)

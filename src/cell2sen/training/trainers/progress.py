@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(TrainerCallback):
-    """Shows steps and the latest training value; logs each held-out value.
+    """Progress bar with the latest training value; log of held-out values.
 
     Parameters
     ----------
     show
-        Whether there is a bar.
+        Show the bar.
     measure
-        Value that is shown: ``"loss"`` or ``"reward"``, held-out ``"eval_loss"`` or ``"eval_reward"``.
+        ``"loss"`` or ``"reward"``.
     """
 
     def __init__(self, show: bool, measure: str = "loss") -> None:
@@ -38,7 +38,7 @@ class Progress(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n if self.show else 0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show or log the value."""
+        """Show a training value, or log a held-out value."""
         logs = logs or {}
         if (held_out := f"eval_{self.measure}") in logs:
             logger.info("step %d: %s on held-out cells %.4f", state.global_step, self.measure, logs[held_out])

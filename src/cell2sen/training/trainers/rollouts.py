@@ -1,4 +1,4 @@
-"""Rollouts: answers drawn by the transformers backend, with their token ids and the tokens that were allowed."""
+"""Rollouts: answers drawn by the transformers backend, with their token ids."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ class Guidance:
 
     trie: GeneTrie
     n_genes: int
+    """Number of genes of an answer."""
+
     ends: tuple[int, ...]
+    """Tokens that may end an answer."""
 
     def allowed(self, ids: Sequence[int], vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Candidate tokens, int64 (K,), ascending, and which of them were allowed at each token, bool (answer, K)."""
+        """Candidate tokens, int64 (K,), ascending, and which were allowed at each token of `ids`, bool (ids, K)."""
         guide, row = Guide(self.trie, [self.n_genes], self.ends, vocabulary), np.zeros(1, dtype=np.int64)
         masks = np.zeros((len(ids), len(guide.columns)), dtype=bool)
         for place, token in enumerate(ids):
@@ -41,16 +44,19 @@ class Guidance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rollout:
-    """One drawn answer."""
+    """A drawn answer."""
 
     prompt_ids: list[int]
     ids: list[int]
+    """Token ids of the answer."""
+
     text: str = ""
     guidance: Guidance | None = None
+    """Constraint of the answer; ``None`` for free text."""
 
 
 class TokenRecorder:
-    """A constraint that records the tokens chosen for each row."""
+    """Constraint that records the tokens chosen for each row."""
 
     def __init__(self, constraint: Constraint, n_rows: int) -> None:
         self.constraint, self.columns = constraint, constraint.columns
@@ -61,13 +67,13 @@ class TokenRecorder:
         return self.constraint.done(row)
 
     def plan(self, rows: Sequence[int]) -> Plan:
-        """The next tokens to compute."""
+        """Next tokens to compute."""
         return self.constraint.plan(rows)
 
     def accept(
         self, plan: Plan, decided: NDArray[np.int64], logits_NC: torch.Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pass the chosen tokens on, and record them."""
+        """Pass chosen tokens to the constraint, and record those that it accepts."""
         kept, new = self.constraint.accept(plan, decided, logits_NC)
         for row, tokens, n, token in zip(plan.rows.tolist(), plan.tokens, kept, new.tolist(), strict=True):
             self.ids[row] += [*tokens[:n], *([token] if token >= 0 else [])]
@@ -75,7 +81,7 @@ class TokenRecorder:
 
 
 class RecordingGenerator(Generator):
-    """A generator that keeps the rollouts of its last call, by the prompt's key."""
+    """Generator that keeps rollouts by the prompt's key."""
 
     rollouts: dict[str, Rollout]
 
@@ -95,7 +101,7 @@ class RecordingGenerator(Generator):
 
 
 class RolloutBackend(TransformersBackend):
-    """The transformers backend, with the token ids of its answers."""
+    """Transformers backend that also returns the token ids of its answers."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -104,7 +110,7 @@ class RolloutBackend(TransformersBackend):
         )
 
     def roll(self, prompts: Sequence[Prompt], sampling: Sampling, genes: Sequence[str] | None) -> list[Rollout]:
-        """The answers of :meth:`generate` as rollouts. The prompts' keys must differ."""
+        """Answers of :meth:`generate` as rollouts. Keys of the prompts must differ."""
         assert isinstance(self.generator, RecordingGenerator)
         self.generator.rollouts = {}
         texts = self.generate(prompts, sampling, genes=genes)

@@ -15,18 +15,18 @@ from cell2sen.training.examples import Pair
 if TYPE_CHECKING:
     from datasets import Dataset
 
-#: Label of tokens without a loss.
+#: Label of tokens without a loss, as in PyTorch's cross-entropy.
 IGNORED = -100
 
-#: Batches whose samples are sorted by length together: of similar length each, and still mixed.
+#: Number of batches whose samples are sorted by length together: enough for similar lengths, few enough to mix.
 SORTED_BATCHES = 50
 
-#: Tokens besides prompt and answer: the end of text, and one that both might have more together than apart.
+#: Tokens reserved besides prompt and answer: end of text, and one that the joined text may need more than its parts.
 RESERVED_TOKENS = 2
 
 
 def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
-    """Prompt and answer of each pair tokenised together, as at inference, with one end-of-text token behind them.
+    """Tokenised samples: prompt and answer of each pair together, as at inference, and an end-of-text token.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     tokens
         Tokenizer of the model that is trained.
     context
-        Tokens that a sample may have.
+        Maximum number of tokens of a sample.
 
     Returns
     -------
@@ -46,14 +46,14 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     Raises
     ------
     ValueError
-        An answer does not fit, even with a prompt without genes.
+        An answer does not fit even if the prompt has no genes.
     """
     from datasets import Dataset
 
     end = min(tokens.eos)
     prompts, completions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
     reserved = tokens.count(completions) + RESERVED_TOKENS if pairs else np.zeros(0, dtype=np.int64)
-    prompts, _ = fit(prompts, context=context, room=reserved, count=tokens.lengths)
+    prompts, _ = fit(prompts, context=context, reserved_tokens=reserved, count=tokens.lengths)
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
     for start in range(0, len(pairs), 1024):
         part = slice(start, start + 1024)
@@ -69,16 +69,16 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
 
 
 class GroupedOrder(torch.utils.data.Sampler[int]):
-    """A random order for each epoch, in which batches have samples of similar length.
+    """Random order of samples in which those of a batch have similar length.
 
-    A function of seed and epoch alone, so that a resumed training continues with the same samples.
+    It depends on seed and epoch only: a resumed training continues with the same samples.
 
     Parameters
     ----------
     lengths
-        Tokens of each sample.
+        Number of tokens of each sample.
     together
-        Batches whose samples are sorted by length together.
+        Number of batches whose samples are sorted by length together.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, together: int = SORTED_BATCHES) -> None:
@@ -89,7 +89,7 @@ class GroupedOrder(torch.utils.data.Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; the trainer calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class GroupedOrder(torch.utils.data.Sampler[int]):
             group = order[start : start + chunk]
             group = group[np.argsort(self.lengths[group], kind="stable")]
             batches += [group[first : first + self.batch_size] for first in range(0, len(group), self.batch_size)]
-        # A short batch goes last; anywhere else it would shift the boundaries of all batches after it.
+        # A short batch is last: elsewhere it would shift the boundaries of all batches after it.
         last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
         batches = [batches[place] for place in generator.permutation(len(batches))] + last
         return iter(np.concatenate(batches).tolist() if batches else [])

@@ -1,4 +1,4 @@
-"""trl trainers from a training configuration: settings, stages, checkpoints to resume from."""
+"""trl trainers from a training configuration: settings, stages, checkpoints."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The configuration, beside the checkpoints.
+#: File with the configuration, in the folder of the checkpoints.
 SETTINGS_FILE = "settings.json"
 
-#: Vectors of new tokens after their own stage, and its log.
+#: Files with the vectors of new tokens after the first stage, and with the log of this stage.
 NEW_TOKENS_FILE, NEW_TOKENS_LOG = "new_tokens.safetensors", "new_tokens.json"
 
-NOTHING = "nothing to learn from: no training cell has the labels, or the controls, that its tasks need"
+#: Error without training examples.
+NO_EXAMPLES = "nothing to learn from: no training cell has the labels, or the controls, that its tasks need"
 
 
 @dataclass(kw_only=True, eq=False)
 class TrainingRun:
-    """Data, model and settings of one training run, and the trainers made from them."""
+    """Data, model and settings of one training run, and its trainers."""
 
     config: TrainConfig
     examples: Examples
@@ -48,22 +49,25 @@ class TrainingRun:
     """Folder of the checkpoints."""
 
     base: Path
-    """Folder that the files of the configuration are relative to."""
+    """Folder that files in the configuration are relative to."""
 
     resume: bool
     progress: bool
 
     def fit(self, trainer: Any, folder: Path) -> None:
-        """Train, from the last checkpoint in `folder` if the run is resumed and there is one."""
+        """Run a trainer; a resumed run continues from the last checkpoint in `folder`, if any."""
         from transformers import PrinterCallback
 
-        trainer.remove_callback(PrinterCallback)  # standard output is the caller's
+        trainer.remove_callback(PrinterCallback)  # it writes to standard output
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / SETTINGS_FILE).write_text(json.dumps(plain(self.config)), encoding="utf-8")
         trainer.train(resume_from_checkpoint=self.resume and any(folder.glob("checkpoint-*")))
 
     def train_new_tokens(self) -> list[dict[str, Any]]:
-        """Train the vectors of new tokens alone; returns the log."""
+        """Run the first stage, which trains the vectors of new tokens alone, and return its log.
+
+        A resumed run reads the vectors and the log of a finished first stage.
+        """
         from safetensors.torch import load_file, save_file
 
         rows, log = self.folder / NEW_TOKENS_FILE, self.folder / NEW_TOKENS_LOG
@@ -89,7 +93,7 @@ class TrainingRun:
         return history
 
     def _new_tokens_settings(self) -> TrainConfig | None:
-        """Settings of the stage of new tokens; ``None`` where there is none."""
+        """Settings of the first stage; ``None`` without one."""
         stage = self.config.model.gene_tokens
         assert stage is not None
         share, optimiser = stage.first, self.config.optimiser
@@ -118,14 +122,14 @@ class TrainingRun:
         )
         logger.info("%d training pairs, %d held-out pairs", len(train_set), len(eval_set))
         if not len(train_set):
-            raise ValueError(NOTHING)
+            raise ValueError(NO_EXAMPLES)
         return train_set, eval_set
 
     def sft_trainer(self) -> tuple[Any, list[str]]:
-        """The trainer on pairs, and some of its texts."""
+        """Trainer on pairs, and up to 8 of its texts."""
         trainer = self._sft_trainer(self.config, self.folder, networks.lora_config(self.config.model, self.model))
-        few = self.sets[0].select(range(min(8, len(self.sets[0]))))
-        return trainer, [prompt + answer for prompt, answer in zip(few["prompt"], few["completion"], strict=True)]
+        first = self.sets[0].select(range(min(8, len(self.sets[0]))))
+        return trainer, [prompt + answer for prompt, answer in zip(first["prompt"], first["completion"], strict=True)]
 
     def _sft_trainer(self, config: TrainConfig, folder: Path, peft_config: Any) -> Any:
         from trl.trainer.sft_config import SFTConfig
@@ -161,7 +165,7 @@ class TrainingRun:
             )
 
     def grpo_trainer(self) -> tuple[Any, list[str]]:
-        """The trainer on rewards, and some of its texts."""
+        """Trainer on rewards, and up to 8 of its prompts' texts."""
         from cell2sen.training.trainers.grpo import GuidedTrainer, RewardSum
         from cell2sen.training.trainers.progress import Progress
 
@@ -170,7 +174,7 @@ class TrainingRun:
         train_prompts, eval_prompts = (self.examples.prompts(config, held_out=held_out) for held_out in (False, True))
         logger.info("%d training prompts, %d held-out prompts", len(train_prompts), len(eval_prompts))
         if len(train_prompts) < grpo.answers.prompts:
-            raise ValueError(f"{NOTHING} (found {len(train_prompts)} prompts, a step has {grpo.answers.prompts})")
+            raise ValueError(f"{NO_EXAMPLES} (found {len(train_prompts)} prompts, a step has {grpo.answers.prompts})")
         trainer = GuidedTrainer(
             self.model,
             args=self._grpo_arguments(grpo, bool(eval_prompts)),
@@ -268,7 +272,7 @@ class TrainingRun:
         return 1e-3 if config.model.from_scratch else 2e-4 if config.model.lora else 1.5e-3 if small else 1e-5
 
     def _reward_genes(self, genes: RewardGenes) -> tuple[str, ...]:
-        """Genes that rewards compare, of those that the data and the model have."""
+        """Genes that rewards compare, among those of the data that the model can write."""
         listed = [*genes.symbols]
         for name in genes.sets:
             file = self.base / str(genes.gmt)
@@ -285,7 +289,7 @@ class TrainingRun:
         return common
 
     def _embed(self) -> Callable[[Sequence[Sequence[str]]], Any]:
-        """Embedding of gene lists by the model as it was before this training."""
+        """Function that embeds gene lists with the model before this training."""
         from cell2sen.inference.session import load_model
 
         backend = load_model({"model": self.model.start, "progress": False})  # type: ignore[typeddict-item]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: trl's trainer with a loss in which each answer has the same weight.
+"""Supervised fine-tuning: trl's trainer, each answer with the same weight.
 
 Axes in names: B batch, L length, D hidden size, N tokens with a loss, V vocabulary.
 """
@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import SFTTrainer
 
+from cell2sen.training.network import without_adapters
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.packing import packed_hidden
 from cell2sen.training.trainers.samples import IGNORED, SORTED_BATCHES, GroupedOrder
 
-#: Up to so many tokens an answer is a label and has the loss of all its tokens; a longer one, a sentence, their mean.
+#: Maximum number of tokens of a label, whose losses are summed; those of a longer answer, a sentence, are averaged.
 MAX_LABEL_TOKENS = 16
 
 
 class AnswerTrainer(Restoring, SFTTrainer):
-    """Mean over samples of (loss of the answer + `prompt_loss` × mean loss of the prompt's tokens).
+    """trl's trainer with the loss: mean over samples of (answer's loss + `prompt_loss` × mean loss of prompt tokens).
 
-    trl averages over tokens, where a label of three tokens counts nothing beside a cell sentence of two hundred. Hidden
-    states are computed once and the LM head only for tokens with a loss. `loss_tokens` limits these to a random sample
-    of each prompt and each answer (an unbiased estimate, several times cheaper for a large vocabulary). With `packing`
-    samples share rows, see :func:`cell2sen.training.trainers.packing.packed_hidden`.
+    The loss of an answer is the sum over the tokens of a label, or the mean over those of a sentence. trl averages over
+    all tokens, where a label of three tokens has little effect beside a cell sentence of two hundred. The LM head is
+    computed only for tokens with a loss. `loss_tokens` limits these to a random sample of each prompt and each answer
+    (an unbiased estimate, several times cheaper for a large vocabulary). With `packing` samples share rows, see
+    :func:`cell2sen.training.trainers.packing.packed_hidden`.
     """
 
     def __init__(
@@ -36,17 +38,16 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self.prompt_loss = prompt_loss
         self.loss_tokens = loss_tokens
         self.packing = packing
-        # The loss is a mean; the trainer must divide it by the accumulation steps.
+        # The loss is a mean, so the trainer must divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of one batch; `labels` are :data:`IGNORED` outside the answers."""
-        causal = self.accelerator.unwrap_model(model)
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+        """Loss of one batch; `labels` are :data:`IGNORED` outside the answers."""
+        causal = without_adapters(self.accelerator.unwrap_model(model))
         ids_BL, mask_BL, labels_BL = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        # Padding on the right is hidden by the causal mask; without a mask the fast causal kernel is used.
+        # The causal mask hides padding on the right; without another mask the fast causal kernel is used.
         mask = mask_BL if not bool(mask_BL[:, 0].all()) else None
         next_BL = ids_BL[:, 1:]
         real_BL = mask_BL[:, 1:].bool() & mask_BL[:, :-1].bool()
@@ -54,7 +55,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         limit = self.loss_tokens if model.training else None
         length_B = answer_BL.sum(dim=1)
         weight_B = torch.where(length_B <= MAX_LABEL_TOKENS, length_B, 1)
-        # transformers enters autocast in the model's forward, which is not called here.
+        # transformers enters autocast in the forward of the whole model, which is not called here.
         with self.accelerator.autocast():
             if self.packing:
                 hidden_BLD = packed_hidden(causal.base_model, ids_BL, mask_BL.bool())[:, :-1]
@@ -70,23 +71,23 @@ class AnswerTrainer(Restoring, SFTTrainer):
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, None, None]:
-        """The loss of a held-out batch; no logits are kept."""
+        """Loss of a held-out batch; no logits are kept."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupedOrder:
-        # Of the whole data set: the argument lacks the columns that the model does not read.
+        # `train_dataset` lacks the columns that the model does not read, such as the length.
         dataset: Any = self.train_dataset
         batch_size = int(self.args.per_device_train_batch_size)
-        # Packed samples of any length go together, and need not be sorted.
+        # Packed samples need no similar length.
         together = 1 if self.packing else SORTED_BATCHES
         return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0), together)
 
 
 def draw_tokens(chosen_BL: torch.Tensor, limit: int | None) -> torch.Tensor:
-    """At most `limit` random ones of the chosen tokens of each row, bool (B, L)."""
+    """Random sample of at most `limit` of the chosen tokens of each row, bool (B, L); all without a limit."""
     if limit is None:
         return chosen_BL
     noise_BL = torch.rand(chosen_BL.shape, device=chosen_BL.device).masked_fill(~chosen_BL, 2.0)
@@ -100,9 +101,9 @@ def mean_of_samples(
     chosen_BL: torch.Tensor,
     weight_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over samples of the mean cross-entropy of their chosen tokens, nats; rows without any are left out.
+    """Mean over samples of the mean cross-entropy of their chosen tokens, nats; samples without any are left out.
 
-    With `weight_B` each sample's mean is multiplied by its weight; the sum is still divided by the number of samples.
+    `weight_B` multiplies each sample's mean; the sum is still divided by the number of samples.
     """
     logits_NV = capped(causal, causal.get_output_embeddings()(hidden_BLD[chosen_BL]).float())
     loss_N = torch.nn.functional.cross_entropy(logits_NV, next_BL[chosen_BL], reduction="none")
@@ -117,6 +118,6 @@ def mean_of_samples(
 
 
 def capped(causal: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Logits after the model's final soft-cap, if it has one."""
+    """Logits after the model's final soft-cap, if any."""
     cap = getattr(causal.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
