@@ -27,7 +27,7 @@ import cell2sen as c2s
 from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.session import load_model, start
 from cell2sen.training import read_config
-from cell2sen.training.cells import TrainingCells
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.fit_calibration import calibrates
 
 warnings.filterwarnings("ignore")

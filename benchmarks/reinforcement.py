@@ -27,9 +27,9 @@ from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.inference.session import load_model
 from cell2sen.inference.templates import choose_templates
 from cell2sen.training import TrainConfig, rewards, train
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
-from cell2sen.training.references import ReferencedPrompt, mean_sentence, prompts_with_references
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.references import ReferencedPrompt, mean_sentence, prompts_with_references
 
 HERE = Path(__file__).parent.parent
 RECIPE = HERE / "recipes" / "interferon.yaml"

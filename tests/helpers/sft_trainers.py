@@ -12,9 +12,9 @@ import torch
 import transformers
 from trl.trainer.sft_config import SFTConfig
 
-from cell2sen.training.examples import Pair
-from cell2sen.training.trainers.samples import IGNORED
+from cell2sen.training.examples.pairs import Pair
 from cell2sen.training.trainers.sft import MAX_LABEL_TOKENS, AnswerTrainer
+from cell2sen.training.trainers.token_batches import IGNORED
 
 
 def pairs(n: int = 12, seed: int = 0) -> list[Pair]:

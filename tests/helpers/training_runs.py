@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from cell2sen import training
 from cell2sen.model import METADATA_FILE, Model
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.training_file import build
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.trainers.progress import Progress
 
 FILE: dict[str, Any] = {

@@ -16,7 +16,7 @@ from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.result import Evaluation
-from cell2sen.evaluation.scoring import bootstrap, cells, details, labels, tables
+from cell2sen.evaluation.scoring import bootstrap, cells, figure_data, labels, tables
 from cell2sen.evaluation.scoring.baselines import Method, methods
 from cell2sen.evaluation.scoring.groups import (
     Groups,
@@ -288,7 +288,7 @@ def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metr
     figures = {
         "changes": results.changes,
         "map": results.map,
-        "sentences": details.example_sentences(groups, job.genes, job.vocabulary),
+        "sentences": figure_data.example_sentences(groups, job.genes, job.vocabulary),
     }
     return Evaluation(
         task=task,

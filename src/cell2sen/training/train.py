@@ -20,15 +20,15 @@ from cell2sen.engine.network.cpu import keep_freed_memory
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
-from cell2sen.training import network as networks
-from cell2sen.training.cells import TrainingCells, exclude_held_out
-from cell2sen.training.change_vectors import N_CHANGE_VECTORS, add_change_vectors
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
-from cell2sen.training.examples import Examples
-from cell2sen.training.from_scratch import common_genes, new_model
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.examples.pairs import Examples
+from cell2sen.training.network import loading as networks
+from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
+from cell2sen.training.network.from_scratch import common_genes, new_model
+from cell2sen.training.network.loading import TrainableModel
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct

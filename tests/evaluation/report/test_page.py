@@ -18,7 +18,7 @@ import pytest
 from hostile_names import EVIL, cells
 
 from cell2sen.evaluation.evaluate import evaluate
-from cell2sen.evaluation.report.tables import number
+from cell2sen.evaluation.report.html_tables import number
 from cell2sen.evaluation.result import Evaluation
 
 pytest.importorskip("matplotlib")

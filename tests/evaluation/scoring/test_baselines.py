@@ -12,7 +12,7 @@ from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.result import Evaluation
 from cell2sen.evaluation.scoring import baselines
 from cell2sen.evaluation.scoring.pca import Embedding
-from cell2sen.evaluation.scoring.samples import Group, Profile
+from cell2sen.evaluation.scoring.resampling import Group, Profile
 
 KEY = ("alpha", "B")
 FIT = {"slope": -0.8, "intercept": 2.5, "r_squared": 0.9}

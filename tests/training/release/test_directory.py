@@ -14,7 +14,7 @@ from training_runs import FILE, LENGTHS, cells_of, config
 from cell2sen import tasks
 from cell2sen.model import METADATA_FILE, Model
 from cell2sen.training.config.data import DataConfig, TrainingFile
-from cell2sen.training.examples import Examples
+from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.release import directory
 
 

@@ -17,7 +17,7 @@ from cell2sen import tl
 from cell2sen.backend import Unsupported
 from cell2sen.inference.corrections import CORRECTION_FILE, load
 from cell2sen.model import Model, resolve
-from cell2sen.training.cells import TrainingCells
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.fit_corrections import correct, share
 
 SHAPE: dict[str, Any] = {"hidden_size": 16, "layers": 1, "heads": 2, "context": 128, "tokenizer": {"min_cells": 1}}

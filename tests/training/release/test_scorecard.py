@@ -13,7 +13,7 @@ from training_runs import SCRATCH, card, cells_of, config, run
 
 from cell2sen import backends, tl
 from cell2sen.model import Model
-from cell2sen.training.cells import TrainingCells
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release import scorecard
 from cell2sen.training.release.fit_calibration import calibrates
 

@@ -11,9 +11,9 @@ import tiny
 import torch
 from sft_trainers import batch, pairs, trainer_of
 
-from cell2sen.training.examples import Pair
+from cell2sen.training.examples.pairs import Pair
 from cell2sen.training.trainers.packing import packed_rows
-from cell2sen.training.trainers.samples import GroupedOrder, samples
+from cell2sen.training.trainers.token_batches import GroupedOrder, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 

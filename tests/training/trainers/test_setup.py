@@ -9,8 +9,8 @@ import pytest
 import tiny
 from training_runs import Interrupted, checkpoint, config, interrupt, log_values, run
 
-from cell2sen.training.examples import Examples
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.examples.pairs import Examples
+from cell2sen.training.network.loading import TrainableModel
 from cell2sen.training.trainers.setup import TrainingRun
 
 

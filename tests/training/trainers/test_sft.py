@@ -12,8 +12,8 @@ import torch
 from sft_trainers import batch, pairs, slow_loss, trainer_of
 
 from cell2sen.engine.network import attention
-from cell2sen.training.trainers.samples import samples
 from cell2sen.training.trainers.sft import draw_tokens
+from cell2sen.training.trainers.token_batches import samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cell2sen.data.output import complete_file
-from cell2sen.evaluation.report import figures, tables
+from cell2sen.evaluation.report import figures, html_tables
 from cell2sen.evaluation.report.methods import UNITS, paragraph, readable, scored_methods
 from cell2sen.evaluation.scoring.baselines import SentenceCeiling
 
@@ -85,9 +85,9 @@ def _header(evaluation: Evaluation) -> dict[str, Any]:
 
 def _tables(evaluation: Evaluation) -> dict[str, Any]:
     settings, details, methods = evaluation.settings, evaluation.details, scored_methods(evaluation)
-    every, reasons = tables.all_methods(evaluation)
+    every, reasons = html_tables.all_methods(evaluation)
     return {
-        "rows": tables.score_rows(evaluation),
+        "rows": html_tables.score_rows(evaluation),
         "unit": UNITS.get(settings["unit_of_group_intervals"], "groups"),
         "with_units": bool(evaluation.table["low_groups"].notna().any()),
         "with_sentences": SentenceCeiling.name in settings["methods"],
@@ -95,13 +95,13 @@ def _tables(evaluation: Evaluation) -> dict[str, Any]:
         "ceiling": [method.summary for method in methods if method.role == "ceiling"][-1],
         "every": every,
         "reasons": reasons,
-        "by_group": tables.by_group(evaluation),
+        "by_group": html_tables.by_group(evaluation),
         "with_calibration": bool(details.get("calibration")),
         "sentences": details.get("sentences") or [],
         "parsed": settings["model"] != "not recorded",
         "paragraph": paragraph(evaluation),
-        "definitions": tables.definitions(evaluation),
-        "settings": tables.setting_rows(evaluation),
+        "definitions": html_tables.definitions(evaluation),
+        "settings": html_tables.setting_rows(evaluation),
     }
 
 

@@ -14,7 +14,7 @@ from cell2sen.evaluation.inputs import Cells, group_name
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.scoring.groups import Groups, Key, Rows
-from cell2sen.evaluation.scoring.samples import Group, Profile, Transform, at_most
+from cell2sen.evaluation.scoring.resampling import Group, Profile, Transform, at_most
 from cell2sen.evaluation.settings import TASKS, Task
 
 Role = Literal["prediction", "baseline", "ceiling"]

@@ -15,12 +15,12 @@ from cell2sen.evaluation.inputs import group_name
 from cell2sen.evaluation.metrics import Faster, MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.changes import de_genes
 from cell2sen.evaluation.metrics.distributions import Neighbours
-from cell2sen.evaluation.scoring import bootstrap, details
+from cell2sen.evaluation.scoring import bootstrap, figure_data
 from cell2sen.evaluation.scoring.baselines import Method
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.groups import Groups, Key
 from cell2sen.evaluation.scoring.pca import Embedding
-from cell2sen.evaluation.scoring.samples import Group, Profile
+from cell2sen.evaluation.scoring.resampling import Group, Profile
 from cell2sen.evaluation.scoring.tables import Score
 
 #: Real cells of the k-NN classifier: in all, and of each group at least.
@@ -78,11 +78,11 @@ def score(job: Job, progress: bool) -> Results:
             results.scores += _profile_scores(job, group, {"genes": order, "others": rivals})
             true = changes.get(key)
             if true is not None and order is not None:
-                top, size = details.top_changes(group, true, order, job.genes)
+                top, size = figure_data.top_changes(group, true, order, job.genes)
                 results.changes[group_name(key)], results.sizes[group_name(key)] = top, size
         results.scores += _cell_scores(job, group, reference)
         results.scores += _sentence_scores(job, group)
-        results.map = details.with_cells_of(group, results.map)
+        results.map = figure_data.with_cells_of(group, results.map)
     return results
 
 

@@ -20,11 +20,11 @@ from cell2sen.inference.templates import as_mapping
 from cell2sen.model import METADATA_FILE, Model
 from cell2sen.sentences.rank_fit import RankFitter
 from cell2sen.sentences.ranking import Recipe
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import DataConfig
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
-from cell2sen.training.examples import Examples
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.pairs import Examples
 
 #: File with the losses and rewards of the measured steps.
 LOG_FILE = "training_log.json"

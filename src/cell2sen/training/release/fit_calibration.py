@@ -18,8 +18,8 @@ from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.annotate import MIN_TRAINING_CELLS, label_probabilities
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.directory import update_metadata
 
 logger = logging.getLogger(__name__)

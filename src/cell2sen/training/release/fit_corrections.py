@@ -17,7 +17,7 @@ from cell2sen.inference.corrections import CORRECTION_FILE, Corrections
 from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
-from cell2sen.training.cells import MIN_GROUP_CELLS, TrainingCells
+from cell2sen.training.examples.cells import MIN_GROUP_CELLS, TrainingCells
 from cell2sen.training.release.directory import update_metadata
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,9 @@ def correct(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0, prog
     """Fit corrections of expected responses to the perturbations, and write them into the model's directory.
 
     The residual of a context (cell type, donor, …) is the real mean change minus the expected one, if it has
-    :data:`cell2sen.training.cells.MIN_GROUP_CELLS` perturbed training cells and as many controls. A correction is the
-    mean residual over contexts times its :func:`share`. Held-out cells are not used. Models without a name for no
-    perturbation get no corrections.
+    :data:`~cell2sen.training.examples.cells.MIN_GROUP_CELLS` perturbed training cells and as many controls. A
+    correction is the mean residual over contexts times its :func:`share`. Held-out cells are not used. Models without a
+    name for no perturbation get no corrections.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from cell2sen.inference.annotate import label_probabilities
 from cell2sen.inference.perturb import predict_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
-from cell2sen.training.cells import TrainingCells
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.fit_calibration import calibrates
 
 if TYPE_CHECKING:

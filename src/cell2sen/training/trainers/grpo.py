@@ -18,8 +18,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
 from cell2sen.training import rewards
-from cell2sen.training.network import TrainableModel, without_adapters
-from cell2sen.training.references import ReferencedPrompt
+from cell2sen.training.examples.references import ReferencedPrompt
+from cell2sen.training.network.loading import TrainableModel, without_adapters
 from cell2sen.training.trainers.answer_log_probs import answer_log_probs, padded, prompt_key
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.rollouts import Guidance, Rollout, RolloutBackend

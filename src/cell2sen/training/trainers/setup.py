@@ -16,12 +16,12 @@ from cell2sen.backend import Sampling
 from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.engine.network.cpu import has_bfloat16
 from cell2sen.inference.templates import choose_templates
-from cell2sen.training import network as networks
 from cell2sen.training.config.grpo import Grpo, RewardGenes
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
-from cell2sen.training.examples import Examples
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.examples.pairs import Examples
+from cell2sen.training.network import loading as networks
+from cell2sen.training.network.loading import TrainableModel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,7 +113,7 @@ class TrainingRun:
     @functools.cached_property
     def sets(self) -> tuple[Dataset, Dataset]:
         """Tokenised training pairs and held-out pairs."""
-        from cell2sen.training.trainers.samples import samples
+        from cell2sen.training.trainers.token_batches import samples
 
         context = int(self.model.network.config.get_text_config().max_position_embeddings)
         train_set, eval_set = (

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import SFTTrainer
 
-from cell2sen.training.network import without_adapters
+from cell2sen.training.network.loading import without_adapters
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.packing import packed_hidden
-from cell2sen.training.trainers.samples import IGNORED, SORTED_BATCHES, GroupedOrder
+from cell2sen.training.trainers.token_batches import IGNORED, SORTED_BATCHES, GroupedOrder
 
 #: Maximum number of tokens of a label, whose losses are summed; those of a longer answer, a sentence, are averaged.
 MAX_LABEL_TOKENS = 16

@@ -12,9 +12,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.tokenizer import Tokens
-from cell2sen.training.cells import MIN_GROUP_CELLS, TrainingCells
 from cell2sen.training.config.data import Augmentation
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.examples.cells import MIN_GROUP_CELLS, TrainingCells
+from cell2sen.training.network.loading import TrainableModel
 
 logger = logging.getLogger(__name__)
 

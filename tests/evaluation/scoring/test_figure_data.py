@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from experiment import DRUGS, REAL, TWIN, TYPES, groups_of, means, own_prediction, perturbed
 
-from cell2sen.evaluation.scoring import details
+from cell2sen.evaluation.scoring import figure_data
 from cell2sen.evaluation.scoring.pca import Embedding
-from cell2sen.evaluation.scoring.samples import Group
+from cell2sen.evaluation.scoring.resampling import Group
 
 
 def test_top_changes_are_those_of_the_means() -> None:
@@ -16,7 +16,7 @@ def test_top_changes_are_those_of_the_means() -> None:
     genes = sorted(REAL.var_names)
     true = groups.true_change(("beta", "T"))
     order = np.argsort(-np.abs(true))
-    top, size = details.top_changes(Group(groups, ("beta", "T"), None), true, order, genes)
+    top, size = figure_data.top_changes(Group(groups, ("beta", "T"), None), true, order, genes)
     predicted = dict(zip(REAL.var_names, means(TWIN)["beta", "T"] - means(REAL)["control", "T"], strict=True))
     assert len(top["genes"]) == 50
     assert top["true"] == pytest.approx(list(true[order[:50]]))
@@ -26,11 +26,11 @@ def test_top_changes_are_those_of_the_means() -> None:
 
 def test_the_map_has_real_predicted_and_control_cells_of_each_group() -> None:
     groups = groups_of(perturbed(TWIN))
-    assert details.with_cells_of(Group(groups, ("beta", "T"), None), {}) == {}
+    assert figure_data.with_cells_of(Group(groups, ("beta", "T"), None), {}) == {}
     embedding = Embedding.fit("pca", groups.real.cells, np.arange(REAL.n_obs), 3)
     cells: dict[str, np.ndarray] = {}
     for key in groups.keys:
-        cells = details.with_cells_of(Group(groups, key, embedding), cells)
+        cells = figure_data.with_cells_of(Group(groups, key, embedding), cells)
     assert cells["coordinates"].shape == (len(DRUGS) * len(TYPES) * 3 * 36, 3)
     assert set(cells["kind"]) == {"real", "predicted", "control"}
     assert set(cells["group"]) == {f"{drug} | {kind}" for drug in DRUGS for kind in TYPES}
@@ -41,11 +41,11 @@ def test_words_of_sentences_are_marked() -> None:
     genes = sorted(REAL.var_names)
     groups = groups_of(predicted)
     predicted.obs["sentence"] = "GENE1 GENE1 NOGENE"
-    first, second = details.example_sentences(groups_of(predicted), genes, frozenset(genes))
+    first, second = figure_data.example_sentences(groups_of(predicted), genes, frozenset(genes))
     assert (first["group"], second["group"], first["n_words"]) == ("alpha | B", "alpha | T", 3)
     kinds = [kind for _, kind in first["words"]]
     assert kinds[0] in ("gene", "top")
     assert kinds[1:] == ["repeated", "unknown"]
     del predicted.obs["sentence"]
-    assert details.example_sentences(groups_of(predicted), genes, frozenset(genes)) == []
+    assert figure_data.example_sentences(groups_of(predicted), genes, frozenset(genes)) == []
     assert len(groups.keys) == 2

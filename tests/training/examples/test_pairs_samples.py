@@ -9,9 +9,9 @@ from cells import cells
 
 from cell2sen import tasks
 from cell2sen.task import Task, Template
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation, Split, TrainingFile
-from cell2sen.training.examples import Pair, pairs
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.pairs import Pair, pairs
 
 N = 120
 

@@ -8,8 +8,8 @@ import tiny
 from sft_trainers import pairs
 
 from cell2sen.prompt import Prompt
-from cell2sen.training.examples import Pair
-from cell2sen.training.trainers.samples import IGNORED, GroupedOrder, samples
+from cell2sen.training.examples.pairs import Pair
+from cell2sen.training.trainers.token_batches import IGNORED, GroupedOrder, samples
 
 
 class TestSamples:

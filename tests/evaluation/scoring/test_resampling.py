@@ -10,7 +10,7 @@ from experiment import DRUGS, REAL, TWIN, TYPES, N, groups_of, log_cp10k, pertur
 
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.scoring.pca import Embedding
-from cell2sen.evaluation.scoring.samples import Group, Profile, at_most
+from cell2sen.evaluation.scoring.resampling import Group, Profile, at_most
 
 KEY = ("alpha", "B")
 

@@ -18,8 +18,8 @@ from cell2sen import backends
 from cell2sen.backend import Sampling
 from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import Model, resolve
-from cell2sen.training import network as networks
 from cell2sen.training.config.model import GeneTokens, ModelConfig
+from cell2sen.training.network import loading as networks
 from cell2sen.training.trainers.setup import TrainingRun
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from training_runs import SCRATCH, cells_of, config, run
 from cell2sen import backends
 from cell2sen.backend import Sampling
 from cell2sen.engine.tokenization.tokenizer import load_tokens
-from cell2sen.training.from_scratch import common_genes, gene_vectors, log_frequency
+from cell2sen.training.network.from_scratch import common_genes, gene_vectors, log_frequency
 
 
 def matrices() -> list[tuple[sp.csr_matrix, list[str]]]:

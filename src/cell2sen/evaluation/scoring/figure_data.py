@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cell2sen.evaluation.inputs import group_name
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.scoring.groups import Groups, Key
-from cell2sen.evaluation.scoring.samples import Group
+from cell2sen.evaluation.scoring.resampling import Group
 
 #: Genes of a panel, cells of the map, groups with a sentence, words of a sentence, and highest genes of a real group.
 _MAX_GENES, _MAX_MAP, _MAX_SENTENCES, _MAX_WORDS, _N_TOP = 50, 3000, 6, 60, 200

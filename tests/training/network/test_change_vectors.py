@@ -11,8 +11,8 @@ import training_cells
 from training_runs import cells_of, config, run, weights
 
 from cell2sen.engine.tokenization.tokenizer import load_tokens
-from cell2sen.training.change_vectors import GroupCounts, change_vectors, group_counts
 from cell2sen.training.config.data import Augmentation
+from cell2sen.training.network.change_vectors import GroupCounts, change_vectors, group_counts
 
 
 def counts_of(treated: list[float], control: list[float], n: int = 100) -> GroupCounts:

@@ -11,9 +11,9 @@ import pytest
 from training_runs import cells_of
 
 from cell2sen import tasks
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
-from cell2sen.training.references import ReferencedPrompt, mean_sentence, prompts_with_references
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.references import ReferencedPrompt, mean_sentence, prompts_with_references
 
 TASKS = {name: tasks.load(name) for name in ("annotate", "generate", "perturb")}
 

@@ -12,7 +12,7 @@ from training_runs import cells_of
 from cell2sen import tasks
 from cell2sen.task import Task, Template
 from cell2sen.training.config.data import Augmentation
-from cell2sen.training.draws import ChosenCells, Draw, control_pairs, sources
+from cell2sen.training.examples.draws import ChosenCells, Draw, control_pairs, sources
 
 
 def drawn(folder: Path, number: int = 0, held_out: bool = False, **entry: Any) -> Draw:

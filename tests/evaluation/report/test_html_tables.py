@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cell2sen.evaluation.report.tables import all_methods, by_group, definitions, number, score_rows, setting_rows
+from cell2sen.evaluation.report.html_tables import all_methods, by_group, definitions, number, score_rows, setting_rows
 from cell2sen.evaluation.result import Evaluation
 
 

@@ -14,9 +14,9 @@ from training_runs import cells_of
 
 from cell2sen import tasks
 from cell2sen.task import Task, Template
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation, Split
-from cell2sen.training.examples import Examples, Pair, pairs
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.pairs import Examples, Pair, pairs
 
 TASKS = {name: tasks.load(name) for name in ("annotate", "generate", "perturb")}
 LENGTHS = {"annotate": 30, "generate": 12, "perturb": 15}

@@ -13,9 +13,9 @@ from training_runs import cells_of
 
 from cell2sen import tasks
 from cell2sen.data.splits import barcode
-from cell2sen.training.cells import exclude_held_out
 from cell2sen.training.config.data import Augmentation, Split
-from cell2sen.training.examples import pairs
+from cell2sen.training.examples.cells import exclude_held_out
+from cell2sen.training.examples.pairs import pairs
 
 PERTURBED: dict[str, Any] = {
     "cell_type": "cell_type",

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from cell2sen.prompt import Prompt
 from cell2sen.sentences.samples import split_into_samples
 from cell2sen.task import Task
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.config.settings import TrainConfig
-from cell2sen.training.draws import ChosenCells, Draw, sources
-from cell2sen.training.references import ReferencedPrompt, prompts_with_references
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.draws import ChosenCells, Draw, sources
+from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 
 #: Added to the seed from one file to the next, so that files draw independently.
 SEED_STEP = 7919

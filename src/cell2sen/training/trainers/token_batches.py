@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.tokenizer import Tokens, fit
-from cell2sen.training.examples import Pair
+from cell2sen.training.examples.pairs import Pair
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,10 +14,10 @@ from scipy.sparse.linalg import svds
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.task import Task
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.model import Scratch
 from cell2sen.training.config.settings import TrainConfig
-from cell2sen.training.network import TrainableModel
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.network.loading import TrainableModel
 
 logger = logging.getLogger(__name__)
 

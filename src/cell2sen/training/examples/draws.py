@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cell2sen.prompt import Prompt
 from cell2sen.task import Task
-from cell2sen.training.cells import TrainingCells
 from cell2sen.training.config.data import Augmentation
+from cell2sen.training.examples.cells import TrainingCells
 
 
 class Draw:

@@ -1,0 +1,1 @@
+"""Training examples: cells of files, draws, pairs, references."""

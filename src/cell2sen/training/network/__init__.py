@@ -1,0 +1,1 @@
+"""Networks of training runs: loaded, extended or new."""
