@@ -195,3 +195,16 @@ def test_counts_of_any_size(largest, dtype):
 
 def test_one_gene_only():
     assert words(np.array([[2.0], [0.0]]), ["CD4"]) == [["CD4"], []]
+
+
+@pytest.mark.parametrize("max_genes", [None, 3])
+def test_a_later_call_does_not_change_earlier_results(max_genes, monkeypatch):
+    monkeypatch.setattr(counting_sort, "MIN_COUNTS", 0)
+    random = np.random.default_rng(0)
+    first, second = (sp.csr_matrix(random.poisson(2.0, (20, len(SYMBOLS))).astype(np.float32)) for _ in range(2))
+    ranker = Ranker(SYMBOLS, Recipe())
+    earlier = ranker.ranked(first, max_genes=max_genes)
+    before = [np.array(part) for part in earlier]
+    ranker.ranked(second, max_genes=max_genes)
+    for part, expected in zip(earlier, before, strict=True):
+        np.testing.assert_array_equal(part, expected)

@@ -34,8 +34,9 @@ def rank_counts(
     counts: NDArray[np.int32],
     place_of: NDArray[np.uint32],
     gene_at: NDArray[np.int32],
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
-    """Order of genes of each cell: descending counts, equal counts in ascending place.
+    out: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Order of genes of each cell, written to `out`: descending counts, equal counts in ascending place.
 
     Parameters
     ----------
@@ -48,20 +49,20 @@ def rank_counts(
     place_of, gene_at
         uint32 and int32 (genes,): place of each gene in the order of ties, and the inverse.
 
+    out
+        int32 (nnz,): receives the column numbers in order.
+
     Returns
     -------
-    genes
-        int32 (nnz,): column numbers.
     starts
         int64 (runs,): first entry of each run of equal counts within a cell.
     values
         float64 (runs,): the count of each run.
     """
-    genes = np.empty(len(counts), dtype=np.int32)
     starts, values = np.empty(len(counts), dtype=np.int64), np.empty(len(counts), dtype=np.uint32)
     columns = np.ascontiguousarray(indices, dtype=np.int32).view(np.uint32)
-    n_runs = kernel(indptr, columns, counts.view(np.uint32), place_of, gene_at, _BIT, genes, starts, values)
-    return genes, starts[:n_runs].copy(), values[:n_runs].astype(np.float64)
+    n_runs = kernel(indptr, columns, counts.view(np.uint32), place_of, gene_at, _BIT, out, starts, values)
+    return starts[:n_runs].copy(), values[:n_runs].astype(np.float64)
 
 
 @lru_cache(maxsize=1)

@@ -217,7 +217,7 @@ def _arrow_lists(n_genes: NDArray[np.int64], genes: Sequence[NDArray[np.int32]])
             f"all sentences together can have {2**31 - 1:,} genes, found {offsets[-1]:,}: set max_genes or split the "
             "data"
         )
-    return pa.ListArray.from_arrays(offsets.astype(np.int32), np.concatenate(genes))
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), pa.concat_arrays(map(pa.array, genes)))
 
 
 def _kept_columns(expression: Expression, columns: Sequence[str]) -> pd.DataFrame:

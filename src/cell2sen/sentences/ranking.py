@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,6 +20,9 @@ from cell2sen.sentences import counting_sort
 
 Ties = Literal["hash", "random", "alphabetical"]
 Case = Literal["keep", "upper"]
+
+#: Values that are tested at a time.
+_PART = 2**16
 
 _INT32_BITS, _MAX_UINT32 = np.uint64(32), np.uint32(2**32 - 1)
 
@@ -110,6 +114,7 @@ class Ranker:
         self._place_mask = np.uint32((1 << int(self._bits)) - 1)
         self._max_count = np.uint32((1 << (32 - int(self._bits))) - 1)
         self._key_of_zero = (self._max_count << self._bits) | self._place_of
+        self._scratch = _Scratch()
 
     def rank(
         self, values: Any, names: Sequence[str] | None = None
@@ -151,7 +156,11 @@ class Ranker:
             keep = data > 0  # False for NaN and stored zeros
             indptr = np.append(0, np.cumsum(keep, dtype=np.int64))[indptr]
             indices, data = indices[keep], data[keep]
-        genes, starts, run_values = self._order_counts(indptr, indices, data) or self._order(indptr, indices, data)
+        counts = self._whole_numbers(data)
+        if counts is None:
+            genes, starts, run_values = self._order(indptr, indices, data)
+        else:
+            genes, starts, run_values = self._order_counts(indptr, indices, counts, is_cut=max_genes is not None)
         if self.recipe.ties == "random":
             genes = self._shuffle_ties(genes, starts, indptr, names)
         kept = indptr
@@ -161,16 +170,32 @@ class Ranker:
             genes = genes[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
         return Ranked(indptr, kept, genes, starts, run_values)
 
-    def _order_counts(self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]) -> _Order | None:
-        """:meth:`_order` of whole numbers that fit into a 32-bit key; ``None`` for other values."""
+    def _whole_numbers(self, data: NDArray[Any]) -> NDArray[np.int32] | None:
+        """Values as int32 in scratch memory; ``None`` if a value is no whole number or too large for a key."""
         if not len(data) or data.max() > self._max_count:
             return None
-        counts = data.astype(np.int32)
-        if data.dtype.kind == "f" and not np.array_equal(counts.astype(data.dtype), data):
-            return None
-        if kernel := counting_sort.kernel(len(counts), len(indptr) - 1, len(self._gene_at)):
-            return counting_sort.rank_counts(kernel, indptr, indices, counts, self._place_of, self._gene_at)
-        return self._sort_counts(indptr, indices, counts)
+        counts = self._scratch.int32("counts", len(data))
+        for start in range(0, len(data), _PART):  # parts that fit into a core's cache
+            part = slice(start, start + _PART)
+            np.copyto(counts[part], data[part], casting="unsafe")
+            if data.dtype.kind == "f" and not np.array_equal(counts[part], data[part]):
+                return None
+        return counts
+
+    def _order_counts(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], counts: NDArray[np.int32], is_cut: bool
+    ) -> _Order:
+        """:meth:`_order` of counts, which are overwritten. If the genes are cut next, they are in scratch memory."""
+        kernel = counting_sort.kernel(len(counts), len(indptr) - 1, len(self._gene_at))
+        if kernel is None:
+            return self._sort_counts(indptr, indices, counts)
+        # Arrow keeps freed memory; NumPy returns it to the system, and new pages cost as much time as ranking.
+        kept = None if is_cut else np.frombuffer(pa.allocate_buffer(4 * len(counts)), dtype=np.int32)
+        genes = self._scratch.int32("genes", len(counts)) if kept is None else kept
+        starts, values = counting_sort.rank_counts(
+            kernel, indptr, indices, counts, self._place_of, self._gene_at, out=genes
+        )
+        return genes, starts, values
 
     def _sort_counts(self, indptr: NDArray[np.int64], indices: NDArray[Any], counts: NDArray[np.int32]) -> _Order:
         """:meth:`_order` of counts, which are overwritten."""
@@ -225,6 +250,19 @@ class Ranker:
             order = _shuffled_runs(run[start:stop], cell_generator(self.recipe.seed, name))
             genes[start:stop] = genes[start:stop][order]
         return genes
+
+
+class _Scratch(threading.local):
+    """Arrays of one thread that are used again: a new array for each part of the cells costs a third of the time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[np.int32]] = {}
+
+    def int32(self, name: str, size: int) -> NDArray[np.int32]:
+        """The array of this name, int32 (size,), with undefined values; valid until it is taken again."""
+        if len(self._arrays.get(name, ())) < size:
+            self._arrays[name] = np.empty(size, dtype=np.int32)
+        return self._arrays[name][:size]
 
 
 def hash_order(symbols: Sequence[str], seed: int) -> NDArray[np.int64]:

@@ -25,12 +25,15 @@ _MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "None"})
 MIN_SHARE_OF_KIND = 0.9
 
 
-def texts(values: Iterable[Any]) -> list[str | None]:
+def texts(values: Iterable[Any]) -> tuple[str | None, ...]:
     """Stripped text of each value; ``None`` for missing values, also where they were written as text."""
-    values = list(values)
-    if not all(isinstance(value, str) for value in values):
-        values = list(map(_text, values))
-    return [None if (stripped := value.strip()) in _MISSING else stripped for value in values]
+    values = tuple(values.tolist() if hasattr(values, "tolist") else values)  # much faster than iterating pandas
+    return _stripped(values if set(map(type, values)) <= {str} else tuple(map(_text, values)))
+
+
+@lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
+def _stripped(values: tuple[str, ...]) -> tuple[str | None, ...]:
+    return tuple(None if (stripped := value.strip()) in _MISSING else stripped for value in values)
 
 
 def _text(value: Any) -> str:

@@ -92,17 +92,18 @@ def guess_organism(names: Iterable[Any]) -> str | None:
     must be in upper case (human) or capitalised (mouse), which cannot distinguish mouse from rat, human from pig, or
     human genes from mouse genes in upper case.
     """
-    return _guess_organism(tuple(text for text in texts(names) if text is not None))
+    return _guess_organism(texts(names))
 
 
 @lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
-def _guess_organism(names: tuple[str, ...]) -> str | None:
-    prefixes = [ensembl_prefix(text) for text in names if fault(text) == "ids"]
+def _guess_organism(names: tuple[str | None, ...]) -> str | None:
+    texts_only = [text for text in names if text is not None]
+    prefixes = [ensembl_prefix(text) for text in texts_only if fault(text) == "ids"]
     if prefixes:
         prefix, n = Counter(prefixes).most_common(1)[0]
         organism = {"ENSG": "Homo sapiens", "ENSMUSG": "Mus musculus"}.get(str(prefix))
         return organism if n >= MIN_SHARE_OF_KIND * len(prefixes) else None
-    words = [text for text in names if text[:1].isalpha() or any(map(str.isalpha, text))] or [""]
+    words = [text for text in texts_only if text[:1].isalpha() or any(map(str.isalpha, text))] or [""]
     upper = sum(word == word.upper() and word != "" for word in words)
     capitalised = sum(word[:1].isupper() and not word.isupper() and any(map(str.islower, word)) for word in words)
     if max(upper, capitalised) < MIN_SHARE_OF_CASE * len(words):

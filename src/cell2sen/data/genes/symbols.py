@@ -116,11 +116,11 @@ class _NamesInVar:
 def _names_in(var: pd.DataFrame, symbols: str | None) -> _NamesInVar:
     known = {normalised_column(name) for name in (*SYMBOL_COLUMNS, *ID_COLUMNS)}
     columns = [
-        (str(name), tuple(texts(var.iloc[:, number])))
+        (str(name), texts(var.iloc[:, number]))
         for number, name in enumerate(var.columns)
         if normalised_column(name) in known or name == symbols
     ]
-    return _NamesInVar(tuple(texts(var.index)), str(var.index.name), tuple(map(str, var.columns)), tuple(columns))
+    return _NamesInVar(texts(var.index), str(var.index.name), tuple(map(str, var.columns)), tuple(columns))
 
 
 def _resolve(
