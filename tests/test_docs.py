@@ -221,6 +221,7 @@ def test_every_diff_of_contributing_is_applied() -> None:
     assert set(contributing_diffs()) == set(PROMISES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(PROMISES))
 def test_contributing_diff_applies_and_works(path: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))

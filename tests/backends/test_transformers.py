@@ -25,6 +25,8 @@ from cell2sen.engine.network import attention, attention_context
 from cell2sen.model import Model, resolve
 from cell2sen.prompt import Prompt
 
+pytestmark = pytest.mark.slow
+
 ALL = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(("gemma2", "gpt_neox"), ("spm", "bytes"))]
 CELLS = prompts(5)
 

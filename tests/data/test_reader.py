@@ -69,6 +69,7 @@ def whole(source, rows=None):
     return np.vstack([block.toarray() for block in blocks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 7, 1000])
 def test_every_place_and_storage(data, values, rows):
     for arguments, expected, name in (
@@ -178,6 +179,7 @@ def test_lazy_arrays_are_computed(values):
     np.testing.assert_array_equal(whole(source, 7), values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("storage", "kind"), [("csr", "h5ad"), ("csc", "h5ad"), ("dense", "h5ad"), ("csr", "zarr"), ("dense", "zarr")]
 )

@@ -14,6 +14,8 @@ import torch
 from cell2sen.backend import Unsupported
 from cell2sen.prompt import Prompt
 
+pytestmark = pytest.mark.slow
+
 GENES = tiny.GENES[:5]
 RANK_VALUES = np.array([4.0, 2.0, 1.0])
 

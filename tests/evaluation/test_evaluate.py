@@ -17,6 +17,8 @@ from cell2sen.evaluation.inputs import read
 from cell2sen.evaluation.result import Evaluation
 from cell2sen.evaluation.settings import Columns, Settings
 
+pytestmark = pytest.mark.slow
+
 
 def test_perfect_prediction_has_perfect_scores(answers: dict[str, Evaluation]) -> None:
     table = answers["perfect"].table

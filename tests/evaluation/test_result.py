@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from experiment import N
 
 from cell2sen.evaluation.result import Evaluation
+
+pytestmark = pytest.mark.slow
 
 
 def test_json_and_csv_hold_everything(answers: dict[str, Evaluation], tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from cell2sen.inference.generate import write_cells
 from cell2sen.prompt import Prompt
 from cell2sen.task import Task, Template
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = Task(
     name="sample",
     answer="sentences",

@@ -51,6 +51,7 @@ def test_few_counts_and_sparse_cells_are_sorted_by_numpy(monkeypatch):
     assert counting_sort.kernel(2**17, 500, 20_000) is None
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_the_ranking(monkeypatch):
     numba = pytest.importorskip("numba")
     njit = numba.njit

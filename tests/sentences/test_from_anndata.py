@@ -130,6 +130,7 @@ def test_the_input_is_not_modified(adata):
     pd.testing.assert_frame_equal(adata.var, before.var)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "BLOCK_VALUES", 2**14)
     n, genes = 3000, 400
@@ -309,6 +310,7 @@ def test_organism_is_that_of_the_present_dataset(adata):
     assert from_anndata(adata).organism == ("Homo sapiens", "Mus musculus") * (N // 2)
 
 
+@pytest.mark.slow
 def test_real_counts(shared_data):
     path = shared_data / "kang_ifnb_2000x9015.h5ad"
     sentences = from_anndata(path, Recipe(max_genes=200), perturbation_column="condition")

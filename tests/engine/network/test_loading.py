@@ -130,6 +130,7 @@ def test_a_tokenizer_class_that_rebuilds_the_file(tmp_path: Path) -> None:
     assert backend.tokens.bos == tokenizer.token_to_id("<bos>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_quantised(tmp_path: Path, quantize: str, architecture: str) -> None:

@@ -21,6 +21,8 @@ from cell2sen.evaluation.evaluate import evaluate
 from cell2sen.evaluation.report.html_tables import number
 from cell2sen.evaluation.result import Evaluation
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 

@@ -47,6 +47,7 @@ def test_mean_sentence_is_the_order_of_the_mean(folder: Path) -> None:
     assert len(in_order) == sum(value > 0 for value in values.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_reference_is_the_mean_of_the_same_side_context_and_perturbation(folder: Path, held_out: bool) -> None:
     cells = referenced_cells(folder, "perturb")

@@ -13,6 +13,8 @@ from cell2sen.backend import Sampling
 from cell2sen.training.trainers import answer_log_probs as module
 from cell2sen.training.trainers.answer_log_probs import answer_log_probs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
 @pytest.mark.parametrize("guided", [True, False])

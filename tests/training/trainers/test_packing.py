@@ -59,6 +59,7 @@ def test_loss_and_gradients_equal_those_of_padded_rows(
     assert widths[1][1] == widths[0][1]
 
 
+@pytest.mark.slow
 def test_packed_training_equals_padded_training(tmp_path: Path) -> None:
     dataset = samples(pairs(12), tiny.tokens("bytes"), 512)
     trained = []

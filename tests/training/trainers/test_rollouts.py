@@ -14,6 +14,8 @@ from rollouts import GENES, KINDS, guidance_of, padded, rollout_backend
 from cell2sen.backend import Sampling
 from cell2sen.training.trainers.answer_log_probs import answer_log_probs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
 @pytest.mark.parametrize("guided", [True, False])

@@ -15,7 +15,10 @@ from cell2sen.engine.network import attention
 from cell2sen.training.trainers.sft import draw_tokens
 from cell2sen.training.trainers.token_batches import samples
 
-pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
