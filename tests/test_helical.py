@@ -20,6 +20,8 @@ from cell2sen import Cell2Sen, Cell2SenConfig
 from cell2sen.backend import AttentionMap
 from cell2sen.backends.transformers import TransformersBackend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:

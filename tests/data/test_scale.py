@@ -194,6 +194,7 @@ REAL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_data(shared_data, name):
     import anndata

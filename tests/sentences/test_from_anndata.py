@@ -87,6 +87,7 @@ def test_normalised_input_is_not_normalised_again(adata, base, total):
     same(from_anndata(normalised(adata, base, total)), from_anndata(adata), rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_nothing_depends_on_order_blocks_or_storage(data):

@@ -26,6 +26,7 @@ names_and_values = st.integers(1, 9).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(names_and_values, st.sampled_from(["keep", "upper"]), st.sampled_from([np.float32, np.float64]), st.booleans())
 def test_apply_equals_its_slow_twin(case, casing, dtype, store_zeros):

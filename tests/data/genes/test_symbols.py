@@ -235,6 +235,7 @@ def test_module_is_light():
     assert run.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "kind", "organism", "source"),
     [

@@ -20,6 +20,8 @@ from cell2sen.backend import Sampling
 from cell2sen.engine.network import cpu
 from cell2sen.model import Model, resolve
 
+pytestmark = pytest.mark.slow
+
 CELLS = prompts(5)
 
 

@@ -15,6 +15,8 @@ from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.references import ReferencedPrompt, mean_sentence, prompts_with_references
 
+pytestmark = pytest.mark.slow
+
 TASKS = {name: tasks.load(name) for name in ("annotate", "generate", "perturb")}
 
 
