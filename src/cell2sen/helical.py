@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.backend import SENTENCE_END, AttentionMap, Backend, Pooling, Sampling
+from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.perturb import genes_that_fit, perturbation_per_cell, perturbation_slots, predict_sentences
@@ -66,6 +67,9 @@ class Cell2SenConfig:
 
     organism: str | None = None
     """Organism of all cells. ``None``: that of each cell, read from the data."""
+
+    scale: ScaleName | None = None
+    """Scale of the values (``"counts"``, ``"log1p"``, …); ``None``: recognised. Helical has no such setting."""
 
     perturbation_column: str | None = None
     """``obs`` column with each cell's perturbation."""
@@ -200,6 +204,7 @@ class Cell2Sen:
             adata,
             recipe_for(backend.model, options),
             organism=config.organism,
+            scale=config.scale,
             perturbation_column=config.perturbation_column,
             known=backend.known_genes,
             progress=config.progress,
@@ -365,6 +370,8 @@ def _check_setting(name: str, value: Any) -> None:
         raise AttributeError(f"Cell2SenConfig has no setting {name!r}; available: {sorted(_FIELDS)}")
     if name in _MENUS and value not in _MENUS[name]:
         raise ValueError(f"{name} must be one of {', '.join(_MENUS[name])}; found {value!r}")
+    if name == "scale":
+        check_scale_name(value)
     known_sizes = {*SIZES, *KNOWN}
     if name == "model_size" and not (value in known_sizes or "/" in str(value) or Path(value).is_dir()):
         raise ValueError(

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from cell2sen.data import expression as module
 from cell2sen.data import reader
 from cell2sen.data.expression import Expression
-from cell2sen.data.scale import COUNTS, Scale
+from cell2sen.data.scale.units import COUNTS, Scale
 
 N = 50
 NAMES = ["CD4", "B2M", "LYZ", "CD4", "ENSG00000000001", "ACTB"]
@@ -146,12 +146,45 @@ def test_cells_without_counts_are_zero(adata: anndata.AnnData) -> None:
     assert np.isfinite(ln).all()
 
 
+def test_rounding_noise_is_zero_and_counted(adata: anndata.AnnData) -> None:
+    counts = adata.X.toarray().astype(np.float64)
+    noise = np.where(counts == 0, np.random.default_rng(1).uniform(-1, 1, counts.shape) * 1e-16, 0)
+    adata.X = counts + noise
+    expression = Expression.open(adata)
+    assert expression.scale == COUNTS
+    assert sum(block.n_noise for block in expression.blocks(7)) == np.sum(noise != 0)
+    np.testing.assert_allclose(expression.ln_cp10k().toarray(), slow_ln_cp10k(counts), rtol=1e-6)
+    np.testing.assert_array_equal(adata.X, counts + noise)
+
+
+def test_counts_that_are_whole_but_for_rounding_become_whole(adata: anndata.AnnData) -> None:
+    counts = adata.X.toarray()
+    adata.X = np.expm1(np.log1p(counts / 3)) * 3
+    assert (counts != adata.X).any()
+    with Expression.open(adata) as expression:
+        assert expression.scale == COUNTS
+        found = np.concatenate([block.all_genes.toarray() for block in expression.blocks(16)])
+    np.testing.assert_array_equal(found, counts)
+
+
 def test_negative_values_are_refused_in_their_matrix_only(adata: anndata.AnnData) -> None:
     adata.layers["counts"] = adata.X.copy()
     adata.X.data[-1] = -1
     with pytest.raises(ValueError, match=r"not be negative.*there is layer='counts'"):
         Expression.open(adata)
     assert Expression.open(adata, layer="counts").scale == COUNTS
+
+
+def test_unrankable_cells_outside_of_the_sample_are_counted() -> None:
+    values = np.random.default_rng(0).poisson(2.0, size=(2000, 20)).astype(np.float32)
+    values[300:310] -= 0.5
+    adata = anndata.AnnData(values)
+    adata.obs_names, adata.var_names = [f"c{row}" for row in range(2000)], [f"GENE{number}" for number in range(20)]
+    expression = Expression.open(adata)
+    with pytest.raises(
+        ValueError, match=r"10 of 2,000 cells in X, for example 'c300': expression must not be negative"
+    ):
+        expression.ln_cp10k()
 
 
 def test_a_file_is_opened_once_and_closed(

@@ -36,6 +36,43 @@ def test_good_input(model: str) -> None:
     assert numbers["expected_seconds_on_cpu"] >= 0
 
 
+def test_scale_with_certainty_and_evidence(model: str) -> None:
+    counts = cells()
+    assert line(c2s.check(counts, model), "scale").text == (
+        "counts (all values of the cells looked at are whole numbers)"
+    )
+    noisy = cells()
+    noisy.X = sp.csr_matrix(noisy.X.toarray() * np.random.default_rng(0).uniform(0.5, 1, noisy.shape))
+    result = c2s.check(noisy, model)
+    assert line(result, "scale").level == "warning"
+    assert result.numbers["scale_certain"] is False
+    assert result.numbers["scale_evidence"]
+    given = c2s.check(noisy, model, scale="counts")
+    assert (line(given, "scale").level, given.numbers["scale"]) == ("ok", "counts")
+    with pytest.raises(ValueError, match="scale must be one of"):
+        c2s.check(counts, model, scale="x")  # type: ignore[arg-type]
+
+
+def test_rounding_noise_is_a_finding(model: str) -> None:
+    noisy = cells()
+    noisy.X = noisy.X.toarray().astype(np.float64)
+    n = int(np.sum(noisy.X == 0))
+    noisy.X[noisy.X == 0] = 1e-17
+    result = c2s.check(noisy, model)
+    assert result.numbers["scale"] == "counts"
+    assert result.numbers["n_noise_values"] == n
+    assert line(result, "rounding").level == "warning"
+
+
+def test_cells_of_several_scales_are_an_error(model: str) -> None:
+    mixed = cells()
+    mixed.X = mixed.X.toarray()
+    mixed.X[4] = np.log1p(mixed.X[4] / mixed.X[4].sum() * 1e4)
+    result = c2s.check(mixed, model)
+    assert not result.ok
+    assert "1 of 6 cells in X are on another scale than the others (counts)" in result.text
+
+
 def test_text_and_json_have_the_same_findings(model: str) -> None:
     result = c2s.check(cells(), model)
     parsed = json.loads(result.to_json())
@@ -67,7 +104,7 @@ def test_file_and_object_agree(model: str, tmp_path: Path) -> None:
 
 def test_examples_of_unknown_genes(tmp_path: Path) -> None:
     names = [f"GENE{number}" for number in range(3000)]
-    adata = anndata.AnnData(sp.csr_matrix(np.ones((2, 3000), dtype=np.float32)), var=pd.DataFrame(index=names))
+    adata = anndata.AnnData(sp.csr_matrix(np.resize([1.0, 2.0], (2, 3000))), var=pd.DataFrame(index=names))
     known = Model(name="known", path="nowhere/at-all", metadata={"genes": names[:-1]})
     text = line(c2s.check(adata, known), "known genes").text
     assert text.startswith("known can write 2,999 of 3,000 symbols (100.0%); left out, for example: GENE2999")

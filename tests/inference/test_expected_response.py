@@ -11,7 +11,7 @@ from cells import GENES, cells, fake
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
-from cell2sen.data import expression, obs, reader, scale
+from cell2sen.data import expression, obs, reader
 from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import start
 
@@ -75,15 +75,15 @@ def test_the_data_is_opened_resolved_and_cleaned_once(readout: str, monkeypatch:
 
     count(reader, "_reader_of_object")
     count(expression, "resolve_genes")
-    count(scale, "recognise")
+    count(expression, "scale_of")
     count(obs, "stripped")
     adata = cells()
     adata.obs["drug"] = "IFN-beta"
     predict(adata, None, perturbation_column="drug", readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "stripped": 1}
     calls.clear()
     predict(adata, readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "stripped": 1}
 
 
 def test_a_session_of_sentences_has_no_measured_expression() -> None:

@@ -21,6 +21,9 @@ def test_unknown_options_list_the_known_ones() -> None:
     options: Any = {"layr": "counts"}
     with pytest.raises(TypeError, match=r"unknown arguments \['layr'\]; available: \['aliases', 'backend'"):
         check_options(options)
+    wrong: Any = {"scale": "log1p10k"}
+    with pytest.raises(ValueError, match=r"scale must be one of auto, counts, .*; found 'log1p10k'"):
+        check_options(wrong)
 
 
 def test_recipe_is_the_models_with_changes() -> None:

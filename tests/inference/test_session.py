@@ -46,6 +46,18 @@ def test_errors_in_the_data_come_before_a_model_is_loaded(monkeypatch: pytest.Mo
         start(cells()[:0].copy(), "embed", {})
 
 
+def test_a_given_scale_reaches_the_data_and_the_record() -> None:
+    adata = cells()
+    adata.X = np.log2(1 + adata.X.toarray() / adata.X.sum(axis=1) * 1e4)
+    with start(adata, "embed", {"model": fake(), "scale": "log2", "progress": False}) as begun:
+        assert begun.provenance()["scale"] == "log base 2 of 1 + x, each cell over its own sum"
+        assert begun.data is not None
+        expected = np.log1p(np.expm1(np.asarray(adata.X) * np.log(2)))
+        np.testing.assert_allclose(begun.data.ln_cp10k().toarray(), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"scale must be one of auto, counts.*found 'x'"):
+        start(cells(), "embed", {"scale": "x"})  # type: ignore[typeddict-item]
+
+
 def test_provenance_has_settings_that_change_results() -> None:
     provenance = begin(max_genes=7, ties="alphabetical", organism="mouse").provenance(seed=3)
     assert set(provenance) == {

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cell2sen.data import reader
-from cell2sen.data.scale import BASES, Scale
+from cell2sen.data.scale.units import BASES, Scale
 from cell2sen.sentences import from_anndata as module
 from cell2sen.sentences.from_anndata import from_anndata
 from cell2sen.sentences.ranking import Recipe, hash_order
@@ -284,7 +284,8 @@ def test_uncertain_scale_gives_one_warning(adata, caplog):
     adata.X.data *= np.random.default_rng(0).uniform(0.5, 1, size=adata.X.nnz)
     assert not from_anndata(adata).scale.certain
     assert len(caplog.records) == 1
-    assert "neither counts nor a known normalisation" in caplog.text
+    assert "the scale of X is not certain; the values are taken for: counts with decimals, assumed" in caplog.text
+    assert "If it is another one, pass scale= or --scale (counts, cp10k, " in caplog.text
 
 
 def test_clear_input_gives_no_warning(adata, caplog):
@@ -324,7 +325,7 @@ def test_real_counts(shared_data):
     log.X = log.X.astype(np.float32)
     subset = log[:, ::2].copy()
     same(from_anndata(log, Recipe(max_genes=200)), sentences, rtol=1e-4)
-    assert from_anndata(subset).scale == Scale(kind="log", base="e")
+    assert from_anndata(subset).scale == Scale(kind="log", base="e", total=1e4, certain=False)
 
 
 def test_real_ensembl_ids(shared_data):

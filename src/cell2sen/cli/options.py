@@ -20,7 +20,9 @@ Pooling = Literal["mean", "genes", "last"]
 Readout = Literal["auto", "expected", "sentence"]
 Dtype = Literal["auto", "bfloat16", "float32", "float16"]
 Quantize = Literal["4bit", "8bit"]
-Scale = Literal["auto", "counts", "cp10k", "log1p"]
+Scale = Literal[
+    "auto", "counts", "cp10k", "cpm", "normalised", "log1p", "log1p_cpm", "ln", "log2", "log10", "sqrt", "arcsinh"
+]
 Ties = Literal["hash", "random", "alphabetical"]
 
 Many = list[str] | None
@@ -51,6 +53,10 @@ class MatrixOptions(Group):
         str | None, typer.Option(help="var column with gene symbols. Default: the index, or recognised.")
     ] = None
     organism: Annotated[str | None, typer.Option(help="Organism of all cells. Default: read from the file.")] = None
+    scale: Annotated[
+        Scale | None,
+        typer.Option(help="Scale of the values; log1p: ln(1 + CP10k), ln: of any total. Default: recognised."),
+    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """Options that are set, under their names in Python."""

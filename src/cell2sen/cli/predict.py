@@ -19,6 +19,7 @@ from cell2sen.cli.options import (
     Pooling,
     Readout,
     RunOptions,
+    Scale,
     Seed,
     Temperature,
     Ties,
@@ -239,6 +240,7 @@ def generate(
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
     ] = None,
     organism: Annotated[str | None, typer.Option(help="Organism. Default: that of --genes, or human.")] = None,
+    scale: Annotated[Scale | None, typer.Option(help="Scale of the values of --genes. Default: recognised.")] = None,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
@@ -254,7 +256,8 @@ def generate(
     from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad")
-    values = arguments(model, run, output) | ({"organism": organism} if organism else {})
+    values = arguments(model, run, output)
+    values |= {name: value for name, value in (("organism", organism), ("scale", scale)) if value}
     with complete_file(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
         generated = tl.generate(
             cell_type,

@@ -45,6 +45,7 @@ FILE_PLACES = {
     "use_raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
     "organism": "matrix.organism",
+    "scale": "matrix.scale",
 }
 
 #: Flags that add a part of the configuration with its defaults.

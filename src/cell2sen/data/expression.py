@@ -16,7 +16,11 @@ from cell2sen.data.genes.gene_map import GeneMap
 from cell2sen.data.genes.organism import organism_of_cells
 from cell2sen.data.genes.symbols import resolve_genes
 from cell2sen.data.reader import Reader, canonical, open_reader
-from cell2sen.data.scale import COUNTS, Scale, are_counts, recognise, refuse_unrankable
+from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
+from cell2sen.data.scale.noise import are_counts, rankable, without_noise
+from cell2sen.data.scale.of_matrix import scale_of
+from cell2sen.data.scale.recognition import recognise
+from cell2sen.data.scale.units import COUNTS, Scale, ScaleName, check_scale_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +42,9 @@ class Block:
     n_missing: int
     """Missing values (NaN) that were read as 0."""
 
+    n_noise: int = 0
+    """Values that are zero but for rounding (1e-16), which were read as 0."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expression:
@@ -55,6 +62,9 @@ class Expression:
     account: Mapping[str, Any]
     """Numbers of genes that were mapped, dropped, ambiguous or unknown, with examples. Plain values, for ``uns``."""
 
+    is_recognised: bool = True
+    """Whether the scale was recognised, so that each block is tested against it; False for a scale that was given."""
+
     @classmethod
     def open(
         cls, data: AnnData | str | Path, *, layer: str | None = None, use_raw: bool = False, **options: Any
@@ -71,8 +81,8 @@ class Expression:
         Raises
         ------
         FileNotFoundError, KeyError, ValueError
-            No such file, layer or column; an empty matrix; no gene symbols; negative or infinite values in the sample
-            of cells from which the scale is recognised.
+            No such file, layer or column; an empty matrix; no gene symbols; values that cannot be ranked in the sample
+            of cells from which the scale is recognised (negative, infinite, only 0 and 1, scaled per gene).
         """
         reader = open_reader(data, layer=layer, use_raw=use_raw)
         try:
@@ -90,22 +100,28 @@ class Expression:
         gene_table: Any = None,
         aliases: Any = None,
         case: Literal["keep", "upper"] = "keep",
-        scale: Scale | None = None,
+        scale: Scale | ScaleName | None = None,
     ) -> Expression:
         """Expression of an open matrix, with its genes resolved and its scale recognised.
+
+        A scale that is not certain gives a warning, and so does a given one that the values contradict.
 
         Parameters
         ----------
         symbols, gene_table, aliases, case
             As for :func:`cell2sen.data.genes.symbols.resolve_genes`.
         scale
-            Scale of the values; ``None``: recognised from a sample of cells.
+            Scale of the values, or its name in :data:`cell2sen.data.scale.units.NAMED`; ``None`` or ``"auto"``:
+            recognised from a sample of cells, and each block is tested against it while it is read.
         """
+        if not isinstance(scale, Scale):
+            check_scale_name(scale)
         gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
         return cls(
             reader=reader,
             gene_map=gene_map,
-            scale=scale or _scale_of(reader),
+            scale=scale if isinstance(scale, Scale) else scale_of(reader, scale),
+            is_recognised=scale in (None, "auto"),
             columns=np.arange(len(gene_map.symbols)),
             symbols=gene_map.symbols,
             account=gene_map.account,
@@ -179,21 +195,90 @@ class Expression:
         Raises
         ------
         ValueError
-            Negative or infinite values.
+            Negative or infinite values, or cells on another scale than the others.
         """
         for first, block in self.reader.blocks(rows):
             yield self.block(first, block)
 
-    def block(self, first: int, rows: sp.csr_matrix) -> Block:
-        """Block of cells from number `first` on, from rows of the matrix as :meth:`Reader.blocks` returns them."""
-        refuse_unrankable(rows.data, self.reader.hint)
+    def block(self, first: int, rows: sp.csr_matrix, *, tested: bool = True) -> Block:
+        """Block of cells from number `first` on, from rows of the matrix as :meth:`Reader.blocks` returns them.
+
+        Parameters
+        ----------
+        tested
+            Test the cells against the recognised scale. Not needed for counts that turn out to be whole numbers while
+            they are ranked.
+        """
+        try:
+            rows, n_noise = rankable(rows, self.reader.hint)
+        except ValueError as error:
+            raise ValueError(f"{self._unrankable_cells()}: {error}") from error
         rows = canonical(rows)
         n_missing = 0
         if rows.nnz and np.isnan(rows.data.min()):
             missing = np.isnan(rows.data)
             n_missing = int(missing.sum())
             rows.data = np.where(missing, 0, rows.data)
-        return Block(first=first, values=self.over_symbols(rows), all_genes=rows, n_missing=n_missing)
+        if not self.is_recognised:
+            refuse_overflow(rows.data, self.scale)
+        elif tested:
+            rows = self._tested(rows)
+        return Block(first=first, values=self.over_symbols(rows), all_genes=rows, n_missing=n_missing, n_noise=n_noise)
+
+    def refuse_contradictions(self) -> None:
+        """Read all cells once, and raise a ValueError if some are on another scale than :attr:`scale`."""
+        for _, shared in self.reader.blocks(shared=True):
+            rows = canonical(without_noise(shared)[0])
+            if rows.nnz and np.isnan(rows.data.min()):
+                rows = sp.csr_matrix((np.nan_to_num(rows.data), rows.indices, rows.indptr), shape=rows.shape)
+            self._tested(rows)
+
+    def _tested(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        """The cells, after a test against the recognised scale; counts that are whole but for rounding become whole."""
+        whole = self.scale == COUNTS
+        if whole and are_counts(rows.data):
+            return rows
+        if contradicting(rows, self.scale).any():
+            self._refuse_contradictions()
+        if whole:
+            rows = rows.copy()
+            np.rint(rows.data, out=rows.data)
+        return rows
+
+    def _unrankable_cells(self) -> str:
+        """Number of cells with negative or infinite values, and the name of one."""
+        cells: list[int] = []
+        for first, block in self.reader.blocks():
+            data = without_noise(block)[0].data
+            bad = (data < 0) | np.isinf(data)
+            cells += (first + np.unique(np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[bad])).tolist()
+        return f"{len(cells):,} of {len(self):,} cells in {self.reader.where}, for example {self.names[cells[0]]!r}"
+
+    def _refuse_contradictions(self) -> None:
+        """Raise a ValueError with the number of cells that are on another scale, and an example."""
+        n_cells = 0
+        found: list[tuple[int, sp.csr_matrix]] = []
+        for first, block in self.reader.blocks():
+            block, _ = without_noise(block)
+            block.data = np.nan_to_num(block.data)
+            cells = np.flatnonzero(contradicting(block, self.scale))
+            n_cells += len(cells)
+            if len(cells) and not found:
+                found = [(first + int(cells[0]), block[cells[:50]])]
+        row, examples = found[0]
+        values = examples[0]
+        highest = int(values.data.argmax())
+        gene, value = self.reader.var.index[values.indices[highest]], values.data[highest]
+        try:
+            looks_like = f"looks like {recognise(examples)}"
+        except ValueError:
+            looks_like = "cannot be ranked"
+        raise ValueError(
+            f"{n_cells:,} of {len(self):,} cells in {self.reader.where} are on another scale than the others "
+            f"({self.scale}): for example cell {self.names[row]!r} has the value {value:.5g} for {gene}, and "
+            f"{looks_like}. Convert all cells to one scale, or pass another matrix: {self.reader.hint}. If all "
+            "have the same scale, pass it as scale="
+        )
 
     def over_symbols(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """CSR (cells, columns of the matrix) → CSR (cells, symbols); columns of one symbol become their maximum."""
@@ -213,10 +298,3 @@ class Expression:
             values = block.values.astype(np.float32)
             parts.append(self.scale.ln_cp10k(values, self.row_sums(block)).astype(np.float32))
         return sp.csr_matrix(sp.vstack(parts))
-
-
-def _scale_of(reader: Reader) -> Scale:
-    samples = reader.samples()
-    if all(are_counts(run.data) for run in samples):
-        return COUNTS
-    return recognise(sp.vstack([canonical(run) for run in samples]), reader.hint)

@@ -124,15 +124,19 @@ class Reader:
 
     def samples(self, rows: int = 256) -> list[sp.csr_matrix]:
         """The runs of cells of :meth:`sample`, shared as by :meth:`blocks` and not always canonical."""
-        rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
-        firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
-        sampled = np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
+        sampled = self.sampled_rows(rows)
         if self._is_csc_on_disk:
             return [_to_csr(self.read(sampled))]
         runs = np.split(sampled, np.flatnonzero(np.diff(sampled) > 1) + 1)
         if self._can_be_shared(self.matrix):
             return [rows_of(self.matrix, run[0], run[-1] + 1) for run in runs]
         return [self._slice(run[0], run[-1] + 1) for run in runs]
+
+    def sampled_rows(self, rows: int = 256) -> NDArray[np.int64]:
+        """Numbers of the cells of :meth:`sample`, ascending, int64."""
+        rows = max(1, min(rows, int(BLOCK_VALUES / max(1.0, 3 * self._values_per_row))))
+        firsts = (0, max(0, self.n_obs // 2 - rows // 2), max(0, self.n_obs - rows))
+        return np.unique(np.concatenate([np.arange(first, min(first + rows, self.n_obs)) for first in firsts]))
 
     def _slice(self, start: int, stop: int) -> sp.csr_matrix:
         if self.rows is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cell2sen.data.scale.units import ScaleName
 from cell2sen.evaluation import leakage, metrics
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
@@ -32,7 +33,6 @@ from cell2sen.evaluation.settings import (
     Columns,
     Leakage,
     Sampling,
-    ScaleName,
     Settings,
     Task,
     Values,
@@ -145,8 +145,9 @@ def evaluate(
     metrics
         Names of the metrics to compute. Default: all that fit the task.
     layer, scale
-        Layer of the predicted values (default ``X``), and their scale: ``"counts"``, ``"cp10k"``, ``"log1p"``, or
-        ``"auto"`` to recognise it.
+        Layer of the predicted values (default ``X``), and their scale: ``"counts"``, ``"cp10k"``, ``"log1p"``
+        (ln(1 + CP10k)), ``"ln"``, ``"log2"``, … (:data:`cell2sen.data.scale.units.NAMED`), or ``"auto"`` to recognise
+        it.
     real_layer, real_scale
         The same for the real and the training cells.
     symbols

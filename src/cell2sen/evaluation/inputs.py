@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from cell2sen.data.expression import Expression
 from cell2sen.data.obs import group_cells, obs_column, stripped
 from cell2sen.data.reader import Reader, open_reader
-from cell2sen.data.scale import Scale, recognise
-from cell2sen.evaluation.settings import TASKS, Case, ScaleName, Task, Values
+from cell2sen.data.scale.units import LN_CP10K, Scale, ScaleName
+from cell2sen.evaluation.input_scales import scale_of_cells, usable_layers
+from cell2sen.evaluation.settings import TASKS, Case, Task, Values
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,6 @@ JOIN = " | "
 #: Key of uns with the records of predictions by this package.
 UNS = "cell2sen"
 
-_SCALES = {
-    "counts": Scale(kind="counts"),
-    "cp10k": Scale(kind="normalised", total=1e4),
-    "log1p": Scale(kind="log", base="e", total=1e4),
-}
 #: Cells that are read at once.
 BLOCK_CELLS = 4096
 
@@ -53,6 +49,8 @@ class Cells:
     obsm: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
+    layer_scales: Mapping[str, Scale] = field(default_factory=dict)
+    """Scales of the layers that are not ln(1 + CP10k)."""
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -96,11 +94,11 @@ class Cells:
     def rows(self, index: Sequence[int] | NDArray[Any], layer: str | None = None) -> sp.csr_matrix:
         """ln(1 + CP10k) of some cells over the compared genes, float32 CSR (cells, genes).
 
-        Counts are divided by the cell's sum over all its genes, not only over the compared ones. Layers are not
-        converted: ``control`` and ``delta`` must be in ln(1 + CP10k), as :func:`cell2sen.tl.perturb` writes them.
+        Counts are divided by the cell's sum over all its genes, not only over the compared ones.
         """
         rows = np.asarray(index)
-        block = sp.csr_matrix(self.layers[layer][rows]) if layer else self._ln_cp10k(self.expression.reader.read(rows))
+        block = sp.csr_matrix(self.layers[layer][rows]) if layer else self.expression.reader.read(rows)
+        block = _ln_cp10k(block, self.layer_scales.get(layer, LN_CP10K) if layer else self.scale)
         return sp.csr_matrix(self.expression.over_symbols(block.astype(np.float32))[:, self.columns])
 
     def mean(self, index: NDArray[Any], layer: str | None = None) -> NDArray[np.float64]:
@@ -125,15 +123,6 @@ class Cells:
     def column(self, name: str) -> NDArray[Any]:
         """Values of an obs column as text, object (n,); ``None`` for missing values."""
         return np.array(stripped(obs_column(self.obs, name, f"obs of the {self.name} cells")), dtype=object)
-
-    def _ln_cp10k(self, block: sp.csr_matrix) -> sp.csr_matrix:
-        # Natural logarithms without a known total are taken for ln(1 + CP10k).
-        if self.scale == _SCALES["log1p"] or (
-            self.scale.kind == "log" and self.scale.base == "e" and not self.scale.total
-        ):
-            return block
-        block = block.astype(np.float64)
-        return self.scale.ln_cp10k(block, self.scale.row_sums(block))
 
 
 def read(
@@ -160,14 +149,20 @@ def read(
         raise ValueError(f"cell names of the {name} cells are not unique; adata.obs_names_make_unique() repairs it")
     reader = open_reader(adata, layer=layer)
     _refuse_nan(reader, name)
-    expression = Expression.of(reader, symbols=symbols, scale=_scale_of(reader, name, scale))
+    verbs = reader.uns.get(UNS, {})
+    values = scale_of_cells(reader, name, scale, verbs)
+    expression = Expression.of(reader, symbols=symbols, scale=values)
+    if scale == "auto" and values.certain and not set(verbs) & set(TASKS):
+        expression.refuse_contradictions()
+    layers = usable_layers(adata, reader, values, verbs) if name == "predicted" else {}
     return Cells(
         name=name,
         expression=expression,
         columns=np.arange(len(expression.symbols)),
         obsm=adata.obsm,
         uns=adata.uns,
-        layers=adata.layers,
+        layers={layer: adata.layers[layer] for layer in layers},
+        layer_scales=layers,
     )
 
 
@@ -322,28 +317,11 @@ def _refuse_nan(reader: Reader, name: str) -> None:
         )
 
 
-def _scale_of(reader: Reader, name: str, scale: ScaleName) -> Scale:
-    if scale != "auto":
-        if scale not in _SCALES:
-            raise ValueError(f"scale must be 'auto' or one of {sorted(_SCALES)}, found {scale!r}")
-        return _SCALES[scale]
-    if set(reader.uns.get(UNS, {})) & {"perturb", "generate"}:
-        return _SCALES["log1p"]
-    sample = reader.read(np.linspace(0, reader.n_obs - 1, min(512, reader.n_obs)).astype(int))
-    highest = float(sample.data.max()) if sample.nnz else 0.0
-    if sample.nnz and sample.data.min() < 0:
-        # Regression models predict slightly negative logarithms; z-scores are larger, on one side at least.
-        if highest >= 20 or sample.data.min() < -2:
-            raise ValueError(
-                f"the {name} cells hold values from {sample.data.min():.3g} to {highest:.3g}: they look scaled per "
-                "gene (z-scores). Pass counts or log-normalised values, as X or layer="
-            )
-        return _SCALES["log1p"]
-    recognised = recognise(sample)
-    if recognised.kind == "normalised" and highest < 20:
-        # Predictions of equal rows (a mean, sentences of one length) have equal sums without being normalised.
-        return _SCALES["log1p"]
-    return recognised
+def _ln_cp10k(block: sp.csr_matrix, scale: Scale) -> sp.csr_matrix:
+    if scale.is_ln_cp10k:
+        return block
+    block = block.astype(np.float64)
+    return scale.ln_cp10k(block, scale.row_sums(block))
 
 
 def _positions(symbols: Sequence[str], case: str) -> dict[str, int]:

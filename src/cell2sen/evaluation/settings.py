@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from cell2sen.data.scale.units import ScaleName
+
 Case = Literal["auto", "keep", "upper"]
-ScaleName = Literal["auto", "counts", "cp10k", "log1p"]
 Task = Literal["perturb", "generate", "annotate"]
 TASKS: tuple[Task, ...] = get_args(Task)
 

@@ -20,6 +20,7 @@ from cell2sen.data.genes.identifiers import looks_like
 from cell2sen.data.genes.organism import KEYS, organism_column
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import Reader, open_reader
+from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.engine import cost
 from cell2sen.model import EMBEDDED, Model, resolve
 from cell2sen.sentences.from_anndata import from_expression
@@ -98,6 +99,7 @@ def check(
     gene_table: Any = None,
     aliases: Any = None,
     organism: str | Sequence[str] | None = None,
+    scale: ScaleName | None = None,
     max_genes: int | None = None,
     perturbation_column: str | None = None,
     progress: bool = False,
@@ -110,7 +112,7 @@ def check(
         AnnData or the path of a file.
     model
         Model whose genes, tokens and context the input is checked for.
-    layer, use_raw, symbols, gene_table, aliases, organism, max_genes, progress
+    layer, use_raw, symbols, gene_table, aliases, organism, scale, max_genes, progress
         See :class:`cell2sen.inference.options.Options`.
     perturbation_column
         ``obs`` column with one perturbation per cell.
@@ -121,6 +123,7 @@ def check(
         ``.ok``, ``.text``, ``.to_json()``, ``.findings``, ``.numbers``. Errors in the input are findings, not raised.
     """
     report = _Report()
+    check_scale_name(scale)
     resolved = resolve(model)
     logger = logging.getLogger("cell2sen")
     level = logger.level
@@ -133,7 +136,7 @@ def check(
             started = time.perf_counter()
             recipe = dataclasses.replace(resolved.recipe, max_genes=max_genes or resolved.recipe.max_genes)
             expression = Expression.of(
-                reader, symbols=symbols, gene_table=gene_table, aliases=aliases, case=recipe.case
+                reader, symbols=symbols, gene_table=gene_table, aliases=aliases, case=recipe.case, scale=scale
             )
             known = _known_genes(resolved)
             sentences = from_expression(
@@ -187,8 +190,15 @@ def _add_scale(report: _Report, sentences: Sentences) -> None:
     """Scale of the values, rank fit, missing values."""
     scale, fit = sentences.scale, sentences.fit
     assert scale is not None
-    report.add("ok" if scale.certain else "warning", "scale", str(scale))
-    report.numbers |= {"scale": scale.kind, "log_base": scale.base, "total": scale.total}
+    text = str(scale) + (f" ({'; '.join(scale.evidence)})" if scale.evidence else "")
+    report.add("ok" if scale.certain else "warning", "scale", text)
+    report.numbers |= {
+        "scale": scale.kind,
+        "log_base": scale.base,
+        "total": scale.total,
+        "scale_certain": scale.certain,
+        "scale_evidence": list(scale.evidence),
+    }
     if fit is not None:
         report.numbers["fit"] = dataclasses.asdict(fit)
         line = f"{fit.intercept:.3f} {fit.slope:+.3f} · log10(1 + position)"
@@ -198,6 +208,10 @@ def _add_scale(report: _Report, sentences: Sentences) -> None:
     if missing:
         report.add("warning", "missing", f"{missing:,} values are NaN; they are read as not expressed")
     report.numbers["n_missing_values"] = missing
+    noise = sentences.account["n_noise_values"]
+    if noise:
+        report.add("warning", "rounding", f"{noise:,} values are 0 but for rounding (1e-16); they are read as 0")
+    report.numbers["n_noise_values"] = noise
 
 
 def _add_genes(report: _Report, sentences: Sentences, model: Model) -> None:

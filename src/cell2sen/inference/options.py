@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from cell2sen.backend import Backend
+from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.model import Model
 from cell2sen.sentences.ranking import Case, Recipe, Ties
 
@@ -49,6 +50,10 @@ class MatrixOptions(TypedDict, total=False):
 
     organism: str | Sequence[str]
     """Organism of all cells, or of each cell. Default: read from the data."""
+
+    scale: ScaleName
+    """Scale of the values: ``"counts"``, ``"log1p"`` (ln(1 + CP10k)), ``"ln"``, ``"log2"``, ``"log10"``, ``"cp10k"``,
+    ``"cpm"``, … (:data:`cell2sen.data.scale.units.NAMED`). Default: recognised from the values."""
 
 
 class SentenceOptions(TypedDict, total=False):
@@ -97,10 +102,13 @@ def check_options(options: Options) -> None:
     ------
     TypeError
         Unknown options; lists those there are.
+    ValueError
+        A scale that does not exist; lists those there are.
     """
     available = Options.__optional_keys__
     if unknown := sorted(set(options) - available):
         raise TypeError(f"unknown arguments {unknown}; available: {sorted(available)}")
+    check_scale_name(options.get("scale"))
 
 
 def recipe_for(model: Model, options: Options) -> Recipe:

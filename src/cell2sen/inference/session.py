@@ -243,6 +243,7 @@ def _read(
         gene_table=options.get("gene_table"),
         aliases=options.get("aliases"),
         case=recipe.case,
+        scale=options.get("scale"),
     )
     with contextlib.ExitStack() as on_error:
         on_error.enter_context(expression)

@@ -19,6 +19,7 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import rows_of
+from cell2sen.data.scale.units import COUNTS, ScaleName
 from cell2sen.sentences.rank_fit import RankFitter, run_sums
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
@@ -43,6 +44,7 @@ def from_anndata(
     gene_table: Any = None,
     aliases: Any = None,
     organism: str | Sequence[str] | None = None,
+    scale: ScaleName | None = None,
     perturbation_column: str | None = None,
     obs_columns: Sequence[str] = (),
     known: Callable[[Sequence[str]], NDArray[np.bool_]] | None = None,
@@ -68,6 +70,9 @@ def from_anndata(
         :func:`cell2sen.data.genes.symbols.resolve_genes`.
     organism
         Of all cells, or one per cell; ``None``: read from ``obs`` or ``uns``, or guessed from the gene names.
+    scale
+        Scale of the values, such as ``"counts"`` or ``"log1p"`` (ln(1 + CP10k)), see
+        :data:`cell2sen.data.scale.units.NAMED`; ``None`` or ``"auto"``: recognised.
     perturbation_column
         ``obs`` column with each cell's perturbation; missing values and empty strings mean none.
     obs_columns
@@ -82,7 +87,7 @@ def from_anndata(
     Raises
     ------
     ValueError
-        Nothing to rank, negative or infinite values, no gene symbols.
+        Nothing to rank, negative or infinite values, cells on several scales, no gene symbols.
     KeyError
         Unknown layer or column; lists the available ones.
     """
@@ -95,6 +100,7 @@ def from_anndata(
         gene_table=gene_table,
         aliases=aliases,
         case=recipe.case,
+        scale=scale,
     ) as expression:
         return from_expression(
             expression if known is None else expression.known_to(known),
@@ -124,24 +130,18 @@ def from_expression(
     perturbations
         One per cell, ``None`` for no perturbation.
     """
-    if not expression.scale.certain:
-        logger.warning(
-            "the values of %s are neither counts nor a known normalisation; taken as %s. Predicted expression "
-            "depends on it, the sentences do not",
-            expression.reader.where,
-            expression.scale,
-        )
     writer = _Writer(expression, recipe)
     fitter = RankFitter()
     genes: list[NDArray[np.int32]] = []
     lengths: list[NDArray[np.int64]] = []
-    n_missing = 0
+    n_missing = n_noise = 0
     with tqdm(total=len(expression), desc="cell sentences", unit=" cells", disable=not progress) as bar:
         for written in in_parallel(writer.write, _parts(expression, block_rows)):
             fitter.add_sums(written.sums)
             genes.append(written.genes)
             lengths.append(written.lengths)
             n_missing += written.n_missing
+            n_noise += written.n_noise
             bar.update(len(written.lengths))
     n_genes = np.concatenate(lengths)
     _warn_of_empty(n_genes, n_missing, expression)
@@ -158,6 +158,7 @@ def from_expression(
         account={
             **expression.account,
             "n_missing_values": n_missing,
+            "n_noise_values": n_noise,
             "n_cells_without_genes": int(np.sum(n_genes == 0)),
         },
     )
@@ -171,6 +172,7 @@ class _Written:
     lengths: NDArray[np.int64]
     sums: tuple[NDArray[np.float64], NDArray[np.float64]]
     n_missing: int
+    n_noise: int
 
 
 class _Writer:
@@ -184,9 +186,13 @@ class _Writer:
     def write(self, first: int, rows: sp.csr_matrix) -> _Written:
         """Sentences of the cells from number `first` on."""
         expression, scale = self.expression, self.expression.scale
-        block = expression.block(first, rows)
+        whole = scale == COUNTS  # whether all values are whole is known after ranking
+        block = expression.block(first, rows, tested=not whole)
         names = list(self.names[first : first + rows.shape[0]])
         ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
+        if whole and expression.is_recognised and not ranked.are_counts:
+            block = expression.block(first, rows)
+            ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
         row_sums = np.ones(rows.shape[0])
         if scale.needs_row_sums:
             counted = expression.has_all_columns and scale.kind == "counts"
@@ -197,6 +203,7 @@ class _Writer:
             lengths=np.diff(ranked.kept),
             sums=run_sums(ranked, log10_cp10k),
             n_missing=block.n_missing,
+            n_noise=block.n_noise,
         )
 
 

@@ -76,6 +76,9 @@ class Ranked(NamedTuple):
     values: NDArray[np.float64]
     """float64 (runs,): the value of each run."""
 
+    are_counts: bool = False
+    """Whether all values were found to be whole numbers; large ones are not tested."""
+
     def row_sums(self) -> NDArray[np.float64]:
         """Sum of each cell, float64 (cells,); exact for counts."""
         sums = np.append(0.0, np.cumsum(self.values * np.diff(self.starts, append=self.indptr[-1])))
@@ -168,7 +171,7 @@ class Ranker:
             lengths = np.minimum(np.diff(indptr), max_genes)
             kept = np.append(0, np.cumsum(lengths))
             genes = genes[np.arange(kept[-1]) + np.repeat(indptr[:-1] - kept[:-1], lengths)]
-        return Ranked(indptr, kept, genes, starts, run_values)
+        return Ranked(indptr, kept, genes, starts, run_values, counts is not None or not len(data))
 
     def _whole_numbers(self, data: NDArray[Any]) -> NDArray[np.int32] | None:
         """Values as int32 in scratch memory; ``None`` if a value is no whole number or too large for a key."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.obs import clean_perturbations
-from cell2sen.data.scale import Scale
+from cell2sen.data.scale.units import Scale
 from cell2sen.sentences.gene_list import GeneList
 from cell2sen.sentences.rank_fit import RankFit, inverse_transform
 from cell2sen.sentences.ranking import Recipe

@@ -12,6 +12,7 @@ import training_cells
 from training_runs import cells_of
 
 from cell2sen import tasks
+from cell2sen.data.scale.units import NAMED
 from cell2sen.data.splits import barcode
 from cell2sen.training.config.data import Augmentation, Split
 from cell2sen.training.examples.cells import exclude_held_out
@@ -138,6 +139,13 @@ def test_genes_that_the_model_cannot_write_are_left_out(many_cells: Path) -> Non
     np.testing.assert_array_equal(cells.totals, totals)
     with pytest.raises(ValueError, match=r"can write none of the \d+ genes of cells.h5ad"):
         cells.keep_genes(np.zeros(len(cells.symbols), dtype=bool))
+
+
+def test_a_given_scale(many_cells: Path) -> None:
+    cells = cells_of(many_cells, matrix={"scale": "cp10k"})
+    assert cells.scale == NAMED["cp10k"]
+    with pytest.raises(ValueError, match=r"matrix.scale must be one of auto, counts, .*; found 'cp1k'"):
+        cells_of(many_cells, matrix={"scale": "cp1k"})
 
 
 class TestSentences:

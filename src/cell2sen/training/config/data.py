@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cell2sen.data.scale.units import ScaleName, check_scale_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelColumn:
@@ -77,6 +79,12 @@ class Matrix:
 
     organism: str | None = None
     """Organism of all cells; by default it is read from the file."""
+
+    scale: ScaleName | None = None
+    """Scale of the values, such as ``counts`` or ``log1p``; by default it is recognised."""
+
+    def __post_init__(self) -> None:
+        check_scale_name(self.scale, "matrix.scale")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,12 @@ class TrainingCells:
         self.data = data
         matrix = data.matrix
         with Expression.open(
-            base / data.file, layer=matrix.layer, use_raw=matrix.use_raw, symbols=matrix.symbols, case=case
+            base / data.file,
+            layer=matrix.layer,
+            use_raw=matrix.use_raw,
+            symbols=matrix.symbols,
+            case=case,
+            scale=matrix.scale,
         ) as expression:
             self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)

@@ -1,0 +1,1 @@
+"""Scale of a matrix: counts, normalised values, logarithms and other transformations."""

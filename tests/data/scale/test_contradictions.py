@@ -1,0 +1,113 @@
+"""Contradictions: cells of another scale are found in every block, and cells of the same scale never."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import anndata
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from totals import to_total
+
+from cell2sen.data import reader
+from cell2sen.data.expression import Expression
+from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
+from cell2sen.data.scale.recognition import recognise
+from cell2sen.data.scale.units import NAMED
+
+GENES = 400
+
+
+def counts_of(cells: int, depth: float = 900, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    shares = np.random.default_rng(7).gamma(0.3, 1.0, GENES)
+    return generator.poisson(depth * generator.lognormal(0, 0.4, (cells, 1)) * shares / shares.sum()).astype(float)
+
+
+SCALES = {
+    "counts": lambda c: c,
+    "fractional": lambda c: np.where((c > 2) & (c % 2 == 0), c - 0.5, c),
+    "cp10k": to_total,
+    "cpm": lambda c: to_total(c, 1e6),
+    "log1p": lambda c: np.log1p(to_total(c)),
+    "log1p_cpm": lambda c: np.log1p(to_total(c, 1e6)),
+    "log2": lambda c: np.log2(1 + to_total(c)),
+    "log10": lambda c: np.log10(1 + to_total(c)),
+    "ln": np.log1p,
+    "sqrt": np.sqrt,
+    "arcsinh": np.arcsinh,
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("depth", [150, 900, 20000])
+def test_cells_of_one_scale_do_not_contradict_it(name: str, depth: float) -> None:
+    values = sp.csr_matrix(SCALES[name](counts_of(300, depth)).astype(np.float32))
+    scale = recognise(values[:40])
+    assert scale.certain
+    assert not contradicting(values, scale).any()
+
+
+@pytest.mark.parametrize(("most", "others"), list(permutations(SCALES, 2)))
+def test_every_other_scale_contradicts(most: str, others: str) -> None:
+    linear = {"counts", "fractional", "cp10k", "cpm"}
+    if most == "fractional" and others in linear:
+        return  # each cell is divided by its own sum: the result is right
+    scale = recognise(sp.csr_matrix(SCALES[most](counts_of(40))))
+    found = contradicting(sp.csr_matrix(SCALES[others](counts_of(60, seed=1)).astype(np.float32)), scale)
+    assert found.mean() > 0.8, scale
+
+
+def test_an_assumed_total_is_no_reason_to_refuse() -> None:
+    scale = recognise(sp.csr_matrix(SCALES["log1p"](counts_of(40))[:, :200]))
+    assert (scale.total, scale.certain) == (1e4, False)
+    high = sp.csr_matrix(np.log1p(to_total(counts_of(40, seed=1), 3e4)))
+    assert not contradicting(high, scale).any()
+    assert contradicting(sp.csr_matrix(counts_of(40, seed=1)), scale).all()
+
+
+def test_genes_that_were_left_out_are_no_contradiction() -> None:
+    """Sums are far below a total that is known from the counts in obs."""
+    counts = counts_of(300)
+    part = sp.csr_matrix(SCALES["log1p"](counts)[:, :60])
+    scale = recognise(part[:40], depths=counts[:40].sum(axis=1))
+    assert (scale, scale.complete) == (NAMED["log1p"], False)
+    assert not contradicting(part, scale).any()
+    assert contradicting(sp.csr_matrix(counts[:, :200]), scale).mean() > 0.8
+    assert contradicting(sp.csr_matrix(SCALES["log1p_cpm"](counts)[:, :60]), scale).mean() > 0.8
+
+
+def test_fractions_contradict_whole_counts() -> None:
+    rows = sp.csr_matrix(np.array([[1.0, 2, 0], [1, 2.5, 0], [0, 0, 0], [3 + 1e-6, 0, 1]]))
+    assert contradicting(rows, NAMED["counts"]).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("most", ["counts", "log1p", "log2", "sqrt"])
+@pytest.mark.parametrize("others", ["counts", "log1p", "cpm"])
+def test_a_matrix_of_two_scales_is_refused_wherever_its_cells_are(
+    most: str, others: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if most == others:
+        return
+    monkeypatch.setattr(reader, "BLOCK_ROWS", 64)
+    counts = counts_of(1200)
+    for rows in (slice(300, 420), slice(0, 200), slice(1199, 1200), slice(None, None, 3)):
+        values = SCALES[most](counts).copy()
+        values[rows] = SCALES[others](counts)[rows]
+        adata = anndata.AnnData(sp.csr_matrix(values.astype(np.float32)))
+        adata.obs_names, adata.var_names = [f"cell{n}" for n in range(1200)], [f"GENE{n}" for n in range(GENES)]
+        n = len(range(1200)[rows])
+        with pytest.raises(ValueError, match=r"cells in X are on another scale .* cell 'cell\d+' has the") as raised:
+            Expression.open(adata).ln_cp10k()
+        # CPM of a cell with a thousand counts are whole numbers, so a few cells fit two scales.
+        assert abs(int(str(raised.value).split()[0].replace(",", "")) - n) <= 0.05 * n
+
+
+def test_values_that_are_no_logarithms_of_counts() -> None:
+    for name in ("log1p", "ln", "log2", "log10", "arcsinh"):
+        with pytest.raises(ValueError, match=r"values up to 400.*impossible"):
+            refuse_overflow(np.array([1.0, 400.0]), NAMED[name])
+    refuse_overflow(np.array([1.0, 9.2]), NAMED["log1p"])
+    refuse_overflow(np.array([1.0, 1e12]), NAMED["counts"])
+    refuse_overflow(np.array([]), NAMED["log1p"])
