@@ -77,7 +77,7 @@ def without_genes(path: Path) -> None:
     ("make", "words"),
     [
         (None, "there is no file"),
-        (not_hdf5, "not a readable .h5ad"),
+        (not_hdf5, "no table of numbers"),
         (not_anndata, "no AnnData: it has no obs and var, only ['x']"),
         (without_genes, "6 cells and 0 genes"),
         (Path.mkdir, "is a directory"),

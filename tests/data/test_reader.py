@@ -263,10 +263,7 @@ def test_no_anndata(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"), open_reader(tmp_path / "no.h5ad"):
         pass
     (tmp_path / "text.h5ad").write_text("no HDF5")
-    with pytest.raises(ValueError, match="not a readable"), open_reader(tmp_path / "text.h5ad"):
-        pass
-    (tmp_path / "x.h5ad.gz").write_text("packed")
-    with pytest.raises(ValueError, match="compressed, unpack it first"), open_reader(tmp_path / "x.h5ad.gz"):
+    with pytest.raises(ValueError, match="no table of numbers"), open_reader(tmp_path / "text.h5ad"):
         pass
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["matrix"] = [1, 2]

@@ -47,7 +47,7 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             typer.secho("interrupted; nothing was written", fg="red", err=True)
         raise
-    except (ValueError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
+    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.secho(f"error: {message or type(error).__name__}", fg="red", err=True)
         sys.exit(1)

@@ -26,7 +26,13 @@ Scale = Literal[
 Ties = Literal["hash", "random", "alphabetical"]
 
 Many = list[str] | None
-File = Annotated[Path, typer.Argument(help="AnnData file (.h5ad or .zarr). Never changed.", show_default=False)]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="File of cells: .h5ad, .zarr, .h5mu, 10x .h5, .loom, .csv, folder of matrix.mtx. Never changed.",
+        show_default=False,
+    ),
+]
 PerturbationColumn = Annotated[str | None, typer.Option(help="obs column with the perturbation of each cell.")]
 NGenes = Annotated[int | None, typer.Option(help="Maximum number of genes in a predicted sentence.", min=1)]
 Unguided = Annotated[bool, typer.Option("--unguided", help="Write free text, not only genes of the data, each once.")]

@@ -47,10 +47,12 @@ def sentences(
     """Write cell sentences: a table with a row per cell, or a text file with a line per cell."""
     import dataclasses
 
+    import datasets
+
     from cell2sen.data.output import complete_file
     from cell2sen.model import resolve
-    from cell2sen.sentences.from_anndata import from_anndata
     from cell2sen.sentences.ranking import Recipe
+    from cell2sen.sentences.sentence_files import write_sentences
 
     check_suffix(out, ".parquet", ".jsonl", ".csv", ".txt")
     recipe = resolve(model).recipe if model else Recipe()
@@ -62,23 +64,16 @@ def sentences(
         ties=ties,
         seed=seed,
     )
+    datasets.disable_progress_bars()  # one for each part
     with complete_file(out, file) as temporary:
-        written = from_anndata(file, recipe, perturbation_column=perturbation_column, obs_columns=keep or (), **values)
-        if out.suffix == ".txt":
-            temporary.write_text("".join(f"{text}\n" for text in written.texts().to_pylist()), encoding="utf-8")
-        else:
-            import datasets
-
-            if output.quiet:
-                datasets.disable_progress_bars()
-            dataset = written.to_dataset()
-            write = {".parquet": dataset.to_parquet, ".jsonl": dataset.to_json, ".csv": dataset.to_csv}[out.suffix]
-            write(temporary)
-    mean = float(written.n_genes.mean())
+        n_genes = write_sentences(
+            file, temporary, recipe, perturbation_column=perturbation_column, obs_columns=keep or (), **values
+        )
+    mean = float(n_genes.mean())
     output.summarise(
-        f"{len(written):,} sentences of {int(mean)} genes on average → {out}",
+        f"{len(n_genes):,} sentences of {int(mean)} genes on average → {out}",
         file=str(out),
-        n_cells=len(written),
+        n_cells=len(n_genes),
         mean_genes=mean,
     )
 
@@ -98,11 +93,11 @@ def embed(
     import numpy as np
 
     from cell2sen import tl
+    from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file, write_results
-    from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad", ".npy")
-    with complete_file(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, open_anndata(file) as adata:
         tl.embed(adata, pooling=pooling, hidden_layer=hidden_layer, **arguments(cells, model, run, output))
         vectors = adata.obsm["X_cell2sen"]
         if out.suffix == ".npy":
@@ -147,8 +142,8 @@ def annotate(
 ) -> None:
     """Choose the cell type of each cell from a list."""
     from cell2sen import tl
+    from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file, write_results
-    from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad", ".csv")
     if labels and labels_file:
@@ -157,7 +152,7 @@ def annotate(
     if labels_file:
         lines = labels_file.read_text(encoding="utf-8").splitlines()
     menu = [line.strip() for line in lines if line.strip()] if labels or labels_file else None
-    with complete_file(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, open_anndata(file) as adata:
         tl.annotate(
             adata,
             menu,
@@ -169,11 +164,11 @@ def annotate(
             **arguments(cells, model, run, output),
         )
         key = adata.uns["cell2sen"]["annotate"]["key"]
+        columns = [key, f"{key}_score", *([f"{key}_sample"] if sample_by else [])]
         if out.suffix == ".csv":
-            columns = [key, f"{key}_score", *([f"{key}_sample"] if sample_by else [])]
             adata.obs[columns].to_csv(temporary, index_label="cell")
         else:
-            write_results(file, temporary, adata, obsm=f"{key}_probabilities")
+            write_results(file, temporary, adata, obsm=f"{key}_probabilities", obs=columns)
         counts = {str(label): int(count) for label, count in adata.obs[key].value_counts().items() if count}
     n_labelled = sum(counts.values())
     text = ", ".join(f"{label} {count}" for label, count in counts.items())
@@ -203,13 +198,13 @@ def perturb(
 ) -> None:
     """Predict the expression of control cells after a perturbation."""
     from cell2sen import tl
+    from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
-    from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad")
     if (perturbation is None) == (perturbation_column is None):
         raise ValueError("pass either --perturbation or --perturbation-column")
-    with complete_file(out, file) as temporary, backed(file) as adata:
+    with complete_file(out, file) as temporary, open_anndata(file) as adata:
         predicted = tl.perturb(
             adata,
             perturbation,
@@ -252,8 +247,8 @@ def generate(
 ) -> None:
     """Sample new cells of given types."""
     from cell2sen import tl
+    from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
-    from cell2sen.data.reader import backed
 
     check_suffix(out, ".h5ad")
     values = arguments(model, run, output)
@@ -262,7 +257,7 @@ def generate(
         generated = tl.generate(
             cell_type,
             n=n,
-            genes=stack.enter_context(backed(genes)) if genes else None,
+            genes=stack.enter_context(open_anndata(genes)) if genes else None,
             n_genes=n_genes,
             guided=not unguided,
             temperature=temperature,

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import hashlib
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cell2sen.data.files.formats import is_zarr, locate
+from cell2sen.data.files.frames import text_of
+from cell2sen.data.files.opening import is_plain_h5ad, read_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,15 +43,16 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         The disk is full.
     """
     path = Path(path)
-    if any(Path(file).exists() and path.exists() and path.samefile(file) for file in inputs):
-        raise ValueError(f"{path} is the input file, which is never changed; choose another name for the output")
+    for file in inputs:
+        _refuse_input(path, file)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; create it first")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
+        remove_stale(path)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=folder)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -66,7 +77,8 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """Temporary folder beside `path`, renamed to `path` if the block ends without an error, else removed."""
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    remove_stale(path)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -78,22 +90,98 @@ def complete_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_results(file: Path, out: Path, adata: AnnData, *, obsm: str) -> None:
-    """Copy of `file` at `out` with the results in obs, ``obsm[obsm]`` and ``uns["cell2sen"]``; the rest is not read.
+def remove_stale(path: Path) -> None:
+    """Remove temporary files and folders of `path` whose process was killed. Those of other machines stay."""
+    for temporary in path.absolute().parent.glob(glob.escape(_prefix(path, process="")) + "*"):
+        process = temporary.name.removeprefix(_prefix(path, process="")).split(".")[0]
+        if process == _process() or _is_running(process):
+            continue
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
-    Results of a .zarr store are written with the whole of `adata`.
+
+def _prefix(path: Path, process: str | None = None) -> str:
+    """Beginning of the names of temporary files: the output, this machine, this process and when it started."""
+    process = f"{_process()}." if process is None else process
+    return f".{path.name[:100]}.{_machine()}.{process}"
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Name of the machine or container, in which the number of a process is unique."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError, ValueError):
+        parts.append(Path("/etc/machine-id").read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))  # numbers of processes are those of a container
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=4).hexdigest()
+
+
+def _process() -> str:
+    return f"{os.getpid()}-{_start_time(os.getpid())}"
+
+
+def _is_running(process: str) -> bool:
+    """Whether a process still runs: its number may belong to another one that started later."""
+    number, _, start = process.partition("-")
+    if not number.isdecimal() or os.name != "posix":
+        return True
+    try:
+        os.kill(int(number), 0)  # sends no signal
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return _start_time(int(number)) == start
+
+
+def _start_time(process: int) -> str:
+    """When a process started, in ticks since the machine did; 0 where the system does not tell."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[19]
+    return "0"
+
+
+def _refuse_input(path: Path, file: str | Path) -> None:
+    """Raise a ValueError if an output is an input, or a file inside of one."""
+    try:
+        given = locate(file).file
+    except FileNotFoundError:
+        return
+    if path.exists() and path.samefile(given):
+        raise ValueError(f"{path} is the input file, which is never changed; choose another name for the output")
+    if given.is_dir() and is_zarr(given) and given.resolve() in path.resolve().parents:
+        raise ValueError(f"{path} is inside of the input {given}, which is never changed; choose another folder")
+
+
+def write_results(
+    file: str | Path, out: Path, adata: AnnData, *, obsm: str, obs: Sequence[str] = (), uns: str = "cell2sen"
+) -> None:
+    """Copy of `file` at `out` as .h5ad, with results: columns of obs, ``obsm[obsm]`` and ``uns[uns]``.
+
+    Of an .h5ad in today's layout the rest is copied unread; files of other formats are read and written whole.
     """
     import h5py
     from anndata.io import write_elem
 
-    if file.suffix == ".zarr":
-        adata.write_h5ad(out, compression="gzip")
+    if not is_plain_h5ad(file):
+        whole = read_anndata(file)
+        for column in obs:
+            whole.obs[column] = adata.obs[column].values
+        whole.obsm[obsm] = adata.obsm[obsm]
+        whole.uns[uns] = adata.uns[uns]
+        whole.write_h5ad(out, compression="gzip")
         return
     shutil.copyfile(file, out)
     with h5py.File(out, "r+") as target:
         for group in ("obsm", "uns"):
             if group not in target:
                 write_elem(target, group, {})
-        write_elem(target, "obs", adata.obs)
+        stored = target["obs"]
+        for column in obs:
+            write_elem(stored, column, adata.obs[column].values)
+        if obs:
+            order = [str(text_of(name)) for name in stored.attrs.get("column-order", ())]
+            stored.attrs["column-order"] = np.array([*dict.fromkeys([*order, *obs])], dtype=h5py.string_dtype())
         write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
-        write_elem(target, "uns/cell2sen", adata.uns["cell2sen"])
+        write_elem(target, f"uns/{uns}", adata.uns[uns])

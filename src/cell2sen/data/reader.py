@@ -1,4 +1,4 @@
-"""Reader: blocks of rows of an AnnData object, .h5ad or .zarr, in bounded memory."""
+"""Reader: blocks of rows of an AnnData object or file, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+
+from cell2sen.data.files.frames import with_names
+from cell2sen.data.files.opening import cannot_be_read, open_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +47,9 @@ class Reader:
 
     rows: NDArray[np.int64] | None = None
     """int64 (cells,): rows of `matrix` that belong to `obs`; ``None``: all."""
+
+    file: str = ""
+    """Path of the file; empty for objects in memory."""
 
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Open file of the matrix; empty for matrices in memory."""
@@ -111,12 +117,13 @@ class Reader:
     def read(self, rows: NDArray[np.integer[Any]]) -> sp.csr_matrix:
         """CSR copy of the cells with these numbers, in any order; repeated numbers only for a matrix in memory."""
         rows = rows if self.rows is None else self.rows[rows]
-        if self._is_csc_on_disk:
-            return self._rows_of_columns(rows)
         if sp.issparse(self.matrix) or isinstance(self.matrix, np.ndarray):
             return _to_csr(self._by_rows[rows], copy=False)
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
+        with self._reading():
+            if self._is_csc_on_disk:
+                return self._rows_of_columns(rows)
+            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+            return sp.csr_matrix(sp.vstack([_to_csr(self.matrix[run[0] : run[-1] + 1]) for run in runs]))
 
     def sample(self, rows: int = 256) -> sp.csr_matrix:
         """The first, middle and last cells, each at most `rows` of them (fewer if cells have many genes)."""
@@ -141,7 +148,20 @@ class Reader:
     def _slice(self, start: int, stop: int) -> sp.csr_matrix:
         if self.rows is not None:
             return self.read(np.arange(start, stop))
-        return _to_csr(self._by_rows[start:stop])
+        with self._reading():
+            return _to_csr(self._by_rows[start:stop])
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Name the file in errors of the libraries that read it."""
+        try:
+            yield
+        except (MemoryError, TypeError):
+            raise
+        except Exception as error:
+            if not self.file or type(error) is ValueError:
+                raise
+            raise cannot_be_read(error, f"{self.where} of {self.file}") from error
 
     @cached_property
     def _by_rows(self) -> Any:
@@ -205,9 +225,10 @@ class _ViewOfFile:
 
 
 def open_reader(data: AnnData | str | Path, *, layer: str | None = None, use_raw: bool = False) -> Reader:
-    """Open the matrix named by `layer` and `use_raw` of an AnnData object, an ``.h5ad`` file or a ``.zarr`` store.
+    """Open the matrix named by `layer` and `use_raw` of an AnnData object or of a file.
 
-    Files are opened for reading only; the reader closes them.
+    Files of all formats of :func:`cell2sen.data.files.opening.open_anndata` are opened, for reading only; the reader
+    closes them.
 
     Raises
     ------
@@ -220,12 +241,13 @@ def open_reader(data: AnnData | str | Path, *, layer: str | None = None, use_raw
         raise ValueError("pass either layer= or use_raw=True, not both")
     if isinstance(data, str | Path):
         with contextlib.ExitStack() as opened:
-            group = opened.enter_context(_open_file(Path(data)))
-            reader = _checked(_reader_of_file(group, layer, use_raw), str(data))
-            return replace(reader, opened=opened.pop_all())
+            adata = opened.enter_context(open_anndata(data))
+            reader = _checked(_reader_of_object(adata, layer, use_raw), str(data))
+            return replace(reader, file=str(data), opened=opened.pop_all())
+    _refuse_several(data)
     if hasattr(data, "obs") and hasattr(data, "var"):
         return _checked(_reader_of_object(data, layer, use_raw), "the AnnData object")
-    raise TypeError(f"expected AnnData or the path of an .h5ad or .zarr file, found {type(data).__name__}")
+    raise TypeError(f"expected AnnData or the path of a file, found {type(data).__name__}")
 
 
 def _reader_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Reader:
@@ -242,64 +264,18 @@ def _reader_of_object(adata: AnnData, layer: str | None, use_raw: bool) -> Reade
         matrix, var = adata.X, adata.var
     if matrix is None:
         raise ValueError(f"adata.X is empty; pass another matrix: {_hint(layers, has_raw, where)}")
-    return Reader(matrix=matrix, obs=adata.obs, var=var, uns=adata.uns, where=where, hint=_hint(layers, has_raw, where))
-
-
-def _reader_of_file(group: Any, layer: str | None, use_raw: bool) -> Reader:
-    from anndata.io import read_elem, sparse_dataset
-
-    layers = list(group["layers"].keys()) if "layers" in group else []
-    has_raw = "raw" in group
-    where = _where(layer, use_raw, layers, has_raw)
-    stored = group["raw/X"] if use_raw else group[f"layers/{layer}"] if layer is not None else group.get("X")
     hint = _hint(layers, has_raw, where)
-    if stored is None:
-        raise ValueError(f"the file has no X; pass another matrix: {hint}")
-    sparse = "indptr" in stored if hasattr(stored, "keys") else False
-    # uns may be large; only the organism is read.
-    uns = {}
-    for key in ("organism", "species", "organism_ontology_term_id"):
-        if "uns" in group and key in group["uns"]:
-            uns[key] = read_elem(group["uns"][key])
-    return Reader(
-        matrix=sparse_dataset(stored) if sparse else stored,
-        obs=read_elem(group["obs"]),
-        var=read_elem(group["raw/var"] if use_raw else group["var"]),
-        uns=uns,
-        where=where,
-        hint=hint,
-    )
+    return Reader(matrix=matrix, obs=with_names(adata.obs), var=with_names(var), uns=adata.uns, where=where, hint=hint)
 
 
-@contextlib.contextmanager
-def _open_file(path: Path) -> Iterator[Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        import zarr
-
-        try:
-            store = zarr.open_group(str(path), mode="r")
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} is a directory, but no zarr store") from error
-        _require_anndata(store, path)
-        yield store
-        return
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        packed = "; it is compressed, unpack it first" if path.suffix == ".gz" else ""
-        raise ValueError(f"{path} is not a readable .h5ad (HDF5) file: {error}{packed}") from error
-    with file:
-        _require_anndata(file, path)
-        yield file
-
-
-def _require_anndata(group: Any, path: Path) -> None:
-    if "obs" not in group or "var" not in group:
-        raise ValueError(f"{path} contains no AnnData: it has no obs and var, only {sorted(group.keys())}")
+def _refuse_several(data: Any) -> None:
+    """Raise a TypeError for objects that hold several AnnData."""
+    for parts in ("mod", "tables"):  # of MuData, of SpatialData
+        if isinstance(names := getattr(data, parts, None), Mapping):
+            choices = ", ".join(f"{parts}[{name!r}]" for name in names)
+            raise TypeError(
+                f"expected AnnData, found {type(data).__name__}, which holds several: pass one of {choices}"
+            )
 
 
 def _checked(reader: Reader, name: str) -> Reader:
@@ -397,20 +373,3 @@ def _native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "b" or (dtype.kind == "f" and dtype.itemsize < 4):
         return np.dtype(np.float32)
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
-
-
-@contextlib.contextmanager
-def backed(file: Path) -> Iterator[AnnData]:
-    """AnnData of a file: matrices stay on disk for ``.h5ad``; a ``.zarr`` store is read into memory."""
-    import anndata
-
-    with contextlib.suppress(KeyError), open_reader(file):  # its errors are clearer than anndata's
-        pass
-    if file.suffix == ".zarr":
-        yield anndata.read_zarr(file)
-        return
-    adata = anndata.read_h5ad(file, backed="r")
-    try:
-        yield adata
-    finally:
-        adata.file.close()

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
+from cell2sen.data.files.opening import read_anndata
 from cell2sen.data.obs import group_cells, obs_column, stripped
 from cell2sen.data.reader import Reader, open_reader
 from cell2sen.data.scale.units import LN_CP10K, Scale, ScaleName
@@ -286,16 +287,12 @@ def some_of(names: Sequence[str], limit: int = 6) -> str:
 
 def _load(data: Any, name: str) -> Any:
     if isinstance(data, str | Path):
-        path = Path(data)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file {path} with the {name} cells")
-        import anndata
-
-        return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
+        try:
+            return read_anndata(data)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} with the {name} cells") from error
     if not (hasattr(data, "obs") and hasattr(data, "var")):
-        raise TypeError(
-            f"the {name} cells must be AnnData or the path of an .h5ad or .zarr file, found {type(data).__name__}"
-        )
+        raise TypeError(f"the {name} cells must be AnnData or the path of a file, found {type(data).__name__}")
     return data.to_memory() if data.isbacked else data
 
 

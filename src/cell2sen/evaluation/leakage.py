@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen.data.files.formats import is_binary, locate
+from cell2sen.data.files.opening import open_anndata
 from cell2sen.data.splits import barcode, sha256_of_names
 from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, Sides
 from cell2sen.evaluation.scoring.groups import Groups
@@ -241,7 +243,7 @@ def hardly_moves(ratio: float) -> Check:
 
 
 def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | None:
-    """Cell names of an iterable, an AnnData object, a text file (one per line), or a ``.json`` or ``.h5ad`` file.
+    """Cell names of an iterable, an AnnData object, a text file (one per line), a ``.json`` file, or a file of cells.
 
     JSON is a list, or an object of lists such as file → names.
     """
@@ -252,12 +254,13 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
     if not isinstance(names, str | Path):
         return [str(name) for name in names]
     path = Path(names)
-    if not path.is_file():
-        raise FileNotFoundError(f"train_names must be names or a file with names; there is no file {path}")
-    if path.suffix == ".h5ad":
-        import anndata
-
-        return [str(name) for name in anndata.read_h5ad(path, backed="r").obs_names]
+    try:
+        place = locate(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"train_names must be names or a file with names; {error}") from error
+    if place.inside or path.is_dir() or is_binary(path):
+        with open_anndata(path) as adata:
+            return [str(name) for name in adata.obs_names]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         stored = json.loads(text)

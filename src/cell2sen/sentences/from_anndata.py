@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,23 +130,53 @@ def from_expression(
     perturbations
         One per cell, ``None`` for no perturbation.
     """
+    genes: list[NDArray[np.int32]] = []
+    sentences, n_genes = rank_cells(
+        expression,
+        recipe,
+        genes.append,
+        organism=organism,
+        perturbations=perturbations,
+        obs_columns=obs_columns,
+        block_rows=block_rows,
+        progress=progress,
+    )
+    return replace(sentences, genes=_arrow_lists(n_genes, genes))
+
+
+def rank_cells(
+    expression: Expression,
+    recipe: Recipe,
+    store: Callable[[NDArray[np.int32]], object],
+    *,
+    organism: str | Sequence[str] | None = None,
+    perturbations: Sequence[str | None] | None = None,
+    obs_columns: Sequence[str] = (),
+    block_rows: int | None = None,
+    progress: bool = False,
+) -> tuple[Sentences, NDArray[np.int64]]:
+    """Rank the genes of all cells, and give the gene ids of consecutive cells to `store`, which keeps them.
+
+    Returns
+    -------
+    Sentences of all cells whose gene lists are still empty, and the number of genes of each.
+    """
     writer = _Writer(expression, recipe)
     fitter = RankFitter()
-    genes: list[NDArray[np.int32]] = []
     lengths: list[NDArray[np.int64]] = []
     n_missing = n_noise = 0
     with tqdm(total=len(expression), desc="cell sentences", unit=" cells", disable=not progress) as bar:
         for written in in_parallel(writer.write, _parts(expression, block_rows)):
             fitter.add_sums(written.sums)
-            genes.append(written.genes)
+            store(written.genes)
             lengths.append(written.lengths)
             n_missing += written.n_missing
             n_noise += written.n_noise
             bar.update(len(written.lengths))
     n_genes = np.concatenate(lengths)
     _warn_of_empty(n_genes, n_missing, expression)
-    return Sentences(
-        genes=_arrow_lists(n_genes, genes),
+    sentences = Sentences(
+        genes=_arrow_lists(np.zeros(len(expression), dtype=np.int64), [np.zeros(0, dtype=np.int32)]),
         vocabulary=pa.array(expression.symbols, type=pa.string()),
         names=writer.names,
         organism=expression.organism(organism),
@@ -162,6 +192,7 @@ def from_expression(
             "n_cells_without_genes": int(np.sum(n_genes == 0)),
         },
     )
+    return sentences, n_genes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

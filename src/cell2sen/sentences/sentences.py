@@ -123,7 +123,7 @@ class Sentences:
             places = np.frombuffer(word_bounds, dtype=np.int32)[written.offset :][ends]
             return pa.StringArray.from_buffers(last - first, pa.py_buffer(places), text)
 
-        rows = max(1, min(_MAX_TEXT_ROWS, _MAX_TEXT_GENES * len(self) // max(int(bounds[-1]), 1)))
+        rows = rows_of_text(len(self), int(bounds[-1]))
         firsts = range(0, len(self), rows)
         chunks = in_parallel(write, ((first, min(first + rows, len(self))) for first in firsts))
         return pa.chunked_array(chunks, type=pa.string())
@@ -154,20 +154,24 @@ class Sentences:
         """
         from datasets import Dataset
 
+        table = self.annotations()
+        return Dataset(table.add_column(0, "cell_sentence", self.texts()))
+
+    def annotations(self) -> pa.Table:
+        """The columns of :meth:`to_dataset` without the text of the sentences."""
         n = len(self)
         fit = None if self.fit is None else asdict(self.fit)
         fit_type = pa.struct([(field.name, pa.float64()) for field in fields(RankFit)])
         columns: dict[str, Any] = {
-            "cell_sentence": self.texts(),
             "fit_parameters": pa.array([fit] * n, type=fit_type),
             "organism": pa.array(self.organism, type=pa.string()),
             "perturbations": pa.array(self.perturbations, type=pa.string()),
             "cell_name": pa.array(self.names.astype(str), type=pa.string()),
         }
         for name in self.obs.columns:
-            if str(name) not in columns:
+            if str(name) not in (*columns, "cell_sentence"):
                 columns[str(name)] = _arrow_column(self.obs[name])
-        return Dataset(pa.table(columns))
+        return pa.table(columns)
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, recipe: Recipe | None = None) -> Sentences:
@@ -216,6 +220,11 @@ class Sentences:
             recipe=recipe or Recipe(),
             fit=fits.pop() if len(fits) == 1 else None,
         )
+
+
+def rows_of_text(n_cells: int, n_genes: int) -> int:
+    """Cells in a chunk of text, of the number of cells and the genes of all together."""
+    return max(1, min(_MAX_TEXT_ROWS, _MAX_TEXT_GENES * n_cells // max(n_genes, 1)))
 
 
 def _arrow_column(values: pd.Series[Any]) -> pa.Array:

@@ -1,0 +1,1 @@
+"""Files that hold a matrix: recognised by their content, opened as AnnData."""
