@@ -311,3 +311,17 @@ def test_a_damaged_matrix_is_refused(column, ascending):
     for read in (module.canonical, module._to_csr):  # blocks that are shared, and blocks that are not
         with pytest.raises(ValueError, match=f"damaged.*gene number {column}.*5 genes"):
             read(damaged)
+
+
+@pytest.mark.parametrize(("part", "place", "value"), [("indptr", 2, 10**6), ("indptr", -1, 1), ("indptr", 0, 3)])
+@pytest.mark.parametrize("storage", ["csr", "csc"])
+def test_damaged_pointers_are_refused_and_give_no_values_of_other_cells(storage, part, place, value, values, tmp_path):
+    import h5py
+
+    make(values, STORAGES[storage]).write_h5ad(tmp_path / "x.h5ad")
+    with h5py.File(tmp_path / "x.h5ad", "r+") as file:
+        file["X"][part][place] = value
+    with pytest.raises(ValueError, match=r"X of .*x.h5ad is damaged: its pointers"):
+        open_reader(tmp_path / "x.h5ad")
+    with open_reader(tmp_path / "x.h5ad", use_raw=True) as source:
+        np.testing.assert_array_equal(whole(source), values)

@@ -284,7 +284,20 @@ def _checked(reader: Reader, name: str) -> Reader:
     n_obs, n_vars = reader.matrix.shape
     if n_obs == 0 or n_vars == 0:
         raise ValueError(f"{name} is empty: {n_obs} cells and {n_vars} genes in {reader.where}")
+    if hasattr(reader.matrix, "group"):
+        _refuse_damaged(reader.matrix.group, f"{reader.where} of {name}")
     return reader
+
+
+def _refuse_damaged(group: Any, name: str) -> None:
+    """Raise a ValueError for a sparse matrix on disk whose pointers would give cells the values of others."""
+    pointers = np.asarray(group["indptr"][:])
+    n_values, n_indices = int(group["data"].shape[0]), int(group["indices"].shape[0])
+    if pointers[0] != 0 or pointers[-1] != n_values or n_values != n_indices or np.any(pointers[1:] < pointers[:-1]):
+        raise ValueError(
+            f"{name} is damaged: its pointers go from {pointers[0]} to {pointers[-1]}, for {n_values} values and "
+            f"{n_indices} indices; copy or write the file anew"
+        )
 
 
 def _where(layer: str | None, use_raw: bool, layers: list[str], has_raw: bool) -> str:
