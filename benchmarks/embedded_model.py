@@ -63,7 +63,7 @@ def annotation(config, base: Path, backend) -> dict:
     labels = sorted(set(truth))
     held = adata[test].copy()
     c2s.tl.annotate(held, labels, model=backend, progress=False)
-    probabilities = held.obsm["cell2sen_cell_type_probabilities"]
+    probabilities = held.obsm["cell2sen_cell_type_probabilities"].to_numpy()
     predicted = np.array(labels)[probabilities.argmax(axis=1)]
     correct = predicted == truth[test]
     log = log_normalised(adata)

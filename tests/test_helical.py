@@ -370,3 +370,33 @@ def test_file_gives_what_memory_gives(path: str, tmp_path: Path) -> None:
     cell2sen = make(path)
     for file in (tmp_path / "in.h5ad", str(tmp_path / "in.h5ad")):
         assert cell2sen.process_data(file).to_dict() == cell2sen.process_data(cells()).to_dict()
+
+
+def test_datasets_put_together_have_the_genes_of_both(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    cell2sen = make(path)
+    third = len(GENES) // 3
+    parts = [cell2sen.process_data(cells(genes=genes)) for genes in (GENES[:third], GENES[third : 2 * third])]
+    cell2sen._loaded = (cell2sen._loaded[0], fake())  # type: ignore[index]
+    for kept, described in ((parts, True), ([part.map(lambda row: row) for part in parts], True)):
+        _, predicted = cell2sen.get_perturbations(concatenate_datasets(kept), ["IFN-beta"] * 12)
+        words = {gene for sentence in predicted for gene in (sentence or "").split()}
+        assert words <= set(GENES[: 2 * third])
+        assert words & set(GENES[third:])
+        assert ("no list of genes" not in caplog.text) == described
+    for description in ("", "my cells"):
+        joined = concatenate_datasets(parts)
+        joined.info.description = description
+        _, predicted = cell2sen.get_perturbations(joined, ["IFN-beta"] * 12)
+        expressed = {gene for text in joined["cell_sentence"] for gene in text.split()}
+        assert {gene for sentence in predicted for gene in (sentence or "").split()} <= expressed
+        assert "the dataset has no list of genes in its description" in caplog.text
+
+
+def test_controls_get_no_response(path: str) -> None:
+    adata, cell2sen = cells(), make(path, perturbation_column="condition")
+    adata.obs["condition"] = ["control", "IFN-beta"] * 3
+    dataset = cell2sen.process_data(adata)
+    assert dataset["perturbations"][:] == ["control", "IFN-beta"] * 3
+    written, predicted = cell2sen.get_perturbations(dataset)
+    assert [sentence is None for sentence in predicted] == [True, False] * 3
+    assert written["perturbations"][:] == [None, "IFN-beta"] * 3

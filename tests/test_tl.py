@@ -181,7 +181,7 @@ def test_cells_without_genes_get_no_result_and_the_others_theirs(caplog: pytest.
     c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
     assert adata.obs["cell2sen_cell_type"].iloc[2] == "unknown"
     assert adata.obs["cell2sen_cell_type_score"].iloc[2] == 0
-    assert np.isnan(adata.obsm["cell2sen_cell_type_probabilities"][2]).all()
+    assert np.isnan(adata.obsm["cell2sen_cell_type_probabilities"].iloc[2]).all()
     predicted = c2s.tl.perturb(adata, "IFN-beta", model=fake(), **QUIET)
     assert list(predicted.obs_names) == ["c0", "c1", "c3", "c4", "c5"]
     with pytest.raises(ValueError, match="none of the cells to predict"):

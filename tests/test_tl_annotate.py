@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,13 +22,13 @@ def test_label_depends_on_the_cell_alone() -> None:
     part, rows = reordered(adata)
     c2s.tl.annotate(part, LABELS, model=fake(), **QUIET)
     key = "cell2sen_cell_type_probabilities"
-    np.testing.assert_array_equal(part.obsm[key], adata.obsm[key][rows])
+    np.testing.assert_array_equal(part.obsm[key], adata.obsm[key].iloc[rows])
 
 
 def test_probabilities_are_a_distribution_and_scores_their_maximum() -> None:
     adata = cells()
     c2s.tl.annotate(adata, LABELS, model=fake(), threshold=0.5, **QUIET)
-    probabilities = adata.obsm["cell2sen_cell_type_probabilities"]
+    probabilities = adata.obsm["cell2sen_cell_type_probabilities"].to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(adata.obs["cell2sen_cell_type_score"], probabilities.max(axis=1))
     best = [LABELS[column] for column in probabilities.argmax(axis=1)]
@@ -42,7 +44,7 @@ def test_calibration_temperature_is_applied_and_recorded() -> None:
     c2s.tl.annotate(adata, LABELS, model=fake(), **QUIET)
     c2s.tl.annotate(cold, LABELS, model=fake(calibration={"annotate": {"temperature": 2.0}}), **QUIET)
     key = "cell2sen_cell_type_probabilities"
-    softer = np.sqrt(adata.obsm[key])
+    softer = np.sqrt(adata.obsm[key].to_numpy())
     np.testing.assert_allclose(cold.obsm[key], softer / softer.sum(axis=1, keepdims=True))
     assert cold.uns["cell2sen"]["annotate"]["calibrated"] is True
 
@@ -92,3 +94,30 @@ def test_long_prompts_lose_genes_with_a_warning(caplog: pytest.LogCaptureFixture
     recorder.backend.context = 5
     with pytest.raises(ValueError, match="without any genes"):
         c2s.tl.annotate(adata, LABELS, model=recorder.backend, **QUIET)
+
+
+def test_probabilities_have_the_labels_as_columns_through_a_file(tmp_path: Path) -> None:
+    adata, labels = cells(), ["T/NK", "B cells, naive", 'α/β "T"; cell']
+    c2s.tl.annotate(adata, labels, model=fake(), **QUIET)
+    frame = adata.obsm["cell2sen_cell_type_probabilities"]
+    assert list(frame.columns) == ["T%2FNK", "B cells, naive", 'α%2Fβ "T"; cell']
+    for write, read in (("write_h5ad", anndata.read_h5ad), ("write_zarr", anndata.read_zarr)):
+        getattr(adata, write)(tmp_path / write)
+        again = read(tmp_path / write)
+        pd.testing.assert_frame_equal(again.obsm["cell2sen_cell_type_probabilities"], frame)
+        assert again.uns["cell2sen"]["annotate"]["labels"].tolist() == labels
+
+
+def test_one_text_is_split_at_semicolons() -> None:
+    adata = cells()
+    c2s.tl.annotate(adata, "B cell; NK cell;CD4 T cell ", model=fake(), **QUIET)
+    assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == ["B cell", "NK cell", "CD4 T cell"]
+
+
+def test_clusters_as_numbers_are_labels() -> None:
+    for labels in ([0, 1], [0.0, 1.0], ["0", "1.0"], [b"0", b"1"]):
+        adata = cells()
+        c2s.tl.annotate(adata, labels, model=fake(), **QUIET)  # type: ignore[arg-type]
+        assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == ["0", "1"]
+    with pytest.raises(ValueError, match=r"found \['B cell'\] more than once"):
+        c2s.tl.annotate(cells(), ["B cell", "B\u00a0cell"], model=fake(), **QUIET)

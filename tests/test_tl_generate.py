@@ -54,3 +54,9 @@ def test_what_cannot_be_generated(arguments: dict[str, Any], match: str) -> None
     options = {"cell_type": "B cell", "genes": GENES, "model": fake(), **QUIET, **arguments}
     with pytest.raises(ValueError, match=match):
         c2s.tl.generate(**options)
+
+
+def test_names_in_one_text_are_split_as_those_of_annotate() -> None:
+    options: dict[str, Any] = {"n": 1, "genes": GENES, "n_genes": 4, "model": fake(), **QUIET}
+    assert c2s.tl.generate("B cell; NK cell", **options).obs["cell_type"].tolist() == ["B cell", "NK cell"]
+    assert c2s.tl.generate(["B; cell", "1.0"], **options).obs["cell_type"].tolist() == ["B; cell", "1"]

@@ -114,3 +114,82 @@ def test_predicted_cells_can_be_perturbed_again() -> None:
     third = c2s.tl.perturb(second, perturbation_column="perturbation", model=fake(), **QUIET)
     assert not third.obs.columns.duplicated().any()
     assert set(second.obs["perturbation_before"]) == {"IFN-beta"}
+
+
+def mixed(names: list[Any]) -> Any:
+    adata = cells()
+    adata.obs["condition"] = pd.Series(names, index=adata.obs_names, dtype=object)
+    return adata
+
+
+@pytest.mark.parametrize("control", ["control", "ctrl", "DMSO", "non-targeting", "Vehicle", "unperturbed"])
+def test_controls_in_the_column_get_no_response(control: str, caplog: pytest.LogCaptureFixture) -> None:
+    adata = mixed([control, "IFN-beta"] * 3)
+    predicted = c2s.tl.perturb(adata, perturbation_column="condition", model=fake(), **QUIET)
+    assert predicted.obs["perturbation"].tolist() == ["IFN-beta"] * 3
+    assert predicted.obs_names.tolist() == ["c1", "c3", "c5"]
+    assert f"3 of 6 cells are controls ('{control}') and get no response" in caplog.text
+    named = c2s.tl.perturb(adata, perturbation_column="condition", control=(), model=fake(), **QUIET)
+    assert named.obs["perturbation"].tolist() == [control, "IFN-beta"] * 3
+    listed = c2s.tl.perturb(adata, list(adata.obs["condition"]), model=fake(), **QUIET)
+    assert listed.obs_names.tolist() == ["c1", "c3", "c5"]
+
+
+def test_controls_under_another_name_and_trained_ones() -> None:
+    adata = mixed(["WT", "IFN-beta"] * 3)
+    predicted = c2s.tl.perturb(adata, perturbation_column="condition", control="WT", model=fake(), **QUIET)
+    assert predicted.obs_names.tolist() == ["c1", "c3", "c5"]
+    trained = fake(perturbations={"DMSO": 5, "IFN-beta": 5})
+    predicted = c2s.tl.perturb(mixed(["DMSO", "IFN-beta"] * 3), perturbation_column="condition", model=trained, **QUIET)
+    assert predicted.n_obs == 6
+    with pytest.raises(ValueError, match="'DMSO' are names of controls, which get no response"):
+        c2s.tl.perturb(adata, "DMSO", model=fake(), **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("names", "control"), [(["ctrl", "IL-6"] * 3, "ctrl"), ([None, "IL-6"] * 3, ""), (["NA", "x"] * 3, None)]
+)
+def test_of_a_mixed_file_only_the_controls_are_perturbed(names: list[Any], control: Any) -> None:
+    options: dict[str, Any] = {"perturbation_column": "condition", "control": control, "model": fake(), **QUIET}
+    predicted = c2s.tl.perturb(mixed(names), "IFN-beta", **options)
+    assert predicted.obs_names.tolist() == ["c0", "c2", "c4"]
+    assert set(predicted.obs["perturbation"]) == {"IFN-beta"}
+    with pytest.raises(ValueError, match="no control cells"):
+        c2s.tl.perturb(mixed(["x"] * 6), "IFN-beta", **options)
+
+
+def test_a_mixed_file_without_a_column_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    c2s.tl.perturb(mixed(["ctrl", "stim"] * 3), "IFN-beta", model=fake(), **QUIET)
+    assert "3 of 6 cells are no controls by obs['condition'] ('stim' beside 'ctrl')" in caplog.text
+    caplog.clear()
+    c2s.tl.perturb(mixed(["ctrl"] * 6), "IFN-beta", model=fake(), **QUIET)
+    assert "no controls by" not in caplog.text
+
+
+def test_combinations_take_the_models_order(caplog: pytest.LogCaptureFixture) -> None:
+    model = fake(perturbations={"A+B": 9})
+    predicted = c2s.tl.perturb(cells(), "B + A", model=model, **QUIET)
+    assert set(predicted.obs["perturbation"]) == {"A+B"}
+    assert "'B + A' is 'A+B' in another order" in caplog.text
+
+
+def test_labels_are_no_perturbations(caplog: pytest.LogCaptureFixture) -> None:
+    adata = mixed(["B cell", "Lymphocyte"] * 3)
+    model = fake(perturbations={"IFN-beta": 9}, labels={"B cell": 9}, spellings={"B cell": ["Lymphocyte"]})
+    c2s.tl.perturb(adata, perturbation_column="condition", model=model, **QUIET)
+    assert "'B cell', 'Lymphocyte' are cell types, not perturbations" in caplog.text
+    assert "was not trained on the perturbations ['B cell', 'Lymphocyte']" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["nan", "NA", "None", "<NA>", "N/A"])
+def test_missing_values_that_are_text_skip_the_cell(missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    adata = mixed(["IFN-beta", missing] * 3)
+    assert c2s.tl.perturb(adata, perturbation_column="condition", model=fake(), **QUIET).n_obs == 3
+    assert f"3 cells with '{missing}' were read as no perturbation" in caplog.text
+
+
+def test_names_in_bytes() -> None:
+    predicted = c2s.tl.perturb(
+        mixed([b"IFN-beta", b"control"] * 3), perturbation_column="condition", model=fake(), **QUIET
+    )
+    assert predicted.obs["perturbation"].tolist() == ["IFN-beta"] * 3

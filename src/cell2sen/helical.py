@@ -18,7 +18,13 @@ from cell2sen.backend import SENTENCE_END, AttentionMap, Backend, Pooling, Sampl
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.perturb import genes_that_fit, perturbation_per_cell, perturbation_slots, predict_sentences
+from cell2sen.inference.perturb import (
+    genes_that_fit,
+    perturbation_per_cell,
+    perturbation_slots,
+    predict_sentences,
+    without_controls,
+)
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.from_anndata import from_anndata
@@ -279,8 +285,8 @@ class Cell2Sen:
         dataset
             From :meth:`process_data`.
         perturbations_list
-            One perturbation per cell; ``None``, NaN and "" skip the cell. By default the dataset's column
-            ``perturbations``.
+            One perturbation per cell; missing values and controls ("control", "DMSO", …) skip the cell. By default the
+            dataset's column ``perturbations``.
 
         Returns
         -------
@@ -298,7 +304,8 @@ class Cell2Sen:
 
         config = self.config
         session = self._session(dataset, "perturb")
-        perturbations = None if perturbations_list is None else perturbation_per_cell(perturbations_list, len(dataset))
+        values = session.sentences.perturbations if perturbations_list is None else perturbations_list
+        perturbations = without_controls(perturbation_per_cell(values, len(dataset)), session.model)
         slots = perturbation_slots(session, perturbations)
         vocabulary = _vocabulary(dataset, session)
         sampling = Sampling(
@@ -349,8 +356,14 @@ def _bars(progress: bool) -> Iterator[None]:
 
 
 def _vocabulary(dataset: Dataset, session: Session) -> list[str]:
-    """Genes that predictions may have: those of the dataset, else of the model, else of the sentences."""
-    genes = list(_genes_in_description(dataset) or session.model.genes or session.sentences.symbols)
+    """Genes that predictions may have: those of the dataset's description, and of its sentences."""
+    described = _genes_in_description(dataset)
+    if not described:
+        logger.warning(
+            "the dataset has no list of genes in its description, which process_data writes: predicted sentences have "
+            "only genes that a cell of the dataset expresses"
+        )
+    genes = list(dict.fromkeys([*described, *session.sentences.symbols]))
     return [gene for gene, known in zip(genes, session.backend.known_genes(genes), strict=True) if known]
 
 
@@ -358,10 +371,8 @@ def _genes_in_description(dataset: Dataset) -> tuple[str, ...]:
     """Genes in the description of a dataset from :meth:`Cell2Sen.process_data`, or of several concatenated ones."""
     genes: list[str] = []
     for line in (dataset.info.description or "").splitlines():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # blank lines between, and the user's own text
             genes += json.loads(line)["genes"]
-        except (ValueError, KeyError, TypeError):
-            return ()  # the user's own description
     return tuple(dict.fromkeys(genes))
 
 

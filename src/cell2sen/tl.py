@@ -15,8 +15,8 @@ from cell2sen.inference.annotate import check_labels, label_probabilities, sampl
 from cell2sen.inference.embed import attention_key, embed_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
-from cell2sen.inference.perturb import Readout, Response, perturbation_per_cell, predict_response
-from cell2sen.inference.session import start
+from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
+from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def embed(
 
 def annotate(
     adata: AnnData,
-    labels: Sequence[str] | None = None,
+    labels: str | Sequence[str] | None = None,
     *,
     task: str | Task = "annotate",
     sample_by: str | Sequence[str] | None = None,
@@ -131,7 +131,8 @@ def annotate(
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     labels
-        Cell types to choose from. Default: those that the model was trained on.
+        Cell types to choose from: a list, or one text, separated by semicolons. Default: those that the model was
+        trained on.
     task
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
         perturbations), ``"tissue"`` for the tissue of samples of cells.
@@ -162,8 +163,9 @@ def annotate(
         Probability of the most probable label, float64, also below the threshold; 0 for cells without genes or in no
         sample.
     ``obsm[key_added + "_probabilities"]``
-        Probabilities, float64 (n, labels), columns in the order of ``uns["cell2sen"]["annotate"]["labels"]``; NaN for
-        cells without genes or in no sample.
+        Probabilities, a DataFrame with a column per label, in the order of ``uns["cell2sen"]["annotate"]["labels"]``;
+        NaN for cells without genes or in no sample. ``/`` in names of columns is written ``%2F``, since files cannot
+        have it.
     ``obs[key_added + "_sample"]``
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
@@ -195,7 +197,11 @@ def annotate(
     categories = [label for label in dict.fromkeys((*probabilities.labels, UNKNOWN)) if label in used]
     adata.obs[key_added] = pd.Categorical(picked, categories=categories)
     adata.obs[f"{key_added}_score"] = scores
-    adata.obsm[f"{key_added}_probabilities"] = probabilities.probabilities
+    adata.obsm[f"{key_added}_probabilities"] = pd.DataFrame(
+        probabilities.probabilities,
+        index=adata.obs_names,
+        columns=[label.replace("/", "%2F") for label in probabilities.labels],
+    )
     if samples is not None:
         adata.obs[f"{key_added}_sample"] = _sample_names(adata, samples)
     provenance = session.provenance(
@@ -215,6 +221,7 @@ def perturb(
     perturbation: str | Sequence[str | None] | None = None,
     *,
     perturbation_column: str | None = None,
+    control: str | Sequence[str | None] | None = AUTO,
     n_genes: int | None = None,
     readout: Readout = "auto",
     correction: bool = True,
@@ -231,11 +238,16 @@ def perturb(
     Parameters
     ----------
     adata
-        Control cells. Not changed.
+        Control cells; with `perturbation_column` also others. Not changed.
     perturbation
-        One name for all cells, or one per cell; ``None``, NaN and "" skip a cell.
+        One name for all cells, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell.
     perturbation_column
-        ``obs`` column with one perturbation per cell, instead of `perturbation`.
+        ``obs`` column with one perturbation per cell, instead of `perturbation`: each cell gets the response to its own
+        one. With `perturbation` and `control`: the cells that are controls in this column get the response.
+    control
+        Names of controls in `perturbation` and `perturbation_column`, which get no response of their own; ``None``, ""
+        or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO, non-targeting, NT, PBS, …),
+        except perturbations of the model. ``()``: there are none.
     n_genes
         Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
         the model was trained with.
@@ -279,8 +291,8 @@ def perturb(
     Unsupported
         ``readout="expected"`` of a model that does not support it.
     ValueError
-        Neither or both of `perturbation` and `perturbation_column`, no cell to predict, names that are not unique with
-        a temperature above 0, or negative or infinite values.
+        Neither `perturbation` nor `perturbation_column`, both without `control`, no cell to predict, names that are not
+        unique with a temperature above 0, or negative or infinite values.
     KeyError
         Unknown ``layer`` or column; lists the available ones.
     TypeError
@@ -289,13 +301,12 @@ def perturb(
     from anndata import AnnData
 
     _check_input(adata, copy=True)
-    if (perturbation is None) == (perturbation_column is None):
-        raise ValueError("pass either perturbation= (a name or a list) or perturbation_column= (an obs column)")
-    perturbations = None if perturbation is None else perturbation_per_cell(perturbation, adata.n_obs)
+    check_options(options)
+    perturbations = perturbations_to_predict(adata.obs, perturbation, perturbation_column, control, model_of(options))
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
-    session = start(adata, "perturb", options, perturbation_column=perturbation_column)
+    session = start(adata, "perturb", options)
     response = predict_response(
         session,
         perturbations,
@@ -342,7 +353,7 @@ def generate(
     Parameters
     ----------
     cell_type
-        One label or several.
+        Labels: a list, or one text, separated by semicolons.
     n
         Cells per label.
     genes

@@ -22,6 +22,7 @@ from cell2sen.backend import Sampling, Unsupported
 from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.engine.decoding.guide import Guide
 from cell2sen.engine.network import attention, attention_context
+from cell2sen.inference.session import start
 from cell2sen.model import Model, resolve
 from cell2sen.prompt import Prompt
 
@@ -464,3 +465,15 @@ def test_another_attention_raises() -> None:
     network = tiny.network("gpt_neox", backend.tokenizer.get_vocab_size(), implementation="sdpa")
     with pytest.raises(ValueError, match="attn_implementation='cell2sen'"):
         TransformersBackend(Model(name="x", path="x"), network, backend)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, words in (("cuda", "finds no CUDA GPU"), ("cuda:1", "finds no CUDA GPU"), ("gpu", "no device 'gpu'")):
+        with pytest.raises(ValueError, match=words):
+            backends.check_device(device)
+        with pytest.raises(ValueError, match=words):
+            start("no_such_file.h5ad", "embed", {"device": device})
+    backends.check_device("cpu")
+    with pytest.raises(ValueError, match="no backend 'nothing'"):
+        backends.check_device("cuda", "nothing")

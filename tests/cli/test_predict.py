@@ -161,3 +161,33 @@ def test_zarr(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "zarr.npy"), np.load(tmp_path / "h5ad.npy"))
     assert run("annotate", "in.zarr", "out.h5ad", "-m", model, "-q", "--labels", CHOICE).code == 0
     assert "cell2sen_cell_type" in anndata.read_h5ad(tmp_path / "out.h5ad").obs
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_names_of_files_and_texts(run: Run, file: Path, model: str, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "labels.txt").write_text("B cell\r\n\r\nNK cell\r\n# a comment\r\n", encoding=encoding)
+    assert run("annotate", file, "out.h5ad", "-m", model, "-q", "--labels-file", "labels.txt").code == 0
+    labels = ["B cell", "NK cell"]
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").uns["cell2sen"]["annotate"]["labels"].tolist() == labels
+    options = ["-n", 1, "--n-genes", 4, "-m", model, "-q"]
+    for given in (["-t", "B cell; NK cell"], ["-t", "B cell", "-t", "NK cell"], ["--cell-types-file", "labels.txt"]):
+        assert run("generate", "drawn.h5ad", *given, *options).code == 0
+        assert anndata.read_h5ad(tmp_path / "drawn.h5ad").obs["cell_type"].tolist() == labels
+    assert "either --cell-type or --cell-types-file" in run("generate", "no.h5ad", *options).err
+
+
+def test_perturb_the_controls_of_a_mixed_file(run: Run, model: str, tmp_path: Path) -> None:
+    adata = cells()
+    adata.obs["condition"] = ["ctrl", "IL-6"] * 3
+    adata.write_h5ad(tmp_path / "mixed.h5ad")
+    options = ["--perturbation-column", "condition", "--n-genes", 5, "-m", model, "-q"]
+    assert run("perturb", "mixed.h5ad", "out.h5ad", "-p", "IFN-beta", "--control", "ctrl", *options).code == 0
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").obs_names.tolist() == ["c0", "c2", "c4"]
+    assert run("perturb", "mixed.h5ad", "own.h5ad", *options).code == 0
+    assert anndata.read_h5ad(tmp_path / "own.h5ad").obs["perturbation"].tolist() == ["IL-6"] * 3
+
+
+def test_a_device_that_is_not_there_is_one_line(run: Run, file: Path, model: str) -> None:
+    done = run("embed", file, "no.npy", "-m", model, "--device", "tpu")
+    assert (done.code, done.err.strip().count("\n")) == (1, 0)
+    assert "no device 'tpu'" in done.err

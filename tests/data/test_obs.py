@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 
 from cell2sen.data.obs import (
+    cell_names,
     clean_perturbations,
     contexts,
     group_cells,
     obs_column,
     obs_columns,
     perturbations_of_cells,
-    stripped,
+    text_column,
+    warn_of_missing,
 )
 
 OBS = pd.DataFrame(
@@ -34,7 +36,6 @@ def test_columns_come_once_and_unknown_ones_list_the_available() -> None:
 
 def test_missing_values_are_none() -> None:
     missing = [None, np.nan, pd.NA, pd.NaT, "", " "]
-    assert stripped([*missing, " a ", 7]) == [*[None] * 6, "a", "7"]
     assert clean_perturbations([*missing, " a ", 7], 8) == (*[None] * 6, "a", "7")
     assert perturbations_of_cells(OBS, "drug") == ("a", None, None)
     assert perturbations_of_cells(OBS, "kind") == ("T", "B", "T")
@@ -53,6 +54,27 @@ def test_perturbations_are_one_per_cell() -> None:
 def test_contexts_are_text() -> None:
     assert contexts(OBS, ("kind", "batch")) == [("T", "1"), ("B", "2"), ("T", "1")]
     assert contexts(OBS, ()) == [()] * 3
+    assert contexts(OBS, ("drug", "batch")) == [("a", "1"), (None, "2"), (None, "1")]
+
+
+def test_bytes_and_whole_floats_are_text() -> None:
+    obs = pd.DataFrame({"drug": [b"IFN", b"NA"], "cluster": [1.0, np.nan]}, index=[b"x", b"y"])
+    assert perturbations_of_cells(obs, "drug") == ("IFN", None)
+    assert text_column(obs, "cluster").tolist() == ["1", None]
+    assert cell_names(obs).tolist() == ["x", "y"]
+    assert cell_names(OBS).tolist() == ["x", "y", "z"]
+    assert cell_names(pd.DataFrame(index=[0, 1])).tolist() == ["0", "1"]
+
+
+def test_missing_values_are_counted_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    obs = pd.DataFrame({"label": ["T", "NA", "NA", None], "whole": list("abcd")})
+    warn_of_missing(obs, "label", "obs of cells.h5ad", "no label is learned from them")
+    assert "obs of cells.h5ad: 3 of 4 cells have no value in 'label' (written as 'NA': 2): no label" in caplog.text
+    caplog.clear()
+    warn_of_missing(obs, "whole", "obs of cells.h5ad", "")
+    assert not caplog.text
+    perturbations_of_cells(obs, "label")
+    assert "2 cells with 'NA' were read as no perturbation" in caplog.text
 
 
 def test_cells_with_a_missing_value_are_in_no_group() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cell2sen.data.splits import barcode, held_out_cells, sha256_of_names
+from cell2sen.data.splits import are_counted, barcode, held_out_cells, sha256_of_names
 
 OBS = pd.DataFrame({"donor": [f"d{row % 4}" for row in range(40)]})
 
@@ -57,3 +57,36 @@ def test_controls_are_held_out_singly() -> None:
     held_out = held_out_cells(OBS, by="donor", share=0.5, values=("d2",), control=control)
     np.testing.assert_array_equal(held_out[20:], OBS["donor"][20:] == "d2")
     np.testing.assert_array_equal(held_out[:20], held_out_cells(OBS, by="cell", share=0.5)[:20])
+
+
+def test_groups_are_text_and_cells_without_a_group_are_not_held_out(caplog: pytest.LogCaptureFixture) -> None:
+    obs = pd.DataFrame({"donor": [1.0, 2.0, np.nan, 1.0], "batch": [b"a", b"b", b"NA", b"a"]})
+    for by, values in (("donor", ("1",)), ("donor", ("1.0",)), ("batch", ("a",))):
+        held_out = held_out_cells(obs, by=by, share=0.5, values=values)
+        assert held_out.tolist() == [True, False, False, True]
+    assert "1 of 4 cells have no value in obs['donor']: they are not held out" in caplog.text
+    assert not held_out_cells(obs, by="donor", share=0.9)[2]
+    with pytest.raises(ValueError, match=r"no \['3'\] to hold out; available: \['1', '2'\]"):
+        held_out_cells(obs, by="donor", share=0.5, values=("3",))
+
+
+@pytest.mark.parametrize("pattern", ["{}", "cell_{}", "Cell{}", "cell{}", "X{}", "{}-1", "cell {}", "obs_{}", "BC{}"])
+def test_names_that_count_cells(pattern: str) -> None:
+    assert are_counted([pattern.format(number) for number in range(50)])
+    assert are_counted([pattern.format(number) for number in range(0, 5000, 100)])  # a part of a file
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["AAACATACAACCAC-1", "AAACATACAACCAG-1"],
+        ["s1-0", "s1-1"],
+        ["GSM123_0", "GSM123_1"],
+        ["0", "1", "AAACATACAACCAC-1"],
+        ["52341234", "51234521"],  # identifiers of a census
+        ["plate1_A1", "plate1_A2"],
+        [],
+    ],
+)
+def test_names_that_identify_cells(names: list[str]) -> None:
+    assert not are_counted(names)

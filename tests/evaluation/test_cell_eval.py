@@ -97,3 +97,11 @@ def test_scores_equal_those_of_cell_eval() -> None:
         some = ours[(ours["metric"] == metric) & (ours["method"] == "prediction") & (ours["group"] != "all")]
         for group, value in zip(some["group"], some["value"], strict=True):
             assert value**power == pytest.approx(theirs.loc[tuple(group.split(" | ")), column], rel=1e-4)
+
+
+def test_contexts_without_controls_are_explained() -> None:
+    real = cells(0, ("ctrl", "a", "b"))
+    real = real[(real.obs["drug"] != "ctrl") | (real.obs["kind"] == "T")].copy()
+    predicted = cells(1, ("a", "b"))
+    with pytest.raises(ValueError, match=r"none of the contexts .* has control cells.*scored are B, controls are in T"):
+        pairs(predicted[predicted.obs["kind"] == "B"].copy(), real, **OPTIONS)

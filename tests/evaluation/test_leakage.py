@@ -46,14 +46,47 @@ def test_controls_among_the_truth_raise() -> None:
         run(perturbed(TWIN), ad.concat([real, doubled]), leaks="raise")
 
 
-def test_cells_that_were_trained_on_raise(tmp_path: Path) -> None:
-    names = list(perturbed(REAL).obs_names[:5])
+def renamed(adata: ad.AnnData, pattern: str) -> ad.AnnData:
+    """The cells under names that count them."""
+    adata = adata.copy()
+    adata.obs_names = [pattern.format(number) for number in range(adata.n_obs)]
+    return adata
+
+
+def trained_status(predicted: ad.AnnData, real: ad.AnnData, **options: Any) -> str:
+    evaluation = run(predicted, real, metrics=["pearson"], **options)
+    return {check.name: check.status for check in evaluation.checks}["no test cell was trained on"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_cells_that_were_trained_on_raise(tmp_path: Path, encoding: str) -> None:
+    real = renamed(REAL, "donor1-{}")
+    names = list(perturbed(real).obs_names[:5])
     with pytest.raises(LeakError, match="5 of 216 test cells are among the 6 training cells"):
-        run(perturbed(TWIN), leaks="raise", train_names=[*names, "another"])
-    (tmp_path / "names.txt").write_text("\n".join(names))
-    assert run(perturbed(TWIN), train_names=tmp_path / "names.txt", metrics=["pearson"]).leaked
-    evaluation = run(perturbed(TWIN), leaks="raise", train_names=["another"], metrics=["pearson"])
-    assert {check.name: check.status for check in evaluation.checks}["no test cell was trained on"] == "passed"
+        run(perturbed(TWIN), real, leaks="raise", train_names=[*names, "another"])
+    (tmp_path / "names.txt").write_text("\r\n".join(names), encoding=encoding)
+    assert run(perturbed(TWIN), real, train_names=tmp_path / "names.txt", metrics=["pearson"]).leaked
+    assert trained_status(perturbed(TWIN), real, leaks="raise", train_names=["another"]) == "passed"
+
+
+@pytest.mark.parametrize("pattern", ["{}", "cell_{}", "Cell{}"])
+def test_names_that_count_cells_prove_no_leak(pattern: str) -> None:
+    real, others, predicted = (renamed(cells, pattern) for cells in (REAL, TWIN, perturbed(TWIN)))
+    assert trained_status(predicted, real, train_names=list(others.obs_names)) == "not checked"
+    assert trained_status(predicted, real, train=others, leaks="raise") == "passed"  # other cells, equal names
+    with pytest.raises(LeakError, match="216 of 216 test cells have the expression of one of 288 training cells"):
+        run(predicted, real, train=REAL[::-1], leaks="raise")
+
+
+@pytest.mark.parametrize("pattern", ["{}", "cell_{}"])
+def test_names_that_count_cells_do_not_prove_that_a_prediction_was_made_from_the_truth(pattern: str) -> None:
+    real = renamed(REAL, pattern)
+    fair = renamed(own_prediction(REAL[REAL.obs["drug"] == "control"]), pattern)
+    fair.obs_names = [pattern.format(36 + number) for number in range(fair.n_obs)]  # names of perturbed cells
+    fair.uns["cell2sen"]["perturb"]["readout"] = "expected"
+    assert not run(fair, real, metrics=["pearson"]).leaked
+    with pytest.raises(LeakError, match="have the name of a cell of the truth"):
+        run(own_prediction(real[real.obs["drug"].isin(["control", "alpha"])]), real, leaks="raise")
 
 
 def test_a_models_record_of_its_split_is_read(tmp_path: Path) -> None:

@@ -60,3 +60,9 @@ def test_settings_are_frozen_and_recorded_as_plain_values() -> None:
     record = settings.record()
     assert (record["context"], record["encoder"], record["seed"]) == (["donor", "type"], "passed as an object", 2)
     assert as_list("donor") == ["donor"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("leaks", "ignore"), ("case", "lower"), ("leaks", None)])
+def test_menus_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{option} must be one of \[.*\], found {value!r}"):
+        Settings.of(**{option: value})

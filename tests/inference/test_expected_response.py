@@ -76,14 +76,14 @@ def test_the_data_is_opened_resolved_and_cleaned_once(readout: str, monkeypatch:
     count(reader, "_reader_of_object")
     count(expression, "resolve_genes")
     count(expression, "scale_of")
-    count(obs, "stripped")
+    count(obs, "as_texts")
     adata = cells()
     adata.obs["drug"] = "IFN-beta"
     predict(adata, None, perturbation_column="drug", readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "as_texts": 1}
     calls.clear()
     predict(adata, readout=readout)
-    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "stripped": 1}
+    assert calls == {"_reader_of_object": 1, "resolve_genes": 1, "scale_of": 1, "as_texts": 1}
 
 
 def test_a_session_of_sentences_has_no_measured_expression() -> None:

@@ -69,7 +69,7 @@ def test_the_label_depends_on_the_sample_alone() -> None:
     subset = adata[order][adata.obs["donor"].to_numpy()[order] != "d1"].copy()
     c2s.tl.annotate(subset, TISSUES, task="tissue", sample_by="donor", n_cells=6, model=backend, batch_size=1)
     rows = adata.obs_names.get_indexer(subset.obs_names)
-    np.testing.assert_allclose(subset.obsm["cell2sen_tissue_probabilities"], expected[rows])
+    np.testing.assert_allclose(subset.obsm["cell2sen_tissue_probabilities"], expected.iloc[rows])
 
 
 @pytest.mark.parametrize(

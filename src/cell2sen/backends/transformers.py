@@ -71,6 +71,21 @@ def load(
     )
 
 
+def check_device(device: str) -> None:
+    """Raise a ValueError unless PyTorch has this device here."""
+    try:
+        kind, number = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; available: auto, cpu, cuda, cuda:1, …") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = "" if torch.version.cuda else ": this PyTorch was built for CPUs only"
+        raise ValueError(f"device={device!r}, but PyTorch finds no CUDA GPU on this machine{built}; use auto or cpu")
+    if kind == "cuda" and number >= torch.cuda.device_count():
+        raise ValueError(f"device={device!r}, but this machine has only {torch.cuda.device_count()} CUDA GPUs")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r}, but PyTorch finds no Apple GPU on this machine; use auto or cpu")
+
+
 class TransformersBackend(Backend):
     """Backend of a causal language model in this process.
 

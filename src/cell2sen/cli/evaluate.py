@@ -23,7 +23,10 @@ class ColumnOptions(Group):
         str | None, typer.Option(help="The same column of the predicted cells, if its name differs.")
     ] = None
     control: Annotated[
-        Many, typer.Option(help="Value of that column in control cells. May be repeated. Default: control.")
+        Many,
+        typer.Option(
+            help="Value of that column in control cells; '': cells without a value. May be repeated. Default: control."
+        ),
     ] = None
     context: Annotated[
         Many, typer.Option(help="obs column with the same value in a cell and its controls. May be repeated.")

@@ -119,7 +119,7 @@ def annotate(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     labels: Annotated[
-        str | None, typer.Option(help="Cell types, separated by semicolons. Default: the model's.")
+        Many, typer.Option(help="Cell types, separated by semicolons. May be repeated. Default: the model's.")
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Text file with one cell type per line.")] = None,
     threshold: Annotated[
@@ -148,10 +148,7 @@ def annotate(
     check_suffix(out, ".h5ad", ".csv")
     if labels and labels_file:
         raise ValueError("pass either --labels or --labels-file, not both")
-    lines = labels.split(";") if labels else []
-    if labels_file:
-        lines = labels_file.read_text(encoding="utf-8").splitlines()
-    menu = [line.strip() for line in lines if line.strip()] if labels or labels_file else None
+    menu = _names(labels, labels_file)
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         tl.annotate(
             adata,
@@ -182,6 +179,13 @@ def perturb(
         str | None, typer.Option("--perturbation", "-p", help="One perturbation for all cells.")
     ] = None,
     perturbation_column: PerturbationColumn = None,
+    control: Annotated[
+        Many,
+        typer.Option(
+            help="Name of controls, which get no response. May be repeated; '': cells without a value. Default: usual "
+            "names."
+        ),
+    ] = None,
     readout: Annotated[
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
@@ -196,19 +200,24 @@ def perturb(
     run: RunOptions,
     output: OutputOptions,
 ) -> None:
-    """Predict the expression of control cells after a perturbation."""
+    """Predict the expression of control cells after a perturbation.
+
+    With --perturbation-column each cell gets the response to its own perturbation; with --perturbation and --control,
+    too, the controls of that column get the response.
+    """
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
 
     check_suffix(out, ".h5ad")
-    if (perturbation is None) == (perturbation_column is None):
-        raise ValueError("pass either --perturbation or --perturbation-column")
+    if (perturbation is None) == (perturbation_column is None) and not (perturbation and control):
+        raise ValueError("pass either --perturbation or --perturbation-column; both only with --control")
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         predicted = tl.perturb(
             adata,
             perturbation,
             perturbation_column=perturbation_column,
+            control=control or "auto",
             n_genes=n_genes,
             readout=readout,
             correction=correction,
@@ -229,7 +238,10 @@ def perturb(
 
 def generate(
     out: Annotated[Path, typer.Argument(help="The generated cells (.h5ad).", show_default=False)],
-    cell_type: Annotated[list[str], typer.Option("--cell-type", "-t", help="Cell type. May be repeated.")],
+    cell_type: Annotated[
+        Many, typer.Option("--cell-type", "-t", help="Cell types, separated by semicolons. May be repeated.")
+    ] = None,
+    cell_types_file: Annotated[Path | None, typer.Option(help="Text file with one cell type per line.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Cells per type.", min=1)] = 100,
     genes: Annotated[
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
@@ -251,11 +263,14 @@ def generate(
     from cell2sen.data.output import complete_file
 
     check_suffix(out, ".h5ad")
+    cell_types = _names(cell_type, cell_types_file)
+    if cell_types is None or (cell_type and cell_types_file):
+        raise ValueError("pass either --cell-type or --cell-types-file")
     values = arguments(model, run, output)
     values |= {name: value for name, value in (("organism", organism), ("scale", scale)) if value}
     with complete_file(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
         generated = tl.generate(
-            cell_type,
+            cell_types,
             n=n,
             genes=stack.enter_context(open_anndata(genes)) if genes else None,
             n_genes=n_genes,
@@ -272,3 +287,13 @@ def generate(
         n_cells=generated.n_obs,
         validity=validity,
     )
+
+
+def _names(texts: Many, file: Path | None) -> list[str] | None:
+    """Names in texts, each separated by semicolons, or in the lines of a file; ``None`` without both."""
+    from cell2sen.data.names.text import list_of_names
+    from cell2sen.data.names.text_files import read_lines
+
+    if file is not None:
+        return [line for line in read_lines(file) if not line.startswith("#")]
+    return [name for text in texts for name in list_of_names(text)] if texts else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cell2sen.data.reader import open_reader
 from cell2sen.training.config.settings import TrainConfig
-from cell2sen.training.config.training_file import from_mapping, number, parse_yaml, read_values
+from cell2sen.training.config.training_file import errors_of, from_mapping, number, parse_yaml, read_values
 
 #: Without a training file: number of training pairs, and limits of the draws of each cell that give as many.
 PAIRS, MIN_EPOCHS, MAX_EPOCHS = 10_000, 5, 20
@@ -79,7 +80,11 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Unknown keys, options that do not fit the source, nothing to learn.
     """
     source = Path(source)
-    given = {key: value for key, value in options.items() if value is not False and (value or value == 0)}
+    given = {
+        key: value
+        for key, value in options.items()
+        if value is not False and (value or value == 0 or (key == "control" and value == ""))  # cells without a value
+    }
     for option, needed in NEEDS.items():
         if option in given and needed not in given:
             raise ValueError(f"--{option.replace('_', '-')} needs --{needed.replace('_', '-')}")
@@ -89,7 +94,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     if source.suffix in (".yaml", ".yml"):
         if of_file:
             raise ValueError(f"{sorted(of_file)} describe one file: name them under data.files of {source} instead")
-        values = read_values(source)
+        with errors_of(source):
+            values = read_values(source)
         if "model" in given:
             put(values, "model.from_scratch", None)
         if "from_scratch" in given:
@@ -109,7 +115,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         if not equals:
             raise ValueError(f"settings are KEY=VALUE, found {setting!r}")
         put(values, key, parse_yaml(text))
-    return from_mapping(values)
+    with errors_of(source) if source.suffix in (".yaml", ".yml") else contextlib.nullcontext():
+        return from_mapping(values)
 
 
 def put(values: dict[str, Any], place: str, value: Any, *, part: bool = False) -> None:

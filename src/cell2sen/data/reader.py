@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.files.frames import with_names
 from cell2sen.data.files.opening import cannot_be_read, open_anndata
+from cell2sen.data.obs import cell_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,7 +86,7 @@ class Reader:
     @property
     def names(self) -> NDArray[Any]:
         """Cell names, object (n,)."""
-        return np.asarray(self.obs.index.astype(str), dtype=object)
+        return cell_names(self.obs)
 
     def blocks(self, rows: int | None = None, *, shared: bool = False) -> Iterator[tuple[int, sp.csr_matrix]]:
         """Blocks of rows, in order: ``(first row, canonical CSR copy)``. The caller may change the copy.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterable
 
@@ -10,7 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen.data.obs import obs_column
+from cell2sen.data.names.text import as_text
+from cell2sen.data.obs import text_column
+
+logger = logging.getLogger(__name__)
 
 
 def held_out_cells(
@@ -31,7 +35,7 @@ def held_out_cells(
     share
         Share of cells, or of groups, that is held out at random.
     values
-        Groups to hold out instead of a random share.
+        Groups to hold out instead of a random share. Cells without a value are not held out; a warning counts them.
     control
         bool (cells,): unperturbed cells. If given, only perturbed cells are held out by group; of the controls, those
         among a random `share` of all cells are held out.
@@ -48,12 +52,15 @@ def held_out_cells(
     drawn[generator.permutation(len(obs))[len(obs) - round(share * len(obs)) :]] = True
     if by == "cell":
         return drawn
-    groups = obs_column(obs, by).astype(str)
-    names = sorted(set(groups if control is None else groups[~control]))
+    groups = text_column(obs, by)
+    if n_missing := sum(group is None for group in groups):
+        logger.warning("%d of %d cells have no value in obs[%r]: they are not held out", n_missing, len(obs), by)
+    names = sorted({group for group in (groups if control is None else groups[~control]) if group is not None})
+    values = [as_text(value) or str(value) for value in values]
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"obs[{by!r}] has no {unknown} to hold out; available: {names}")
     n_groups = max(round(share * len(names)), int(share > 0))
-    held_out = np.asarray(groups.isin(values or generator.permutation(names)[:n_groups]), dtype=bool)
+    held_out = np.isin(groups, values or generator.permutation(names)[:n_groups].tolist())
     return held_out if control is None else np.where(control, drawn, held_out)
 
 
@@ -66,3 +73,21 @@ def barcode(name: str) -> str:
 def sha256_of_names(names: Iterable[str]) -> str:
     """SHA-256 of the sorted names, one per line, as hex digits; stored in the metadata of trained models."""
     return hashlib.sha256("\n".join(sorted(map(str, names))).encode()).hexdigest()
+
+
+#: Names that count cells: 0, 1, 2, … as AnnData, cell_0, Cell1, X1 and so on; also with a number behind (1-0).
+_COUNTED = re.compile(r"(?:cells?|obs|row|index|idx|barcode|bc|spot|c|x|n|v)?[ _.:-]*(\d+)(?:[-_.]\d+)*", re.IGNORECASE)
+
+
+def are_counted(names: Collection[str]) -> bool:
+    """Whether cell names are numbers that count cells, such as 0, 1, 2, … or cell_0: equal ones prove nothing.
+
+    Numbers that are much larger than the number of cells are identifiers.
+    """
+    numbers = []
+    for name in names:
+        match = _COUNTED.fullmatch(name)
+        if match is None:
+            return False
+        numbers.append(int(match[1]))
+    return bool(numbers) and max(numbers) <= 100 * len(numbers) + 1000

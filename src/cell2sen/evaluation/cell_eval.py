@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2sen.evaluation.inputs import group_name, read_sides
+from cell2sen.evaluation.inputs import group_name, read_sides, some_of
 from cell2sen.evaluation.scoring.groups import Groups, Key, perturbation_groups
 from cell2sen.evaluation.settings import Settings
 
@@ -33,12 +33,24 @@ def pairs(predicted: Any, real: Any, *, train: Any = None, **options: Any) -> di
     dict
         Name of the context (``"all"`` without one) → (predicted, real). ``X`` is ln(1 + CP10k) over the shared genes,
         float32 CSR; ``obs["perturbation"]`` is ``"control"`` for controls. Contexts without control cells are left out.
+
+    Raises
+    ------
+    ValueError
+        No context of the predicted cells has control cells; lists the contexts.
     """
     settings = Settings.of(**options)
     sides = read_sides(predicted, real, train, settings.values)
     sides.align(settings.values.case)
     groups = perturbation_groups(sides, settings)
     contexts = dict.fromkeys(map(groups.context, groups.keys))
+    if not any(context in groups.real.controls for context in contexts):
+        raise ValueError(
+            "none of the contexts of the scored cells has control cells, which cell-eval needs: scored are "
+            f"{some_of([group_name(context) for context in contexts])}, controls are in "
+            f"{some_of([group_name(context) for context in groups.real.controls])}. Leave columns out of context=, or "
+            "add control cells of these contexts to the real cells"
+        )
     return {
         group_name(context) or "all": _pair(groups, context, sides.genes)
         for context in contexts

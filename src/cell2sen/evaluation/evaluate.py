@@ -67,7 +67,7 @@ def evaluate(
     task: Task | None = None,
     perturbation: str = "perturbation",
     predicted_perturbation: str | None = None,
-    control: str | Sequence[str] = "control",
+    control: str | Sequence[str | None] | None = "control",
     context: str | Sequence[str] = (),
     label: str | Sequence[str] = "cell_type",
     predicted_label: str | None = None,
@@ -110,9 +110,9 @@ def evaluate(
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
         The same column of `predicted`. Default: ``"perturbation"`` in predictions of :func:`cell2sen.tl.perturb`, else
-        the name in `real`. Cells with the value `control` are left out.
+        the name in `real`. Cells with the value `control` are left out. ``A+B`` and ``B+A`` are the same perturbation.
     control
-        Value or values of `perturbation` in control cells.
+        Value or values of `perturbation` in control cells. ``None`` (or "", NaN, "nan", …): the cells without a value.
     context
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
@@ -304,8 +304,7 @@ def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metr
 
 def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
     answers, notes = labels.pair_labels(sides, settings)
-    names = set(sides.real.names[answers.real.rows])
-    checks: list[Check] = [leakage.check_training_cells(names, sides, settings.leakage)]
+    checks: list[Check] = [leakage.check_training_cells(answers.real.rows, sides, settings.leakage)]
     if settings.leakage.leaks == "raise":
         leakage.raise_on(checks)
     scored = methods("annotate")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.files.opening import read_anndata
-from cell2sen.data.obs import group_cells, obs_column, stripped
+from cell2sen.data.names.text import as_text
+from cell2sen.data.obs import group_cells, text_column
 from cell2sen.data.reader import Reader, open_reader
 from cell2sen.data.scale.units import LN_CP10K, Scale, ScaleName
 from cell2sen.evaluation.input_scales import scale_of_cells, usable_layers
@@ -123,7 +124,7 @@ class Cells:
 
     def column(self, name: str) -> NDArray[Any]:
         """Values of an obs column as text, object (n,); ``None`` for missing values."""
-        return np.array(stripped(obs_column(self.obs, name, f"obs of the {self.name} cells")), dtype=object)
+        return text_column(self.obs, name, f"obs of the {self.name} cells")
 
 
 def read(
@@ -253,15 +254,26 @@ def align(first: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str],
 
 
 def group_rows(
-    cells: Cells, columns: Sequence[str], rename: Mapping[str, str] | None = None
+    cells: Cells,
+    columns: Sequence[str],
+    rename: Mapping[str, str] | None = None,
+    first: Sequence[str | None] | None = None,
 ) -> dict[tuple[str, ...], NDArray[np.int64]]:
     """Rows of each combination of values, ``{(value, …): rows}``; cells with a missing value are in no group.
 
-    `rename` maps values of the first column.
+    Parameters
+    ----------
+    rename
+        Value of the first column → another name.
+    first
+        Values of the cells instead of those of the first column.
     """
     values = [cells.column(column) for column in columns]
+    if first is not None:
+        values[0] = np.array(first, dtype=object)
     if rename:
-        values[0] = np.array([rename.get(value, value) for value in values[0]], dtype=object)
+        names = {as_text(name): as_text(other) for name, other in rename.items()}
+        values[0] = np.array([names.get(value, value) for value in values[0]], dtype=object)
     return {key: cells.by_name(rows) for key, rows in sorted(group_cells(*values).items())}
 
 
@@ -277,7 +289,7 @@ def refuse_empty(shared: Iterable[Any], predicted: Iterable[Any], real: Iterable
 
 def group_name(key: Sequence[str]) -> str:
     """Name of a group in tables and messages."""
-    return JOIN.join(key)
+    return JOIN.join(value.replace(JOIN, JOIN.strip()) for value in key)
 
 
 def some_of(names: Sequence[str], limit: int = 6) -> str:

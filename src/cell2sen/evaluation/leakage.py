@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from cell2sen.data.files.formats import is_binary, locate
 from cell2sen.data.files.opening import open_anndata
-from cell2sen.data.splits import barcode, sha256_of_names
+from cell2sen.data.names.text import decoded
+from cell2sen.data.names.text_files import read_lines, read_text
+from cell2sen.data.obs import cell_names
+from cell2sen.data.splits import are_counted, barcode, sha256_of_names
 from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, Sides
 from cell2sen.evaluation.scoring.groups import Groups
 from cell2sen.evaluation.settings import Leakage
@@ -70,26 +73,52 @@ def check_cells(groups: Groups, sides: Sides, settings: Leakage) -> list[Check]:
     predicted, real = groups.predicted.cells, groups.real.cells
     rows = np.concatenate([groups.predicted.groups[key] for key in groups.keys])
     truth = np.unique(np.concatenate([groups.real.groups[key] for key in groups.keys]))
-    hashes, names = hashes_of(real, truth), set(real.names[truth])
+    hashes = hashes_of(real, truth)
     checks = [copied_truth(predicted, rows, hashes)]
     if groups.with_controls:
         control_hashes = hashes_of(real, np.concatenate(list(groups.real.controls.values())))
         checks = [
             copied_control(predicted, rows, control_hashes),
             truth_is_control(hashes, control_hashes),
-            made_from_truth(predicted, rows, names),
+            made_from_truth(predicted, rows, real, truth),
             *checks,
         ]
-    return [*checks, check_training_cells(names, sides, settings)]
+    return [*checks, check_training_cells(truth, sides, settings)]
 
 
-def check_training_cells(test_names: Iterable[str], sides: Sides, settings: Leakage) -> Check:
-    """Check :func:`trained_on`, with names and split of the settings, the training cells or the prediction."""
-    names = settings.train_names
-    if names is None and sides.train is not None:
-        names = sides.train.names
+def check_training_cells(rows: NDArray[Any], sides: Sides, settings: Leakage) -> Check:
+    """Check :func:`trained_on`, with names and split of the settings, the training cells or the prediction.
+
+    Names that count cells (0, 1, 2, …) prove nothing; expression is compared instead.
+
+    Parameters
+    ----------
+    rows
+        Scored real cells.
+    """
+    real, train, names = sides.real, sides.train, settings.train_names
+    if names is None and train is not None:
+        names = train.names
+    stored = read_names(names)
+    if stored is not None and are_counted(real.names.tolist()) and are_counted(stored):
+        if train is None or settings.train_names is not None:
+            return _training_check(
+                "not checked",
+                f"the names of the cells ({real.names[0]}, …) are numbers that count them, so that equal names prove "
+                "nothing; pass the training cells as train= to compare their expression",
+            )
+        return _compared_expression(hashes_of(real, rows), hashes_of(train, np.arange(len(train))))
     split = split_of(sides.predicted, settings.split)
-    return trained_on(test_names, read_names(names), split, len(sides.real), sides.real.names)
+    return trained_on(real.names[rows], stored, split, len(real), real.names)
+
+
+def _compared_expression(test: NDArray[np.uint64], trained: NDArray[np.uint64]) -> Check:
+    test = test[test > 0]
+    n_same = int(np.isin(test, trained).sum())
+    detail = f"{n_same} of {len(test)} test cells have the expression of one of {len(trained)} training cells"
+    share = n_same / max(1, len(test))
+    status: Status = "failed" if share > MAX_COPIED_TRUTH else "warning" if n_same else "passed"
+    return _training_check(status, f"{detail} (names only count the cells and were not compared)")
 
 
 def hashes_of(cells: Cells, rows: NDArray[Any]) -> NDArray[np.uint64]:
@@ -155,13 +184,21 @@ def truth_is_control(truth_hashes: NDArray[np.uint64], control_hashes: NDArray[n
     )
 
 
-def made_from_truth(predicted: Cells, rows: NDArray[Any], truth_names: set[str]) -> Check:
+def made_from_truth(predicted: Cells, rows: NDArray[Any], real: Cells, truth: NDArray[Any]) -> Check:
     """Check for predictions made from cells of the truth, by names.
 
-    Predictions of this package keep the names of the cells that they were made from.
+    Predictions of this package keep the names of the cells that they were made from. Where names only count cells (0,
+    1, 2, …), the expression that a prediction began with is compared, too.
     """
     name = "prediction was not made from the truth"
-    overlap = [cell for cell in predicted.names[rows] if cell in truth_names]
+    place = dict(zip(real.names[truth], truth, strict=True))
+    overlap = [cell for cell in predicted.names[rows] if cell in place]
+    if overlap and are_counted(predicted.names.tolist()):
+        same = _began_with(predicted, [row for row in rows if predicted.names[row] in place], real, place)
+        if not same and predicted.provenance.get("readout") != "expected":
+            detail = f"the names of the predicted cells ({predicted.names[0]}, …) only count them"
+            return Check(name=name, status="not checked", detail=detail)
+        overlap = same
     if not overlap:
         return Check(name=name, status="passed", detail="no predicted cell has the name of a cell of the truth")
     n = f"{len(overlap)} of {len(rows)}"
@@ -170,6 +207,21 @@ def made_from_truth(predicted: Cells, rows: NDArray[Any], truth_names: set[str])
         advice = "they were predicted from perturbed cells; predict from adata[adata.obs[...] == control] only"
         return Check(name=name, status="failed", detail=f"{detail}: {advice}")
     return Check(name=name, status="warning", detail=f"{detail}; this is a leak if they were made from these cells")
+
+
+def _began_with(predicted: Cells, rows: Sequence[int], real: Cells, place: Mapping[str, int]) -> list[str]:
+    """Names of predicted cells whose ``control`` layer is the real cell of the same name."""
+    if "control" not in predicted.layers:
+        return []
+    same: list[str] = []
+    for start in range(0, len(rows), BLOCK_CELLS):
+        block = np.array(rows[start : start + BLOCK_CELLS])
+        before = predicted.rows(block, "control")
+        others = real.rows(np.array([place[name] for name in predicted.names[block]]))
+        distance = np.asarray(abs(before - others).sum(axis=1)).ravel()
+        is_same = distance <= MAX_CHANGE_OF_COPY * np.asarray(abs(others).sum(axis=1)).ravel()
+        same += list(predicted.names[block][is_same])
+    return same
 
 
 def trained_on(
@@ -250,9 +302,10 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
     if names is None:
         return None
     if hasattr(names, "obs_names"):
-        return [str(name) for name in names.obs_names]
+        adata: Any = names
+        return list(cell_names(adata.obs))
     if not isinstance(names, str | Path):
-        return [str(name) for name in names]
+        return [str(decoded(name)) for name in names]
     path = Path(names)
     try:
         place = locate(path)
@@ -260,19 +313,18 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
         raise FileNotFoundError(f"train_names must be names or a file with names; {error}") from error
     if place.inside or path.is_dir() or is_binary(path):
         with open_anndata(path) as adata:
-            return [str(name) for name in adata.obs_names]
-    text = path.read_text(encoding="utf-8")
+            return list(cell_names(adata.obs))
     if path.suffix == ".json":
-        stored = json.loads(text)
+        stored = json.loads(read_text(path))
         lists = stored.values() if isinstance(stored, dict) else [stored]
         return [str(name) for names_of_file in lists for name in names_of_file]
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return read_lines(path)
 
 
 def split_of(predicted: Cells, split: Any) -> Mapping[str, Any] | None:
     """Sizes and hashes of held-out cells of each training file: as passed, else from the record of the prediction."""
     if isinstance(split, str | Path):
-        split = json.loads(Path(split).read_text(encoding="utf-8"))
+        split = json.loads(read_text(split))
     if split is not None:
         return dict(split.get("split", split))
     record = predicted.provenance

@@ -11,11 +11,18 @@ from cell2sen.data.scale.units import ScaleName
 Case = Literal["auto", "keep", "upper"]
 Task = Literal["perturb", "generate", "annotate"]
 TASKS: tuple[Task, ...] = get_args(Task)
+Leaks = Literal["raise", "report"]
 
 
 def as_list(names: str | Sequence[str]) -> list[str]:
     """One or several names as a list."""
     return [names] if isinstance(names, str) else list(names)
+
+
+def check_menu(name: str, value: Any, menu: Any) -> None:
+    """Raise a ValueError unless `value` is in a menu, a ``Literal``."""
+    if value not in get_args(menu):
+        raise ValueError(f"{name} must be one of {list(get_args(menu))}, found {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,7 @@ class Columns:
 
     perturbation: str = "perturbation"
     predicted_perturbation: str | None = None
-    control: str | Sequence[str] = "control"
+    control: str | Sequence[str | None] | None = "control"
     context: str | Sequence[str] = ()
     label: str | Sequence[str] = "cell_type"
     predicted_label: str | None = None
@@ -42,6 +49,9 @@ class Values:
     symbols: str | None = None
     case: Case = "auto"
 
+    def __post_init__(self) -> None:
+        check_menu("case", self.case, Case)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
@@ -49,7 +59,10 @@ class Leakage:
 
     train_names: Any = None
     split: Any = None
-    leaks: Literal["raise", "report"] = "raise"
+    leaks: Leaks = "raise"
+
+    def __post_init__(self) -> None:
+        check_menu("leaks", self.leaks, Leaks)
 
 
 @dataclass(frozen=True, kw_only=True)

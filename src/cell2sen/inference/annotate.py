@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from cell2sen.backend import Backend
-from cell2sen.data.labels import normalise_label
+from cell2sen.data.names.labels import normalise_label
+from cell2sen.data.names.text import as_texts, is_list, list_of_names
+from cell2sen.data.obs import contexts
 from cell2sen.inference.session import Session, warn_unknown
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
@@ -132,28 +134,26 @@ def samples_of_cells(
     if not fewest <= n_cells <= most:
         raise ValueError(f"task {session.task.name!r} reads {fewest} to {most} cells, found n_cells={n_cells}")
     sentences = session.sentences
-    columns = sentences.obs[list(sample_by)]
-    missing = columns.isna().any(axis=1).to_numpy() | (sentences.n_genes == 0)
-    values = columns.astype(str).itertuples(index=False, name=None)
-    keys = zip(sentences.organism, values, missing, strict=True)
-    groups = [None if is_missing else (organism, *value) for organism, value, is_missing in keys]
+    keys = zip(sentences.organism, contexts(sentences.obs, list(sample_by)), sentences.n_genes > 0, strict=True)
+    groups: list[Any] = [
+        (organism, *values) if has_genes and None not in values else None for organism, values, has_genes in keys
+    ]
     return split_into_samples(groups, sentences.names.tolist(), n_cells=n_cells, min_cells=fewest, seed=seed)
 
 
-def check_labels(labels: Sequence[Any]) -> tuple[str, ...]:
-    """Labels without surrounding whitespace.
+def check_labels(labels: str | Iterable[Any]) -> tuple[str, ...]:
+    """Labels of a list, or of one text, separated by semicolons; cleaned as values of obs are.
 
     Raises
     ------
     ValueError
-        Fewer than two labels, the same label twice, or labels that are not text.
+        Fewer than two labels, the same label twice, or missing values among them.
     """
-    if isinstance(labels, str):
-        raise ValueError(f"labels must be a list of cell types, found the text {labels!r}: pass [{labels!r}, ...]")
-    labels = list(labels)
-    if invalid := [label for label in labels if not isinstance(label, str) or not label.strip()]:
-        raise ValueError(f"labels must be names of cell types, found {invalid[:5]}")
-    names = tuple(label.strip() for label in labels)
+    given = list_of_names(labels)
+    texts = as_texts(given)
+    if invalid := [label for label, text in zip(given, texts, strict=True) if text is None or is_list(label)]:
+        raise ValueError(f"labels must be names of cell types, found missing values or other objects: {invalid[:5]}")
+    names = tuple(text for text in texts if text is not None)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"labels must differ, found {repeated[:5]} more than once in {len(names)} labels")
     if len(names) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from cell2sen import tasks
 from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Backend, Sampling
 from cell2sen.data.genes.organism import scientific_name
+from cell2sen.data.names.text import as_texts, is_list, list_of_names
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_unknown
 from cell2sen.inference.templates import choose_templates
@@ -111,15 +112,16 @@ def generation_session(genes: AnnData | str | Path | Sequence[str] | None, optio
 
 
 def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None) -> list[str]:
-    """Cell types as a list, after a check of them and of the numbers of cells and genes.
+    """Cell types of a list, or of one text, separated by semicolons, after a check of them and of the numbers.
 
     Raises
     ------
     ValueError
         No names, the same name twice, or fewer than one cell or gene.
     """
-    cell_types: list[Any] = [cell_type] if isinstance(cell_type, str) else list(cell_type)
-    if not cell_types or not all(isinstance(name, str) and name.strip() for name in cell_types):
+    given = list_of_names(cell_type)
+    cell_types = [text for name, text in zip(given, as_texts(given), strict=True) if text and not is_list(name)]
+    if not cell_types or len(cell_types) < len(given):
         raise ValueError(f"cell_type must be one name or several, found {cell_type!r}")
     if len(set(cell_types)) < len(cell_types):
         raise ValueError(f"cell types must differ, found {cell_types}; n= sets the number of cells of each")

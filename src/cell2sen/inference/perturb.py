@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Sampling, Unsupported
-from cell2sen.data.obs import clean_perturbations
+from cell2sen.data.names.perturbations import control_names, no_controls, same_combinations, usual_controls
+from cell2sen.data.names.text import as_texts, some
+from cell2sen.data.obs import clean_perturbations, perturbations_of_cells
 from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.session import Session, Slots, warn_unknown
+from cell2sen.model import Model
 
 logger = logging.getLogger(__name__)
 
 Readout = Literal["auto", "expected", "sentence"]
+
+#: Value of `control` for the usual names of controls.
+AUTO = "auto"
+
+EITHER = (
+    "pass either perturbation= (a name or a list) or perturbation_column= (an obs column); both only with control=, "
+    "the value of the column in the control cells, whose response is then predicted"
+)
+
+#: Usual names of controls that are also states of cells, and most names of a column of perturbations.
+_STATES, _MAX_NAMES = frozenset({"none", "resting"}), 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -201,6 +217,124 @@ def genes_that_fit(session: Session, vocabulary: Sequence[str], max_new_tokens: 
     mean = float(np.mean(session.backend.count_tokens([" " + gene for gene in vocabulary])))
     n_genes = max(1, math.floor(max_new_tokens / mean))
     return n_genes if session.length is None else min(n_genes, session.length)
+
+
+def perturbations_to_predict(
+    obs: pd.DataFrame,
+    perturbation: str | Sequence[str | None] | None,
+    column: str | None,
+    control: str | Sequence[str | None] | None,
+    model: Model,
+) -> tuple[str | None, ...]:
+    """Perturbation of each cell whose response is predicted; ``None`` for others, controls among them.
+
+    Parameters
+    ----------
+    obs
+        Annotations of the cells.
+    perturbation, column, control
+        As for :func:`cell2sen.tl.perturb`.
+
+    Raises
+    ------
+    KeyError
+        No such column; lists the available ones.
+    ValueError
+        Neither `perturbation` nor `column`, both without `control`, not one entry per cell, or no cell to predict.
+    """
+    if column is None:
+        if perturbation is None:
+            raise ValueError(EITHER)
+        values = perturbation_per_cell(perturbation, len(obs))
+        if isinstance(perturbation, str):
+            warn_of_perturbed(obs)
+        return without_controls(values, model, control)
+    in_column = perturbations_of_cells(obs, column)
+    if perturbation is None:
+        _require_perturbation(in_column)
+        return without_controls(in_column, model, control)
+    if control == AUTO:
+        raise ValueError(EITHER)
+    given = perturbation_per_cell(perturbation, len(obs))
+    names = control_names(control)
+    cells = [value in names for value in in_column]
+    if not any(cells):
+        raise ValueError(no_controls(column, "the cells", in_column, names))
+    others = sorted({value for value, is_control in zip(in_column, cells, strict=True) if value and not is_control})
+    logger.info("responses of the %d controls in obs[%r]; not of %s", sum(cells), column, some(others))
+    return without_controls(
+        tuple(value if is_control else None for value, is_control in zip(given, cells, strict=True)), model
+    )
+
+
+def without_controls(
+    values: tuple[str | None, ...], model: Model, control: str | Sequence[str | None] | None = AUTO
+) -> tuple[str | None, ...]:
+    """The perturbations, with ``None`` for controls, and in the model's order of combinations; a warning counts them.
+
+    Parameters
+    ----------
+    control
+        Names of controls. ``"auto"``: the usual names that the model does not know.
+
+    Raises
+    ------
+    ValueError
+        All are controls.
+    """
+    trained = model.metadata.get("perturbations") or {}
+    untreated = model.metadata.get("no_perturbation")
+    if control == AUTO:
+        names = [name for name in usual_controls(values) if name not in trained and name != untreated]
+    else:
+        names = [name for name in control_names(control) if name is not None]
+    found = sorted({value for value in values if value in names and value is not None})
+    n_controls = sum(value in found for value in values)
+    if found:
+        kept = tuple(None if value in found else value for value in values)
+        if not any(kept):
+            raise ValueError(
+                f"no cell has a perturbation: {some(found)} are names of controls, which get no response; control=() "
+                "takes them for perturbations"
+            )
+        logger.warning(
+            "%d of %d cells are controls (%s) and get no response; control=() takes these names for perturbations",
+            n_controls,
+            len(values),
+            some(found),
+        )
+        values = kept
+    same = same_combinations(Counter(value for value in values if value and value not in trained), trained, names)
+    for name, other in same.items():
+        logger.warning("%r is %r in another order; the model was trained on that name", name, other)
+    return tuple(same.get(value, value) if value else None for value in values)
+
+
+def warn_of_perturbed(obs: pd.DataFrame) -> None:
+    """Warn where a column of obs has controls and others: responses are predicted for the others, too."""
+    for column in obs.columns:
+        values = obs[column]
+        if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object or values.dtype == "string"):
+            continue
+        if len(different := values.drop_duplicates()) > _MAX_NAMES:
+            continue
+        names = [name for name in dict.fromkeys(as_texts(different)) if name is not None]
+        controls = [name for name in usual_controls(names) if name.lower() not in _STATES]
+        others = [name for name in names if name not in controls]
+        if controls and others:
+            n_others = sum(value in set(others) for value in as_texts(values))
+            logger.warning(
+                "%d of %d cells are no controls by obs[%r] (%s beside %s); their response is predicted as if they "
+                "were. With perturbation_column=%r, control=%r it is predicted for the controls only",
+                n_others,
+                len(values),
+                column,
+                some(sorted(others)),
+                some(controls),
+                column,
+                controls[0],
+            )
+            return
 
 
 def perturbation_slots(session: Session, perturbations: tuple[str | None, ...] | None) -> list[dict[str, str] | None]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
 from cell2sen.data.expression import Expression
+from cell2sen.data.names.text import some
 from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
@@ -212,6 +213,8 @@ def start(
         An option that does not exist; lists those there are.
     """
     check_options(options)
+    if not isinstance(options.get("model"), Backend):
+        backends.check_device(options.get("device", "auto"), options.get("backend", "transformers"))
     matrix: Expression | None = None
     if isinstance(data, Sentences):
         backend = load_model(options)
@@ -316,10 +319,12 @@ def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
         of another task. Models without this key give no warning.
     """
     trained: Mapping[str, int] = model.metadata.get(kind) or {}
-    spellings = {name for others in (model.metadata.get("spellings") or {}).values() for name in others}
-    unknown = [name for name in names if name not in trained and name not in spellings]
+    labels = _labels_of(model)
+    unknown = [name for name in names if name not in trained and not (kind == "labels" and name in labels)]
     if not trained or not unknown:
         return
+    if kind != "labels" and (types := [name for name in unknown if name in labels]):
+        logger.warning("%s are cell types, not %s: is this the right column or list?", some(types), kind)
     lower = {name.lower(): name for name in trained}
     close = {name: difflib.get_close_matches(name.lower(), lower, n=1) for name in unknown[:20]}
     advice = "; ".join(f"did you mean {lower[match[0]]!r} for {name!r}?" for name, match in close.items() if match)
@@ -331,6 +336,12 @@ def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
         list(trained)[:50],
         f"; {advice}" if advice else "",
     )
+
+
+def _labels_of(model: Model) -> set[str]:
+    """Trained labels and their other spellings."""
+    spellings: Mapping[str, Sequence[str]] = model.metadata.get("spellings") or {}
+    return {*(model.metadata.get("labels") or ()), *(name for others in spellings.values() for name in others)}
 
 
 def _warn_organisms(session: Session) -> None:

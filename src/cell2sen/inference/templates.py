@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cell2sen.data.names.text_files import read_text
 from cell2sen.model import Model
 from cell2sen.task import Task, Template
 
@@ -102,8 +103,8 @@ def _read(templates: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"templates must be 'cell2sen', {PACKAGE!r} or a JSON file, found {str(templates)!r}")
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        loaded = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(loaded, dict):
         form = '{"task": [{"prompt": …, "answer": …}]}'

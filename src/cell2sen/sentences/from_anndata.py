@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cell2sen.data.expression import Expression
+from cell2sen.data.obs import cell_names, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
-from cell2sen.data.obs import perturbations_of_cells
 from cell2sen.data.reader import rows_of
 from cell2sen.data.scale.units import COUNTS, ScaleName
 from cell2sen.sentences.rank_fit import RankFitter, run_sums
@@ -260,7 +260,7 @@ def _arrow_lists(n_genes: NDArray[np.int64], genes: Sequence[NDArray[np.int32]])
 
 def _kept_columns(expression: Expression, columns: Sequence[str]) -> pd.DataFrame:
     kept = columns_of(expression.obs, columns).copy()
-    kept.index = kept.index.astype(str)
+    kept.index = cell_names(expression.obs)
     return kept
 
 

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.genes.organism import scientific_name
+from cell2sen.data.names.text import as_text, decoded
 from cell2sen.data.obs import clean_perturbations
 from cell2sen.data.scale.units import Scale
 from cell2sen.sentences.gene_list import GeneList
@@ -214,7 +215,7 @@ class Sentences:
             genes=pa.array([[ids[word] for word in sentence] for sentence in words], type=pa.list_(pa.int32())),
             vocabulary=pa.array(vocabulary, type=pa.string()),
             names=np.asarray(cell_names, dtype=object),
-            organism=tuple(scientific_name(value or "Homo sapiens") for value in column("organism", None)),
+            organism=tuple(scientific_name(as_text(value) or "Homo sapiens") for value in column("organism", None)),
             perturbations=clean_perturbations(column("perturbations", None), n),
             obs=pd.DataFrame({name: list(dataset[name]) for name in extra}, index=cell_names),
             recipe=recipe or Recipe(),
@@ -230,4 +231,4 @@ def rows_of_text(n_cells: int, n_genes: int) -> int:
 def _arrow_column(values: pd.Series[Any]) -> pa.Array:
     if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
         return pa.array(values, from_pandas=True)
-    return pa.array([None if pd.isna(value) else str(value) for value in values], type=pa.string())
+    return pa.array([None if pd.isna(value) else str(decoded(value)) for value in values], type=pa.string())

@@ -18,18 +18,20 @@ from cell2sen import tasks
 from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
 from cell2sen.inference.templates import choose_templates
-from cell2sen.model import Model, resolve
+from cell2sen.model import METADATA_FILE, Model, resolve
 from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.examples.names import check_names
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
 from cell2sen.training.network.from_scratch import common_genes, new_model
 from cell2sen.training.network.loading import TrainableModel
 from cell2sen.training.release import directory, model_card, scorecard
+from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
@@ -78,7 +80,8 @@ def train(
     base
         Folder that the files in `config.data.files` are relative to.
     resume
-        Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training.
+        Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training. If
+        calibration, corrections, scores or card of a finished training failed, they are tried again.
     progress
         Show a progress bar on stderr.
 
@@ -124,8 +127,11 @@ def train(
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
         directory.check_tokenizer(temporary, model.tokens, texts)
-        _release(temporary, config, examples, trainer.state, start, progress=progress)
-    shutil.rmtree(folder, ignore_errors=True)
+        complete = _release(temporary, config, examples, trainer.state, start, progress=progress)
+        if out.exists():  # a model whose last steps failed
+            shutil.rmtree(out)
+    if complete:
+        shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
 
 
@@ -145,6 +151,7 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     }
     lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
     lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
+    check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths)
 
 
@@ -194,11 +201,17 @@ def _final_network(config: TrainConfig, trainer: Any, run: TrainingRun, before: 
 
 def _release(
     folder: Path, config: TrainConfig, examples: Examples, state: Any, start: Model | None, *, progress: bool
-) -> None:
-    """Calibrate, correct and score the model, and write its card."""
+) -> bool:
+    """Calibrate, correct and score the model, and write its card; a step that fails is recorded, not raised.
+
+    Returns
+    -------
+    Whether all steps succeeded.
+    """
     cells = list(examples.cells.values())
-    calibrate(folder, cells, progress=progress)
-    corrections = correct(folder, cells, seed=config.seed, progress=progress)
+    attempts = Attempts(folder)
+    attempts.run("calibration", lambda: calibrate(folder, cells, progress=progress))
+    corrections = attempts.run("corrections", lambda: correct(folder, cells, seed=config.seed, progress=progress)) or {}
     if start and (lost := sorted(set(start.metadata.get("corrections", {})) - set(corrections))):
         logger.warning(
             "%s has corrections for %d perturbations that this training does not include (such as %s); the new model "
@@ -207,8 +220,11 @@ def _release(
             len(lost),
             lost[0],
         )
-    scores = scorecard.scores(folder, cells, config.card.score_cells, seed=config.seed)
-    model_card.write_card(folder, config, state, scores, scorecard.as_markdown(scores))
+    score_cells = config.card.score_cells
+    scores = attempts.run("scores", lambda: scorecard.scores(folder, cells, score_cells, seed=config.seed)) or []
+    attempts.run("card", lambda: model_card.write_card(folder, config, state, scores, scorecard.as_markdown(scores)))
+    attempts.record()
+    return not attempts.failed
 
 
 def _folder(out: Path) -> Path:
@@ -224,9 +240,10 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -> None:
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     has_checkpoint = _has_checkpoint(folder)
+    try_again = resume and has_checkpoint and (out / METADATA_FILE).is_file() and resolve(out).metadata.get("failed")
+    if out.exists() and not try_again:
+        raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     if has_checkpoint and not resume:
         raise FileExistsError(f"{folder} holds an unfinished training: resume it, or remove it to begin again")
     if resume and not has_checkpoint:

@@ -21,3 +21,10 @@ def test_sets_are_read_from_gmt(tmp_path: Path) -> None:
     file.write_text("ONE A B\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: a gene set must be name"):
         read_gmt(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_sets_saved_by_other_programs(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "sets.gmt"
+    file.write_bytes("ONE\tx\tA\tB\r\nTWO\tx\tC\r\n".encode(encoding))
+    assert read_gmt(file) == {"ONE": ("A", "B"), "TWO": ("C",)}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from genes import ISG15, MX1, STAT1, TABLE, frame
 
-from cell2sen.data.genes.gene_tables import PACKAGED
+from cell2sen.data.genes.gene_tables import PACKAGED, read_gene_table
 from cell2sen.data.genes.symbols import resolve_genes
 
 
@@ -151,3 +151,12 @@ def test_real_aliases_raise_the_share_of_known_symbols(shared_data, file, direct
     updated = resolve_genes(var, aliases=shared_data / "hgnc_aliases_human.csv.gz").symbols
     assert np.mean([symbol in known for symbol in plain]) == pytest.approx(direct, abs=0.01)
     assert np.mean([symbol in known for symbol in updated]) == pytest.approx(after, abs=0.015)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_saved_by_other_programs(tmp_path, encoding):
+    (tmp_path / "table.txt").write_bytes(f"gene_id\tgene_name\r\n{ISG15}\tISG15\r\n".encode(encoding))
+    assert read_gene_table(tmp_path / "table.txt", [ISG15]) == {ISG15: {"ISG15"}}
+    (tmp_path / "latin.csv").write_bytes("gene_id,gene_name,note\nX,Y,é\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="is no text in UTF-8: byte 0xe9 in line 2"):
+        read_gene_table(tmp_path / "latin.csv", [ISG15])

@@ -113,3 +113,16 @@ def test_two_species_in_one_file(shared_data):
     adata = anndata.read_h5ad(shared_data / "pancreas_human_mouse_328x12474.h5ad")
     organisms = pd.Series(organism_of_cells(adata.obs, adata.uns, None, list(adata.var_names)))
     assert set(organisms) == {"Homo sapiens", "Mus musculus"}
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", None, " ", b"None"])
+def test_missing_values_that_are_text(missing, caplog):
+    assert organism_of_cells(obs(organism=[b"mouse", missing]), {}, None, MOUSE) == ("Mus musculus",) * 2
+    assert "obs['organism'] is missing in 1 of 2 cells, taken as Mus musculus" in caplog.text
+    assert organism_of_cells(obs(organism=[missing] * 2), {"organism": b"mouse"}, None, HUMAN) == ("Mus musculus",) * 2
+    with pytest.raises(ValueError, match="organism has missing values"):
+        organism_of_cells(obs(), {}, ["human", missing], HUMAN)
+
+
+def test_numbers_of_a_taxonomy_with_a_missing_value():
+    assert organism_of_cells(obs(organism=[10090.0, 9606.0]), {}, None, MOUSE) == ("Mus musculus", "Homo sapiens")

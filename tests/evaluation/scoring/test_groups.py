@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import anndata as ad
 import numpy as np
 import pytest
 from experiment import DRUGS, REAL, TWIN, TYPES, N, groups_of, means, own_prediction, perturbed, run
@@ -90,3 +93,73 @@ def test_missing_controls_and_groups_are_errors() -> None:
         groups_of(perturbed(TWIN), rename={drug: f"x{drug}" for drug in DRUGS})
     with pytest.raises(ValueError, match="no label is in both"):
         run(TWIN, task="generate", rename={"B": "x", "T": "y"})
+
+
+def with_drugs(adata: ad.AnnData, names: dict[str, Any]) -> ad.AnnData:
+    adata = adata.copy()
+    adata.obs["drug"] = [names.get(name, name) for name in adata.obs["drug"]]
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("predicted", "real"),
+    [("B+A", "A+B"), ("B + A", "A+B"), ("A+ctrl", "A"), ("ctrl+A", "A+ctrl"), ("beta_gamma", "gamma_beta")],
+)
+def test_combinations_in_another_order_are_scored(predicted: str, real: str) -> None:
+    groups = groups_of(with_drugs(perturbed(TWIN), {"alpha": predicted}), with_drugs(REAL, {"alpha": real}))
+    assert sorted(groups.keys) == sorted((name.replace("alpha", real), kind) for name, kind in KEYS)
+    [note] = notes_on(groups, None)
+    assert f"in the predicted cells: {predicted!r} is {real!r}" in note
+
+
+def test_both_orders_in_one_file_are_one_group() -> None:
+    real = REAL.copy()
+    alpha = np.flatnonzero(real.obs["drug"] == "alpha")
+    names = real.obs["drug"].to_numpy().astype(object)
+    names[alpha[::2]], names[alpha[1::2]] = "A+B", "B+A"
+    real.obs["drug"] = names
+    groups = groups_of(with_drugs(perturbed(TWIN), {"alpha": "B+A"}), real)
+    assert sorted(groups.keys) == sorted(("A+B" if name == "alpha" else name, kind) for name, kind in KEYS)
+    assert {len(groups.real.groups["A+B", kind]) for kind in TYPES} == {N}
+
+
+def test_names_that_may_be_the_same_are_named() -> None:
+    groups = groups_of(with_drugs(perturbed(TWIN), {"alpha": "x_y"}), with_drugs(REAL, {"alpha": "Y_X"}))
+    assert "'x_y' (predicted) and 'Y_X' (real)" in "".join(notes_on(groups, None))
+
+
+@pytest.mark.parametrize(
+    ("value", "control"), [(None, None), (np.nan, ""), ("nan", "nan"), ("NA", None), (" ", ["", "DMSO"])]
+)
+def test_controls_without_a_value(value: Any, control: Any) -> None:
+    real = with_drugs(REAL, {"control": value})
+    groups = groups_of(perturbed(TWIN), real, control=control)
+    expected = groups_of(perturbed(TWIN))
+    assert groups.keys == KEYS
+    for context, rows in expected.real.controls.items():
+        np.testing.assert_array_equal(groups.real.controls[context], rows)
+    with pytest.raises(ValueError, match=r"72 of 288 cells have no value \(missing, NaN or blank\).*control=None"):
+        groups_of(perturbed(TWIN), real)
+
+
+def test_usual_names_of_controls_are_suggested() -> None:
+    with pytest.raises(ValueError, match="'DMSO' may be controls: control='DMSO'"):
+        groups_of(perturbed(TWIN), with_drugs(REAL, {"control": "DMSO"}))
+
+
+def test_white_space_bytes_and_floats_do_not_divide_groups() -> None:
+    predicted = with_drugs(perturbed(TWIN), {"alpha": "alpha ", "beta": b"beta"})
+    predicted.obs["cell_type"] = predicted.obs["cell_type"].map({"B": 1.0, "T": 2.0})
+    real = with_drugs(REAL, {})
+    real.obs["cell_type"] = real.obs["cell_type"].map({"B": "1", "T": 2}).astype(object)
+    assert groups_of(predicted, real).keys == [(name, "1" if kind == "B" else "2") for name, kind in KEYS]
+
+
+def test_cells_without_a_value_are_counted() -> None:
+    real, predicted = REAL.copy(), perturbed(TWIN)
+    real.obs["cell_type"] = ["NA", *real.obs["cell_type"].iloc[1:]]
+    predicted.obs["drug"] = [None, None, *predicted.obs["drug"].iloc[2:]]
+    assert notes_on(groups_of(predicted, real), None) == [
+        "1 real cells have no value in obs['cell_type'] and are not scored",
+        "2 predicted cells have no value in obs['drug'] and are not scored",
+    ]

@@ -65,7 +65,16 @@ def test_label_errors(labelled: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="no cell is in both files"):
         evaluate(other, labelled)
     with pytest.raises(LeakError, match="test cells are among"):
-        evaluate(labelled, labelled, train_names=list(labelled.obs_names[:3]))
+        evaluate(other, other, train_names=list(other.obs_names[:3]))
+
+
+def test_cells_that_are_matched_by_numbers_must_look_the_same(labelled: ad.AnnData) -> None:
+    assert not any("only count them" in note for note in evaluate(labelled, labelled, resamples=0).notes)
+    other = TWIN.copy()
+    other.obs_names = labelled.obs_names
+    other.obs["cell2sen_cell_type"] = labelled.obs["cell2sen_cell_type"].to_numpy()
+    notes = evaluate(other, labelled, task="annotate", resamples=0).notes
+    assert any("names, which only count them (cell0, …)" in note for note in notes)
 
 
 def test_normalised_labels_are_those_of_scores_and_figures(labelled: ad.AnnData) -> None:

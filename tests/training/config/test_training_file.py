@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cell2sen import training
+from cell2sen.data.names.text import as_text
 from cell2sen.training.config import training_file
 from cell2sen.training.config.data import LabelColumn, PerturbationColumn
 from cell2sen.training.config.settings import TrainConfig
@@ -137,3 +138,23 @@ def test_plain_values_are_read_again() -> None:
     assert flat["seed"] == 7
     assert flat["model.from_scratch.tokenizer.kind"] == "genes"
     assert config.data.files[0].where == {"batch": "1"}
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    file.write_text("model: {from_scratch: {}}\noptimizer: {}\ndata: {files: [{file: a}]}", encoding="utf-8-sig")
+    with pytest.raises(ValueError, match=r"training\.yaml: the training file has unknown keys \['optimizer'\]"):
+        training.read_config(file)
+    file.write_text("model: {from_scratch: [}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"training\.yaml: this is no YAML: .*line 1"):
+        training.read_config(file)
+
+
+def test_null_and_byte_order_marks(tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    entry = "{file: a, cell_type: {column: x, names: {doublet: null}}, perturbation: {column: y, control: null}}"
+    file.write_text(f"model: {{from_scratch: {{}}}}\ndata:\n  files: [{entry}]\n", encoding="utf-16")
+    [data] = training.read_config(file).data.files
+    assert data.control == "control"
+    assert data.cell_type is not None
+    assert as_text(data.cell_type.names["doublet"]) is None

@@ -58,7 +58,7 @@ def test_errors_list_available_groups_and_columns(many_cells: Path) -> None:
         cells_of(many_cells, split=Split(by="patient"))
     with pytest.raises(KeyError, match="no column 'label'; available"):
         cells_of(many_cells, cell_type="label")
-    with pytest.raises(ValueError, match=r"no control cells 'ctrl'; available: \['IFN-beta', 'IL-2', 'control'\]"):
+    with pytest.raises(ValueError, match=r"is never \['ctrl'\]; available: \['IFN-beta', 'IL-2', 'control'\]"):
         cells_of(many_cells, perturbation={"column": "condition", "control": "ctrl"})
     with pytest.raises(ValueError, match=r"no cell of cells.h5ad has .* available: .*d1"):
         cells_of(many_cells, where={"donor": "d9"})

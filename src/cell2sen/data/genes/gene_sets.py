@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cell2sen.data.names.text_files import read_text
+
 
 def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
     """Gene sets of a GMT file: each line has a name, a description and genes, separated by tabs.
@@ -14,7 +16,7 @@ def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
         A line without name or genes.
     """
     sets: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         name, *rest = line.rstrip("\n").split("\t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cell2sen.data.genes.identifiers import bare_identifier, ensembl_prefix, symbol_in, texts
+from cell2sen.data.names.text_files import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +113,9 @@ def _read_file(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"a gene table ends in .csv, .tsv, .txt (each also .gz) or .parquet, found {file.name!r}")
     if suffix == ".parquet":
         return pd.read_parquet(file)
-    frame = pd.read_csv(file, sep=separators[suffix], header=None, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(
+        io.StringIO(read_text(file)), sep=separators[suffix], header=None, dtype=str, keep_default_na=False
+    )
     top = [str(value) for value in frame.iloc[0]]
     column = next((column for column, value in enumerate(top) if ensembl_prefix(value)), None)
     if column is None:

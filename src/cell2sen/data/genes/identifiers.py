@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
+from cell2sen.data.names.text import MISSING, decoded
+
 Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
 Fault = Literal["missing", "ids", "numbers", "whitespace"]
 
@@ -17,9 +19,6 @@ _ENSEMBL = re.compile(_ID, re.IGNORECASE)
 _SYMBOL_ID = re.compile(rf"(?P<symbol>\S+?)[_|]{_ID}", re.IGNORECASE)
 _ID_SYMBOL = re.compile(rf"{_ID}[_|](?P<symbol>\S+)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-
-#: Missing values after a round trip through text.
-_MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "None"})
 
 #: Minimum share of names of one kind for a list of this kind; below it, the list is "mixed".
 MIN_SHARE_OF_KIND = 0.9
@@ -33,14 +32,13 @@ def texts(values: Iterable[Any]) -> tuple[str | None, ...]:
 
 @lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
 def _stripped(values: tuple[str, ...]) -> tuple[str | None, ...]:
-    return tuple(None if (stripped := value.strip()) in _MISSING else stripped for value in values)
+    return tuple(None if (stripped := value.strip()) in MISSING else stripped for value in values)
 
 
 def _text(value: Any) -> str:
     import pandas as pd
 
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+    value = decoded(value)
     return value if isinstance(value, str) else "" if pd.isna(value) else str(value)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cell2sen.data.genes.identifiers import MIN_SHARE_OF_KIND, ensembl_prefix, fault, texts
+from cell2sen.data.names.text import as_texts, written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ MIN_SHARE_OF_CASE = 0.8
 
 def scientific_name(value: Any) -> str:
     """Scientific name: ``"human"``, ``"NCBITaxon:9606"``, … → ``"Homo sapiens"``; other organisms stay unchanged."""
-    text = str(value).strip().replace("_", " ")
+    text = written(value).replace("_", " ")
     return _NAMES.get(text.lower(), text)
 
 
@@ -60,19 +61,17 @@ def organism_of_cells(
         column = organism_column(obs, key)
         if column is None:
             continue
-        values = obs[column].astype(object)
-        missing = values.isna() | (values.astype(str).str.strip() == "")
-        if missing.all():
+        values = as_texts(obs[column])
+        n_missing = sum(value is None for value in values)
+        if n_missing == len(values):
             continue
-        if missing.any():
-            guess = _from_genes(var_names)
-            n_missing = int(missing.sum())
+        guess = _from_genes(var_names) if n_missing else ""
+        if n_missing:
             logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", column, n_missing, len(obs), guess)
-            values = values.where(~missing, guess)
-        names = {value: scientific_name(value) for value in values.unique()}
+        names = {value: scientific_name(value) if value else guess for value in set(values)}
         return tuple(names[value] for value in values)
     for key in KEYS:
-        names_in_uns = {str(value).strip() for value in np.ravel(uns[key])} if key in uns else set()
+        names_in_uns = set(as_texts(np.ravel(uns[key]))) if key in uns else set()
         if len(names_in_uns) == 1 and (name := names_in_uns.pop()):
             return (scientific_name(name),) * len(obs)
     return (_from_genes(var_names),) * len(obs)
@@ -116,9 +115,10 @@ def _given_organism(given: str | Sequence[str], n: int) -> tuple[str, ...]:
         return (scientific_name(given),) * n
     if len(given) != n:
         raise ValueError(f"organism must be one name or one per cell: {n} cells, found {len(given)} names")
-    if any(not str(value or "").strip() or value != value for value in given):
+    texts_given = as_texts(given)
+    if None in texts_given:
         raise ValueError("organism has missing values; pass a name for each cell, or None to read it from the data")
-    return tuple(scientific_name(value) for value in given)
+    return tuple(scientific_name(value) for value in texts_given)
 
 
 def _from_genes(var_names: Collection[Any]) -> str:

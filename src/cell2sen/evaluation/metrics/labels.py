@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cell2sen.data.labels import normalise_label, trim_label
+from cell2sen.data.names.labels import normalise_label, trim_label
 from cell2sen.evaluation.metrics import MeanOver, OfConfusion, metric
 
 Labels = Sequence[Any] | NDArray[Any]
@@ -45,7 +45,7 @@ def normalised_accuracy(
 ) -> float:
     """Share of cells whose label is right up to case, punctuation, plural and given synonyms.
 
-    mean(normalise(answerᵢ) = normalise(truthᵢ)), see :func:`cell2sen.data.labels.normalise_label`; else as
+    mean(normalise(answerᵢ) = normalise(truthᵢ)), see :func:`cell2sen.data.names.labels.normalise_label`; else as
     :func:`accuracy` (Rizvi et al. 2025).
     """
     truth, answer = paired(truth, answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cell2sen.data.names.perturbations import control_names
 from cell2sen.evaluation.scoring.baselines import Method, methods
 from cell2sen.evaluation.settings import as_list
 
@@ -79,9 +80,10 @@ def _on_cells(evaluation: Evaluation) -> list[str]:
 def _on_controls(settings: Mapping[str, Any], context: str) -> str:
     arguments = settings["arguments"]
     same = f" of the same {context}" if context else ""
+    controls = " or ".join(name or "no value" for name in control_names(arguments["control"]))
     return (
         f"Changes were measured from the control cells ({arguments['perturbation']} = "
-        f"{' or '.join(as_list(arguments['control']))}; n = {sum(settings['controls'].values()):,}){same}, "
+        f"{controls}; n = {sum(settings['controls'].values()):,}){same}, "
         f"{_CONTROLS[settings['controls_used']]}; predictions with a reconstruction of their control cell were "
         "measured from that. Differentially expressed genes are those with the largest absolute Welch t between real "
         "perturbed and control cells."

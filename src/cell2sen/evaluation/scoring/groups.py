@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.names.perturbations import (
+    CONTROL,
+    control_names,
+    loosely_equal,
+    named_controls,
+    no_controls,
+    same_combinations,
+)
+from cell2sen.data.names.text import as_text
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, group_rows, refuse_empty, some_of
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.scoring import bootstrap
@@ -48,6 +58,9 @@ class Groups:
     """Whether groups are perturbations with control cells. Else they are labels, compared with all real cells."""
 
     sampling: Sampling
+    notes: tuple[str, ...] = ()
+    """Names that were read as others, and cells in no group."""
+
     _means: dict[Any, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
@@ -187,17 +200,18 @@ def perturbation_groups(sides: Sides, settings: Settings) -> Groups:
         No such column, no control cells, no group on both sides.
     """
     columns, predicted = settings.columns, sides.predicted
-    real = _perturbed(sides.real, columns)
+    names = _Names(columns)
+    real = _perturbed(sides.real, columns, names)
     column = columns.predicted_perturbation or ("perturbation" if predicted.verb == "perturb" else columns.perturbation)
-    rows = group_rows(predicted, [column, *as_list(columns.context)], columns.rename)
-    treated = {key: cells for key, cells in rows.items() if key[0] not in as_list(columns.control)}
     groups = Groups(
-        predicted=Population(cells=predicted, groups=treated),
+        predicted=Population(cells=predicted, groups=_treated(predicted, column, columns, names)),
         real=real,
-        train=_perturbed(sides.train, columns) if sides.train is not None else None,
+        train=_perturbed(sides.train, columns, names) if sides.train is not None else None,
         with_controls=True,
         sampling=settings.sampling,
+        notes=tuple(names.notes),
     )
+    treated = groups.predicted.groups
     refuse_empty(groups.keys, treated, real.groups, "perturbation")
     return groups
 
@@ -244,7 +258,7 @@ def share_of_true_change(groups: Groups, n_genes: int) -> float:
 
 def notes_on(groups: Groups, covered: float | None) -> list[str]:
     """Groups that are on one side only or too small, and a low share of the true change in the compared genes."""
-    notes, predicted, real = [], groups.predicted.groups, groups.real.groups
+    notes, predicted, real = list(groups.notes), groups.predicted.groups, groups.real.groups
     if lost := [group_name(key) for key in real if key not in predicted]:
         notes.append(
             f"not scored, as they were not predicted: {len(lost)} of {len(real)} real groups ({some_of(lost)})"
@@ -254,6 +268,16 @@ def notes_on(groups: Groups, covered: float | None) -> list[str]:
             f"not scored, as there are no such real cells: {len(lost)} of {len(predicted)} predicted groups "
             f"({some_of(lost)})"
         )
+        alike = loosely_equal(
+            dict.fromkeys(key[0] for key in predicted if key not in real),
+            dict.fromkeys(key[0] for key in real if key not in predicted),
+        )
+        if alike and groups.with_controls:
+            notes.append(
+                "perhaps the same under another spelling, or in another order: "
+                + some_of([f"{name!r} (predicted) and {other!r} (real)" for name, other in alike])
+                + "; rename= maps the names of the prediction to those of the real cells"
+            )
     if covered is not None and covered < 0.9:
         notes.append(
             f"the compared genes hold {covered:.0%} of the squared true change; the rest is in genes that the "
@@ -268,16 +292,46 @@ def notes_on(groups: Groups, covered: float | None) -> list[str]:
     return notes
 
 
-def _perturbed(cells: Cells, columns: Columns) -> Population:
+class _Names:
+    """Names of perturbations on all sides: controls, combinations in one order, and notes on them."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.given, self.context = control_names(columns.control), as_list(columns.context)
+        self.controls = [name or CONTROL for name in self.given]
+        self.notes: list[str] = []
+        #: Names of the real cells, which the others are compared with.
+        self.known: list[str] = []
+
+    def of(self, cells: Cells, column: str, rename: Mapping[str, str] | None = None) -> list[str | None]:
+        """Perturbation of each cell; one name for combinations in another order."""
+        names = {as_text(name): as_text(other) for name, other in (rename or {}).items()}
+        values = [names.get(value, value) for value in named_controls(cells.column(column).tolist(), self.given)]
+        columns = {column: values, **{context: cells.column(context).tolist() for context in self.context}}
+        for name, some in columns.items():
+            if missing := sum(value is None for value in some):
+                self.notes.append(f"{missing} {cells.name} cells have no value in obs[{name!r}] and are not scored")
+        counts = Counter(value for value in values if value is not None)
+        if same := same_combinations(counts, self.known, self.controls):
+            pairs = [f"{name!r} is {other!r}" for name, other in same.items()]
+            self.notes.append(f"combinations in another order, in the {cells.name} cells: {some_of(pairs)}")
+        self.known = self.known or [name for name in counts if name not in same]
+        return [same.get(str(value), value) for value in values]
+
+
+def _treated(cells: Cells, column: str, columns: Columns, names: _Names) -> dict[Key, Rows]:
+    """Predicted cells in groups, without controls."""
+    values = names.of(cells, column, columns.rename)
+    rows = group_rows(cells, [column, *as_list(columns.context)], first=values)
+    return {key: some for key, some in rows.items() if key[0] not in names.controls}
+
+
+def _perturbed(cells: Cells, columns: Columns, names: _Names) -> Population:
     """Perturbed cells in groups, and control cells by context."""
-    rows, column = group_rows(cells, [columns.perturbation, *as_list(columns.context)]), columns.perturbation
-    controls = as_list(columns.control)
-    values = sorted({key[0] for key in rows})
+    column, controls = columns.perturbation, names.controls
+    values = names.of(cells, column)
     if not set(controls) & set(values):
-        raise ValueError(
-            f"no control cells: obs[{column!r}] of the {cells.name} cells is never {controls}; available: "
-            f"{values[:10]}. Name the value of the controls with control=, and put the control cells into the same file"
-        )
+        raise ValueError(no_controls(column, f"the {cells.name} cells", values, names.given))
+    rows = group_rows(cells, [column, *as_list(columns.context)], first=values)
     by_context: dict[Key, list[Rows]] = {}
     for key, some in rows.items():
         if key[0] in controls:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.data.labels import normalise_label
+from cell2sen.data.names.labels import normalise_label
+from cell2sen.data.names.text import as_text
+from cell2sen.data.splits import are_counted
 from cell2sen.evaluation.inputs import UNS, Cells, Sides, some_of
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
 from cell2sen.evaluation.metrics.distributions import neighbours
@@ -327,7 +329,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
         raise ValueError(f"no cell has a true label in obs[{named[0]!r}]")
     if sides.train is not None:
         sides.align(settings.values.case, labels=True)
-    rename = columns.rename or {}
+    rename = {as_text(name): as_text(other) for name, other in (columns.rename or {}).items()}
     context = as_list(columns.context)
     answers = Answers(
         real=Labelled(cells=real, rows=pairs[:, 1], labels=truth[pairs[:, 1]]),
@@ -360,8 +362,25 @@ def _common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], lis
             f"no cell is in both files: predicted has {list(predicted.names[:3])}, real has {list(real.names[:3])}; "
             "labels are compared cell by cell, by name"
         )
-    lost = len(real) - len(pairs)
-    return pairs, [f"{lost} of {len(real)} real cells have no prediction and are not scored"] if lost > 0 else []
+    notes = []
+    if lost := max(0, len(real) - len(pairs)):
+        notes.append(f"{lost} of {len(real)} real cells have no prediction and are not scored")
+    if are_counted(real.names.tolist()) and not _look_like_the_same(predicted, real, pairs):
+        notes.append(
+            f"cells are matched by their names, which only count them ({real.names[0]}, …), and those of the same name "
+            "express other genes: the files have other cells, or in another order. Give the cells names of their own"
+        )
+    return pairs, notes
+
+
+def _look_like_the_same(predicted: Cells, real: Cells, pairs: NDArray[np.int64]) -> bool:
+    """Whether most of some matched cells express the same genes; true if the files have other genes."""
+    readers = predicted.expression.reader, real.expression.reader
+    if not readers[0].var.index.equals(readers[1].var.index):
+        return True
+    some = pairs[:: max(1, len(pairs) // 50)]
+    expressed = [reader.read(some[:, side]).toarray() != 0 for side, reader in enumerate(readers)]
+    return bool((expressed[0] == expressed[1]).all(axis=1).mean() > 0.5)
 
 
 def _labelled(cells: Cells, column: str) -> Labelled:

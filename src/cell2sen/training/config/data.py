@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cell2sen.data.names.perturbations import CONTROL
+from cell2sen.data.names.text import as_text
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 
 
@@ -14,7 +16,8 @@ class LabelColumn:
 
     column: str
     names: Mapping[str, str] = field(default_factory=dict)
-    """Label in the file → label to learn; labels that are not named are kept."""
+    """Label in the file → label to learn, or ``null`` to leave its cells out; labels that are not named are kept. Text
+    that means a missing value (``NA``, ``None``, …) is a label only if it is named here."""
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Values in obs of the cells whose labels are learned; other tasks use all cells."""
@@ -25,8 +28,8 @@ class PerturbationColumn:
     """obs column of the perturbations, and how perturbed cells are paired with controls."""
 
     column: str
-    control: str = "control"
-    """Value of control cells."""
+    control: str = CONTROL
+    """Value of control cells; ``null`` or "": cells without a value."""
 
     context: tuple[str, ...] = ()
     """obs columns whose values a perturbed cell and its control must share (cell type, donor, batch)."""
@@ -112,8 +115,8 @@ class TrainingFile:
 
     @property
     def control(self) -> str:
-        """Value of control cells."""
-        return self.perturbation.control if self.perturbation else PerturbationColumn.control
+        """Name of control cells, also where they have no value in the file."""
+        return CONTROL if self.perturbation is None else as_text(self.perturbation.control) or CONTROL
 
     @property
     def context(self) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cell2sen.data.names.text_files import read_text
 from cell2sen.training.config.data import DataConfig, LabelColumn, PerturbationColumn, TrainingFile
 from cell2sen.training.config.grpo import Grpo, RewardGenes, SampledAnswers
 from cell2sen.training.config.model import ModelConfig, NewTokenizer, Scratch
@@ -89,7 +91,17 @@ def read_config(path: str | Path) -> TrainConfig:
     ValueError
         As for :func:`from_mapping`, or the file does not contain keys and values.
     """
-    return from_mapping(read_values(Path(path)))
+    with errors_of(path):
+        return from_mapping(read_values(Path(path)))
+
+
+@contextlib.contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Name the training file in errors of the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -98,12 +110,15 @@ def parse_yaml(text: str) -> Any:
         import yaml
     except ImportError as error:  # pragma: no cover - yaml comes with transformers
         raise ImportError("training files need PyYAML: pip install 'cell2sen[train]'") from error
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is no YAML: {' '.join(str(error).split())}") from error
 
 
 def read_values(path: Path) -> dict[str, Any]:
     """Keys and values of a training file, unchecked."""
-    values = parse_yaml(path.read_text(encoding="utf-8"))
+    values = parse_yaml(read_text(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a training file: it must hold keys and values, found {type(values).__name__}")
     return values

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
-from cell2sen.data.obs import contexts, obs_column, perturbations_of_cells
-from cell2sen.data.splits import barcode, held_out_cells
+from cell2sen.data.names.perturbations import combined_in_file, control_names, named_controls, no_controls
+from cell2sen.data.names.text import MISSING, as_text, as_texts, written
+from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
+from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
@@ -23,6 +27,8 @@ from cell2sen.training.config.data import Augmentation, TrainingFile
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 #: Minimum number of perturbed cells, and of controls, in a group.
 MIN_GROUP_CELLS = 10
@@ -60,23 +66,27 @@ class TrainingCells:
     def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
         self.data = data
         matrix = data.matrix
-        with Expression.open(
-            base / data.file,
-            layer=matrix.layer,
-            use_raw=matrix.use_raw,
-            symbols=matrix.symbols,
-            case=case,
-            scale=matrix.scale,
-        ) as expression:
+        self.owner = f"obs of {data.file}"
+        with (
+            _named(data.file),
+            Expression.open(
+                base / data.file,
+                layer=matrix.layer,
+                use_raw=matrix.use_raw,
+                symbols=matrix.symbols,
+                case=case,
+                scale=matrix.scale,
+            ) as expression,
+        ):
             self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
+            self.label = self._labels()  # errors in names come before the matrix is read
+            self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)
             blocks, totals = [], []
             for block in expression.blocks():
                 totals.append(expression.row_sums(block))
                 blocks.append(block.values.astype(np.float32))
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
-        self.label = self._labels()
-        self.perturbation = self._perturbations()
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
         self.test = held_out_cells(
@@ -92,9 +102,9 @@ class TrainingCells:
     def _keep_cells(self) -> None:
         wanted = np.ones(len(self.obs), dtype=bool)
         for column, value in self.data.where.items():
-            wanted &= np.asarray(obs_column(self.obs, column).astype(str) == str(value))
+            wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
-            present = {name: sorted(set(obs_column(self.obs, name).astype(str)))[:20] for name in self.data.where}
+            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.where}
             raise ValueError(
                 f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
             )
@@ -113,7 +123,7 @@ class TrainingCells:
     @property
     def names(self) -> list[str]:
         """Cell names."""
-        return [str(name) for name in self.obs.index]
+        return list(cell_names(self.obs))
 
     @property
     def ranker(self) -> Ranker:
@@ -165,7 +175,7 @@ class TrainingCells:
 
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
         for column in self.data.context:
-            obs[column] = pd.Categorical(self.obs[column].astype(str).to_numpy()[rows])
+            obs[column] = pd.Categorical(self._column(column)[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
         return AnnData(sp.csr_matrix(self.matrix[rows]), obs=obs, var=var)
@@ -188,8 +198,7 @@ class TrainingCells:
                 f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} ({entry}); "
                 f"available: {list(map(str, self.obs.columns))}"
             )
-        column = obs_column(self.obs, self.data.columns[slot])
-        return np.array([None if pd.isna(value) else str(value) for value in column], dtype=object)
+        return self._column(self.data.columns[slot])
 
     def is_control(self, cell: int) -> bool:
         """Whether a cell is unperturbed; true for all cells of a file without perturbations."""
@@ -222,8 +231,8 @@ class TrainingCells:
             fit=None,
         )
 
-    def contexts(self) -> list[tuple[str, ...]]:
-        """Values of each cell in the context columns, which its control must share."""
+    def contexts(self) -> list[tuple[str | None, ...]]:
+        """Values of each cell in the context columns, which its control must share; ``None`` where missing."""
         return contexts(self.obs, self.data.context)
 
     def groups(self, rows: NDArray[np.int64]) -> dict[tuple[str, ...], dict[str, list[int]]]:
@@ -233,36 +242,44 @@ class TrainingCells:
             return groups
         context = self.contexts()
         for cell in rows:
-            if self.perturbation[cell] is not None:
-                groups.setdefault(context[cell], {}).setdefault(str(self.perturbation[cell]), []).append(int(cell))
+            key = [value for value in context[cell] if value is not None]
+            if self.perturbation[cell] is not None and len(key) == len(context[cell]):
+                groups.setdefault(tuple(key), {}).setdefault(str(self.perturbation[cell]), []).append(int(cell))
         return groups
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return text_column(self.obs, name, self.owner)
 
     def _labels(self) -> NDArray[Any] | None:
         settings = self.data.cell_type
         if settings is None:
             return None
-        column = obs_column(self.obs, settings.column)
-        labels = np.array([None if pd.isna(v) else settings.names.get(str(v), str(v)) for v in column], dtype=object)
+        labels = _renamed(obs_column(self.obs, settings.column, self.owner), settings.names)
         for name, value in settings.where.items():
-            labels[np.asarray(obs_column(self.obs, name).astype(str) != value)] = None
+            labels[self._column(name) != (as_text(value) or "")] = None
         return labels
 
     def _perturbations(self) -> NDArray[Any] | None:
         settings = self.data.perturbation
         if settings is None:
             return None
-        values = perturbations_of_cells(self.obs, settings.column)
-        if settings.control not in values:
-            raise ValueError(
-                f"obs[{settings.column!r}] of {self.data.file} has no control cells {settings.control!r}; "
-                f"available: {sorted({value for value in values if value})}"
+        controls, control = control_names(settings.control), self.data.control
+        values = as_texts(obs_column(self.obs, settings.column, self.owner))
+        if not set(controls) & set(values):
+            raise ValueError(no_controls(settings.column, self.data.file, values, controls))
+        names = {written(name): str(text) for name, text in settings.names.items()}
+        pattern = names.get("*", "{}")
+
+        def renamed(value: str | None) -> str | None:
+            return (
+                value if value in (None, control) else as_text(names.get(str(value), pattern).replace("{}", str(value)))
             )
-        pattern = settings.names.get("*", "{}")
-        renamed = [
-            value if value in (None, settings.control) else settings.names.get(value, pattern).format(value)
-            for value in values
-        ]
-        return np.array(renamed, dtype=object)
+
+        renamed_values = as_texts(named_controls(values, controls), renamed)
+        same = combined_in_file(renamed_values, {control})
+        for name, other in same.items():
+            logger.warning("%s: %r is %r in another order; both are learned as %r", self.owner, name, other, other)
+        return np.array([same.get(str(value), value) for value in renamed_values], dtype=object)
 
     def _control_of_split(self) -> NDArray[np.bool_] | None:
         """Control cells, bool (cells,); ``None`` unless the split applies to perturbed cells only."""
@@ -277,6 +294,27 @@ class TrainingCells:
         return np.asarray(self.perturbation == self.data.control, dtype=bool)
 
 
+@contextlib.contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Name the file in errors of the block."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        text = str(error.args[0] if error.args else error)
+        raise type(error)(text if file in text else f"{file}: {text}") from error
+
+
+def _renamed(column: pd.Series[Any], names: Mapping[str, str]) -> NDArray[Any]:
+    """Values of a column under other names, object (cells,); a name also keeps text that means a missing value."""
+    others = {written(name): as_text(other) for name, other in names.items()}
+
+    def convert(value: Any) -> str | None:
+        text = written(value)
+        return others.get(text, None if text in MISSING else text)
+
+    return np.array(as_texts(column, convert), dtype=object)
+
+
 def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
     """Hold out cells that the files in ``split.exclude_held_out_of`` hold out; matched by barcode."""
     for file in cells.values():
@@ -284,6 +322,14 @@ def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
             if other not in cells:
                 raise ValueError(
                     f"split.exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}"
+                )
+            if are_counted(file.names) and are_counted(cells[other].names):
+                logger.warning(
+                    "split.exclude_held_out_of: the cells of %s and %s are called %s, …, so that equal names may be "
+                    "different cells; give them names of their own",
+                    file.data.file,
+                    other,
+                    file.names[0],
                 )
             barcodes = {barcode(name) for name, test in zip(cells[other].names, cells[other].test, strict=True) if test}
             file.test |= np.array([barcode(name) in barcodes for name in file.names])

@@ -90,9 +90,9 @@ def control_pairs(cells: TrainingCells, drawn: Draw, rows: NDArray[np.int64]) ->
     """
     assert cells.perturbation is not None
     context, generator = cells.contexts(), drawn.generator
-    controls: dict[tuple[str, ...], list[int]] = {}
+    controls: dict[tuple[str | None, ...], list[int]] = {}
     for cell in map(int, drawn.side):
-        if cells.is_control(cell):
+        if cells.is_control(cell) and None not in context[cell]:
             controls.setdefault(context[cell], []).append(cell)
     for cell in map(int, rows):
         if cells.perturbation[cell] is None or context[cell] not in controls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +15,26 @@ class Restoring:
 
     model: Any
     state: Any
+    args: Any
+
+    def restore_finished(self, folder: Path) -> bool:
+        """Load the weights and the state of a finished training; false if its last checkpoint is not the end."""
+        from transformers import TrainerState
+
+        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        if not checkpoints:
+            return False
+        last = checkpoints[-1]
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        control: Any = state.stateful_callbacks.get("TrainerControl") or {}
+        stopped = bool(control.get("args", {}).get("should_training_stop"))
+        if state.global_step < state.max_steps and not stopped:
+            return False
+        self.state = state
+        self._load_from_checkpoint(str(last))
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        return True
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]

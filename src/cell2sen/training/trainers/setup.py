@@ -55,13 +55,17 @@ class TrainingRun:
     progress: bool
 
     def fit(self, trainer: Any, folder: Path) -> None:
-        """Run a trainer; a resumed run continues from the last checkpoint in `folder`, if any."""
+        """Run a trainer; a resumed run continues from the last checkpoint in `folder`, if any.
+
+        If that is of the last step, its weights are loaded: transformers' trainer would go one step further.
+        """
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)  # it writes to standard output
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / SETTINGS_FILE).write_text(json.dumps(plain(self.config)), encoding="utf-8")
-        trainer.train(resume_from_checkpoint=self.resume and any(folder.glob("checkpoint-*")))
+        if not (self.resume and trainer.restore_finished(folder)):
+            trainer.train(resume_from_checkpoint=self.resume and any(folder.glob("checkpoint-*")))
 
     def train_new_tokens(self) -> list[dict[str, Any]]:
         """Run the first stage, which trains the vectors of new tokens alone, and return its log.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cell2sen.data.labels import normalise_label, trim_label
+from cell2sen.data.names.labels import normalise_label, trim_label, twins, without_type
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,15 @@ def test_trimming_keeps_case_and_plural():
     assert trim_label(" B cells, human ") == "B cells"
     assert trim_label("T cell, mouse") == "T cell"
     assert trim_label("T cell.") == "T cell"
+
+
+def test_spellings_of_one_label_are_twins() -> None:
+    names = ["B cell", "T cell", "B Cell", "B-cells", "CD25+", "CD25-", "10 \u00b5M", "10 \u03bcM"]
+    assert twins(names) == [["B cell", "B Cell", "B-cells"], ["10 \u00b5M", "10 \u03bcM"]]
+    assert twins(["alpha", "beta", "alpha"]) == []
+
+
+def test_labels_of_cells_without_a_type() -> None:
+    assert without_type(["T cell", "Unknown", "unassigned", "Doublets", "Low-quality cells"]) == [
+        "Unknown", "unassigned", "Doublets",
+    ]  # fmt: skip

@@ -1,9 +1,19 @@
-"""Normalised spelling of cell type labels: without case, punctuation and plural."""
+"""Labels: normalised spelling, spellings of one label that differ, labels of cells without a type."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+#: Labels of cells that nobody named, normalised. They are learned and scored like others.
+NO_TYPE = frozenset(
+    {
+        "unknown", "unassigned", "unclassified", "unlabelled", "unlabeled", "undefined", "undetermined", "unidentified",
+        "not assigned", "not available", "not determined", "ambiguous", "doublet", "multiplet", "low quality",
+        "lowquality", "filtered", "other", "misc", "none",
+    }
+)  # fmt: skip
 
 
 def trim_label(text: str) -> str:
@@ -37,3 +47,17 @@ def _normalised(text: str) -> str:
     text = re.sub(r"[-‐–](?=\w)|_", " ", trim_label(text).lower())
     words = re.sub(r"[^\w+\-/αβγδ ]", " ", text).split()
     return " ".join(re.sub(r"(?<=[a-z]{3})(?<!s)s$", "", word) for word in words)
+
+
+def twins(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ only in case, punctuation, plural or form of letters: "B cell" and "B-Cells"."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        key = normalise_label(unicodedata.normalize("NFKC", name)).casefold()
+        groups.setdefault(key or name, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def without_type(labels: Iterable[str]) -> list[str]:
+    """Those of the labels that mean that the type of a cell is not known (:data:`NO_TYPE`)."""
+    return [label for label in labels if normalise_label(label) in NO_TYPE]

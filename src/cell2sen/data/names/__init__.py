@@ -1,0 +1,1 @@
+"""Names as text: one rule for missing values and spellings, one reader of text files."""

@@ -1,0 +1,115 @@
+"""Values as text: bytes, white space, Unicode, whole numbers, and the one rule for missing values."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+#: Missing values after a round trip through text, in obs, var, tables and lists. "none" and "na" in lower case are
+#: words: a control without treatment, a gene of the fly.
+MISSING = frozenset(
+    {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "None", "null", "NULL"}
+)  # fmt: skip
+
+_INVISIBLE = re.compile("[\x00\u00ad\u200b-\u200d\u2060\ufeff]")
+_HYPHEN = re.compile("[\u2010\u2011]")
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+
+
+def decoded(value: Any) -> Any:
+    """The value, or the text of bytes: UTF-8, else Latin-1; zeros that pad fixed-length strings are removed."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8").rstrip("\x00")
+    except UnicodeDecodeError:
+        return value.decode("latin-1").rstrip("\x00")
+
+
+def tidy(text: str) -> str:
+    """Text with single spaces inside and none around, in Unicode NFC, without invisible characters.
+
+    All white space counts as a space, such as a no-break space or a line break. The hyphens of word processors become
+    ASCII ones.
+    """
+    text = " ".join(_INVISIBLE.sub("", text).split())
+    return text if text.isascii() else _HYPHEN.sub("-", unicodedata.normalize("NFC", text))
+
+
+def written(value: Any) -> str:
+    """A value as text: bytes decoded, :func:`tidy`, whole numbers without ``.0``; "" for missing values."""
+    value = decoded(value)
+    if isinstance(value, float | np.floating):
+        return (
+            "" if np.isnan(value) else str(int(value)) if value == np.rint(value) and np.isfinite(value) else str(value)
+        )
+    if not isinstance(value, str):
+        import pandas as pd
+
+        missing = pd.isna(value)
+        value = "" if isinstance(missing, bool) and missing else str(value)
+    text = tidy(value)
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def as_text(value: Any) -> str | None:
+    """A value as text (:func:`written`); ``None`` if it is missing, also where that was written as text."""
+    text = written(value)
+    return None if text in MISSING else text
+
+
+def as_texts(values: Iterable[Any], convert: Callable[[Any], str | None] = as_text) -> list[str | None]:
+    """Each value after `convert`, which is called once for each different value, or category of a column."""
+    if hasattr(values, "cat"):  # a categorical column
+        categories = [*map(convert, values.cat.categories), convert(None)]
+        return [categories[code] for code in values.cat.codes.tolist()]
+    known: dict[tuple[type, Any], str | None] = {}  # 1 and True are equal
+    texts = []
+    for value in values.tolist() if hasattr(values, "tolist") else values:
+        try:
+            text = known[type(value), value]
+        except KeyError:
+            text = known[type(value), value] = convert(value)
+        except TypeError:  # not hashable
+            text = convert(value)
+        texts.append(text)
+    return texts
+
+
+def missing_texts(values: Iterable[Any]) -> dict[str, int]:
+    """Number of each missing value that was written as text, such as ``{"NA": 3}``; blanks are ``""``."""
+    column: Any = values
+    if hasattr(column, "cat"):
+        counts = {value: int(count) for value, count in column.value_counts().items()}
+    else:
+        listed = column.tolist() if hasattr(column, "tolist") else list(column)
+        counts = Counter(value for value in listed if isinstance(value, str | bytes))
+    found: Counter[str] = Counter()
+    for value, count in ((decoded(value), count) for value, count in counts.items()):
+        if isinstance(value, str) and (text := tidy(value)) in MISSING and count:
+            found[text] += count
+    return dict(found)
+
+
+def list_of_names(names: str | Iterable[Any]) -> list[Any]:
+    """Names of a list as they are, or of one text, separated by semicolons."""
+    if isinstance(names, str):
+        return [name for name in map(tidy, names.split(";")) if name]
+    return list(names)
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is a list or array, which is no name."""
+    return isinstance(value, list | tuple | set | dict | np.ndarray)
+
+
+def some(names: Sequence[Any], limit: int = 5) -> str:
+    """The first `limit` names in quotes, and the number of the others."""
+    text = ", ".join(repr(name) for name in names[:limit])
+    return f"{text} and {len(names) - limit} more" if len(names) > limit else text

@@ -1,0 +1,78 @@
+"""Check of the names that are learned, before the first step of a training."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cell2sen.data.names.labels import twins, without_type
+from cell2sen.data.names.text import MISSING, some
+from cell2sen.data.obs import warn_of_missing
+from cell2sen.inference.annotate import trained_labels
+from cell2sen.task import Task
+from cell2sen.training.examples.cells import TrainingCells
+
+logger = logging.getLogger(__name__)
+
+
+def check_names(
+    cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task], spellings: Mapping[str, list[str]]
+) -> None:
+    """Warn of missing and doubtful names of labels and perturbations, and refuse labels that cannot be told apart.
+
+    Parameters
+    ----------
+    cells
+        File → its cells.
+    spellings
+        Label → other spellings that users may choose.
+
+    Raises
+    ------
+    ValueError
+        Two labels have the same meaning by their spellings.
+    """
+    labels: Counter[str] = Counter()
+    perturbations: Counter[str] = Counter()
+    for file in cells.values():
+        learned = [tasks[name] for name in file.data.tasks]
+        if file.label is not None and file.data.cell_type is not None and _uses(learned, "cell_type"):
+            labels.update(_counts(file.label))
+            if not MISSING & set(file.data.cell_type.names):  # names: {NA: …} makes labels of them
+                warn_of_missing(file.obs, file.data.cell_type.column, file.owner, "no label is learned from them")
+        if file.perturbation is not None and file.data.perturbation is not None and _uses(learned, "perturbation"):
+            perturbations.update(_counts(file.perturbation))
+            if None in file.perturbation.tolist():  # not where they are the controls
+                warn_of_missing(file.obs, file.data.perturbation.column, file.owner, "they are left out")
+        for column in file.data.context:
+            warn_of_missing(file.obs, column, file.owner, "they are not paired with controls")
+    for kind, counts, key in (
+        ("labels", labels, "cell_type.names"),
+        ("perturbations", perturbations, "perturbation.names"),
+    ):
+        for group in twins(counts):
+            logger.warning(
+                "the %s %s differ only in spelling and are learned apart; %s gives them one name",
+                kind,
+                " and ".join(f"{name!r} ({counts[name]} cells)" for name in group),
+                key,
+            )
+    if nameless := without_type(labels):
+        logger.warning(
+            "%s are learned as cell types, like others; cell_type.names: {%s: null} leaves these cells out",
+            some([f"{name} ({labels[name]} cells)" for name in nameless]),
+            nameless[0],
+        )
+    trained_labels(list(labels), list(labels), spellings)
+
+
+def _uses(tasks: Iterable[Task], slot: str) -> bool:
+    return any(slot in (*task.slots, task.target) for task in tasks)
+
+
+def _counts(names: NDArray[Any]) -> Counter[str]:
+    return Counter(name for name in names.tolist() if name is not None)
