@@ -103,7 +103,7 @@ def measure(config: TrainConfig, base: Path, trained: Path) -> dict:
     assert config.model.start
     before = load_model({"model": config.model.start, "progress": False})
     cells = TrainingCells(file, base, before.model.recipe.case)
-    cells.keep_genes(before.known_genes(cells.symbols))
+    cells.keep_genes(before.known_genes)
     worded = {"perturb": choose_templates(tasks.load("perturb"), before.model)}
     prompts = list(
         prompts_with_references(

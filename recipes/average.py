@@ -89,7 +89,7 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
             raise ValueError(f"{others} were trained on other cells than those of {recipe}; name their training file")
         backend = load_model({"model": model, "progress": False})
         for file in cells.values():
-            file.keep_genes(backend.known_genes(file.symbols))
+            file.keep_genes(backend.known_genes)
         calibrate(folder, list(cells.values()))
         correct(folder, list(cells.values()), seed=config.seed)
         scores = scorecard.scores(folder, list(cells.values()), config.card.score_cells, seed=config.seed)

@@ -278,7 +278,8 @@ def perturb(
     ``X``, ``layers["control"]``, ``layers["delta"]``
         Predicted expression, the control's, and the difference; float32 CSR, ln(1 + CP10k).
     ``var``
-        Gene symbols that the model can write.
+        The genes that the model can write: names and columns of `adata`, and ``symbol``, the model's name of each
+        (another column ``symbol`` as ``symbol_before``). The provenance counts those that it cannot write.
     ``obs``
         The control's columns (another column ``perturbation`` as ``perturbation_before``), ``perturbation``,
         ``sentence`` (as generated, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
@@ -319,7 +320,7 @@ def perturb(
     result = AnnData(
         X=response.predicted,
         obs=_obs_of_response(adata, response, perturbation_column),
-        var=pd.DataFrame(index=pd.Index(session.sentences.symbols, dtype=object)),
+        var=session.var(),
         layers={"control": response.control, "delta": (response.predicted - response.control).tocsr()},
     )
     provenance = session.provenance(
@@ -377,6 +378,8 @@ def generate(
 
     ``X``
         Expression, float32 CSR, ln(1 + CP10k).
+    ``var``
+        Names and columns of `genes`, if that is data, and ``symbol``, the model's name of each gene.
     ``obs``
         ``cell_type``, ``sentence``, ``validity`` (share of its words that are genes), ``uniqueness`` (share of these
         that are named for the first time), ``n_unknown``, ``n_repeated``.
@@ -403,8 +406,7 @@ def generate(
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
     _add_sentences(obs, cells.answers)
-    symbols = pd.Index(session.sentences.symbols, dtype=object)
-    result = AnnData(X=cells.expression, obs=obs, var=pd.DataFrame(index=symbols))
+    result = AnnData(X=cells.expression, obs=obs, var=session.var())
     provenance = session.provenance(
         unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **_sampling_record(sampling)
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+from cells import cells, fake
 from experiment import REAL, TWIN, log_cp10k, means, perturbed, run
 
+from cell2sen import tl
 from cell2sen.evaluation.inputs import align, group_name, group_rows, read, some_of
 
 
@@ -97,3 +100,25 @@ def test_groups_hold_rows_in_the_order_of_names() -> None:
 def test_long_lists_of_names_are_cut() -> None:
     assert some_of(["a", "b"]) == "a, b"
     assert some_of(list("abcd"), 2) == "a, b and 2 more"
+
+
+def test_predictions_are_matched_by_the_names_of_their_input() -> None:
+    """Identifiers with a table, an antibody's name given back, mouse genes: all genes are compared."""
+    real = cells()
+    n = real.n_vars
+    real.var = pd.DataFrame(
+        {"feature_types": ["Antibody Capture"] + ["Gene Expression"] * (n - 1)},
+        index=[real.var_names[1], f"{real.var_names[1]}-1", *(name.capitalize() for name in real.var_names[2:])],
+    )
+    real.uns["organism"] = "Mus musculus"
+    predicted = tl.perturb(real, "IFN-beta", model=fake(), case="upper", progress=False)
+    assert list(predicted.var_names) == list(real.var_names[1:])
+    first, second = (read(data, name) for data, name in ((predicted, "predicted"), (real, "real")))
+    genes, account = align(first, second)
+    assert account["compared"] == n - 1
+    assert account["left_out"] == {"predicted": 0, "real": 0}
+    row = predicted.var_names.get_loc(f"{predicted.var['symbol'].iloc[0]}-1")
+    gene = genes.index(predicted.var["symbol"].iloc[0])
+    assert first.rows([0]).toarray()[0, gene] == predicted.X[0, row]
+    words = set(predicted.obs["sentence"].iloc[0].split())
+    assert words <= first.vocabulary

@@ -353,3 +353,8 @@ def test_an_error_in_a_thread_is_raised(adata, monkeypatch):
     many.X.data[many.X.indptr[600]] = -1
     with pytest.raises(ValueError, match="must not be negative"):
         from_anndata(many)
+
+
+def test_the_module_is_the_function() -> None:
+    adata = anndata.AnnData(np.ones((2, 3), dtype=np.float32), var=pd.DataFrame(index=["CD4", "LYZ", "B2M"]))
+    assert module(adata).gene_names() == from_anndata(adata).gene_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen.data.gene_reader import GeneReader, genes_of
+from cell2sen.data.genes.features import refuse_transposed
 from cell2sen.data.genes.gene_map import GeneMap
 from cell2sen.data.genes.organism import organism_of_cells
 from cell2sen.data.genes.symbols import resolve_genes
@@ -21,9 +24,15 @@ from cell2sen.data.scale.noise import are_counts, rankable, without_noise
 from cell2sen.data.scale.of_matrix import scale_of
 from cell2sen.data.scale.recognition import recognise
 from cell2sen.data.scale.units import COUNTS, Scale, ScaleName, check_scale_name
+from cell2sen.data.vocabulary import COVERAGE_CELLS, coverage, match
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+#: Share of counts in genes known to a model below which a warning is logged, and that of one unknown gene above which.
+MIN_SHARE_OF_COUNTS, MAX_SHARE_OF_UNKNOWN_GENE = 0.7, 0.005
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +66,7 @@ class Expression:
     """int64 (symbols,): columns of the mapped matrix that are used."""
 
     symbols: tuple[str, ...]
-    """Unique gene symbols, in the order of the matrix."""
+    """Unique gene symbols, in the order of the matrix; after :meth:`known_to` those of the model."""
 
     account: Mapping[str, Any]
     """Numbers of genes that were mapped, dropped, ambiguous or unknown, with examples. Plain values, for ``uns``."""
@@ -116,7 +125,9 @@ class Expression:
         """
         if not isinstance(scale, Scale):
             check_scale_name(scale)
+        refuse_transposed(reader.var.index, reader.obs.index)
         gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
+        reader = genes_of(reader, gene_map)
         return cls(
             reader=reader,
             gene_map=gene_map,
@@ -154,35 +165,88 @@ class Expression:
         """Annotations of the cells."""
         return self.reader.obs
 
+    @property
+    def input_columns(self) -> NDArray[np.int64]:
+        """int64 (symbols,): column of the matrix of each symbol, the first of several with the same symbol."""
+        _, firsts = np.unique(self.gene_map.positions, return_index=True)
+        return np.asarray(self.gene_map.columns[firsts][self.columns], dtype=np.int64)
+
+    def var(self) -> pd.DataFrame:
+        """Rows of the input's var of each of `symbols`, under the input's names, with a column ``symbol``.
+
+        Another column ``symbol`` of the input becomes ``symbol_before``.
+        """
+        return var_of(self.reader.var.iloc[self.input_columns], self.symbols)
+
     def organism(self, given: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """Organism of each cell, see :func:`cell2sen.data.genes.organism.organism_of_cells`."""
-        return organism_of_cells(self.obs, self.reader.uns, given, self.reader.var.index)
+        of_genome = {organism for organism in self.gene_map.organisms or () if organism}
+        cells: str | Sequence[str] | None = None
+        if isinstance(self.reader, GeneReader) and self.reader.organisms:
+            cells = self.reader.organism_of_cells
+        elif len(of_genome) == 1:
+            cells = of_genome.pop()
+        return organism_of_cells(self.obs, self.reader.uns, given, self.reader.var.index, of_genome=cells)
 
-    def known_to(self, known: Callable[[Sequence[str]], NDArray[np.bool_]]) -> Expression:
-        """The same cells over the symbols that a model can write; the account counts the others, with examples.
+    def known_to(
+        self, known: Callable[[Sequence[str]], NDArray[np.bool_]], organism: str | Sequence[str] | None = None
+    ) -> Expression:
+        """The same cells over the genes that a model can write, under its names.
+
+        Genes that the model knows under a name of another year are renamed
+        (:func:`cell2sen.data.genes.symbol_table.renamed`). The account counts renamed and unknown genes, with examples,
+        and has the share of the counts that are of known genes (``share_of_counts_known``).
 
         Parameters
         ----------
         known
             Symbols → bool (symbols,), such as :meth:`cell2sen.backend.Backend.known_genes`.
+        organism
+            Of all cells, or one per cell; ``None``: as :meth:`organism` finds it.
 
         Raises
         ------
         ValueError
             The model can write none of the genes.
         """
-        keep = np.asarray(known(self.symbols), dtype=bool)
-        unknown = [symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if not is_known]
-        account = {**self.account, "n_unknown_to_model": len(unknown)}
-        if unknown:
-            account["examples_unknown_to_model"] = unknown[:20]
-        if len(unknown) == len(keep):
+        matched = match(
+            self.symbols, known, set(self.organism(organism)), upper=self.gene_map.account["case"] == "upper"
+        )
+        keep = matched.is_known
+        if not keep.any():
             raise ValueError(
-                f"the model can write none of the {len(keep)} genes (for example {unknown[:5]}). It needs gene symbols "
-                "of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
+                f"the model can write none of the {len(keep)} genes (for example {list(self.symbols[:5])}). It needs "
+                "gene symbols of human or mouse: name the var column with them (symbols=) or pass a table (gene_table=)"
             )
-        symbols = tuple(symbol for symbol, is_known in zip(self.symbols, keep, strict=True) if is_known)
-        return replace(self, columns=self.columns[keep], symbols=symbols if unknown else self.symbols, account=account)
+        names = tuple(name for name in matched.names if name is not None)
+        result = replace(self, columns=self.columns[keep], symbols=names)
+        return replace(result, account={**self.account, **matched.account, **result._coverage(bool(keep.all()))})
+
+    def _coverage(self, all_known: bool) -> dict[str, Any]:
+        """Share of counts in the genes of this expression and strong genes that are not, for the account."""
+        if all_known and self.gene_map.account["dropped"] == 0:
+            return {"share_of_counts_known": 1.0}
+        is_known = np.zeros(self.gene_map.n_columns, dtype=bool)
+        is_known[self.gene_map.columns[np.isin(self.gene_map.positions, self.columns)]] = True
+        cells = canonical(sp.csr_matrix(sp.vstack(self.reader.samples(COVERAGE_CELLS))))
+        cells.data = np.maximum(np.nan_to_num(cells.data.astype(np.float64)), 0)
+        cells = self.scale.ln_cp10k(cells, self.scale.row_sums(cells))
+        cells.data = np.expm1(cells.data)
+        measured = coverage(cells, is_known)
+        names = self.reader.var.index.astype(str)
+        strong = [f"{names[column]} ({share:.1%})" for column, share in measured.strong]
+        if measured.share < MIN_SHARE_OF_COUNTS or any(
+            share > MAX_SHARE_OF_UNKNOWN_GENE for _, share in measured.strong
+        ):
+            logger.warning(
+                "%.0f %% of the expressed counts are of genes that the model knows%s",
+                100 * measured.share,
+                f"; strongly expressed genes that it does not know: {', '.join(strong[:8])}" if strong else "",
+            )
+        account: dict[str, Any] = {"share_of_counts_known": round(measured.share, 4)}
+        if strong:
+            account["strong_genes_unknown_to_model"] = strong[:20]
+        return account
 
     @property
     def has_all_columns(self) -> bool:
@@ -298,3 +362,19 @@ class Expression:
             values = block.values.astype(np.float32)
             parts.append(self.scale.ln_cp10k(values, self.row_sums(block)).astype(np.float32))
         return sp.csr_matrix(sp.vstack(parts))
+
+
+def var_of(rows: pd.DataFrame, symbols: Sequence[str]) -> pd.DataFrame:
+    """Rows of an input's var, under their names, with `symbols` in a column ``symbol``.
+
+    Another column ``symbol`` becomes ``symbol_before``. Names that are missing or repeated become unique.
+    """
+    from anndata.utils import make_index_unique
+
+    var = rows.copy()
+    names = pd.Index([str(name) for name in var.index], dtype=object, name=var.index.name)
+    var.index = names if names.is_unique else make_index_unique(names)
+    if "symbol" in var and [str(value) for value in var["symbol"]] != list(symbols):
+        var["symbol_before"] = var["symbol"]
+    var["symbol"] = np.asarray(symbols, dtype=object)
+    return var

@@ -279,7 +279,7 @@ def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metr
         methods=[method for method in methods(task) if method.run.available(groups)],
         metrics=chosen,
         genes=sides.genes,
-        vocabulary=frozenset(sides.predicted.expression.symbols),
+        vocabulary=sides.predicted.vocabulary,
     )
     results = cells.score(job, settings.progress)
     if results.sizes and task == "perturb":

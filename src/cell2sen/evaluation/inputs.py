@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.files.opening import read_anndata
+from cell2sen.data.gene_reader import only_genes
 from cell2sen.data.names.text import as_text
 from cell2sen.data.obs import group_cells, text_column
 from cell2sen.data.reader import Reader, open_reader
@@ -93,6 +94,12 @@ class Cells:
         """Record that this package stored in a prediction; empty for other tools."""
         return dict(self.uns.get(UNS, {}).get(self.verb, {})) if self.verb else {}
 
+    @property
+    def vocabulary(self) -> frozenset[str]:
+        """Words that are genes in the sentences of these cells: names of the model that predicted them, or symbols."""
+        var = self.expression.reader.var
+        return frozenset(map(str, var["symbol"]) if self.verb and "symbol" in var else self.expression.symbols)
+
     def rows(self, index: Sequence[int] | NDArray[Any], layer: str | None = None) -> sp.csr_matrix:
         """ln(1 + CP10k) of some cells over the compared genes, float32 CSR (cells, genes).
 
@@ -149,7 +156,7 @@ def read(
         )
     if not adata.obs_names.is_unique:
         raise ValueError(f"cell names of the {name} cells are not unique; adata.obs_names_make_unique() repairs it")
-    reader = open_reader(adata, layer=layer)
+    reader = only_genes(open_reader(adata, layer=layer))
     _refuse_nan(reader, name)
     verbs = reader.uns.get(UNS, {})
     values = scale_of_cells(reader, name, scale, verbs)
@@ -230,7 +237,10 @@ def align(first: Cells, *others: Cells, case: Case = "auto") -> tuple[list[str],
     if case == "auto":
         case = "upper" if dict(first.provenance.get("recipe", {})).get("case") == "upper" else "keep"
     sides = (first, *others)
-    positions = {side.name: _positions(side.expression.symbols, case) for side in sides}
+    symbols: dict[str, Sequence[str]] = {side.name: side.expression.symbols for side in sides}
+    if first.verb:
+        symbols[first.name] = _symbols_of_input(first, others[0])
+    positions = {name: _positions(names, case) for name, names in symbols.items()}
     common = sorted(
         symbol for symbol in positions[others[0].name] if all(symbol in table for table in positions.values())
     )
@@ -331,6 +341,18 @@ def _ln_cp10k(block: sp.csr_matrix, scale: Scale) -> sp.csr_matrix:
         return block
     block = block.astype(np.float64)
     return scale.ln_cp10k(block, scale.row_sums(block))
+
+
+def _symbols_of_input(predicted: Cells, real: Cells) -> list[str]:
+    """Symbols of a prediction by this package: those of the real cells' columns of the same name, else its own.
+
+    Predictions have the names of their input, which symbols alone may not find again: ``CD4-1`` without the antibody.
+    """
+    real_symbols = real.expression.gene_map.by_column
+    of_name = dict(zip(real.expression.reader.var.index.astype(str), real_symbols, strict=True))
+    expression = predicted.expression
+    names = expression.reader.var.index[expression.input_columns].astype(str)
+    return [of_name.get(name) or symbol for name, symbol in zip(names, expression.symbols, strict=True)]
 
 
 def _positions(symbols: Sequence[str], case: str) -> dict[str, int]:

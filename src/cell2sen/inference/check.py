@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen import tasks
-from cell2sen.data.expression import Expression
+from cell2sen.data.expression import MIN_SHARE_OF_COUNTS, Expression
 from cell2sen.data.genes.identifiers import looks_like
 from cell2sen.data.genes.organism import KEYS, organism_column
 from cell2sen.data.obs import perturbations_of_cells
@@ -140,7 +140,7 @@ def check(
             )
             known = _known_genes(resolved)
             sentences = from_expression(
-                expression if known is None else expression.known_to(known),
+                expression if known is None else expression.known_to(known, organism),
                 recipe,
                 organism=organism,
                 perturbations=perturbations_of_cells(reader.obs, perturbation_column),
@@ -224,13 +224,25 @@ def _add_genes(report: _Report, sentences: Sentences, model: Model) -> None:
     if account["duplicate_symbols"]:
         text = f"{account['duplicate_symbols']} symbols occur in several columns; their maximum is taken"
         report.add("warning", "duplicates", text)
+    if account["not_genes"]:
+        text = f"{account['not_genes']:,} rows of var are no genes and are left out: {account['kinds_left_out']}"
+        report.add("ok", "other features", text)
     unknown = account.get("n_unknown_to_model", 0)
     share = 1 - unknown / n_symbols
     text = f"{model.name} can write {n_symbols - unknown:,} of {n_symbols:,} symbols ({share:.1%})"
     if unknown:
         text += f"; left out, for example: {', '.join(account['examples_unknown_to_model'][:5])}"
-    report.add("ok" if share > MIN_SHARE_KNOWN else "warning", "known genes", text)
-    report.numbers |= {"share_of_genes_known": round(share, 4), "genes": account}
+    of_counts, strong = account.get("share_of_counts_known"), account.get("strong_genes_unknown_to_model", [])
+    if of_counts is not None:
+        text += f"; {of_counts:.1%} of the expressed counts"
+    if strong:
+        text += f"; strongly expressed but unknown: {', '.join(strong[:5])}"
+    few = share <= MIN_SHARE_KNOWN or (of_counts is not None and of_counts < MIN_SHARE_OF_COUNTS)
+    report.add("warning" if few or strong else "ok", "known genes", text)
+    if renamed := account.get("n_renamed_for_model"):
+        examples = ", ".join(account["examples_renamed_for_model"][:3])
+        report.add("ok", "renamed genes", f"{renamed:,} genes have another name in {model.name}: {examples}")
+    report.numbers |= {"share_of_genes_known": round(share, 4), "share_of_counts_known": of_counts, "genes": account}
 
 
 def _add_organisms(report: _Report, sentences: Sentences, model: Model) -> None:

@@ -17,6 +17,7 @@ from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Backend, Sampling
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.names.text import as_texts, is_list, list_of_names
+from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_unknown
 from cell2sen.inference.templates import choose_templates
@@ -145,9 +146,11 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
         )
     known = backend.known_genes(symbols)
     if unknown := [symbol for symbol, is_known in zip(symbols, known, strict=True) if not is_known]:
+        other = match(symbols, backend.known_genes, upper=recipe.case == "upper").account
+        renamed = other.get("examples_renamed_for_model", [])
         raise ValueError(
             f"{model.name} cannot write {len(unknown)} of {len(symbols)} genes, for example {unknown[:5]}: leave them "
-            "out, or use gene symbols"
+            "out, or use gene symbols" + (f"; its own names of some: {', '.join(renamed[:5])}" if renamed else "")
         )
     no_cells = Sentences(
         genes=pa.array([], type=pa.list_(pa.int32())),

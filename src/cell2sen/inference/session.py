@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
-from cell2sen.data.expression import Expression
+from cell2sen.data.expression import Expression, var_of
 from cell2sen.data.names.text import some
 from cell2sen.data.obs import perturbations_of_cells
+from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import EMBEDDED, Model, resolve
@@ -101,6 +103,13 @@ class Session:
         if self.data is None:
             return ""
         return "raw.X" if self.options.get("use_raw") else self.options.get("layer") or "X"
+
+    def var(self) -> pd.DataFrame:
+        """Annotation of the genes of a result: the input's names and columns, and the model's names as ``symbol``."""
+        if self.data is not None:
+            return self.data.var()
+        symbols = self.sentences.symbols
+        return var_of(pd.DataFrame(index=pd.Index(symbols, dtype=object)), symbols)
 
     def genes_per_prompt(self, n_genes: int | None) -> int | None:
         """`n_genes`, or else :attr:`length`.
@@ -252,7 +261,7 @@ def _read(
         on_error.enter_context(expression)
         perturbations = perturbations_of_cells(expression.obs, perturbation_column)
         backend = load_model(options)  # errors in the data come before a large model is loaded
-        expression = expression.known_to(backend.known_genes)
+        expression = expression.known_to(backend.known_genes, options.get("organism"))
         sentences = from_expression(
             expression,
             recipe,
@@ -274,9 +283,11 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
         No word is left.
     """
     symbols = sentences.symbols
-    known = backend.known_genes(symbols)
+    matched = match(symbols, backend.known_genes, set(sentences.organism), upper=backend.model.recipe.case == "upper")
+    known = matched.is_known
+    vocabulary = pa.array([name for name in matched.names if name is not None], type=pa.string())
     if known.all():
-        return sentences
+        return sentences if vocabulary.equals(sentences.vocabulary) else replace(sentences, vocabulary=vocabulary)
     if not known.any():
         raise ValueError(
             f"{backend.model.name} can write none of the genes in the sentences, such as {symbols[:5]}: sentences need "
@@ -296,7 +307,7 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
     return replace(
         sentences,
         genes=pa.ListArray.from_arrays(offsets.astype(np.int32), (np.cumsum(known) - 1)[ids[kept]].astype(np.int32)),
-        vocabulary=pa.array(names[known], type=pa.string()),
+        vocabulary=vocabulary,
     )
 
 

@@ -7,12 +7,13 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cell2sen import tasks
 from cell2sen.data.output import complete_folder
@@ -173,9 +174,13 @@ def _initial_model(
         model = new_model(config, common, examples.cells, examples.tasks)
         if scratch and scratch.tokenizer.kind == "genes":
             genes = common
+
+    def known(symbols: Sequence[str]) -> NDArray[np.bool_]:
+        writable = model.tokens.known(symbols)
+        return writable & np.isin(symbols, genes) if genes else writable
+
     for cells in examples.cells.values():
-        known = model.tokens.known(cells.symbols)
-        cells.keep_genes(known & np.isin(cells.symbols, genes) if genes else known)
+        cells.keep_genes(known)
     networks.set_dropout(model.network, config)
     size = config.model.change_vectors
     if size is None:

@@ -160,3 +160,71 @@ def test_tables_saved_by_other_programs(tmp_path, encoding):
     (tmp_path / "latin.csv").write_bytes("gene_id,gene_name,note\nX,Y,é\n".encode("latin-1"))
     with pytest.raises(ValueError, match="is no text in UTF-8: byte 0xe9 in line 2"):
         read_gene_table(tmp_path / "latin.csv", [ISG15])
+
+
+# --- files as databases write them
+
+WRITTEN = {
+    "biomart_version.txt": f"Gene stable ID version\tGene name\n{ISG15}.10\tISG15\n",
+    "biomart.csv": f"Gene stable ID,Transcript stable ID,Gene name\n{ISG15},ENST00000649529,ISG15\n",
+    "biomart_commas.txt": f"Gene stable ID,Gene name\n{ISG15},ISG15\n",
+    "biomart_old.tsv": f"Ensembl Gene ID\tAssociated Gene Name\n{ISG15}\tISG15\n",
+    "biomart_mouse.tsv": f"Gene stable ID\tGene name\tMGI symbol\n{ISG15}\t\tISG15\n",
+    "biomaRt.csv": f"ensembl_gene_id_version,external_gene_name\n{ISG15}.3,ISG15\n",
+    "bom.csv": f"\ufeffGene stable ID version,HGNC symbol\n{ISG15}.10,ISG15\n",
+    "Homo_sapiens.gene_info": (
+        "#tax_id\tGeneID\tSymbol\tLocusTag\tSynonyms\tdbXrefs\n"
+        f"9606\t9636\tISG15\t-\tG1P2|IFI15\tMIM:147571|HGNC:HGNC:4053|Ensembl:{ISG15}\n"
+    ),
+    "hgnc_complete_set.txt": (
+        "hgnc_id\tsymbol\tname\talias_symbol\tprev_symbol\tentrez_id\tensembl_gene_id\n"
+        f'HGNC:4053\tISG15\tISG15 ubiquitin like modifier\t"IFI15|UCRP"\tG1P2\t9636\t{ISG15}\n'
+    ),
+    "hgnc_custom.txt": (
+        "HGNC ID\tApproved symbol\tApproved name\tPrevious symbols\tAlias symbols\tEnsembl gene ID\n"
+        f"HGNC:4053\tISG15\tISG15 ubiquitin like modifier\tG1P2, G1P3A\tIFI15, UCRP\t{ISG15}\n"
+    ),
+    "MGI_Gene_Model_Coord.rpt": (
+        "1. MGI accession id\t3. marker symbol\t4. marker name\t11. Ensembl gene id\n"
+        f"MGI:1855694\tISG15\tISG15 ubiquitin-like modifier\t{ISG15}\n"
+    ),
+    "MRK_ENSEMBL.rpt": f"MGI:1855694\tISG15\tubiquitin-like modifier\t84.6\t4\t{ISG15}\tENSMUST1\n",
+    "features.tsv": f"{ISG15}\tISG15\tGene Expression\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", WRITTEN)
+def test_files_of_databases_as_gene_tables(file, tmp_path):
+    (tmp_path / file).write_text(WRITTEN[file], encoding="utf-8")
+    assert resolve_genes(frame([ISG15 + ".7", "CD4"]), gene_table=tmp_path / file).symbols == ("ISG15", "CD4")
+
+
+@pytest.mark.parametrize("file", ["Homo_sapiens.gene_info", "hgnc_complete_set.txt", "hgnc_custom.txt"])
+def test_files_of_databases_as_aliases(file, tmp_path):
+    (tmp_path / file).write_text(WRITTEN[file], encoding="utf-8")
+    for old in ("G1P2", "IFI15"):
+        assert resolve_genes(frame([old, "CD4"]), aliases=tmp_path / file).symbols == ("ISG15", "CD4")
+
+
+def test_withdrawn_symbols_of_mgi(tmp_path):
+    header = "MGI Accession ID\tMarker Symbol\tStatus\tMarker Synonyms (pipe-separated)\tCurrent MGI Accession ID\t"
+    rows = "MGI:1\tGnb2l1\tW\t\tMGI:2\tRack1\nMGI:2\tRack1\tO\tGnb2-rs1|p205\t\t\n"
+    (tmp_path / "MRK_List1.rpt").write_text(f"{header}Current Marker Symbol, if withdrawn\n{rows}")
+    for old in ("Gnb2l1", "p205", "Rack1"):
+        assert resolve_genes(frame([old]), aliases=tmp_path / "MRK_List1.rpt").symbols == ("Rack1",)
+
+
+def test_entrez_ids_of_gene_info(tmp_path):
+    (tmp_path / "all.gene_info").write_text(WRITTEN["Homo_sapiens.gene_info"])
+    assert resolve_genes(frame(["9636", "GFP"]), gene_table=tmp_path / "all.gene_info").symbols == ("ISG15", "GFP")
+
+
+def test_tables_of_transcripts_and_rows_of_transcripts_are_refused():
+    table = pd.DataFrame({"Transcript stable ID": ["ENST00000649529"], "Gene name": ["ISG15"]})
+    with pytest.raises(KeyError, match="transcripts: add those of genes"):
+        resolve_genes(frame([ISG15]), gene_table=table)
+    names = ["ENST00000649529", "ENST00000379389", "ENST00000624697"]
+    with pytest.raises(ValueError, match="rows of var are transcripts"):
+        resolve_genes(frame(names), gene_table=dict(zip(names, ["ISG15", "ISG15", "MX1"], strict=True)))
+    with pytest.raises(ValueError, match="rows of var are transcripts"):
+        resolve_genes(frame(names, gene_name=["ISG15", "ISG15", "MX1"]))

@@ -132,13 +132,34 @@ def test_groups_are_the_cells_of_a_context_and_perturbation(many_cells: Path) ->
 def test_genes_that_the_model_cannot_write_are_left_out(many_cells: Path) -> None:
     cells = cells_of(many_cells)
     totals = cells.totals.copy()
-    known = np.arange(len(cells.symbols)) % 2 == 0
-    kept = {symbol for symbol, keep in zip(cells.symbols, known, strict=True) if keep}
-    cells.keep_genes(known)
+    kept = set(cells.symbols[::2])
+    cells.keep_genes(lambda symbols: np.isin(symbols, sorted(kept)))
     assert {gene for sentence in cells.sentences(0, Augmentation(), 0).gene_names() for gene in sentence} == kept
     np.testing.assert_array_equal(cells.totals, totals)
     with pytest.raises(ValueError, match=r"can write none of the \d+ genes of cells.h5ad"):
-        cells.keep_genes(np.zeros(len(cells.symbols), dtype=bool))
+        cells.keep_genes(lambda symbols: np.zeros(len(symbols), dtype=bool))
+
+
+def test_genes_of_another_year_get_the_names_of_the_model(tmp_path: Path) -> None:
+    training_cells.write(tmp_path / "cells.h5ad")
+    adata = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    adata.var_names = ["RACK1", "SEPTIN9", *adata.var_names[2:]]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    cells = cells_of(tmp_path)
+    vocabulary = ["GNB2L1", "SEPT9", *adata.var_names[2:]]
+    cells.keep_genes(lambda symbols: np.isin(symbols, vocabulary))
+    assert list(cells.symbols) == vocabulary
+    np.testing.assert_array_equal(cells.matrix.toarray(), adata.X.toarray())
+
+
+def test_rows_that_are_no_genes_are_left_out_of_matrix_and_totals(tmp_path: Path) -> None:
+    training_cells.write(tmp_path / "cells.h5ad")
+    adata = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    adata.var["feature_types"] = ["Antibody Capture"] * 3 + ["Gene Expression"] * (adata.n_vars - 3)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    cells = cells_of(tmp_path)
+    assert cells.symbols == tuple(adata.var_names[3:])
+    np.testing.assert_array_equal(cells.totals, np.asarray(adata.X[:, 3:].sum(axis=1)).ravel())
 
 
 def test_a_given_scale(many_cells: Path) -> None:

@@ -54,7 +54,7 @@ def test_card_holds_what_was_measured(model: Model) -> None:
 @pytest.fixture(scope="module")
 def cells(many_cells: Path, model: Model) -> TrainingCells:
     cells = cells_of(many_cells, **{**TRAINING_FILE, **FILE})
-    cells.keep_genes(np.isin(cells.symbols, model.genes))
+    cells.keep_genes(lambda symbols: np.isin(symbols, model.genes))
     return cells
 
 

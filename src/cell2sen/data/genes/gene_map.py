@@ -17,6 +17,7 @@ MIN_SHARE_TO_WARN = 0.2
 
 #: Numbers of an account besides genes, mapped and symbols. ``ids_mapped``: through a table.
 ACCOUNT_NUMBERS = (
+    "not_genes", "names_restored", "prefixes_removed", "mangled_repaired", "mangled_unclear", "doubtful_features",
     "ids_mapped", "suffixes_removed", "aliases_replaced", "aliases_kept", "ambiguous_aliases", "duplicate_symbols",
     "duplicate_columns", "case_collisions", "dropped", "dropped_ids", "dropped_numbers", "dropped_missing",
     "dropped_whitespace", "ambiguous_ids",
@@ -41,6 +42,12 @@ class GeneMap:
 
     account: dict[str, Any]
     """Source of the symbols, and numbers and examples of lost genes; plain values for ``adata.uns``."""
+
+    is_gene: NDArray[np.bool_] | None = None
+    """bool (n_columns,): columns that are genes and count in the sums of cells; ``None``: all."""
+
+    organisms: tuple[str | None, ...] | None = None
+    """Organism of each column by its genome or identifier; ``None`` if the names do not tell."""
 
     @property
     def is_identity(self) -> bool:
@@ -97,6 +104,8 @@ class GeneMap:
         """The account in one line, with up to three examples for each number."""
         account = self.account
         parts = [f"{account['genes']} genes → {account['symbols']} symbols from {account['source']}"]
+        if account.get("kinds_left_out"):
+            parts.append(f"left out, as they are no genes: {account['kinds_left_out']}")
         for key in ACCOUNT_NUMBERS:
             if account.get(key):
                 parts.append(f"{key.replace('_', ' ')} {account[key]} ({', '.join(account['examples'][key][:3])})")
@@ -105,13 +114,28 @@ class GeneMap:
     def log(self) -> GeneMap:
         """The map itself, after logging its account, with a warning if many genes were dropped."""
         logger.info("%s", self.summary())
-        if (dropped := self.account["dropped"]) > MIN_SHARE_TO_WARN * self.n_columns:
+        account, n_genes = self.account, self.account["genes"]
+        if (dropped := account["dropped"]) > MIN_SHARE_TO_WARN * n_genes:
             logger.warning(
                 "%d of %d genes have no symbol, such as %s, and are left out; pass symbols= (a column of var) or "
                 "gene_table=",
                 dropped,
-                self.n_columns,
-                self.account["examples"]["dropped"][:3],
+                n_genes,
+                account["examples"]["dropped"][:3],
+            )
+        if account.get("mangled_unclear"):
+            logger.warning(
+                "%d names of genes look changed by a spreadsheet, such as %s, and could be several genes or none: they "
+                "are used as they are. Restore the names from the original file",
+                account["mangled_unclear"],
+                account["examples"]["mangled_unclear"][:3],
+            )
+        if account.get("doubtful_features"):
+            logger.warning(
+                "%d rows of var may be no genes, such as %s; they are used as genes. If they are antibodies or other "
+                "features, name their kind in var['feature_types'] or leave them out",
+                account["doubtful_features"],
+                account["examples"]["doubtful_features"][:3],
             )
         return self
 

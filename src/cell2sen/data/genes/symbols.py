@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.genes.features import FEATURE_COLUMNS, Features, features_of
 from cell2sen.data.genes.gene_map import ACCOUNT_NUMBERS, GeneMap
 from cell2sen.data.genes.gene_tables import (
     ID_COLUMNS,
@@ -22,7 +24,11 @@ from cell2sen.data.genes.gene_tables import (
     read_alias_table,
     read_gene_table,
 )
+from cell2sen.data.genes.genomes import organisms_of_ids, without_genomes
 from cell2sen.data.genes.identifiers import bare_identifier, fault, looks_like, symbol_in, texts
+from cell2sen.data.genes.mangled import repaired
+from cell2sen.data.genes.organism import guess_organism
+from cell2sen.data.genes.symbol_table import share_known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +36,14 @@ if TYPE_CHECKING:
     from cell2sen.data.genes.gene_tables import Table
 
 Names = tuple[str | None, ...]
+
+_TRANSCRIPT = re.compile(r"ENS[A-Z]*T\d{11}(\.\d+)?", re.IGNORECASE)
+
+#: Minimum share of known symbols in a column that is taken for its content, not for its name.
+MIN_SHARE_KNOWN = 0.5
+
+#: Names, and columns, that are looked at to see whether there are symbols in the index, and elsewhere.
+_N_TO_LOOK_AT = 50
 
 #: Maximum number of example names for each number of an account.
 _MAX_EXAMPLES = 20
@@ -49,7 +63,10 @@ def resolve_genes(
     Symbols are those of the index of `var`; for identifiers in the index, those of `gene_table`, else of the first of
     :data:`SYMBOL_COLUMNS` in `var` that contains symbols. In a mixed index, symbols are kept and identifiers are looked
     up. Genes without a symbol are dropped: identifiers, numbers, missing names, and names with white space inside
-    cannot be words of a cell sentence. Of a symbol with an identifier (``TBCE_ENSG00000284770``, a duplicate in
+    cannot be words of a cell sentence. Rows that are no genes are left out
+    (:func:`cell2sen.data.genes.features.features_of`); genomes in front of names are taken off
+    (:mod:`cell2sen.data.genes.genomes`), and names that R or a spreadsheet has mangled are mapped back
+    (:mod:`cell2sen.data.genes.mangled`). Of a symbol with an identifier (``TBCE_ENSG00000284770``, a duplicate in
     CELLxGENE) the symbol is used. The ``-1`` that `anndata.var_names_make_unique` appends is kept, since it cannot be
     distinguished from symbols such as ERV3-1.
 
@@ -102,6 +119,12 @@ def resolve_genes(
     return replace(gene_map, account=copy.deepcopy(gene_map.account)).log()
 
 
+def gene_rows(var: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows of `var` that are genes, bool (rows,); see :func:`cell2sen.data.genes.features.features_of`."""
+    names = _names_in(var, None)
+    return features_of(names.index, names.columns).is_gene
+
+
 @dataclass(frozen=True)
 class _NamesInVar:
     """All text of `var` that can contain symbols; equal for equal genes."""
@@ -110,17 +133,29 @@ class _NamesInVar:
     index_name: str
     column_names: tuple[str, ...]
     columns: tuple[tuple[str, Names], ...]
-    """Columns with symbols or identifiers, and the one that the user named."""
+    """Columns with symbols or identifiers, the one that the user named, and those that tell genes from others."""
+
+    others: tuple[tuple[str, Names], ...] = ()
+    """Other columns of text, if the index has no symbols."""
 
 
 def _names_in(var: pd.DataFrame, symbols: str | None) -> _NamesInVar:
-    known = {normalised_column(name) for name in (*SYMBOL_COLUMNS, *ID_COLUMNS)}
+    known = {normalised_column(name) for name in (*SYMBOL_COLUMNS, *ID_COLUMNS)} | set(FEATURE_COLUMNS)
     columns = [
         (str(name), texts(var.iloc[:, number]))
         for number, name in enumerate(var.columns)
         if normalised_column(name) in known or name == symbols
     ]
-    return _NamesInVar(texts(var.index), str(var.index.name), tuple(map(str, var.columns)), tuple(columns))
+    index = texts(var.index)
+    others = []
+    if all(name is None or fault(name) for name in index[:_N_TO_LOOK_AT]):
+        named = {name for name, _ in columns}
+        others = [
+            (str(name), texts(var.iloc[:, number]))
+            for number, name in enumerate(var.columns)
+            if str(name) not in named and var.iloc[:, number].dtype.name in ("object", "category", "str", "string")
+        ][:_N_TO_LOOK_AT]
+    return _NamesInVar(index, str(var.index.name), tuple(map(str, var.columns)), tuple(columns), tuple(others))
 
 
 def _resolve(
@@ -132,32 +167,98 @@ def _resolve(
     aliases: Table | None = None,
 ) -> GeneMap:
     account = _Account()
-    symbol_of_row, used = _choose(names.index, _sources(names, symbols, gene_table), account)
+    features = features_of(names.index, names.columns)
+    names, organisms = _plain_names(names, features, account)
+    symbol_of_row, used = _choose(
+        names.index, _sources(names, symbols, gene_table), account, rows=np.flatnonzero(features.is_gene).tolist()
+    )
     if not symbol_of_row:
         raise ValueError(_no_symbols(names, symbols))
+    _repair(symbol_of_row, account)
     if aliases is not None:
         _replace_aliases(symbol_of_row, aliases, account)
     position_of = _merge_spellings(symbol_of_row, case, account)
+    if len(position_of) < len(symbol_of_row):
+        _refuse_transcripts(names.index)
     columns = np.fromiter(symbol_of_row, dtype=np.int64, count=len(symbol_of_row))
     positions: NDArray[np.int64] = np.array([position_of[symbol] for symbol in symbol_of_row.values()], dtype=np.int64)
     if duplicates == "first":
         _, firsts = np.unique(positions, return_index=True)
         columns, positions = columns[firsts], positions[firsts]
-    for array in (columns, positions):
+    for array in (columns, positions, features.is_gene):
         array.setflags(write=False)  # the map may be cached for several datasets
     numbers = {
         "source": ", ".join(source if len(used) == 1 else f"{source} ({n})" for source, n in used.items()),
-        "genes": len(names.index),
+        "genes": int(features.is_gene.sum()),
         "mapped": len(symbol_of_row),
         "symbols": len(position_of),
         **{name: account.counts[name] for name in ACCOUNT_NUMBERS},
+        "kinds_left_out": ", ".join(f"{kind} {n}" for kind, n in features.kinds.items()),
         "duplicates_rule": duplicates,
         "case": case,
         "examples": dict(account.examples),
     }
     return GeneMap(
-        n_columns=len(names.index), columns=columns, positions=positions, symbols=tuple(position_of), account=numbers
+        n_columns=len(names.index),
+        columns=columns,
+        positions=positions,
+        symbols=tuple(position_of),
+        account=numbers,
+        is_gene=None if features.is_gene.all() else features.is_gene,
+        organisms=organisms,
     )
+
+
+def _refuse_transcripts(index: Names) -> None:
+    """Raise an error for rows that are several transcripts of a gene, which their maximum would not count."""
+    transcripts = [name for name in index if name and _TRANSCRIPT.fullmatch(name)]
+    if len(transcripts) > 0.5 * len(index):
+        raise ValueError(
+            f"the rows of var are transcripts ({', '.join(transcripts[:2])}, …), several of one gene: add their counts "
+            "up to genes first, for example with tximport or adata.to_df().T.groupby(symbols).sum()"
+        )
+
+
+def _plain_names(
+    names: _NamesInVar, features: Features, account: _Account
+) -> tuple[_NamesInVar, tuple[str | None, ...] | None]:
+    """Names of genes without genomes, and as they were before antibodies; other rows have none. Their organisms."""
+    for kind, n in features.kinds.items():
+        account.add("not_genes", features.examples[kind], times=n)
+    for name in features.doubtful:
+        account.add("doubtful_features", name)
+    for row, name in features.names.items():
+        account.add("names_restored", f"{names.index[row]} → {name}")
+
+    def of_genes(values: Names) -> Names:
+        if features.kinds:
+            values = tuple(value if gene else None for value, gene in zip(values, features.is_gene, strict=True))
+        # A spreadsheet's date with a time: white space would drop it before it can be mapped back.
+        return tuple(value and value.removesuffix(" 00:00:00") for value in values)
+
+    index = tuple(features.names.get(row, name) for row, name in enumerate(of_genes(names.index)))
+    genomes = without_genomes(index)
+    for prefix, n in genomes.prefixes.items():
+        account.add("prefixes_removed", prefix, times=n)
+    columns, others = (
+        tuple((name, without_genomes(of_genes(values)).names) for name, values in part)
+        for part in (names.columns, names.others)
+    )
+    plain = replace(names, index=genomes.names, columns=columns, others=others)
+    return plain, genomes.organisms or organisms_of_ids(genomes.names)
+
+
+def _repair(symbol_of_row: dict[int, str], account: _Account) -> None:
+    """Map names that R or a spreadsheet has mangled back, in place."""
+    symbols = list(symbol_of_row.values())
+    repairs = repaired(symbols, guess_organism)
+    for name in repairs.unclear:
+        account.add("mangled_unclear", name)
+    if repairs.names:
+        for row, symbol in symbol_of_row.items():
+            if symbol in repairs.names:
+                symbol_of_row[row] = repairs.names[symbol]
+                account.add("mangled_repaired", f"{symbol} → {repairs.names[symbol]}")
 
 
 #: Without tables, a map depends on text alone, which is the same in all calls for a dataset. Saves 5 of the 30 ms that
@@ -194,12 +295,15 @@ class _Sources(NamedTuple):
     """Rows with several symbols in the table."""
 
 
-def _choose(genes: Names, sources: _Sources, account: _Account) -> tuple[dict[int, str], Counter[str]]:
-    """Symbol of each row that has one, and the number of symbols from each source."""
+def _choose(
+    genes: Names, sources: _Sources, account: _Account, rows: Sequence[int]
+) -> tuple[dict[int, str], Counter[str]]:
+    """Symbol of each of the rows that has one, and the number of symbols from each source."""
     symbol_of_row: dict[int, str] = {}
     used: Counter[str] = Counter()
     names = [source.values for source in sources.in_order if not source.is_table]
-    for row, gene in enumerate(genes):
+    for row in rows:
+        gene = genes[row]
         for source in sources.in_order:
             text = source.values[row]
             if text and (symbol := symbol_in(text)):
@@ -259,7 +363,7 @@ def _merge_spellings(symbol_of_row: dict[int, str], case: str, account: _Account
 def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) -> _Sources:
     """Sources of symbols, in order of preference."""
     index, columns = names.index, dict(names.columns)
-    if list(index) == [str(row) for row in range(len(index))]:
+    if all(name is None or name == str(row) for row, name in enumerate(index)):
         index = (None,) * len(index)  # AnnData's row numbers for genes without names: no Entrez identifiers
     sources = [_Source("index", index)]
     if symbols in columns:
@@ -268,8 +372,9 @@ def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) 
         raise KeyError(f"adata.var has no column {symbols!r}; available: {['index', *names.column_names]}")
     elif symbols is None and any(map(fault, index)):
         no_names = not any(index) or looks_like(index) in ("ensembl", "entrez")
-        if (column := _symbol_column(columns)) is not None:
-            sources.insert(0 if no_names else 1, _Source(f"var[{column!r}]", columns[column]))
+        if (column := _symbol_column(columns, names.others if no_names else ())) is not None:
+            values = columns[column] if column in columns else dict(names.others)[column]
+            sources.insert(0 if no_names else 1, _Source(f"var[{column!r}]", values))
         if no_names and len(sources) == 1 and gene_table is None:
             raise ValueError(_no_symbols(names, symbols))
     if gene_table is None:
@@ -299,13 +404,17 @@ def _look_up(columns: Sequence[Names], lookup: dict[str, set[str]]) -> tuple[lis
     return symbols, ambiguous
 
 
-def _symbol_column(columns: dict[str, Names]) -> str | None:
-    """The first of :data:`SYMBOL_COLUMNS` that contains symbols; ``None`` without one."""
+def _symbol_column(columns: dict[str, Names], others: Sequence[tuple[str, Names]]) -> str | None:
+    """The first of :data:`SYMBOL_COLUMNS` that contains symbols, or another one with known genes; ``None`` without."""
     names = {normalised_column(name): name for name in reversed(columns)}
     for name in filter(names.__contains__, map(normalised_column, SYMBOL_COLUMNS)):
         values = columns[names[name]]
         if any(values) and looks_like(values) in ("symbols", "mixed"):
             return names[name]
+    for name, values in (*columns.items(), *others):
+        words = [value for value in values if value and fault(value) is None]
+        if words and share_known(words) >= MIN_SHARE_KNOWN:
+            return name
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from cell2sen.data.names.perturbations import combined_in_file, control_names, n
 from cell2sen.data.names.text import MISSING, as_text, as_texts, written
 from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
+from cell2sen.data.vocabulary import match
 from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
@@ -64,7 +65,7 @@ class TrainingCells:
     """
 
     def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
-        self.data = data
+        self.data, self.case = data, case
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
         with (
@@ -130,26 +131,28 @@ class TrainingCells:
         """Ranker with random ties, so that a model does not learn an order that is noise."""
         return Ranker(self.symbols, Recipe(ties="random"))
 
-    def keep_genes(self, known: NDArray[np.bool_]) -> None:
-        """Drop genes that the model cannot write.
+    def keep_genes(self, known: Callable[[Sequence[str]], NDArray[np.bool_]]) -> None:
+        """Drop genes that the model cannot write; the others get its names (:func:`cell2sen.data.vocabulary.match`).
 
         Parameters
         ----------
         known
-            Genes that it can write, bool (genes,).
+            Symbols → bool: can it write them.
 
         Raises
         ------
         ValueError
             It can write none of them.
         """
-        if not known.any():
+        matched = match(self.symbols, known, set(self.organism), upper=self.case == "upper")
+        keep = matched.is_known
+        if not keep.any():
             raise ValueError(
-                f"the model can write none of the {len(known)} genes of {self.data.file} (for example "
+                f"the model can write none of the {len(keep)} genes of {self.data.file} (for example "
                 f"{list(self.symbols[:5])}); matrix.symbols names the var column of the gene symbols"
             )
-        self.matrix = self.matrix[:, known]
-        self.symbols = tuple(symbol for symbol, keep in zip(self.symbols, known, strict=True) if keep)
+        self.matrix = self.matrix[:, keep]
+        self.symbols = tuple(name for name in matched.names if name is not None)
 
     def rank_fit(self) -> RankFit | None:
         """Rank fit of the training cells; ``None`` if no cell has two expressed genes."""

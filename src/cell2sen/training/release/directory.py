@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cell2sen.data.genes.symbol_table import table_year
 from cell2sen.data.splits import sha256_of_names
 from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
 from cell2sen.inference.annotate import LABEL_KEYS
@@ -62,6 +63,7 @@ def metadata_of(
         "templates": {**before.get("templates", {}), **templates},
         "fit": dataclasses.asdict(fit) if fit else before.get("fit"),
         "genes": list(genes) if genes else None,
+        "symbol_table": table_year(),
         # A closed set: the labels of this training alone, not mixed with earlier ones.
         "labels": labels or before.get("labels", {}),
         "spellings": {**before.get("spellings", {}), **spellings(config.data)},
