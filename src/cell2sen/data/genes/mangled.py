@@ -129,16 +129,14 @@ def variants(name: str) -> list[str]:
 
 
 def _known_variants(name: str, tables: Sequence[SymbolTable]) -> list[str]:
-    """Names of one gene among the variants of `name`; of its own gene, if it is an alias itself (NKX2.5)."""
+    """Names of genes among the variants of `name`; approved ones, of its gene, if it is an alias itself (NKX2.5)."""
     genes = {table.genes[name] for table in tables if name in table.genes}
-    if name in genes or None in genes:
+    if name in genes:
         return []
-    return [
-        variant
-        for variant in variants(name)
-        if any(gene and (not genes or gene in genes) for gene in (table.genes.get(variant) for table in tables))
-        and (not genes or variant in genes)
-    ]
+    if not genes:
+        return [variant for variant in variants(name) if any(table.genes.get(variant) for table in tables)]
+    approved = [variant for variant in variants(name) if any(table.genes.get(variant) == variant for table in tables)]
+    return approved if None in genes else [variant for variant in approved if variant in genes]
 
 
 def _dotted(name: str) -> bool:
