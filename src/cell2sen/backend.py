@@ -20,6 +20,10 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 SENTENCE_END = (".\n", "\n")
 
 
+#: Of each prompt, the value of a gene at each rank of its answer: float (at least ``prompt.answer_genes``,).
+RankValues = Sequence[NDArray[np.floating[Any]]]
+
+
 class Unsupported(NotImplementedError):
     """Error for a call that this backend, or this model, does not support."""
 
@@ -146,12 +150,13 @@ class Backend(abc.ABC):
         """
 
     def expect(
-        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
+        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: RankValues, *, seed: int = 0
     ) -> NDArray[np.float32]:
         """Expected value of each of `genes` in a guided answer drawn at temperature 1, float32 (n, genes).
 
-        A gene at rank r, from 0, has the value ``rank_values[r]``; a gene that is not in the answer has the value 0. An
-        answer has ``prompt.answer_genes`` genes, each at most once. The draws depend on `seed` and the prompt's key.
+        In the answer to prompt i, a gene at rank r, from 0, has the value ``rank_values[i][r]``, and a gene that is not
+        in the answer 0. An answer has ``prompt.answer_genes`` genes, each at most once. The draws depend on `seed` and
+        the prompt's key.
         """
         raise Unsupported(f"{type(self).__name__} has no probabilities of genes; use the backend transformers")
 

@@ -42,10 +42,10 @@ def enumerated(backend: Any, prompt: Prompt, genes: list[str], n_genes: int) -> 
 def test_the_first_rank_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_answers() -> None:
     backend = tiny.backend("gemma2", "genes")
     [prompt] = tiny.prompts(1, answer_genes=0)
-    first = backend.expect([replace(prompt, answer_genes=1)], GENES, RANK_VALUES)
+    first = backend.expect([replace(prompt, answer_genes=1)], GENES, [RANK_VALUES])
     np.testing.assert_allclose(first[0], enumerated(backend, prompt, GENES, 1), rtol=1e-4)
     rows = [replace(prompt, answer_genes=3, key=f"draw{number}") for number in range(400)]
-    result = backend.expect(rows, GENES, RANK_VALUES)
+    result = backend.expect(rows, GENES, [RANK_VALUES] * len(rows))
     np.testing.assert_allclose(result.sum(axis=1), RANK_VALUES.sum(), rtol=1e-5)
     error = result.std(axis=0) / np.sqrt(len(rows))
     assert (np.abs(result.mean(axis=0) - enumerated(backend, prompt, GENES, 3)) < 4 * error + 1e-3).all()
@@ -56,17 +56,18 @@ def test_the_first_rank_is_exact_and_the_mean_of_many_draws_is_the_sum_over_all_
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
     prompts = tiny.prompts(7)
-    together = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, np.linspace(3, 1, 9))
-    alone = tiny.backend(architecture, "genes", batch_size=1).expect(prompts[::-1], tiny.GENES, np.linspace(3, 1, 9))
+    values = [np.linspace(3, 1, 9) + row for row in range(7)]
+    together = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, values)
+    alone = tiny.backend(architecture, "genes", batch_size=1).expect(prompts[::-1], tiny.GENES, values[::-1])
     np.testing.assert_allclose(together, alone[::-1], atol=1e-5)
-    other = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, np.linspace(3, 1, 9), seed=1)
+    other = tiny.backend(architecture, "genes").expect(prompts, tiny.GENES, values, seed=1)
     assert not np.allclose(together, other, atol=1e-3)
 
 
 def test_genes_of_several_tokens_raise() -> None:
     with pytest.raises(Unsupported, match="as several tokens"):
-        tiny.backend("gpt_neox", "bytes").expect(tiny.prompts(1), tiny.GENES, RANK_VALUES)
+        tiny.backend("gpt_neox", "bytes").expect(tiny.prompts(1), tiny.GENES, [RANK_VALUES])
 
 
 def test_no_prompts() -> None:
-    assert tiny.backend("gpt_neox", "genes").expect([], tiny.GENES, RANK_VALUES).shape == (0, len(tiny.GENES))
+    assert tiny.backend("gpt_neox", "genes").expect([], tiny.GENES, []).shape == (0, len(tiny.GENES))

@@ -100,7 +100,7 @@ def test_expected_values_follow_the_drawn_sentence() -> None:
     loaded = tiny_backend()
     loaded.batch_size = None
     prompts = [replace(cell, answer_genes=40) for cell in cells(4)]
-    last = loaded.expect(prompts, GENES, np.eye(40)[39], seed=1)
+    last = loaded.expect(prompts, GENES, [np.eye(40)[39]] * len(prompts), seed=1)
     first = drawn([replace(cell, answer_genes=39) for cell in cells(4)])
     for row, genes in zip(last, first, strict=True):
         used = np.isin(GENES, genes)
@@ -115,7 +115,7 @@ def test_first_genes_have_the_distribution_of_the_model() -> None:
     [cell] = cells(1)
     rows = [replace(cell, key=f"draw{row}", answer_genes=1) for row in range(n)]
     result = [genes[0] for genes in drawn(rows, 500)]
-    share = tiny_backend().expect(rows[:1], GENES, np.ones(1))[0].astype(np.float64)
+    share = tiny_backend().expect(rows[:1], GENES, [np.ones(1)])[0].astype(np.float64)
     order = np.argsort(-share, kind="stable")
     place = {GENES[gene]: rank for rank, gene in enumerate(order)}
     # Forty groups of genes with about equal probability, the most probable genes first.

@@ -51,8 +51,13 @@ def attend(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
     return [attention_map.array for attention_map in result or [] if attention_map is not None]
 
 
+def rank_values_of(prompt: Prompt) -> np.ndarray:
+    """Falling values that differ between prompts, so that a mix-up of rows is seen."""
+    return np.linspace(3.0, 1.0, 8) + sum(map(ord, prompt.key)) % 7
+
+
 def expect(backend: Backend, rows: Sequence[Prompt]) -> list[np.ndarray]:
-    return list(backend.expect(rows, GENES, np.linspace(3.0, 1.0, 8), seed=5))
+    return list(backend.expect(rows, GENES, [rank_values_of(row) for row in rows], seed=5))
 
 
 VERBS = {"embed": embed, "generate": generate, "draw": draw, "guide": guide, "draw_guided": draw_guided}
@@ -130,9 +135,9 @@ class BackendContract:
         if verb is not expect:
             pytest.skip("a test of expect")
         n_genes = [cell.answer_genes or 0 for cell in CELLS]
-        for row, number in zip(expect(make(), CELLS), n_genes, strict=True):
+        for cell, row, number in zip(CELLS, expect(make(), CELLS), n_genes, strict=True):
             assert (row >= 0).all()
-            assert row.sum() == pytest.approx(np.linspace(3.0, 1.0, 8)[:number].sum(), rel=1e-5)
+            assert row.sum() == pytest.approx(rank_values_of(cell)[:number].sum(), rel=1e-5)
 
     # -- embed
 

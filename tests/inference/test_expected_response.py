@@ -7,12 +7,13 @@ import anndata
 import numpy as np
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 from cells import GENES, cells, fake
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
 from cell2sen.data import expression, obs, reader
-from cell2sen.inference.expected_response import expected_response
+from cell2sen.inference.expected_response import expected_response, own_rank_values
 from cell2sen.inference.session import start
 
 NAMED = {"no_perturbation": "no perturbation"}
@@ -49,9 +50,7 @@ def test_change_is_the_difference_of_two_expectations() -> None:
     predicted = predict(adata, model=model)
     session = start(adata, "perturb", {"model": model, "progress": False})
     lists = session.sentences.gene_names(session.length)
-    fit = session.sentences.fit
-    assert fit is not None
-    rank_values = fit.expression(np.arange(200)) * np.log(10)
+    rank_values = [-np.sort(-cell)[: len(genes)] for cell, genes in zip(log_normalised(adata), lists, strict=True)]
     sides = []
     for name in ("IFN-beta", "no perturbation"):
         prompts = [
@@ -144,3 +143,20 @@ def test_at_least_one_gene() -> None:
     for readout in ("expected", "sentence"):
         with pytest.raises(ValueError, match="n_genes must be at least 1, found 0"):
             predict(n_genes=0, readout=readout)
+
+
+@pytest.mark.parametrize("readout", ["expected", "sentence"])
+def test_a_response_does_not_depend_on_other_cells(readout: str) -> None:
+    others = cells()
+    others.X = others.X * 10
+    others.obs_names = [f"other-{name}" for name in others.obs_names]
+    alone = predict(cells()[:1].copy(), readout=readout)
+    beside = predict(anndata.concat([cells()[:1], others]), ["IFN-beta"] + [None] * others.n_obs, readout=readout)
+    for layer in ("control", "delta"):
+        np.testing.assert_array_equal(alone.layers[layer].toarray(), beside.layers[layer].toarray())
+
+
+def test_own_rank_values() -> None:
+    expression = sp.csr_matrix(np.array([[0, 3, 1, 2], [0, 0, 5, 0], [0, 0, 0, 0]], dtype=np.float32))
+    values = own_rank_values(expression, np.array([2, 3, 2]))
+    assert [list(row) for row in values] == [[3, 2], [5, 5, 5], [0, 0]]

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.backend import AttentionMap, Backend, Embeddings, Pooling, Sampling, answer_lengths, check_embed
+from cell2sen.backend import (
+    AttentionMap,
+    Backend,
+    Embeddings,
+    Pooling,
+    RankValues,
+    Sampling,
+    answer_lengths,
+    check_embed,
+)
 from cell2sen.engine.tokenization.tokenizer import fit
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
@@ -124,14 +133,14 @@ class FakeBackend(Backend):
         return scores
 
     def expect(
-        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
+        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: RankValues, *, seed: int = 0
     ) -> NDArray[np.float32]:
         expected, n_genes = np.zeros((len(prompts), len(genes)), dtype=np.float32), answer_lengths(prompts, genes)
         fitted, _ = fit(prompts, context=self.context, reserved_tokens=n_genes, count=_lengths)
         for row, (prompt, number) in enumerate(zip(fitted, n_genes, strict=True)):
             random = _random(prompt.text, seed, prompt.key)
             for _ in range(_ANSWERS):
-                expected[row, random.permutation(len(genes))[:number]] += rank_values[:number] / _ANSWERS
+                expected[row, random.permutation(len(genes))[:number]] += rank_values[row][:number] / _ANSWERS
         return expected
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:

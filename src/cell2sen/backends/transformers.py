@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cell2sen.backend import Backend, Embeddings, Pooling, Sampling, Unsupported, answer_lengths, check_embed
+from cell2sen.backend import (
+    Backend,
+    Embeddings,
+    Pooling,
+    RankValues,
+    Sampling,
+    Unsupported,
+    answer_lengths,
+    check_embed,
+)
 from cell2sen.engine import scoring
 from cell2sen.engine.decoding.sampling import row_key
 from cell2sen.engine.embedding import Embedder
@@ -210,7 +219,7 @@ class TransformersBackend(Backend):
 
     @torch.inference_mode()
     def expect(
-        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: NDArray[np.float64], *, seed: int = 0
+        self, prompts: Sequence[Prompt], genes: Sequence[str], rank_values: RankValues, *, seed: int = 0
     ) -> NDArray[np.float32]:
         n_genes = answer_lengths(prompts, genes)
         expected = np.zeros((len(prompts), len(genes)), dtype=np.float32)
@@ -230,9 +239,8 @@ class TransformersBackend(Backend):
         def expect_batch(batch: list[int]) -> None:
             rows = [row.ids for row in self._tokenize([fitted[row] for row in batch])]
             keys = [row_key(seed, prompts[row].key) for row in batch]
-            expected[batch] = expected_values(
-                self.causal, rows, gene_ids, [n_genes[row] for row in batch], rank_values, keys
-            )
+            lengths_of_answers, values = [n_genes[row] for row in batch], [rank_values[row] for row in batch]
+            expected[batch] = expected_values(self.causal, rows, gene_ids, lengths_of_answers, values, keys)
 
         self._run_generating(expect_batch, lengths + np.array(n_genes), "expect")
         return expected

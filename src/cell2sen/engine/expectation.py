@@ -11,6 +11,7 @@ Axes in names: B rows still being written, G genes, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def expected_values(
     rows: Sequence[NDArray[np.int32]],
     gene_ids: NDArray[np.int64],
     n_genes: Sequence[int],
-    rank_values: NDArray[np.float64],
+    rank_values: Sequence[NDArray[np.floating[Any]]],
     keys: Sequence[int],
 ) -> NDArray[np.float32]:
     """Expected value of each gene in the answer of each row.
@@ -39,13 +40,13 @@ def expected_values(
     n_genes
         Genes in the answer of each row.
     rank_values
-        Value of a gene at each rank of an answer, float64 (at least ``max(n_genes)``,).
+        Of each row, the value of a gene at each rank of its answer, float (at least ``n_genes[row]``,).
     keys
         Key of each row (:func:`cell2sen.engine.decoding.sampling.row_key`). Draws are those of guided generation.
 
     Returns
     -------
-    float32 (rows, G). A row's sum is that of ``rank_values[:n_genes]``.
+    float32 (rows, G). A row's sum is that of ``rank_values[row][:n_genes[row]]``.
     """
     total = torch.zeros(len(rows), len(gene_ids), dtype=torch.float32, device=causal.device)
     unused_BG = torch.ones(len(rows), len(gene_ids), dtype=torch.bool, device=causal.device)
@@ -55,10 +56,15 @@ def expected_values(
     keys_B, tokens_G = (torch.tensor(array, dtype=torch.int64, device=causal.device) for array in (keys, gene_ids))
     live = np.arange(len(rows))
     last, position = np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows])
+    values_BR = torch.zeros(len(rows), max(n_genes), dtype=torch.float32)
+    for row, number in enumerate(n_genes):
+        values_BR[row, :number] = torch.from_numpy(np.asarray(rank_values[row][:number], dtype=np.float32))
+    values_BR = values_BR.to(causal.device)
     for rank in range(max(n_genes)):
         hidden_BD = causal.hidden_states(last[:, None], position[:, None], cache)[:, -1]
         logits_BG = head.logits(hidden_BD).masked_fill(~unused_BG, -torch.inf)
-        total[torch.from_numpy(live).to(causal.device)] += float(rank_values[rank]) * logits_BG.softmax(dim=1)
+        live_rows = torch.from_numpy(live).to(causal.device)
+        total[live_rows] += values_BR[live_rows, rank, None] * logits_BG.softmax(dim=1)
         gene = draw(logits_BG, keys_B, torch.full_like(keys_B, rank), tokens_G, temperature=1.0)
         unused_BG[torch.arange(len(live), device=causal.device), gene] = False
         last, position = gene_ids[gene.cpu().numpy()], position + 1

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from cell2sen.backend import Unsupported
 from cell2sen.inference import corrections
 from cell2sen.inference.session import Session, Slots
-from cell2sen.sentences.rank_fit import RankFit
 
 #: Cells whose expectations, one value per gene, are in memory together.
 _CELLS_IN_MEMORY = 256
@@ -50,7 +49,6 @@ def expected_response(
     session: Session,
     slots: Slots,
     *,
-    fit: RankFit | None = None,
     n_genes: int | None = None,
     seed: int = 0,
     correction: bool = True,
@@ -61,8 +59,6 @@ def expected_response(
     ----------
     slots
         One entry per cell: values for the task's slots, ``None`` to skip the cell.
-    fit
-        Expression at each rank; by default the session's fit.
     n_genes
         Maximum number of genes of prompt and answer; by default the number that the model was trained with.
     seed
@@ -88,26 +84,27 @@ def expected_response(
     rows = session.rows_to_predict(slots)
     symbols = sentences.symbols
     n_prompt_genes = sentences.n_genes if length is None else np.minimum(sentences.n_genes, length)
-    rank_values = (fit or session.fit).expression(np.arange(n_prompt_genes[rows].max())) * np.log(10.0)
     if session.data is None:
         raise ValueError("expected responses need measured expression: start with an AnnData or a file, not sentences")
     control = session.data[rows].ln_cp10k()
+    rank_values = own_rank_values(control, n_prompt_genes[rows])
     names = [str((slots[row] or {}).get("perturbation")) for row in rows]
     stored = corrections.load(session.model) if correction else corrections.Corrections(genes=(), amounts={})
     amounts = {name: stored.of(name, symbols) for name in set(names)}
 
-    def expectations(chunk: NDArray[np.int64], perturbations: Sequence[str]) -> NDArray[np.float32]:
+    def expectations(part: slice, perturbations: Sequence[str]) -> NDArray[np.float32]:
+        chunk = rows[part]
         filled = [{**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)]
         lengths = n_prompt_genes[chunk].tolist()
         prompts = session.task.prompts(sentences, chunk, length=length, answer_genes=lengths, slots=filled)
-        return session.backend.expect(prompts, symbols, rank_values, seed=seed)
+        return session.backend.expect(prompts, symbols, rank_values[part], seed=seed)
 
     parts = []
     for start in range(0, len(rows), _CELLS_IN_MEMORY):
         part = slice(start, start + _CELLS_IN_MEMORY)
-        chunk, treatments = rows[part], names[part]
+        treatments = names[part]
         # The same draws for both, so that their noise cancels, too.
-        change = expectations(chunk, treatments) - expectations(chunk, [untreated] * len(chunk))
+        change = expectations(part, treatments) - expectations(part, [untreated] * len(treatments))
         change[np.abs(change) < MIN_CHANGE_LN] = 0
         amount = np.stack([amounts[name] for name in treatments])
         parts.append(sp.csr_matrix(corrections.corrected(control[part].toarray(), change, amount)))
@@ -119,6 +116,28 @@ def expected_response(
         corrected=tuple(sorted(set(names) & set(stored.amounts))),
         sentences=_highest_genes(predicted, symbols, n_prompt_genes[rows].tolist()),
     )
+
+
+def own_rank_values(expression: sp.csr_matrix, lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Value at each rank of each cell: its own values in descending order, so that no other cell takes part.
+
+    Parameters
+    ----------
+    expression
+        (cells, symbols), without negative values.
+    lengths
+        Number of ranks of each cell, int64 (cells,). Ranks beyond its expressed genes have its smallest value.
+
+    Returns
+    -------
+    One float32 (length,) per cell.
+    """
+    values = []
+    for row, length in enumerate(lengths):
+        own = expression.data[expression.indptr[row] : expression.indptr[row + 1]]
+        own = np.sort(own[own > 0])[::-1][:length].astype(np.float32)
+        values.append(np.pad(own, (0, length - len(own)), mode="edge") if len(own) else np.zeros(length, np.float32))
+    return values
 
 
 def _highest_genes(matrix: sp.csr_matrix, symbols: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:

@@ -19,9 +19,10 @@ from cell2sen.backend import Sampling, Unsupported
 from cell2sen.data.names.perturbations import control_names, no_controls, same_combinations, usual_controls
 from cell2sen.data.names.text import as_texts, some
 from cell2sen.data.obs import clean_perturbations, perturbations_of_cells
-from cell2sen.inference.expected_response import expected_response
+from cell2sen.inference.expected_response import expected_response, own_rank_values
 from cell2sen.inference.session import Session, Slots, warn_unknown
 from cell2sen.model import Model
+from cell2sen.sentences.rank_fit import values_at_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +120,26 @@ def predict_response(
                 corrected=expected.corrected,
             )
     written = predict_sentences(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
+    control, predicted = _expression_of(session, written)
     return Response(
         rows=written.rows,
         perturbations=_perturbations(slots, written.rows),
-        control=session.expression(written.controls),
-        predicted=session.expression([answer.genes for answer in written.answers]),
+        control=control,
+        predicted=predicted,
         answers=written.answers,
         readout="sentence",
     )
+
+
+def _expression_of(session: Session, written: PredictedSentences) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Control and predicted sentences as ln(1 + CP10k): the cell's own value at each rank; without data, the fit's."""
+    answers = [answer.genes for answer in written.answers]
+    if session.data is None:
+        return session.expression(written.controls), session.expression(answers)
+    lengths = np.array([max(len(before), len(after)) for before, after in zip(written.controls, answers, strict=True)])
+    values = own_rank_values(session.data[written.rows].ln_cp10k(), lengths)
+    symbols = session.sentences.symbols
+    return values_at_ranks(written.controls, symbols, values), values_at_ranks(answers, symbols, values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -50,7 +50,20 @@ class RankFit:
 
 
 def inverse_transform(gene_lists: Sequence[Sequence[str]], symbols: Sequence[str], fit: RankFit) -> sp.csr_matrix:
-    """Sentences → log10(1 + CP10k), float32 CSR (sentences, symbols): the value of each gene's rank, else 0.
+    """Sentences → log10(1 + CP10k), float32 CSR (sentences, symbols), by :func:`values_at_ranks` of the line."""
+    values = fit.expression(np.arange(max(map(len, gene_lists), default=0)))
+    return values_at_ranks(gene_lists, symbols, [values] * len(gene_lists))
+
+
+def values_at_ranks(
+    gene_lists: Sequence[Sequence[str]], symbols: Sequence[str], rank_values: Sequence[NDArray[np.floating[Any]]]
+) -> sp.csr_matrix:
+    """Sentences → float32 CSR (sentences, symbols): the value of each gene's rank, else 0.
+
+    Parameters
+    ----------
+    rank_values
+        Of each sentence, the value at each rank, float (at least its number of genes,).
 
     Raises
     ------
@@ -66,8 +79,8 @@ def inverse_transform(gene_lists: Sequence[Sequence[str]], symbols: Sequence[str
         indices = np.array([column[gene] for genes in gene_lists for gene in genes], dtype=np.int32)
     except KeyError as error:
         raise KeyError(f"{error.args[0]!r} is none of the {len(column)} genes of this dataset; drop it first") from None
-    ranks = np.arange(len(indices)) - np.repeat(indptr[:-1], lengths)
-    values = fit.expression(ranks).astype(np.float32)
+    parts = [values[:length] for values, length in zip(rank_values, lengths, strict=True)]
+    values = np.concatenate([np.zeros(0), *parts]).astype(np.float32)
     matrix = sp.csr_matrix((values, indices, indptr), shape=(len(lengths), len(column)))
     matrix.sort_indices()
     if not matrix.has_canonical_format:
