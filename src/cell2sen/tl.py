@@ -255,9 +255,9 @@ def perturb(
         ``"expected"``: the control's measured expression plus the expected expression with the perturbation minus that
         without it (:mod:`cell2sen.inference.expected_response`). More accurate for means. Needs a model with one token
         per gene that was trained with a name for unperturbed cells. ``"sentence"``: the expression of one generated
-        sentence; the same rank fit converts control and prediction, so that reconstruction errors common to both
-        cancel. ``"auto"``: expected if the model supports it, unless `guided`, `temperature`, `top_k` or `top_p` differ
-        from their defaults.
+        sentence, whose rank r has the value of the control's rank r. Both readouts use the values of the cell itself,
+        so that no other cell changes them. ``"auto"``: expected if the model supports it, unless `guided`,
+        `temperature`, `top_k` or `top_p` differ from their defaults.
     correction
         Add the mean residual of expected responses in the training cells, if the model has one for this perturbation
         (:mod:`cell2sen.inference.corrections`). ``False`` returns the uncorrected prediction.
