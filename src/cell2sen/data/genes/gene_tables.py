@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cell2sen.data.genes.identifiers import bare_identifier, ensembl_prefix, symbol_in, texts
 from cell2sen.data.genes.symbol_table import share_known
@@ -168,10 +168,10 @@ def _read_file(path: str | Path) -> pd.DataFrame:
     if suffix == ".parquet":
         return pd.read_parquet(file)
     separator, text = separators[suffix], read_text(file)
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     frame = pd.read_csv(
         io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting
-    )  # fmt: skip
+    )
     if len(frame.columns) == 1 and len(frame):  # BioMart's .txt is separated by commas or tabs, as chosen
         other = "," if separator == "\t" else "\t"
         if other in str(frame.iloc[0, 0]):
