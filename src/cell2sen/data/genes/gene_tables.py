@@ -65,6 +65,9 @@ _PACKAGED_SPECIES = {
 }  # fmt: skip
 
 
+_Pairs = list[tuple[Sequence[str | None], Sequence[str | None]]]
+
+
 def normalised_column(name: object) -> str:
     """Name of a column in lower case without separators, and without a number in front (``3. marker symbol``)."""
     return re.sub(r"[^a-z0-9]+", "", re.sub(r"^\s*\d+\.\s+", "", str(name)).lower())
@@ -98,7 +101,7 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
     """Symbols of each key; missing values and identifiers are no symbols."""
     lookup: defaultdict[str, set[str]] = defaultdict(set)
     if isinstance(table, Mapping):
-        pairs = [(texts(table.keys()), texts(table.values()))]
+        pairs: _Pairs = [(texts(table.keys()), texts(table.values()))]
     else:
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
         frame = frame if frame.index.name in frame.columns else frame.reset_index()
@@ -114,22 +117,20 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
     return dict(lookup)
 
 
-def _pairs(
-    frame: pd.DataFrame, key_names: Sequence[str], value_names: Sequence[str], argument: str
-) -> list[tuple[list[str | None], list[str | None]]]:
+def _pairs(frame: pd.DataFrame, key_names: Sequence[str], value_names: Sequence[str], argument: str) -> _Pairs:
     """Keys and values of each pair of columns: every column of identifiers or aliases, and that of the symbols."""
     columns = {normalised_column(name): name for name in reversed(frame.columns.tolist())}
     keys = [columns[name] for name in map(normalised_column, key_names) if name in columns]
     values = [columns[name] for name in map(normalised_column, value_names) if name in columns]
     value = next((name for name in values if any(text and symbol_in(text) for text in texts(frame[name]))), None)
-    pairs = [(texts(frame[key]), texts(frame[value])) for key in keys if value is not None and key != value]
+    pairs: _Pairs = [(texts(frame[key]), texts(frame[value])) for key in keys if value is not None and key != value]
     if argument == "gene_table" and value is not None and _CROSS_REFERENCES in frame.columns:
         found = [_ENSEMBL_IN.search(text or "") for text in texts(frame[_CROSS_REFERENCES])]
         pairs.append(([match[1] if match else None for match in found], texts(frame[value])))
     current = next((name for text, name in columns.items() if text.startswith("currentmarkersymbol")), None)
     if argument == "aliases" and current is not None and value is not None:  # MGI: withdrawn symbols in their own rows
         symbols = [new or old for new, old in zip(texts(frame[current]), texts(frame[value]), strict=True)]
-        pairs = [(pair[0], symbols) for pair in pairs] + [(texts(frame[value]), symbols)]
+        pairs = [*((keys_of_pair, symbols) for keys_of_pair, _ in pairs), (texts(frame[value]), symbols)]
     if not pairs:
         needed = f"a column of {list(key_names)} and one of {list(value_names)}"
         names = list(map(str, frame.columns))
