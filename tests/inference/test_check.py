@@ -38,9 +38,7 @@ def test_good_input(model: str) -> None:
 
 def test_scale_with_certainty_and_evidence(model: str) -> None:
     counts = cells()
-    assert line(c2s.check(counts, model), "scale").text == (
-        "counts (all values of the cells looked at are whole numbers)"
-    )
+    assert line(c2s.check(counts, model), "scale").text.startswith("counts (certain: ")
     noisy = cells()
     noisy.X = sp.csr_matrix(noisy.X.toarray() * np.random.default_rng(0).uniform(0.5, 1, noisy.shape))
     result = c2s.check(noisy, model)
@@ -81,7 +79,24 @@ def test_text_and_json_have_the_same_findings(model: str) -> None:
     assert str(result) == result.text
     for finding in parsed["findings"]:
         assert finding["text"] in result.text
-    assert result.text.endswith("ready")
+    assert result.text.splitlines()[-1].startswith("ready")
+
+
+def test_a_file_in_ten_lines(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).poisson(2.0, (30, 90)).astype(np.float32)
+    adata = anndata.AnnData(sp.csr_matrix(values), var=pd.DataFrame(index=list(c2s.model.resolve("nano").genes)[:90]))
+    adata.obs_names = [f"{'ACGT' * 3}{number}" for number in range(30)]
+    adata.obs["pert"] = ["control", "IFN-beta", None] * 10
+    adata.layers["normalised"] = adata.X
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    result = c2s.check(tmp_path / "cells.h5ad", perturbation_column="pert")
+    topics = [finding.topic for finding in result.findings]
+    assert topics == ["file", "genes", "scale", "organism", "known genes", "sentences", "perturbations", "expected"]
+    assert len(result.text.splitlines()) == 10
+    assert line(result, "file").text == (
+        "cells.h5ad: AnnData, 30 cells × 90 rows of var; X is read (there is also layer='normalised')"
+    )
+    assert "controls may be 'control'" in line(result, "perturbations").text
 
 
 def test_nothing_is_changed(model: str) -> None:
@@ -96,7 +111,7 @@ def test_nothing_is_changed(model: str) -> None:
 def test_file_and_object_agree(model: str, tmp_path: Path) -> None:
     adata = cells()
     adata.write_h5ad(tmp_path / "in.h5ad")
-    timing = {"seconds_to_write_sentences", "expected_seconds_on_cpu"}
+    timing = {"seconds_to_write_sentences", "expected_seconds_on_cpu", "format"}
     numbers = [c2s.check(data, model).numbers for data in (adata, tmp_path / "in.h5ad", str(tmp_path / "in.h5ad"))]
     plain = [{key: value for key, value in part.items() if key not in timing} for part in numbers]
     assert plain[0] == plain[1] == plain[2]
@@ -107,7 +122,8 @@ def test_examples_of_unknown_genes(tmp_path: Path) -> None:
     adata = anndata.AnnData(sp.csr_matrix(np.resize([1.0, 2.0], (2, 3000))), var=pd.DataFrame(index=names))
     known = Model(name="known", path="nowhere/at-all", metadata={"genes": names[:-1]})
     text = line(c2s.check(adata, known), "known genes").text
-    assert text.startswith("known can write 2,999 of 3,000 symbols (100.0%); left out, for example: GENE2999")
+    assert text.startswith("100.0% of the expressed counts are of genes of known (2,999 of 3,000 genes)")
+    assert text.endswith("it lacks, for example, GENE2999")
 
 
 # -- errors
@@ -160,21 +176,43 @@ def test_warnings(model: str) -> None:
     adata.uns["organism"] = "mouse"
     result = c2s.check(adata, model)
     assert result.ok
-    for topic, words in (
-        ("empty cells", "1 cells have no gene"),
-        ("missing", "1 values are NaN"),
-        ("cell names", "1 cells have the name of an earlier cell"),
-        ("organism", "Mus musculus; tiny was not trained on it"),
+    doubts = {finding.text for finding in result.findings if finding.level == "warning"}
+    for words in (
+        "1 of 6 cells have no expressed gene that can be written (for example ['c2'])",
+        "1 missing values (NaN) in X were read as not expressed",
+        f"for example cell 'c3' has NaN for {GENES[0]}",
+        "1 cells have the name of an earlier cell, such as 'c0'",
+        "tiny was not trained on cells of ['Mus musculus']",
     ):
-        assert line(result, topic).level == "warning"
-        assert words in line(result, topic).text
+        assert any(words in doubt for doubt in doubts), (words, doubts)
+    assert "look at the" in result.text.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_warnings_of_a_verb_are_those_of_the_check(model: str, caplog: pytest.LogCaptureFixture) -> None:
+    def change(dense: Any) -> None:
+        dense[:] = np.log1p(dense * 1.37)
+        dense[2] = 0
+        dense[3, 0] = np.nan
+
+    adata = with_values(change)
+    adata.uns["organism"] = "mouse"
+    caplog.set_level("WARNING", logger="cell2sen")
+    c2s.tl.embed(adata, model=model, backend="fake", progress=False)
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) >= 3
+    caplog.clear()
+    result = c2s.check(adata, model)
+    assert not caplog.records  # they are findings, and not printed besides
+    doubtful = [finding.text for finding in result.findings if finding.topic == "doubtful"]
+    assert sorted(doubtful) == sorted(logged)
 
 
 def test_cells_at_the_limit_of_genes(model: str) -> None:
     adata = cells()
     result = c2s.check(adata, model, max_genes=5)
     assert result.numbers["n_cells_at_limit"] == 6
-    assert "6 of 6 cells reach the limit of 5" in line(result, "genes/cell").text
+    assert "6 of 6 cells reach the limit of 5" in line(result, "sentences").text
     generator = np.random.default_rng(0)
     wide = anndata.AnnData(sp.csr_matrix(generator.poisson(5, (3, 50)).astype(np.float32)), var=adata.var)
     tokens = c2s.check(wide, model, max_genes=50).numbers
@@ -189,22 +227,22 @@ def test_cells_longer_than_the_context(tmp_path: Path) -> None:
     result = c2s.check(cells(), str(path))
     assert result.ok
     assert result.numbers["n_cells_cut"] > 0
-    assert line(result, "tokens").level == "warning"
-    assert "longer than the context of 64 tokens and lose their weakest genes" in line(result, "tokens").text
+    assert line(result, "context").level == "warning"
+    assert "longer than the context of 64 tokens and lose their weakest genes" in line(result, "context").text
 
 
 def test_perturbations_are_counted(model: str) -> None:
     adata = cells()
     adata.obs["pert"] = ["IFN-beta", None, "IL-6", "", "IFN-beta", float("nan")]
     result = c2s.check(adata, model, perturbation_column="pert")
-    assert "2 different, for example ['IFN-beta', 'IL-6']; 3 cells have none" in line(result, "perturbations").text
+    assert "2 different, such as 'IFN-beta', 'IL-6'; 3 cells have none" in line(result, "perturbations").text
 
 
 def test_checkpoint_that_is_not_on_this_machine() -> None:
     result = c2s.check(cells(), "gemma-2-27b")
-    assert result.ok
+    assert not result.ok  # no verb would run
     assert "hf download vandijklab/C2S-Scale-Gemma-2-27B" in line(result, "model").text
-    assert "estimated" in line(result, "tokens").text
+    assert "estimated" in line(result, "expected").text
 
 
 def test_no_weights_are_loaded(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +264,6 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_real_cells(shared_data: Path, model: str) -> None:
-    result = c2s.check(shared_data / "pancreas_human_mouse_328x12474.h5ad", "pythia-410m")
+    result = c2s.check(shared_data / "pancreas_human_mouse_328x12474.h5ad")
     assert result.ok
     assert result.numbers["organisms"] == ["Homo sapiens", "Mus musculus"]

@@ -48,7 +48,7 @@ def test_errors_in_the_data_come_before_a_model_is_loaded(monkeypatch: pytest.Mo
 
 def test_a_given_scale_reaches_the_data_and_the_record() -> None:
     adata = cells()
-    adata.X = np.log2(1 + adata.X.toarray() / adata.X.sum(axis=1) * 1e4)
+    adata.X = np.log2(1 + adata.X.toarray() / adata.X.toarray().sum(axis=1, keepdims=True) * 1e4)
     with start(adata, "embed", {"model": fake(), "scale": "log2", "progress": False}) as begun:
         assert begun.provenance()["scale"] == "log base 2 of 1 + x, each cell over its own sum"
         assert begun.data is not None

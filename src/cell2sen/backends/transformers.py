@@ -30,7 +30,7 @@ from cell2sen.engine.generation import Generator
 from cell2sen.engine.network import attention, batching, cpu
 from cell2sen.engine.network.causal_lm import CausalLM
 from cell2sen.engine.network.loading import load_checkpoint
-from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit
+from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, known_genes
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
@@ -143,11 +143,7 @@ class TransformersBackend(Backend):
 
     def known_genes(self, symbols: Sequence[str]) -> NDArray[np.bool_]:
         """Which symbols are in the model's gene list (if it has one) and encoded without loss, bool (n,)."""
-        known = self.tokens.known(symbols)
-        if self.model.genes is not None:
-            listed = frozenset(self.model.genes)
-            known &= np.array([symbol in listed for symbol in symbols], dtype=bool)
-        return known
+        return known_genes(self.model, self.tokens, symbols)
 
     def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         return self.tokens.count(texts)

@@ -125,8 +125,12 @@ class Expression:
         """
         if not isinstance(scale, Scale):
             check_scale_name(scale)
-        refuse_transposed(reader.var.index, reader.obs.index)
-        gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
+        try:
+            gene_map = resolve_genes(reader.var, symbols=symbols, gene_table=gene_table, aliases=aliases, case=case)
+        except ValueError:
+            refuse_transposed(reader.var.index, reader.obs.index)
+            raise
+        refuse_transposed(gene_map.symbols, reader.obs.index)  # symbols may be in a column, or behind a genome
         reader = genes_of(reader, gene_map)
         return cls(
             reader=reader,
@@ -288,6 +292,21 @@ class Expression:
         elif tested:
             rows = self._tested(rows)
         return Block(first=first, values=self.over_symbols(rows), all_genes=rows, n_missing=n_missing, n_noise=n_noise)
+
+    def example(self, is_wanted: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> tuple[str, str]:
+        """Names of the first cell, and of its gene as in var, with a value that `is_wanted` (values → bool).
+
+        Raises
+        ------
+        LookupError
+            There is none.
+        """
+        for first, rows in self.reader.blocks(shared=True):
+            found = np.flatnonzero(is_wanted(rows.data))
+            if len(found):
+                cell = first + int(np.searchsorted(rows.indptr, found[0], side="right")) - 1
+                return str(self.names[cell]), str(self.reader.var.index[rows.indices[found[0]]])
+        raise LookupError("no cell has such a value")
 
     def refuse_contradictions(self) -> None:
         """Read all cells once, and raise a ValueError if some are on another scale than :attr:`scale`."""

@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.model import Model
+
+if TYPE_CHECKING:
+    from cell2sen.engine.tokenization.tokenizer import Tokens
 
 #: Tokens per gene and tokens of the instruction in the published checkpoints, for models whose tokenizer is not on this
 #: machine.
@@ -45,16 +48,22 @@ def read_config(model: Model) -> dict[str, Any] | None:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
-def tokens_of(model: Model, genes: Sequence[str], instruction: str) -> tuple[float, float, bool]:
-    """Mean tokens per gene, tokens of the instruction, and whether both were counted with the model's tokenizer."""
-    try:
-        from cell2sen.engine.tokenization.tokenizer import load_tokens
+def tokenizer_of(model: Model) -> Tokens | None:
+    """Tokenizer of a checkpoint; ``None`` if it is not on this machine."""
+    from cell2sen.engine.tokenization.tokenizer import load_tokens
 
-        tokens = load_tokens(model.path, local_files_only=True, revision=model.revision)
+    try:
+        return load_tokens(model.path, local_files_only=True, revision=model.revision)
     except (OSError, ValueError):
-        return TOKENS_PER_GENE, TOKENS_OF_INSTRUCTION, False
-    counts: NDArray[np.int64] = tokens.count([" " + gene for gene in genes])
-    return float(counts.mean()) if len(counts) else 1.0, float(tokens.count([instruction])[0]), True
+        return None
+
+
+def tokens_of(tokenizer: Tokens | None, genes: Sequence[str], instruction: str) -> tuple[float, float]:
+    """Mean tokens per gene, and tokens of the instruction; those of the published checkpoints without a tokenizer."""
+    if tokenizer is None:
+        return TOKENS_PER_GENE, TOKENS_OF_INSTRUCTION
+    counts: NDArray[np.int64] = tokenizer.count([" " + gene for gene in genes])
+    return float(counts.mean()) if len(counts) else 1.0, float(tokenizer.count([instruction])[0])
 
 
 def n_parameters(config: dict[str, Any]) -> tuple[float, float]:

@@ -1,29 +1,33 @@
-"""Preflight check: what an input is and what would fail, before any model is loaded."""
+"""Check of an input: what it is, what is used and left out, and what would fail, before a model is loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cell2sen import tasks
 from cell2sen.data.expression import MIN_SHARE_OF_COUNTS, Expression
+from cell2sen.data.files.opening import format_of
 from cell2sen.data.genes.identifiers import looks_like
 from cell2sen.data.genes.organism import KEYS, organism_column
-from cell2sen.data.obs import perturbations_of_cells
-from cell2sen.data.reader import Reader, open_reader
+from cell2sen.data.names.perturbations import usual_controls
+from cell2sen.data.names.text import some
+from cell2sen.data.reader import Reader
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.engine import cost
+from cell2sen.engine.tokenization.tokenizer import known_genes
+from cell2sen.inference.options import Options, recipe_for
+from cell2sen.inference.session import open_cells, warn_of_organisms, write_sentences
 from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.sentences.from_anndata import from_expression
 from cell2sen.sentences.sentences import Sentences
 
 if TYPE_CHECKING:
@@ -31,9 +35,9 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warning", "error"]
 
-#: Limits of an input without warnings: R² of the rank fit, share of genes without a symbol, share of symbols that the
-#: model can write, and median number of genes per cell.
-MIN_R_SQUARED, MAX_SHARE_WITHOUT_SYMBOL, MIN_SHARE_KNOWN, MIN_MEDIAN_GENES = 0.6, 0.2, 0.5, 50
+#: Limits of an input without warnings: R² of the rank fit, share of genes without a symbol, and median number of genes
+#: per cell.
+MIN_R_SQUARED, MAX_SHARE_WITHOUT_SYMBOL, MIN_MEDIAN_GENES = 0.6, 0.2, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +66,12 @@ class Check:
     def text(self) -> str:
         """Report as text, one line per finding."""
         mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
-        lines = [f"{mark[finding.level]}  {finding.topic:<12} {finding.text}" for finding in self.findings]
-        return "\n".join([*lines, "", "ready" if self.ok else "not ready: mend the errors above first"])
+        lines = [f"{mark[finding.level]}  {finding.topic:<13} {finding.text}" for finding in self.findings]
+        doubts = sum(finding.level == "warning" for finding in self.findings)
+        verdict = "not ready: mend the errors above first"
+        if self.ok:
+            verdict = "ready" + (f"; look at the {doubts} warning{'s' * (doubts > 1)} above" if doubts else "")
+        return "\n".join([*lines, "", verdict])
 
     def to_json(self) -> str:
         """Numbers and findings as JSON."""
@@ -75,18 +83,41 @@ class Check:
         return self.text
 
 
-class _Report:
-    """Findings and numbers of a check in progress."""
+class _Report(logging.Handler):
+    """Findings and numbers of a check in progress. Warnings that are logged become findings."""
 
     def __init__(self) -> None:
+        super().__init__(logging.WARNING)
         self.findings: list[Finding] = []
         self.numbers: dict[str, Any] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add("warning", "doubtful", record.getMessage())
 
     def add(self, level: Level, topic: str, text: str) -> None:
         self.findings.append(Finding(level=level, topic=topic, text=text))
 
+    def error(self, topic: str, error: Exception) -> None:
+        self.add("error", topic, str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+
     def done(self) -> Check:
-        return Check(findings=tuple(self.findings), numbers=self.numbers)
+        """The result, warnings last."""
+        order: dict[Level, int] = {"ok": 0, "warning": 1, "error": 2}
+        in_order = sorted(self.findings, key=lambda finding: (finding.topic == "doubtful") + order[finding.level] // 2)
+        return Check(findings=tuple(in_order), numbers=self.numbers)
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Context in which warnings of this package are findings, and are not printed."""
+        logger = logging.getLogger("cell2sen")
+        propagate, handlers, level = logger.propagate, logger.handlers, logger.level
+        logger.propagate, logger.handlers = False, [self]
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.propagate, logger.handlers = propagate, handlers
+            logger.setLevel(level)
 
 
 def check(
@@ -104,7 +135,10 @@ def check(
     perturbation_column: str | None = None,
     progress: bool = False,
 ) -> Check:
-    """Preflight check of an input for a model. Loads no weights and changes nothing.
+    """Check of an input for a model, before the model is loaded. Changes nothing.
+
+    The cells are read by the same functions as in all other verbs (:func:`cell2sen.inference.session.open_cells`): what
+    they refuse is an error here, and their warnings are warnings here.
 
     Parameters
     ----------
@@ -122,76 +156,92 @@ def check(
     Check
         ``.ok``, ``.text``, ``.to_json()``, ``.findings``, ``.numbers``. Errors in the input are findings, not raised.
     """
-    report = _Report()
     check_scale_name(scale)
     resolved = resolve(model)
-    logger = logging.getLogger("cell2sen")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # warnings are findings of the report
-    try:
-        with open_reader(data, layer=layer, use_raw=use_raw) as reader:
-            report.add("ok", "matrix", f"{reader.n_obs:,} cells × {len(reader.var):,} genes in {reader.where}")
-            report.numbers |= {"n_cells": reader.n_obs, "n_genes": len(reader.var), "matrix": reader.where}
-            _add_names(report, reader)
+    given: dict[str, Any] = {
+        "layer": layer, "use_raw": use_raw, "symbols": symbols, "gene_table": gene_table, "aliases": aliases,
+        "organism": organism, "scale": scale, "max_genes": max_genes, "progress": progress,
+    }  # fmt: skip
+    options: Options = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
+    report = _Report()
+    with report.collected():
+        try:
             started = time.perf_counter()
-            recipe = dataclasses.replace(resolved.recipe, max_genes=max_genes or resolved.recipe.max_genes)
-            expression = Expression.of(
-                reader, symbols=symbols, gene_table=gene_table, aliases=aliases, case=recipe.case, scale=scale
-            )
-            known = _known_genes(resolved)
-            sentences = from_expression(
-                expression if known is None else expression.known_to(known, organism),
-                recipe,
-                organism=organism,
-                perturbations=perturbations_of_cells(reader.obs, perturbation_column),
-                progress=progress,
-            )
-            report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        report.add("error", "input", str(error.args[0] if isinstance(error, KeyError) and error.args else error))
-        return report.done()
-    finally:
-        logger.setLevel(level)
-    _add_scale(report, sentences)
-    _add_genes(report, sentences, resolved)
-    _add_organisms(report, sentences, resolved)
-    _add_cells(report, sentences)
-    _add_cost(report, sentences, resolved)
+            recipe = recipe_for(resolved, options)
+            opened, perturbations = open_cells(data, recipe, options, perturbation_column)
+            with opened:
+                _add_file(report, opened.reader)
+                tokens = cost.tokenizer_of(resolved)
+                expression, sentences = write_sentences(
+                    opened, recipe, lambda symbols: known_genes(resolved, tokens, symbols), options, perturbations
+                )
+                report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
+                _add_genes(report, sentences)
+                _add_scale(report, sentences)
+                _add_organisms(report, sentences, expression.reader)
+                _add_known_genes(report, sentences, resolved)
+                _add_sentences(report, sentences)
+                _add_values(report, sentences, expression)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            report.error("input", error)
+            return report.done()
+        warn_of_organisms(resolved, sentences)
+        _add_cost(report, sentences, resolved, tokens)
     return report.done()
 
 
-def _known_genes(model: Model) -> Callable[[Sequence[str]], NDArray[np.bool_]] | None:
-    if model.genes is None:
-        return None
-    genes = frozenset(model.genes)
-    return lambda symbols: np.array([symbol in genes for symbol in symbols], dtype=bool)
-
-
-def _add_names(report: _Report, reader: Reader) -> None:
-    """Kind of gene identifiers, duplicate cell names."""
-    kind = looks_like(reader.var.index)
-    words = {
-        "symbols": "gene symbols",
-        "ensembl": "Ensembl ids",
-        "entrez": "numbers (Entrez ids)",
-        "mixed": "symbols and identifiers",
+def _add_file(report: _Report, reader: Reader) -> None:
+    """What the file is, the matrix that is read, names of cells."""
+    kind = format_of(reader.file) if reader.file else "AnnData object in memory"
+    name = f"{Path(reader.file).name}: {kind}" if reader.file else kind
+    others = reader.hint.removeprefix("there is ") if reader.hint.startswith("there is ") else ""
+    text = f"{name}, {reader.n_obs:,} cells × {len(reader.var):,} rows of var; {reader.where} is read"
+    report.add("ok", "file", text + (f" (there is also {others})" if others else ""))
+    duplicated = reader.obs.index.duplicated()
+    if duplicated.any():
+        text = f"{duplicated.sum():,} cells have the name of an earlier cell, such as {reader.names[duplicated][0]!r}"
+        report.add("warning", "cell names", f"{text}; call adata.obs_names_make_unique()")
+    report.numbers |= {
+        "format": kind,
+        "n_cells": reader.n_obs,
+        "n_genes": len(reader.var),
+        "matrix": reader.where,
+        "identifiers": looks_like(reader.var.index),
+        "n_duplicate_cell_names": int(duplicated.sum()),
     }
-    report.add("ok", "identifiers", f"the index of var holds {words[kind]}")
-    duplicates = int(reader.obs.index.duplicated().sum())
-    if duplicates:
-        text = f"{duplicates} cells have the name of an earlier cell; call adata.obs_names_make_unique()"
-        report.add("warning", "cell names", text)
-    report.numbers |= {"identifiers": kind, "n_duplicate_cell_names": duplicates}
-    if not any(organism_column(reader.obs, key) is not None or key in reader.uns for key in KEYS):
-        report.numbers["organism_source"] = "gene names"
+
+
+def _add_genes(report: _Report, sentences: Sentences) -> None:
+    """Genes that have a symbol, rows of var that are left out or whose names were changed."""
+    account = dict(sentences.account)
+    examples: dict[str, list[str]] = account["examples"]
+    parts = [f"{account['symbols']:,} gene symbols from {account['source']}"]
+    texts = {
+        "not_genes": f"rows that are no genes left out ({account.get('kinds_left_out', '')})",
+        "dropped": "left out, as they have no symbol",
+        "duplicate_symbols": "symbols occur in several rows: the highest value is used",
+        "prefixes_removed": "have a genome in front, which is taken off",
+        "mangled_repaired": "names that R or a spreadsheet changed are repaired",
+        "names_restored": "names restored that had a number behind",
+        "aliases_replaced": "old names replaced by aliases=",
+    }
+    for key, text in texts.items():
+        if account.get(key):
+            parts.append(f"{account[key]:,} {text}, such as {', '.join(examples[key][:2])}")
+    few_dropped = account["dropped"] <= MAX_SHARE_WITHOUT_SYMBOL * account["genes"]
+    report.add("ok" if few_dropped else "warning", "genes", "; ".join(parts))
+    report.numbers["genes"] = account
 
 
 def _add_scale(report: _Report, sentences: Sentences) -> None:
-    """Scale of the values, rank fit, missing values."""
-    scale, fit = sentences.scale, sentences.fit
+    """Scale of the values and how certain it is."""
+    scale = sentences.scale
     assert scale is not None
-    text = str(scale) + (f" ({'; '.join(scale.evidence)})" if scale.evidence else "")
-    report.add("ok" if scale.certain else "warning", "scale", text)
+    evidence = "; ".join(scale.evidence)
+    certainty = "certain" if scale.certain else "not certain, an assumption"
+    report.add(
+        "ok" if scale.certain else "warning", "scale", f"{scale} ({certainty}{': ' if evidence else ''}{evidence})"
+    )
     report.numbers |= {
         "scale": scale.kind,
         "log_base": scale.base,
@@ -199,83 +249,51 @@ def _add_scale(report: _Report, sentences: Sentences) -> None:
         "scale_certain": scale.certain,
         "scale_evidence": list(scale.evidence),
     }
-    if fit is not None:
-        report.numbers["fit"] = dataclasses.asdict(fit)
-        line = f"{fit.intercept:.3f} {fit.slope:+.3f} · log10(1 + position)"
-        text = f"log10(1 + CP10k) = {line}, R² {fit.r_squared:.3f}"
-        report.add("ok" if fit.r_squared > MIN_R_SQUARED else "warning", "rank fit", text)
-    missing = sentences.account["n_missing_values"]
-    if missing:
-        report.add("warning", "missing", f"{missing:,} values are NaN; they are read as not expressed")
-    report.numbers["n_missing_values"] = missing
-    noise = sentences.account["n_noise_values"]
-    if noise:
-        report.add("warning", "rounding", f"{noise:,} values are 0 but for rounding (1e-16); they are read as 0")
-    report.numbers["n_noise_values"] = noise
 
 
-def _add_genes(report: _Report, sentences: Sentences, model: Model) -> None:
-    """Genes with a symbol, duplicate symbols, genes that the model can write."""
-    account = dict(sentences.account)
-    n_symbols = account["symbols"]
-    text = f"{n_symbols:,} of {account['genes']:,} genes have a symbol (from {account['source']})"
-    few_dropped = account["dropped"] <= MAX_SHARE_WITHOUT_SYMBOL * account["genes"]
-    report.add("ok" if few_dropped else "warning", "symbols", text)
-    if account["duplicate_symbols"]:
-        text = f"{account['duplicate_symbols']} symbols occur in several columns; their maximum is taken"
-        report.add("warning", "duplicates", text)
-    if account["not_genes"]:
-        text = f"{account['not_genes']:,} rows of var are no genes and are left out: {account['kinds_left_out']}"
-        report.add("ok", "other features", text)
-    unknown = account.get("n_unknown_to_model", 0)
-    share = 1 - unknown / n_symbols
-    text = f"{model.name} can write {n_symbols - unknown:,} of {n_symbols:,} symbols ({share:.1%})"
-    if unknown:
-        text += f"; left out, for example: {', '.join(account['examples_unknown_to_model'][:5])}"
-    of_counts, strong = account.get("share_of_counts_known"), account.get("strong_genes_unknown_to_model", [])
-    if of_counts is not None:
-        text += f"; {of_counts:.1%} of the expressed counts"
-    if strong:
-        text += f"; strongly expressed but unknown: {', '.join(strong[:5])}"
-    few = share <= MIN_SHARE_KNOWN or (of_counts is not None and of_counts < MIN_SHARE_OF_COUNTS)
-    report.add("warning" if few or strong else "ok", "known genes", text)
-    if renamed := account.get("n_renamed_for_model"):
-        examples = ", ".join(account["examples_renamed_for_model"][:3])
-        report.add("ok", "renamed genes", f"{renamed:,} genes have another name in {model.name}: {examples}")
-    report.numbers |= {"share_of_genes_known": round(share, 4), "share_of_counts_known": of_counts, "genes": account}
-
-
-def _add_organisms(report: _Report, sentences: Sentences, model: Model) -> None:
-    """Organisms, and those that the model was not trained on."""
+def _add_organisms(report: _Report, sentences: Sentences, reader: Reader) -> None:
+    """Organisms, and where they were found."""
     organisms = sorted(set(sentences.organism))
-    trained = model.metadata.get("organisms") or organisms
-    unknown = [name for name in organisms if name not in trained]
-    text = " and ".join(organisms)
-    if report.numbers.get("organism_source"):
-        text += " (recognised by the gene names; organism= sets another one)"
+    recorded = any(organism_column(reader.obs, key) is not None or key in reader.uns for key in KEYS)
+    text = " and ".join(organisms) + ("" if recorded else ", by the names of the genes (organism= sets another one)")
+    report.add("ok", "organism", text)
+    report.numbers |= {"organisms": organisms} | ({} if recorded else {"organism_source": "gene names"})
+
+
+def _add_known_genes(report: _Report, sentences: Sentences, model: Model) -> None:
+    """Share of the expressed counts that is of genes of the model."""
+    account = sentences.account
+    n_symbols, unknown = account["symbols"], account.get("n_unknown_to_model", 0)
+    share = 1 - unknown / n_symbols
+    of_counts: float | None = account.get("share_of_counts_known")
+    text = f"{model.name} has {n_symbols - unknown:,} of {n_symbols:,} genes ({share:.0%})"
+    if of_counts is not None:
+        text = f"{of_counts:.1%} of the expressed counts are of genes of {model.name} ({n_symbols - unknown:,} of "
+        text += f"{n_symbols:,} genes)"
     if unknown:
-        text += f"; {model.name} was not trained on it"
-    report.add("warning" if unknown else "ok", "organism", text)
-    report.numbers["organisms"] = organisms
+        text += f"; it lacks, for example, {', '.join(account['examples_unknown_to_model'][:3])}"
+    if renamed := account.get("n_renamed_for_model"):
+        text += f"; with other names there: {renamed:,}, such as {account['examples_renamed_for_model'][0]}"
+    few = of_counts is not None and of_counts < MIN_SHARE_OF_COUNTS
+    strong = account.get("strong_genes_unknown_to_model", [])
+    report.add("warning" if few or strong else "ok", "known genes", text)
+    report.numbers |= {"share_of_genes_known": round(share, 4), "share_of_counts_known": of_counts}
 
 
-def _add_cells(report: _Report, sentences: Sentences) -> None:
-    """Genes per cell, empty cells, perturbations."""
+def _add_sentences(report: _Report, sentences: Sentences) -> None:
+    """Genes per cell, perturbations."""
     n_genes = sentences.n_genes
-    empty = int(np.sum(n_genes == 0))
-    if empty:
-        report.add("warning", "empty cells", f"{empty} cells have no gene that can be written; they get no result")
     low, median, high = (int(value) for value in np.quantile(n_genes, [0.05, 0.5, 0.95]))
     limit = sentences.recipe.max_genes
     at_limit = int(np.sum(n_genes == limit)) if limit else 0
-    text = f"median {median} (5–95 %: {low}–{high})"
+    text = f"median {median} genes per cell (5–95 %: {low}–{high})"
     if at_limit:
         text += f"; {at_limit:,} of {len(n_genes):,} cells reach the limit of {limit}, only their top genes are used"
     if median < MIN_MEDIAN_GENES:
         text += f"; sentences of fewer than {MIN_MEDIAN_GENES} genes have little information"
-    report.add("ok" if median >= MIN_MEDIAN_GENES else "warning", "genes/cell", text)
+    report.add("ok" if median >= MIN_MEDIAN_GENES else "warning", "sentences", text)
     report.numbers |= {
-        "n_empty_cells": empty,
+        "n_empty_cells": int(np.sum(n_genes == 0)),
         "n_cells_at_limit": at_limit,
         "genes_per_cell": {"q05": low, "median": median, "q95": high},
         "max_genes": limit,
@@ -283,33 +301,55 @@ def _add_cells(report: _Report, sentences: Sentences) -> None:
     if any(sentences.perturbations):
         names = sorted({name for name in sentences.perturbations if name})
         without = sum(name is None for name in sentences.perturbations)
-        text = f"{len(names)} different, for example {names[:5]}; {without} cells have none"
-        report.add("ok", "perturbations", text)
+        controls = usual_controls(names)
+        text = f"{len(names)} different, such as {some(names)}; {without:,} cells have none"
+        report.add("ok", "perturbations", text + (f"; controls may be {some(controls)}" if controls else ""))
         report.numbers["n_perturbations"] = len(names)
 
 
-def _add_cost(report: _Report, sentences: Sentences, model: Model) -> None:
+def _add_values(report: _Report, sentences: Sentences, expression: Expression) -> None:
+    """Missing values, rounding noise, and a rank fit that is unusual."""
+    account, fit = sentences.account, sentences.fit
+    if noise := account["n_noise_values"]:
+        text = f"{noise:,} values are 0 but for rounding (1e-16), and are read as 0"
+        report.add("warning", "rounding", text)
+    if account["n_missing_values"]:
+        cell, gene = expression.example(np.isnan)
+        report.add("warning", "missing", f"for example cell {cell!r} has NaN for {gene}")
+    report.numbers |= {key: account[key] for key in ("n_missing_values", "n_noise_values")}
+    if fit is None:
+        return
+    report.numbers["fit"] = dataclasses.asdict(fit)
+    if fit.r_squared <= MIN_R_SQUARED:
+        text = (
+            f"expression falls unusually over the ranks of a sentence (R² {fit.r_squared:.2f}, cells have 0.8 to 0.95)"
+        )
+        report.add("warning", "rank fit", f"{text}: are these values of single cells on the scale above?")
+
+
+def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: Any) -> None:
     """Tokens, memory and time of embedding."""
     genes = [gene for names in sentences[: min(100, len(sentences))].gene_names() for gene in names]
     instruction = tasks.load("embed").prompt(genes=["A"]).text
-    per_gene, of_instruction, exact = cost.tokens_of(model, genes, instruction)
+    per_gene, of_instruction = cost.tokens_of(tokenizer, genes, instruction)
     tokens = of_instruction + per_gene * np.minimum(sentences.n_genes, sentences.recipe.max_genes or 10**9)
-    text = f"about {np.median(tokens):,.0f} per cell ({per_gene:.1f} per gene)" + ("" if exact else ", estimated")
+    text = f"about {np.median(tokens):,.0f} tokens per cell" + (" (estimated)" if tokenizer is None else "")
+    report.numbers["tokens_per_cell"] = float(np.median(tokens))
     config = cost.read_config(model)
     if config is None:
-        report.add("warning", "model", f"{model.name} is not on this machine; fetch it with: hf download {model.path}")
-        report.add("ok", "tokens", text)
+        report.add("ok", "expected", text)
+        missing = f"{model.name} is not on this machine; fetch it with: hf download {model.path}"
+        report.add("error", "model", missing)
         return
     context = int(config.get("max_position_embeddings", 0)) or None
     too_long = int(np.sum(tokens > context)) if context else 0
-    if too_long:
-        text += f"; {too_long:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
-    report.add("warning" if too_long else "ok", "tokens", text)
     memory = cost.memory(config, dtype=_dtype_on_cpu(model), quantize=model.quantize)
     seconds = cost.seconds(config, float(tokens.sum()))
-    report.add("ok", "expected", f"about {memory / 1e9:.1f} GB of memory and {_duration(seconds)} to embed on this CPU")
+    report.add("ok", "expected", f"{text}, {memory / 1e9:.1f} GB of memory, {_duration(seconds)} to embed on this CPU")
+    if too_long:
+        text = f"{too_long:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
+        report.add("warning", "context", text)
     report.numbers |= {
-        "tokens_per_cell": float(np.median(tokens)),
         "n_cells_cut": too_long,
         "context": context,
         "expected_memory_gb": round(memory / 1e9, 2),

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,7 +237,7 @@ def start(
         data=matrix,
         options=options,
     )
-    _warn_organisms(session)
+    warn_of_organisms(session.model, session.sentences)
     _warn_max_genes(session)
     return session
 
@@ -247,6 +247,21 @@ def _read(
 ) -> tuple[Backend, Expression, Sentences]:
     """The loaded model, the open data and its sentences."""
     recipe = recipe_for(model_of(options), options)
+    opened, perturbations = open_cells(data, recipe, options, perturbation_column)
+    with contextlib.ExitStack() as on_error:
+        on_error.enter_context(opened)
+        backend = load_model(options)  # errors in the data come before a large model is loaded
+        expression, sentences = write_sentences(
+            opened, recipe, backend.known_genes, options, perturbations, obs_columns
+        )
+        on_error.pop_all()
+    return backend, expression, sentences
+
+
+def open_cells(
+    data: AnnData | str | Path, recipe: Recipe, options: Options, perturbation_column: str | None = None
+) -> tuple[Expression, list[str | None]]:
+    """Open matrix of a dataset and the perturbation of each cell: what all verbs read before a model is loaded."""
     expression = Expression.open(
         data,
         layer=options.get("layer"),
@@ -257,21 +272,33 @@ def _read(
         case=recipe.case,
         scale=options.get("scale"),
     )
-    with contextlib.ExitStack() as on_error:
-        on_error.enter_context(expression)
-        perturbations = perturbations_of_cells(expression.obs, perturbation_column)
-        backend = load_model(options)  # errors in the data come before a large model is loaded
-        expression = expression.known_to(backend.known_genes, options.get("organism"))
-        sentences = from_expression(
-            expression,
-            recipe,
-            organism=options.get("organism"),
-            perturbations=perturbations,
-            obs_columns=obs_columns,
-            progress=options.get("progress", True),
-        )
-        on_error.pop_all()
-    return backend, expression, sentences
+    try:
+        return expression, perturbations_of_cells(expression.obs, perturbation_column)
+    except BaseException:
+        expression.close()
+        raise
+
+
+def write_sentences(
+    opened: Expression,
+    recipe: Recipe,
+    known: Callable[[Sequence[str]], NDArray[np.bool_]],
+    options: Options,
+    perturbations: Sequence[str | None],
+    obs_columns: Sequence[str] = (),
+) -> tuple[Expression, Sentences]:
+    """The matrix over the genes of a model, and the sentences of its cells: what all verbs read for a model."""
+    organism = options.get("organism")
+    expression = opened.known_to(known, organism)
+    sentences = from_expression(
+        expression,
+        recipe,
+        organism=organism,
+        perturbations=perturbations,
+        obs_columns=obs_columns,
+        progress=options.get("progress", True),
+    )
+    return expression, sentences
 
 
 def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
@@ -355,13 +382,14 @@ def _labels_of(model: Model) -> set[str]:
     return {*(model.metadata.get("labels") or ()), *(name for others in spellings.values() for name in others)}
 
 
-def _warn_organisms(session: Session) -> None:
-    trained = session.model.metadata.get("organisms") or []
-    if trained and (unknown := sorted(set(session.sentences.organism) - set(trained))):
+def warn_of_organisms(model: Model, sentences: Sentences) -> None:
+    """Log a warning about organisms that the model was not trained on."""
+    trained = model.metadata.get("organisms") or []
+    if trained and (unknown := sorted(set(sentences.organism) - set(trained))):
         logger.warning(
             "%s was not trained on cells of %s, only on %s: predictions for them are guesses. If the organism is "
             "wrong, set it with organism=",
-            session.model.name,
+            model.name,
             unknown[:5],
             trained,
         )

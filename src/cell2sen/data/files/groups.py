@@ -164,7 +164,7 @@ def _part(group: Any, name: str) -> Any:
 def _all(root: Any, depth: int = 3) -> dict[str, Any]:
     """AnnData groups inside of a group: path → group."""
     found: dict[str, Any] = {}
-    for name in root:
+    for name in sorted(root):
         group = root[name]
         if is_anndata(group):
             found[str(name)] = group

@@ -74,6 +74,23 @@ def read_anndata(path: str | Path) -> AnnData:
             raise _readable(error, locate(path)) from error
 
 
+def format_of(path: str | Path) -> str:
+    """Name of the format of a file that :func:`open_anndata` opens, for people."""
+    place = locate(path)
+    kind = recognise(place.file)
+    names = {"mtx": "Matrix Market files", "table": "table of text", "zarr": "zarr store", "zipped zarr": "zipped zarr"}
+    if kind != "hdf5":
+        return names[kind]
+    with _hdf5(place.file) as root:
+        if groups.is_anndata(root):
+            return "AnnData (of version 0.6 or older)" if _is_legacy(root) else "AnnData"
+        if is_loom(root):
+            return "loom"
+        if tenx.groups(root):
+            return "10x Genomics HDF5"
+        return f"MuData, {place.inside}" if "mod" in root and place.inside else "MuData" if "mod" in root else "HDF5"
+
+
 def is_plain_h5ad(path: str | Path) -> bool:
     """Whether a file is an .h5ad in today's layout, of which a copy can get further results."""
     place = locate(path)

@@ -226,7 +226,8 @@ def refuse_transposed(var_names: Any, obs_names: Any, limit: int = 300) -> None:
         At least half of the names in obs are genes and fewer in var; or most of the names in var are cell barcodes.
     """
     var_some, obs_some = (
-        [str(name) for name in names[:: max(1, len(names) // limit)]] for names in (var_names, obs_names)
+        list(dict.fromkeys(str(name) for name in names[:: max(1, len(names) // limit)]))
+        for names in (var_names, obs_names)
     )
     if not var_some or not obs_some:
         return

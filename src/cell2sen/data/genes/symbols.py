@@ -45,6 +45,9 @@ MIN_SHARE_KNOWN = 0.5
 #: Names, and columns, that are looked at to see whether there are symbols in the index, and elsewhere.
 _N_TO_LOOK_AT = 50
 
+#: Columns with symbols.
+_SYMBOLS = frozenset(map(normalised_column, SYMBOL_COLUMNS))
+
 #: Maximum number of example names for each number of an account.
 _MAX_EXAMPLES = 20
 
@@ -121,8 +124,7 @@ def resolve_genes(
 
 def gene_rows(var: pd.DataFrame) -> NDArray[np.bool_]:
     """Rows of `var` that are genes, bool (rows,); see :func:`cell2sen.data.genes.features.features_of`."""
-    names = _names_in(var, None)
-    return features_of(names.index, names.columns).is_gene
+    return _features_of(_names_in(var, None)).is_gene
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _resolve(
     aliases: Table | None = None,
 ) -> GeneMap:
     account = _Account()
-    features = features_of(names.index, names.columns)
+    features = _features_of(names)
     names, organisms = _plain_names(names, features, account)
     symbol_of_row, used = _choose(
         names.index, _sources(names, symbols, gene_table), account, rows=np.flatnonzero(features.is_gene).tolist()
@@ -207,6 +209,18 @@ def _resolve(
         is_gene=None if features.is_gene.all() else features.is_gene,
         organisms=organisms,
     )
+
+
+def _features_of(names: _NamesInVar) -> Features:
+    """Rows that are genes, by their names without genomes; names of identifiers and numbers are those in a column."""
+    index = without_genomes(names.index).names
+    columns = [values for name, values in (*names.columns, *names.others) if normalised_column(name) in _SYMBOLS]
+    if columns and any(name is None or fault(name) for name in index[:_N_TO_LOOK_AT]):
+        index = tuple(
+            next((values[row] for values in columns if values[row]), name) if name is None or fault(name) else name
+            for row, name in enumerate(index)
+        )
+    return features_of(index, names.columns)
 
 
 def _refuse_transcripts(index: Names) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.assembly import Assembler
+from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -220,6 +221,21 @@ _PROBES = (
     "  two  spaces\n\nlines\tand a tab ",
     "IFN-β é e\u0301 ﬁ 细胞 🧬, 'quoted' \"text\": 3.14!",
 )
+
+
+def known_genes(model: Model, tokens: Tokens | None, symbols: Sequence[str]) -> NDArray[np.bool_]:
+    """Which symbols a model can write, bool (n,): those of its list of genes that its tokenizer encodes without loss.
+
+    Parameters
+    ----------
+    tokens
+        Tokenizer of the model; ``None`` if it is not on this machine: only the list decides.
+    """
+    known = np.ones(len(symbols), dtype=bool) if tokens is None else tokens.known(symbols)
+    if model.genes is not None:
+        listed = frozenset(model.genes)
+        known &= np.array([symbol in listed for symbol in symbols], dtype=bool)
+    return known
 
 
 def load_tokens(path: str, **options: Any) -> Tokens:
