@@ -249,6 +249,15 @@ def test_a_store_with_missing_parts_is_not_read_as_zeros(part: str, tmp_path: Pa
         open_reader(tmp_path / "x.zarr")
 
 
+def test_a_part_of_zeros_need_not_be_stored(tmp_path: Path) -> None:
+    for number, values in enumerate(([[3.0, 0, 2]], [[0.0, 5, 1]])):  # row numbers by columns: zarr leaves out zeros
+        one = anndata.AnnData(sp.csc_matrix(np.array(values)), var=pd.DataFrame(index=["CD4", "CD8A", "LYZ"]))
+        one.write_zarr(tmp_path / f"{number}.zarr")
+        assert not (tmp_path / f"{number}.zarr" / "X" / "indices" / "0").exists()
+        with open_reader(tmp_path / f"{number}.zarr") as reader:
+            np.testing.assert_array_equal(np.vstack([block.toarray() for _, block in reader.blocks()]), values)
+
+
 def test_hdf5_of_other_kinds(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
 

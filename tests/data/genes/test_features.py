@@ -72,6 +72,17 @@ def test_other_columns_of_the_same_name_leave_nothing_out(column: str, values: l
     assert left_out(GENES, **{column: values}) == []
 
 
+@pytest.mark.parametrize("column", ["gene_name", "names"])
+@pytest.mark.parametrize("names", ["GRCh38_{}", "{}"])
+def test_features_whose_names_are_in_a_column_or_behind_a_genome(column: str, names: str) -> None:
+    symbols = [names.format(name) for name in [*GENES, "ERCC-00002", "CD3_TotalSeqB"]]
+    assert left_out(symbols) == symbols[5:]
+    numbers = [str(number) for number in range(7)]
+    assert left_out(numbers, **{column: symbols}) == numbers[5:]
+    identifiers = [f"ENSG{number:011}" for number in range(7)]
+    assert left_out(identifiers, **{column: symbols}) == identifiers[5:]
+
+
 def test_spike_ins_of_cellxgene() -> None:
     assert left_out([*GENES, "ERCC-00002"], feature_biotype=["gene"] * 5 + ["spike-in"]) == ["ERCC-00002"]
 

@@ -263,8 +263,7 @@ def _matrix(stored: Any, shape: tuple[int, int], name: str) -> Any:
         return stored
     if not {"data", "indices", "indptr"} <= set(stored.keys()):
         raise ValueError(f"{name} is no matrix: it is a group of {sorted(stored.keys())} ({kind or 'of unknown kind'})")
-    if shape[1] > 1:  # a part of column numbers that are all 0 need not be stored
-        _refuse_missing_parts(stored, name)
+    _refuse_missing_parts(stored, name)
     has_shape = "shape" in attrs or "h5sparse_shape" in attrs
     if has_shape and (kind in ("csr_matrix", "csc_matrix") or "h5sparse_format" in attrs):
         return sparse_dataset(stored)
@@ -283,11 +282,17 @@ def _refuse_missing_parts(stored: Any, name: str) -> None:
         if not hasattr(array, "nchunks_initialized") or not array.shape[0]:
             continue
         missing = array.nchunks - array.nchunks_initialized
-        if missing > 0:
+        if missing > 0 and not (part == "indices" and _are_indices(array, stored["indptr"])):
             raise ValueError(
                 f"{name} is not complete: {missing} of {array.nchunks} parts of its {part} are missing; copy the store "
                 "again"
             )
+
+
+def _are_indices(indices: Any, indptr: Any) -> bool:
+    """Whether no row (or column) has the index 0 twice: a part of indices that are all 0 need not be stored."""
+    rows = np.repeat(np.arange(indptr.shape[0] - 1), np.diff(np.asarray(indptr[:])))
+    return bool(np.bincount(rows[np.asarray(indices[:]) == 0], minlength=1).max() <= 1)
 
 
 def _line(error: Exception) -> str:

@@ -214,8 +214,11 @@ def _resolve(
 def _features_of(names: _NamesInVar) -> Features:
     """Rows that are genes, by their names without genomes; names of identifiers and numbers are those in a column."""
     index = without_genomes(names.index).names
-    columns = [values for name, values in (*names.columns, *names.others) if normalised_column(name) in _SYMBOLS]
+    columns = [values for name, values in names.columns if normalised_column(name) in _SYMBOLS]
+    if names.others and not columns:
+        columns = [max((values for _, values in names.others), key=lambda values: len(set(values)))]
     if columns and any(name is None or fault(name) for name in index[:_N_TO_LOOK_AT]):
+        columns = [without_genomes(values).names for values in columns]
         index = tuple(
             next((values[row] for values in columns if values[row]), name) if name is None or fault(name) else name
             for row, name in enumerate(index)
