@@ -72,7 +72,7 @@ def test_other_columns_of_the_same_name_leave_nothing_out(column: str, values: l
     assert left_out(GENES, **{column: values}) == []
 
 
-@pytest.mark.parametrize("column", ["gene_name", "names"])
+@pytest.mark.parametrize("column", ["gene_name", "title"])
 @pytest.mark.parametrize("names", ["GRCh38_{}", "{}"])
 def test_features_whose_names_are_in_a_column_or_behind_a_genome(column: str, names: str) -> None:
     symbols = [names.format(name) for name in [*GENES, "ERCC-00002", "CD3_TotalSeqB"]]
