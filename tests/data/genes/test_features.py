@@ -196,7 +196,7 @@ def test_check_counts_them() -> None:
     both, _ = mixed()
     report = c2s.check(both)
     assert report.numbers["genes"]["not_genes"] == 3
-    assert any("3 rows of var are no genes" in finding.text for finding in report.findings)
+    assert any("3 rows that are no genes left out (" in finding.text for finding in report.findings)
 
 
 BARCODES = [f"ACGTACGTACGT{'ACGT'[i % 4]}{'ACGT'[i // 4 % 4]}-1" for i in range(16)]

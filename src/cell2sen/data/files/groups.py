@@ -263,7 +263,8 @@ def _matrix(stored: Any, shape: tuple[int, int], name: str) -> Any:
         return stored
     if not {"data", "indices", "indptr"} <= set(stored.keys()):
         raise ValueError(f"{name} is no matrix: it is a group of {sorted(stored.keys())} ({kind or 'of unknown kind'})")
-    _refuse_missing_parts(stored, name)
+    if min(shape) > 1:  # all indices of one row, or of one column, are 0, and need not be stored
+        _refuse_missing_parts(stored, name)
     has_shape = "shape" in attrs or "h5sparse_shape" in attrs
     if has_shape and (kind in ("csr_matrix", "csc_matrix") or "h5sparse_format" in attrs):
         return sparse_dataset(stored)
