@@ -260,7 +260,7 @@ def _read(
 
 def open_cells(
     data: AnnData | str | Path, recipe: Recipe, options: Options, perturbation_column: str | None = None
-) -> tuple[Expression, list[str | None]]:
+) -> tuple[Expression, tuple[str | None, ...]]:
     """Open matrix of a dataset and the perturbation of each cell: what all verbs read before a model is loaded."""
     expression = Expression.open(
         data,
