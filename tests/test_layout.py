@@ -28,6 +28,7 @@ TOP_FOLDERS = (
 NO_MODULE = {
     "test_package.py": "the package as a whole: public names, wheel",
     "test_layout.py": "the repository",
+    "test_changed_files.py": "files as people have them, from opening to sentences",
     "test_docs.py": "README.md, CONTRIBUTING.md, docs/",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
