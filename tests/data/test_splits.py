@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cell2sen.data.splits import are_counted, barcode, held_out_cells, sha256_of_names
+from cell2sen.data.splits import are_counted, barcode, equal_by_chance, held_out_cells, sha256_of_names
 
 OBS = pd.DataFrame({"donor": [f"d{row % 4}" for row in range(40)]})
 
@@ -22,10 +22,23 @@ OBS = pd.DataFrame({"donor": [f"d{row % 4}" for row in range(40)]})
         ("AAACATACAACCAC", "AAACATACAACCAC"),
         ("h_1_1_bc0165", "h_1_1_bc0165"),
         ("CATTAGGACAs", "CATTAGGACAs"),
+        ("sample_genome:AAACCCAAGGCTCTATx", "AAACCCAAGGCTCTAT"),  # velocyto
+        ("GTCACGGG_AAACATAC_1", "GTCACGGG_AAACATAC"),  # split-pool: each part is that of many cells
+        ("GTCACGGG.AAACATAC", "GTCACGGG_AAACATAC"),
+        ("ACGTACGT_AAACATACAACCAC-1", "AAACATACAACCAC"),  # the index of a sample in front
     ],
 )
 def test_barcode(name: str, expected: str) -> None:
     assert barcode(name) == expected
+
+
+def test_barcodes_alone_are_equal_by_chance() -> None:
+    names = [f"ACGTACGTACGTA{a}{b}{c}-1" for a in "ACGT" for b in "ACGT" for c in "ACGT"]
+    assert equal_by_chance(names, names) == 64 * 64 / 737_280
+    assert equal_by_chance([f"s1_{name}" for name in names], names) == 0
+    assert equal_by_chance(["01_02_03", "01_02_04"], ["01_02_03__s1"]) == 2 / 737_280
+    assert equal_by_chance(["GTCACGGG"], ["GTCACGGA"]) == 1 / 4**8
+    assert equal_by_chance([], names) == 0
 
 
 def test_hash_is_of_the_sorted_names() -> None:
@@ -70,7 +83,7 @@ def test_groups_are_text_and_cells_without_a_group_are_not_held_out(caplog: pyte
         held_out_cells(obs, by="donor", share=0.5, values=("3",))
 
 
-@pytest.mark.parametrize("pattern", ["{}", "cell_{}", "Cell{}", "cell{}", "X{}", "{}-1", "cell {}", "obs_{}", "BC{}"])
+@pytest.mark.parametrize("pattern", ["{}", "cell_{}", "Cell{}", "cell{}", "X{}", "{}-1", "cell {}", "obs_{}", "BC{}", "{}-batch1"])
 def test_names_that_count_cells(pattern: str) -> None:
     assert are_counted([pattern.format(number) for number in range(50)])
     assert are_counted([pattern.format(number) for number in range(0, 5000, 100)])  # a part of a file

@@ -78,6 +78,35 @@ def test_names_that_count_cells_prove_no_leak(pattern: str) -> None:
         run(predicted, real, train=REAL[::-1], leaks="raise")
 
 
+def barcodes(n: int, seed: int) -> list[str]:
+    """Different barcodes of a list of 10x's length, with the number of a library."""
+    generator = np.random.default_rng(seed)
+    codes = generator.choice(737_280, n, replace=False)
+    return ["".join("ACGT"[code // 4**place % 4] for place in range(16)) + "-1" for code in codes]
+
+
+def test_a_few_equal_barcodes_of_two_experiments_are_no_leak() -> None:
+    real, others = REAL.copy(), TWIN.copy()
+    names = barcodes(REAL.n_obs, 0)
+    real.obs_names = names
+    others.obs_names = [names[-1], *barcodes(REAL.n_obs - 1, 1)]
+    predicted = perturbed(TWIN)
+    predicted.obs_names = barcodes(predicted.n_obs, 2)
+    many = [names[-1], *barcodes(5000, 3)]  # 1.5 equal names are expected
+    evaluation = run(predicted, real, metrics=["pearson"], leaks="raise", train_names=many)
+    check = {check.name: check for check in evaluation.checks}["no test cell was trained on"]
+    assert check.status == "warning"
+    assert "about 1 equal barcodes are expected by chance" in check.detail
+    with pytest.raises(LeakError, match="216 of 216 test cells are among"):
+        run(predicted, real, leaks="raise", train_names=[*names, *many])
+    assert trained_status(predicted, real, leaks="raise", train=others) == "passed"  # of another expression
+    others.X = sp.vstack([real.X[-1:], others.X[1:]]).tocsr()
+    with pytest.raises(LeakError, match="1 of them have the same expression"):
+        run(predicted, real, leaks="raise", train=others)
+    with pytest.raises(LeakError, match="3 of 216 test cells are among the 73 training cells"):  # too many for chance
+        run(predicted, real, leaks="raise", train_names=[*names[-3:], *many[-70:]])
+
+
 @pytest.mark.parametrize("pattern", ["{}", "cell_{}"])
 def test_names_that_count_cells_do_not_prove_that_a_prediction_was_made_from_the_truth(pattern: str) -> None:
     real = renamed(REAL, pattern)

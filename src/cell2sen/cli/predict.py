@@ -292,8 +292,8 @@ def generate(
 def _names(texts: Many, file: Path | None) -> list[str] | None:
     """Names in texts, each separated by semicolons, or in the lines of a file; ``None`` without both."""
     from cell2sen.data.names.text import list_of_names
-    from cell2sen.data.names.text_files import read_lines
+    from cell2sen.data.names.text_files import read_labels
 
     if file is not None:
-        return [line for line in read_lines(file) if not line.startswith("#")]
+        return read_labels(file)
     return [name for text in texts for name in list_of_names(text)] if texts else None

@@ -64,10 +64,39 @@ def held_out_cells(
     return held_out if control is None else np.where(control, drawn, held_out)
 
 
+#: DNA in the name of a cell; velocyto writes an x behind it.
+_DNA = re.compile(r"(?<![A-Za-z])[ACGT]{8,}(?=x?(?![A-Za-z]))")
+#: Names that are a barcode alone, perhaps with the number of a library, or the wells of split-pool barcoding: equal
+#: ones in two experiments may be different cells.
+_BARE = re.compile(r"[ACGT]{8,}(?:[-_.:][ACGT]{6,})*x?(?:[-_.]\d{1,3})*|\d{1,3}(?:_\d{1,3}){2,3}(?:__s\d+)?")
+#: Barcodes of 10x's first large list, of which the cells of an experiment are drawn; later lists are longer.
+_MAX_BARCODES = 737_280
+#: Length of a barcode that is unique without further ones: shorter ones are parts of one (split-pool, inDrop).
+_WHOLE_BARCODE = 12
+
+
 def barcode(name: str) -> str:
-    """Barcode of a cell: the DNA sequence in its name (``AAACATACAACCAC-1_ctrl``), else the whole name."""
-    match = re.search(r"(?<![A-Za-z])[ACGT]{8,}(?![A-Za-z])", name)
-    return match[0] if match else name
+    """Barcode of a cell: the DNA sequence in its name (``AAACATACAACCAC-1_ctrl``), else the whole name.
+
+    Several short sequences are one barcode (``GTCACGGG_AAACATAC``).
+    """
+    found = _DNA.findall(name)
+    long = [sequence for sequence in found if len(sequence) >= _WHOLE_BARCODE]
+    return max(long, key=len) if long else "_".join(found) or name
+
+
+def equal_by_chance(names: Collection[str], others: Collection[str]) -> float:
+    """Number of equal names to expect by chance in two experiments, if the names are only barcodes; else 0.
+
+    A barcode without the name of a sample, such as ``AAACATACAACCAC-1``, is used again in other experiments.
+    """
+    bare = [name for name in names if _BARE.fullmatch(name)]
+    bare_others = [name for name in others if _BARE.fullmatch(name)]
+    if not bare or not bare_others:
+        return 0.0
+    code = barcode(bare[0]).replace("_", "")
+    possible = 4 ** len(code) if code[:1] in "ACGT" else 96**3
+    return len(bare) * len(bare_others) / min(possible, _MAX_BARCODES)
 
 
 def sha256_of_names(names: Iterable[str]) -> str:
@@ -75,8 +104,11 @@ def sha256_of_names(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(map(str, names))).encode()).hexdigest()
 
 
-#: Names that count cells: 0, 1, 2, … as AnnData, cell_0, Cell1, X1 and so on; also with a number behind (1-0).
-_COUNTED = re.compile(r"(?:cells?|obs|row|index|idx|barcode|bc|spot|c|x|n|v)?[ _.:-]*(\d+)(?:[-_.]\d+)*", re.IGNORECASE)
+#: Names that count cells: 0, 1, 2, … as AnnData, cell_0, Cell1, X1 and so on; also with a batch behind (1-0, 1-b2).
+_COUNTED = re.compile(
+    r"(?:cells?|obs|row|index|idx|barcode|bc|spot|sample|c|x|n|v)?[ _.:-]*(\d+)(?:[-_.](?:\d+|batch\d*|b\d+))*",
+    re.IGNORECASE,
+)
 
 
 def are_counted(names: Collection[str]) -> bool:

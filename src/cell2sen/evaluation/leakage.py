@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from cell2sen.data.files.formats import is_binary, locate
 from cell2sen.data.files.opening import open_anndata
 from cell2sen.data.names.text import decoded
-from cell2sen.data.names.text_files import read_lines, read_text
+from cell2sen.data.names.text_files import read_first_column, read_text
 from cell2sen.data.obs import cell_names
-from cell2sen.data.splits import are_counted, barcode, sha256_of_names
+from cell2sen.data.splits import are_counted, barcode, equal_by_chance, sha256_of_names
 from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, Sides
 from cell2sen.evaluation.scoring.groups import Groups
 from cell2sen.evaluation.settings import Leakage
 from cell2sen.model import KNOWN, resolve
 
 Status = Literal["passed", "failed", "warning", "not checked"]
-_DNA = re.compile(r"[ACGT]{8,}")
+_DNA = re.compile(r"[ACGT]{8,}(?:_[ACGT]{8,})*")
 
 #: A predicted cell is a copy of its control if its absolute changes sum to at most this share of the control's values.
 MAX_CHANGE_OF_COPY = 0.01
@@ -108,8 +108,29 @@ def check_training_cells(rows: NDArray[Any], sides: Sides, settings: Leakage) ->
                 "nothing; pass the training cells as train= to compare their expression",
             )
         return _compared_expression(hashes_of(real, rows), hashes_of(train, np.arange(len(train))))
+    if stored is not None and (shared := sorted(set(real.names[rows]) & set(stored))):
+        chance = equal_by_chance(set(real.names[rows]), set(stored))
+        if len(shared) <= chance + 4 * chance**0.5:
+            return _equal_barcodes(shared, rows, chance, real, train if settings.train_names is None else None)
     split = split_of(sides.predicted, settings.split)
     return trained_on(real.names[rows], stored, split, len(real), real.names)
+
+
+def _equal_barcodes(
+    shared: Sequence[str], rows: NDArray[Any], chance: float, real: Cells, train: Cells | None
+) -> Check:
+    """Check of a few equal names that are barcodes alone, as two experiments have them by chance: by expression."""
+    detail = (
+        f"{len(shared)} of {len(rows)} test cells have the name of a training cell (for example {shared[0]}); about "
+        f"{chance:.0f} equal barcodes are expected by chance in two experiments"
+    )
+    if train is None:
+        return _training_check("warning", f"{detail}; pass the training cells as train= to compare their expression")
+    place, place_in_train = ({name: row for row, name in enumerate(cells.names)} for cells in (real, train))
+    test = hashes_of(real, np.array([place[name] for name in shared]))
+    trained = hashes_of(train, np.array([place_in_train[name] for name in shared]))
+    n_same = int(np.sum((test == trained) & (test > 0)))
+    return _training_check("failed" if n_same else "passed", f"{detail}; {n_same} of them have the same expression")
 
 
 def _compared_expression(test: NDArray[np.uint64], trained: NDArray[np.uint64]) -> Check:
@@ -269,8 +290,9 @@ def _compared_names(test: set[str], trained: set[str]) -> Check:
     if overlap := sorted(test & trained):
         n = f"{len(overlap)} of {len(test)} test cells are among the {len(trained)} training cells"
         return _training_check("failed", f"{n}, for example {overlap[:3]}")
-    shared = len(_barcodes(test) & _barcodes(trained))
-    if shared > MAX_SHARED_BARCODES * len(test):
+    barcodes, trained_barcodes = _barcodes(test), _barcodes(trained)
+    shared = len(barcodes & trained_barcodes)
+    if shared > MAX_SHARED_BARCODES * len(test) + equal_by_chance(barcodes, trained_barcodes):
         n = f"no name is shared, but {shared} of {len(test)} test cells have the barcode of a training cell"
         return _training_check("warning", f"{n} under another suffix: the same cells, if both are of one experiment")
     return _training_check("passed", f"none of {len(test)} test cells is among {len(trained)} training cells")
@@ -295,9 +317,9 @@ def hardly_moves(ratio: float) -> Check:
 
 
 def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | None:
-    """Cell names of an iterable, an AnnData object, a text file (one per line), a ``.json`` file, or a file of cells.
+    """Cell names of an iterable, an AnnData object, a text file, a ``.json`` file, or a file of cells.
 
-    JSON is a list, or an object of lists such as file → names.
+    Text has one name in a line, or in the first column; JSON is a list, or an object of lists such as file → names.
     """
     if names is None:
         return None
@@ -318,7 +340,7 @@ def read_names(names: Iterable[str] | str | Path | Any | None) -> list[str] | No
         stored = json.loads(read_text(path))
         lists = stored.values() if isinstance(stored, dict) else [stored]
         return [str(name) for names_of_file in lists for name in names_of_file]
-    return read_lines(path)
+    return read_first_column(path)
 
 
 def split_of(predicted: Cells, split: Any) -> Mapping[str, Any] | None:

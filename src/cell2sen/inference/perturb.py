@@ -37,7 +37,7 @@ EITHER = (
 )
 
 #: Usual names of controls that are also states of cells, and most names of a column of perturbations.
-_STATES, _MAX_NAMES = frozenset({"none", "resting"}), 10_000
+_STATES, _MAX_NAMES = frozenset({"none", "resting", "wt", "wildtype", "wild type", "wild-type"}), 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -39,9 +39,12 @@ def test_spellings_of_one_label_are_twins() -> None:
     names = ["B cell", "T cell", "B Cell", "B-cells", "CD25+", "CD25-", "10 \u00b5M", "10 \u03bcM"]
     assert twins(names) == [["B cell", "B Cell", "B-cells"], ["10 \u00b5M", "10 \u03bcM"]]
     assert twins(["alpha", "beta", "alpha"]) == []
+    assert twins(["IL-2", "IL2", "drug_10uM", "drug 10 uM"]) == [["IL-2", "IL2"], ["drug_10uM", "drug 10 uM"]]
+    assert twins(["1", "11", "1.1", "1_10", "110", "CD4+ T", "CD4- T", "CD4 T", "drug 1.0", "drug 10"]) == []
 
 
 def test_labels_of_cells_without_a_type() -> None:
     assert without_type(["T cell", "Unknown", "unassigned", "Doublets", "Low-quality cells"]) == [
         "Unknown", "unassigned", "Doublets",
     ]  # fmt: skip
+    assert without_type(["na", "N.A.", "?", "-", "Missing", "NA T cell", "nature"]) == ["na", "N.A.", "?", "-", "Missing"]

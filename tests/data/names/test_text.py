@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ def test_missing_values_have_no_text(value: Any) -> None:
         ("none", "none"),
         ("na", "na"),
         (float("inf"), "inf"),
+        ("TRUE", "True"),
+        ("FALSE", "False"),
+        (pd.Timestamp("2020-01-31"), "2020-01-31"),
+        ("2020-01-31 00:00:00", "2020-01-31"),
+        (pd.Timestamp("2020-01-31 12:30"), "2020-01-31 12:30:00"),
+        ("B\u200e cell\u202c", "B cell"),
     ],
 )
 def test_text_of_values(value: Any, text: str) -> None:
@@ -62,6 +69,23 @@ def test_categories_with_codes_without_value_and_mixed_types() -> None:
     assert as_texts(pd.Series([1, True, 1.0, "1.0"], dtype=object)) == ["1", "True", "1", "1"]
     assert as_texts(pd.array([1, None], dtype="Int64")) == ["1", None]
     assert as_texts(np.array([b"a", b"NA"], dtype="S2")) == ["a", None]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_numbers_are_the_same_text_in_any_size(dtype: str) -> None:
+    column = pd.Series([0.1, 10.0, np.nan, 2.5], dtype=dtype)
+    assert as_texts(column) == ["0.1", "10", None, "2.5"]
+    if dtype != "float16":  # pandas has no categories of it
+        assert as_texts(column.astype("category")) == ["0.1", "10", None, "2.5"]
+    assert as_texts(column.to_numpy()) == ["0.1", "10", None, "2.5"]
+
+
+def test_truth_values_and_dates_are_the_same_after_csv(tmp_path: Path) -> None:
+    table = pd.DataFrame({"truth": [True, False], "day": pd.to_datetime(["2020-01-31", "2021-02-01"])})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    again = pd.read_csv(tmp_path / "a.csv", dtype=str)
+    for name in table:
+        assert as_texts(table[name]) == as_texts(table[name].astype("category")) == as_texts(again[name])
 
 
 def test_missing_text_is_counted_by_spelling() -> None:

@@ -11,7 +11,8 @@ NO_TYPE = frozenset(
     {
         "unknown", "unassigned", "unclassified", "unlabelled", "unlabeled", "undefined", "undetermined", "unidentified",
         "not assigned", "not available", "not determined", "ambiguous", "doublet", "multiplet", "low quality",
-        "lowquality", "filtered", "other", "misc", "none",
+        "lowquality", "filtered", "other", "misc", "none", "", "na", "n a", "nil", "missing", "unk", "unannotated",
+        "not annotated", "unspecified", "not specified", "uncertain", "debris", "junk", "error",
     }
 )  # fmt: skip
 
@@ -50,14 +51,18 @@ def _normalised(text: str) -> str:
 
 
 def twins(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ only in case, punctuation, plural or form of letters: "B cell" and "B-Cells"."""
+    """Groups of names that differ only in case, punctuation, plural or form of letters: "B cell" and "B-Cells".
+
+    Signs between digits tell names apart: cluster 1.1 is not 11.
+    """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        key = normalise_label(unicodedata.normalize("NFKC", name)).casefold()
+        apart = re.sub(r"(?<=\d)[\W_]+(?=\d)", "x", unicodedata.normalize("NFKC", name))
+        key = normalise_label(apart).casefold().replace(" ", "")
         groups.setdefault(key or name, []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def without_type(labels: Iterable[str]) -> list[str]:
     """Those of the labels that mean that the type of a cell is not known (:data:`NO_TYPE`)."""
-    return [label for label in labels if normalise_label(label) in NO_TYPE]
+    return [label for label in labels if normalise_label(label).strip("-") in NO_TYPE]

@@ -19,9 +19,22 @@ _CONTROLS = frozenset(
         "dmsocontrol", "vehicle", "vehiclecontrol", "nontargeting", "nontarget", "nontargetinggrna",
         "nontargetingsgrna", "nontargetingcontrol", "ntc", "nt", "ntctrl", "scramble", "scrambled", "scr",
         "safetargeting", "safeharbor", "unperturbed", "untreated", "nontreated", "notreatment", "unstimulated",
-        "unstim", "nostim", "mock", "sham", "pbs", "saline", "noperturbation", "none", "resting",
+        "unstim", "nostim", "mock", "sham", "pbs", "saline", "noperturbation", "none", "resting", "notarget",
+        "notargeting", "notargetcontrol", "noguide", "nosgrna", "nogrna", "emptyvector", "wildtype",
+        "uninfected", "noninfected", "mockinfected", "intergenic", "oneintergenicsite", "nosite", "aavs", "aavs1",
+        "safeharbour", "nodrug", "unexposed", "nontargetingcontrolguideforhuman", "nontargetingcontrolguideformouse",
+        "isotype", "isotypecontrol",
     }
 )  # fmt: skip
+
+#: Words that may stand beside a name of controls, and doses: "control siRNA", "DMSO 0.1%", "dmso_0.0".
+_BESIDE = frozenset(
+    {"sirna", "shrna", "sgrna", "grna", "sg", "guide", "guides", "cell", "cells", "group", "only", "human", "mouse"}
+)
+_DOSE = re.compile(r"\d+(?:[.,]\d+)?\s*(?:%|[nu\u00b5\u03bcm]?m|[nu\u00b5\u03bcm]?g|h|hr|hrs|d)?(?:/m?l)?", re.IGNORECASE)
+
+#: Kinds of guides in front of a name: sgNTC, siControl, shSCR.
+_GUIDE = re.compile(r"^(?:sg|si|sh|g)(?=[A-Z_-])|(?<=^NT)g(?=\d)")
 
 #: Signs between the parts of a combination. Only "+" always is one: the others also occur within names.
 _SIGNS = re.compile(r"\s*[+_;&|,/]\s*")
@@ -29,8 +42,17 @@ _SIGNS = re.compile(r"\s*[+_;&|,/]\s*")
 
 def is_usual_control(name: str) -> bool:
     """Whether a perturbation has a usual name of controls: ctrl, DMSO, non-targeting, NegCtrl0, and so on."""
-    parts = [part for part in _SIGNS.split(name) if part]
-    return bool(parts) and (_plain(name) in _CONTROLS or all(_plain(part) in _CONTROLS for part in parts))
+    parts = [part for part in re.split(r"[+;&|,/]", name) if part.strip()]
+    return bool(parts) and all(map(_is_control, parts))
+
+
+def _is_control(name: str) -> bool:
+    """Whether a name is that of controls, or has only words that are, besides doses and kinds of guides."""
+    if name.strip() == "WT" or _plain(_GUIDE.sub("", name.strip())) in _CONTROLS:
+        return True
+    words = [word for word in re.split(r"[\s()_]+", name) if word and not _DOSE.fullmatch(word)]
+    words = [word for word in words if word.lower() not in _BESIDE]
+    return bool(words) and all(_plain(_GUIDE.sub("", word)) in _CONTROLS for word in words)
 
 
 def usual_controls(names: Iterable[str | None]) -> list[str]:
@@ -48,8 +70,13 @@ def named_controls(values: Sequence[str | None], controls: Sequence[str | None])
     """Perturbation of each cell, where missing values become :data:`CONTROL` if `controls` contains ``None``."""
     if None not in controls:
         return list(values)
-    name = next((control for control in controls if control is not None), CONTROL)
+    name = name_of_controls(controls)
     return [name if value is None else value for value in values]
+
+
+def name_of_controls(controls: Sequence[str | None]) -> str:
+    """One name for all controls: the first one, or :data:`CONTROL` if they are cells without a value only."""
+    return next((control for control in controls if control is not None), CONTROL)
 
 
 def no_controls(column: str, owner: str, values: Sequence[str | None], controls: Sequence[str | None]) -> str:
@@ -70,7 +97,9 @@ def no_controls(column: str, owner: str, values: Sequence[str | None], controls:
             "pass control=None (--control '')"
         )
     if usual := usual_controls(present):
-        text += f". {some(usual)} may be controls: control={usual[0]!r} (--control {usual[0]!r})"
+        value = repr(usual if len(usual) > 1 else usual[0]) if len(usual) <= 50 else f"[{usual[0]!r}, …]"
+        options = " ".join(f"--control {name!r}" for name in usual[:5]) + (" …" if len(usual) > 5 else "")
+        text += f". {some(usual)} may be controls: control={value} ({options})"
     return f"{text}. Name the value of the controls with control=, and put the control cells into the same file"
 
 
@@ -91,6 +120,7 @@ def combination(name: str, alone: Collection[str] = (), controls: Collection[str
     def is_control(part: str) -> bool:
         return part in controls or _plain(part) in _CONTROLS
 
+    name = name.strip()
     parts = [part.strip() for part in name.split("+")]
     if len(parts) == 1:
         parts = _SIGNS.split(name)

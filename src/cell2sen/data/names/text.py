@@ -16,9 +16,13 @@ MISSING = frozenset(
     {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "None", "null", "NULL"}
 )  # fmt: skip
 
-_INVISIBLE = re.compile("[\x00\u00ad\u200b-\u200d\u2060\ufeff]")
+_INVISIBLE = re.compile("[\x00\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0e\ufe0f\ufeff]")
 _HYPHEN = re.compile("[\u2010\u2011]")
 _WHOLE = re.compile(r"(-?\d+)\.0+")
+_MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?")
+
+#: Spellings of truth values in R and in tables → Python's.
+_TRUTH = {"TRUE": "True", "FALSE": "False"}
 
 
 def decoded(value: Any) -> Any:
@@ -42,7 +46,11 @@ def tidy(text: str) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as text: bytes decoded, :func:`tidy`, whole numbers without ``.0``; "" for missing values."""
+    """A value as text: bytes decoded, :func:`tidy`; "" for missing values.
+
+    Whole numbers have no ``.0``, dates no midnight, and truth values are ``True`` and ``False``, so that a column is the
+    same after a way through CSV or R.
+    """
     value = decoded(value)
     if isinstance(value, float | np.floating):
         return (
@@ -54,8 +62,8 @@ def written(value: Any) -> str:
         missing = pd.isna(value)
         value = "" if isinstance(missing, bool) and missing else str(value)
     text = tidy(value)
-    whole = _WHOLE.fullmatch(text)
-    return whole[1] if whole else text
+    same = _WHOLE.fullmatch(text) or _MIDNIGHT.fullmatch(text)
+    return same[1] if same else _TRUTH.get(text, text)
 
 
 def as_text(value: Any) -> str | None:
@@ -67,11 +75,11 @@ def as_text(value: Any) -> str | None:
 def as_texts(values: Iterable[Any], convert: Callable[[Any], str | None] = as_text) -> list[str | None]:
     """Each value after `convert`, which is called once for each different value, or category of a column."""
     if hasattr(values, "cat"):  # a categorical column
-        categories = [*map(convert, values.cat.categories), convert(None)]
+        categories = [*map(convert, _elements(values.cat.categories)), convert(None)]
         return [categories[code] for code in values.cat.codes.tolist()]
     known: dict[tuple[type, Any], str | None] = {}  # 1 and True are equal
     texts = []
-    for value in values.tolist() if hasattr(values, "tolist") else values:
+    for value in _elements(values):
         try:
             text = known[type(value), value]
         except KeyError:
@@ -80,6 +88,13 @@ def as_texts(values: Iterable[Any], convert: Callable[[Any], str | None] = as_te
             text = convert(value)
         texts.append(text)
     return texts
+
+
+def _elements(values: Iterable[Any]) -> Iterable[Any]:
+    """Elements of a list, an array or a column; those of less than 64 bits keep their short decimals (0.1)."""
+    if getattr(values, "dtype", None) in (np.dtype("float32"), np.dtype("float16")):
+        return list(np.asarray(values))
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 def missing_texts(values: Iterable[Any]) -> dict[str, int]:
