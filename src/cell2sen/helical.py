@@ -302,6 +302,10 @@ class Cell2Sen:
         """
         import pyarrow as pa
 
+        if hasattr(dataset, "column_names") and not hasattr(dataset, "__len__"):
+            raise TypeError(
+                "the dataset is streamed, so that its cells are not counted: load it without streaming=True"
+            )
         config = self.config
         session = self._session(dataset, "perturb")
         values = session.sentences.perturbations if perturbations_list is None else perturbations_list

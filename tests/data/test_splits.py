@@ -83,7 +83,9 @@ def test_groups_are_text_and_cells_without_a_group_are_not_held_out(caplog: pyte
         held_out_cells(obs, by="donor", share=0.5, values=("3",))
 
 
-@pytest.mark.parametrize("pattern", ["{}", "cell_{}", "Cell{}", "cell{}", "X{}", "{}-1", "cell {}", "obs_{}", "BC{}", "{}-batch1"])
+@pytest.mark.parametrize(
+    "pattern", ["{}", "cell_{}", "Cell{}", "cell{}", "X{}", "{}-1", "cell {}", "obs_{}", "BC{}", "{}-batch1"]
+)
 def test_names_that_count_cells(pattern: str) -> None:
     assert are_counted([pattern.format(number) for number in range(50)])
     assert are_counted([pattern.format(number) for number in range(0, 5000, 100)])  # a part of a file

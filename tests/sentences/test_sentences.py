@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,3 +154,39 @@ def test_sentences_can_be_pickled(adata):
     assert loaded.gene_names() == sentences.gene_names()
     assert loaded.names.tolist() == sentences.names.tolist()
     assert loaded.fit == sentences.fit
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "CD3D IL7R MALAT1",
+        "CD3D IL7R MALAT1.",
+        "CD3D, IL7R, MALAT1",
+        "CD3D\nIL7R\tMALAT1 ",
+        "['CD3D', 'IL7R', 'MALAT1']",
+        b"CD3D IL7R MALAT1",
+        ["CD3D", "IL7R", "MALAT1"],
+        "cd3d il7r malat1",
+        "CD3D IL7R CD3D MALAT1 IL7R",
+    ],
+)
+@pytest.mark.parametrize("kind", [None, "numpy", "arrow", "pandas"])
+def test_sentences_as_other_tools_write_them(sentence, kind):
+    columns = {"cell_name": ["a", "b"], "cell_sentence": [sentence, sentence[:0]], "organism": ["human", "mouse"]}
+    dataset = Dataset.from_dict(columns).with_format(kind)
+    sentences = Sentences.from_dataset(dataset, Recipe(case="upper"))
+    assert sentences.gene_names() == [["CD3D", "IL7R", "MALAT1"], []]
+    assert sentences.organism == ("Homo sapiens", "Mus musculus")
+
+
+def test_symbols_with_other_signs_stay_and_case_is_that_of_the_recipe():
+    words = "HLA-A AC012345.1 C1orf112 l(2)37Cc MT:CO1 su(Hw)"
+    assert Sentences.from_dataset(Dataset.from_dict({"cell_sentence": [words]})).gene_names() == [words.split()]
+
+
+def test_what_is_no_dataset_is_explained():
+    dataset = Dataset.from_dict({"cell_sentence": ["CD3D"]})
+    with pytest.raises(TypeError, match=r"has the splits \['train'\]: pass one of them, as dataset\['train'\]"):
+        Sentences.from_dataset(DatasetDict({"train": dataset}))
+    with pytest.raises(TypeError, match=r"found DataFrame: datasets\.Dataset\.from_pandas"):
+        Sentences.from_dataset(dataset.to_pandas())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: First columns of the Hugging Face dataset, in this order.
 DATASET_COLUMNS = ("cell_sentence", "fit_parameters", "organism", "perturbations")
+
+#: Signs between and around genes in sentences of other tools.
+_SIGNS = frozenset(",;'\"")
 
 #: Maximum number of cells, and of genes, in a chunk of text, which then fits into a core's cache.
 _MAX_TEXT_ROWS, _MAX_TEXT_GENES = 4096, 2**18
@@ -176,20 +180,39 @@ class Sentences:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, recipe: Recipe | None = None) -> Sentences:
-        """Sentences of a dataset with a column ``cell_sentence``, from :meth:`to_dataset` or the user.
+        """Sentences of a dataset with a column ``cell_sentence``, from :meth:`to_dataset` or another tool.
+
+        A sentence is a text or a list of genes; commas between them and a final full stop are left out, as are genes
+        that the sentence has already. Genes are written in upper case if the recipe says so.
 
         Raises
         ------
+        TypeError
+            No dataset of Hugging Face, or several splits.
         KeyError
             No column ``cell_sentence``; lists the available ones.
         ValueError
             No rows.
         """
+        if isinstance(dataset, Mapping):
+            raise TypeError(
+                f"the dataset has the splits {list(dataset)}: pass one of them, as dataset[{next(iter(dataset), '')!r}]"
+            )
+        if not hasattr(dataset, "column_names"):
+            raise TypeError(
+                f"expected a datasets.Dataset, found {type(dataset).__name__}: datasets.Dataset.from_pandas(frame) "
+                "makes one of a pandas DataFrame"
+            )
         if "cell_sentence" not in dataset.column_names:
             raise KeyError(f"the dataset has no column 'cell_sentence'; available: {dataset.column_names}")
-        words = [str(text or "").split() for text in dataset["cell_sentence"]]
-        if not words:
+        dataset = dataset.with_format(None)
+        upper = recipe is not None and recipe.case == "upper"
+        written = [_words(text, upper) for text in dataset["cell_sentence"]]
+        if not written:
             raise ValueError("the dataset is empty: it has no rows")
+        words = [list(dict.fromkeys(genes)) for genes in written]
+        if repeated := sum(len(genes) < len(before) for genes, before in zip(words, written, strict=True)):
+            logger.warning("%d of %d sentences repeat genes; only the first of each is read", repeated, len(words))
         vocabulary = sorted({word for sentence in words for word in sentence})
         ids = {word: gene for gene, word in enumerate(vocabulary)}
         n = len(words)
@@ -221,6 +244,18 @@ class Sentences:
             recipe=recipe or Recipe(),
             fit=fits.pop() if len(fits) == 1 else None,
         )
+
+
+def _words(sentence: Any, upper: bool) -> list[str]:
+    """Genes of a sentence, which is text, bytes or a list."""
+    text = decoded(sentence)
+    if text is None or text != text:  # NaN
+        return []
+    if not isinstance(text, str):
+        text = " ".join(str(decoded(word)) for word in text)
+    if text.endswith((".", "]")) or not _SIGNS.isdisjoint(text):
+        text = " ".join(re.sub(r"[,;\[\]'\"]", " ", text).split()).removesuffix(".")
+    return (text.upper() if upper else text).split()
 
 
 def rows_of_text(n_cells: int, n_genes: int) -> int:

@@ -47,4 +47,10 @@ def test_labels_of_cells_without_a_type() -> None:
     assert without_type(["T cell", "Unknown", "unassigned", "Doublets", "Low-quality cells"]) == [
         "Unknown", "unassigned", "Doublets",
     ]  # fmt: skip
-    assert without_type(["na", "N.A.", "?", "-", "Missing", "NA T cell", "nature"]) == ["na", "N.A.", "?", "-", "Missing"]
+    assert without_type(["na", "N.A.", "?", "-", "Missing", "NA T cell", "nature"]) == [
+        "na",
+        "N.A.",
+        "?",
+        "-",
+        "Missing",
+    ]

@@ -25,8 +25,10 @@ from cell2sen.data.names.perturbations import (
         "NT_1", "scrambled", "vehicle", "unperturbed", "mock", "PBS", "untreated", "NegCtrl0", "NegCtrl0_NegCtrl0",
         "ctrl+ctrl",        "non-targeting_00023", "control 2", "Vehicle control", "NTC", "none",
         "NO-TARGET", "no_target_3", "NT-40", "NTg1", "sgNTC", "siControl", "shSCR", "sgNT-1", "dmso_0.0", "DMSO 0.1%",
-        "Vehicle (DMSO)", "control siRNA", "non-targeting_non-targeting_00023", "Non-Targeting sgRNA 12", "NegCtrl10__NegCtrl0",
-        "NonTargeting_Human_0001", "ONE_INTERGENIC_SITE_12", "NO_SITE_3", "AAVS1", "AAVS1-2", "empty vector", "no guide", "WT",
+        "Vehicle (DMSO)", "control siRNA", "non-targeting_non-targeting_00023", "Non-Targeting sgRNA 12",
+        "NegCtrl10__NegCtrl0",
+        "NonTargeting_Human_0001", "ONE_INTERGENIC_SITE_12", "NO_SITE_3", "AAVS1", "AAVS1-2", "empty vector",
+        "no guide", "WT",
         "PBS 24h", "non_targeting|non_targeting", "safe-targeting", "INTERGENIC216151", "mock-infected",
     ],
 )  # fmt: skip
@@ -35,8 +37,32 @@ def test_usual_names_of_controls(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["IFN-beta", "CTRL-A4", "NTRK1", "PBSX", "CEBPA+ctrl", "KLF1_NegCtrl0", "scrambledegg", "1", "+", "mocking",
-     "WT1", "NT5E", "WTAP", "SCRG1", "sgNTRK1", "EGFR WT", "DMSO+IFN", "10uM", "0", "siRNA", "TNF 10 ng/ml", "GFP", "g1"],
+    "name",
+    [
+        "IFN-beta",
+        "CTRL-A4",
+        "NTRK1",
+        "PBSX",
+        "CEBPA+ctrl",
+        "KLF1_NegCtrl0",
+        "scrambledegg",
+        "1",
+        "+",
+        "mocking",
+        "WT1",
+        "NT5E",
+        "WTAP",
+        "SCRG1",
+        "sgNTRK1",
+        "EGFR WT",
+        "DMSO+IFN",
+        "10uM",
+        "0",
+        "siRNA",
+        "TNF 10 ng/ml",
+        "GFP",
+        "g1",
+    ],
 )
 def test_names_of_perturbations_are_not_those_of_controls(name: str) -> None:
     assert not is_usual_control(name)

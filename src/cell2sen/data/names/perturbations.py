@@ -31,7 +31,9 @@ _CONTROLS = frozenset(
 _BESIDE = frozenset(
     {"sirna", "shrna", "sgrna", "grna", "sg", "guide", "guides", "cell", "cells", "group", "only", "human", "mouse"}
 )
-_DOSE = re.compile(r"\d+(?:[.,]\d+)?\s*(?:%|[nu\u00b5\u03bcm]?m|[nu\u00b5\u03bcm]?g|h|hr|hrs|d)?(?:/m?l)?", re.IGNORECASE)
+_DOSE = re.compile(
+    r"\d+(?:[.,]\d+)?\s*(?:%|[nu\u00b5\u03bcm]?m|[nu\u00b5\u03bcm]?g|h|hr|hrs|d)?(?:/m?l)?", re.IGNORECASE
+)
 
 #: Kinds of guides in front of a name: sgNTC, siControl, shSCR.
 _GUIDE = re.compile(r"^(?:sg|si|sh|g)(?=[A-Z_-])|(?<=^NT)g(?=\d)")

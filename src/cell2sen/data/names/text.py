@@ -48,8 +48,8 @@ def tidy(text: str) -> str:
 def written(value: Any) -> str:
     """A value as text: bytes decoded, :func:`tidy`; "" for missing values.
 
-    Whole numbers have no ``.0``, dates no midnight, and truth values are ``True`` and ``False``, so that a column is the
-    same after a way through CSV or R.
+    Whole numbers have no ``.0``, dates no midnight, and truth values are ``True`` and ``False``: a column is the same
+    after a way through CSV or R.
     """
     value = decoded(value)
     if isinstance(value, float | np.floating):
