@@ -121,3 +121,24 @@ def test_clusters_as_numbers_are_labels() -> None:
         assert adata.uns["cell2sen"]["annotate"]["labels"].tolist() == ["0", "1"]
     with pytest.raises(ValueError, match=r"found \['B cell'\] more than once"):
         c2s.tl.annotate(cells(), ["B cell", "B\u00a0cell"], model=fake(), **QUIET)
+
+
+def test_probabilities_are_read_under_the_labels_as_they_are(tmp_path: Path) -> None:
+    labels = ["CD4/CD8 T cell", "B%2Fcell", "NK (CD56+) cell", "1"]
+    adata = cells()
+    c2s.tl.annotate(adata, labels, model=fake(), **QUIET)
+    stored = adata.obsm["cell2sen_cell_type_probabilities"]
+    for kind in ("h5ad", "zarr"):
+        file = tmp_path / f"cells.{kind}"
+        getattr(adata, f"write_{kind}")(file)
+        again = c2s.tl.probabilities(getattr(anndata, f"read_{kind}")(file))
+        assert again.columns.tolist() == labels
+        assert again.index.tolist() == adata.obs_names.tolist()
+        np.testing.assert_array_equal(again.to_numpy(), stored.to_numpy())
+    c2s.tl.annotate(adata, ["a/b", "c"], key_added="other", model=fake(), **QUIET)
+    assert c2s.tl.probabilities(adata).columns.tolist() == ["a/b", "c"]
+    assert c2s.tl.probabilities(adata, "cell2sen_cell_type").columns.tolist()[0] == "CD4/CD8 T cell"
+    with pytest.raises(KeyError, match=r"no 'x_probabilities', which .* writes; available"):
+        c2s.tl.probabilities(adata, "x")
+    with pytest.raises(KeyError, match=r"which .* writes"):
+        c2s.tl.probabilities(cells())

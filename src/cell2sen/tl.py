@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate, perturb, generate."""
+"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from cell2sen.answer import ParsedSentence
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
-from cell2sen.inference.embed import attention_key, embed_cells
+from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
@@ -86,7 +86,7 @@ def embed(
         `adata` is no AnnData object, or an option does not exist.
     """
     _check_input(adata, copy=copy)
-    rows = _rows_of_cells(adata, attention_for)
+    rows = rows_of_cells(adata.obs_names, attention_for)
     session = start(adata, "embed", options)
     embeddings = embed_cells(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
@@ -164,8 +164,8 @@ def annotate(
         sample.
     ``obsm[key_added + "_probabilities"]``
         Probabilities, a DataFrame with a column per label, in the order of ``uns["cell2sen"]["annotate"]["labels"]``;
-        NaN for cells without genes or in no sample. ``/`` in names of columns is written ``%2F``, since files cannot
-        have it.
+        NaN for cells without genes or in no sample. ``/`` in names of columns is written ``%2F``, since keys of HDF5
+        cannot have it; :func:`probabilities` returns them under the labels.
     ``obs[key_added + "_sample"]``
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
@@ -214,6 +214,32 @@ def annotate(
     )
     _record(adata, "annotate", provenance)
     return adata if copy else None
+
+
+def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
+    """Probabilities that :func:`annotate` stored, under the labels as they are, with ``/``: cells × labels.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells, also read from a file.
+    key
+        ``key_added`` of :func:`annotate`; by default that of its last call.
+
+    Raises
+    ------
+    KeyError
+        `adata` has no such probabilities.
+    """
+    record = adata.uns.get(UNS, {}).get("annotate", {})
+    name = f"{key or record.get('key')}_probabilities"
+    if name not in adata.obsm:
+        raise KeyError(f"adata.obsm has no {name!r}, which tl.annotate writes; available: {list(adata.obsm.keys())}")
+    stored: Any = adata.obsm[name]
+    labels = [str(column).replace("%2F", "/") for column in stored.columns]
+    if record.get("key") == (key or record.get("key")):
+        labels = list(map(str, record["labels"]))
+    return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)
 
 
 def perturb(
@@ -326,7 +352,7 @@ def perturb(
     provenance = session.provenance(
         unit=UNIT,
         readout=response.readout,
-        corrected="; ".join(response.corrected),
+        corrected=np.array(response.corrected, dtype=object),
         guided=guided,
         n_genes=n_genes or session.length or 0,
         **_sampling_record(sampling),
@@ -441,29 +467,6 @@ def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None
     obs["uniqueness"] = np.array([answer.uniqueness for answer in answers], dtype=np.float64)
     obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)
     obs["n_repeated"] = np.array([answer.n_repeated for answer in answers], dtype=np.int64)
-
-
-def _rows_of_cells(adata: AnnData, cells: Sequence[str | int]) -> list[int]:
-    """Row numbers of cells given by name or number."""
-    if isinstance(cells, str):
-        raise ValueError(f"attention_for must be a list of cells, found the text {cells!r}: pass [{cells!r}]")
-    rows = []
-    for cell in cells:
-        if isinstance(cell, str):
-            if cell not in adata.obs_names:
-                raise KeyError(f"there is no cell {cell!r}; the first cells are {list(adata.obs_names[:3])}")
-            rows.append(int(np.flatnonzero(adata.obs_names == cell)[0]))
-        else:
-            if not 0 <= cell < adata.n_obs:
-                raise ValueError(f"there is no cell number {cell}; numbers are 0 to {adata.n_obs - 1}")
-            rows.append(int(cell))
-    counts = adata.obs_names.value_counts() if rows else {}
-    if repeated := sorted({name for name in adata.obs_names[rows] if counts[name] > 1}):
-        raise ValueError(
-            f"attention maps are stored by cell name, but several cells have the names {repeated[:3]}: call "
-            "adata.obs_names_make_unique() first"
-        )
-    return rows
 
 
 def _check_input(adata: Any, *, copy: bool) -> None:

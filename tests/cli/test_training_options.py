@@ -123,7 +123,8 @@ def test_every_place_exists() -> None:
     values = {
         "cell_type": "a", "perturbation": "b", "control": "c", "context": ["d"], "split_by": "e", "hold_out": ["f"],
         "test": 0.2, "layer": "g", "use_raw": True, "symbols": "h", "organism": "i", "task": ["perturb"],
-        "model": "j", "gene_sets": "k", "gene_set": ["l"], "reward": ["overlap"], "epochs": 2, "packing": True,
-        "lora": True,
+        "model": "j", "gene_sets": "k", "gene_set": ["l"], "reward": ["overlap"], "epochs": 2, "lora": True,
     }  # fmt: skip
     assert configure("a.h5ad", values).data.files[0].matrix.use_raw
+    on_pairs = {name: value for name, value in values.items() if name not in ("reward", "gene_sets", "gene_set")}
+    assert configure("a.h5ad", {**on_pairs, "packing": True}).compute.packing

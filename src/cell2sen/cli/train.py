@@ -21,8 +21,10 @@ class ColumnOptions(Group):
     cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None
     perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None
     control: Annotated[
-        str | None,
-        typer.Option(help="Value of that column in control cells; '': cells without a value. Default: control."),
+        Many,
+        typer.Option(
+            help="Value of that column in control cells; '': cells without a value. May be repeated. Default: control."
+        ),
     ] = None
     context: Annotated[
         Many, typer.Option(help="obs column with the same value in a cell and its control. May be repeated.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 
 from cell2sen.backend import AttentionMap, Embeddings, Pooling
 from cell2sen.inference.session import Session
@@ -60,3 +62,32 @@ def attention_key(cell: str) -> str:
     """Key of a cell in ``uns["cell2sen"]["attention"]``: its name, percent-encoded where HDF5 does not allow it."""
     key = quote(cell, safe=" :|+")
     return key.replace(".", "%2E") if not key.strip(".") else key
+
+
+def rows_of_cells(names: pd.Index[Any], cells: Sequence[str | int]) -> list[int]:
+    """Row numbers of cells given by name or number, whose attention maps are stored.
+
+    Raises
+    ------
+    KeyError, ValueError
+        No such cell, or several of one name.
+    """
+    if isinstance(cells, str):
+        raise ValueError(f"attention_for must be a list of cells, found the text {cells!r}: pass [{cells!r}]")
+    rows = []
+    for cell in cells:
+        if isinstance(cell, str):
+            if cell not in names:
+                raise KeyError(f"there is no cell {cell!r}; the first cells are {list(names[:3])}")
+            rows.append(int(np.flatnonzero(names == cell)[0]))
+        else:
+            if not 0 <= cell < len(names):
+                raise ValueError(f"there is no cell number {cell}; numbers are 0 to {len(names) - 1}")
+            rows.append(int(cell))
+    counts = names.value_counts() if rows else {}
+    if repeated := sorted({name for name in names[rows] if counts[name] > 1}):
+        raise ValueError(
+            f"attention maps are stored by cell name, but several cells have the names {repeated[:3]}: call "
+            "adata.obs_names_make_unique() first"
+        )
+    return rows

@@ -25,7 +25,7 @@ from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
-from cell2sen.training.examples.names import check_names
+from cell2sen.training.examples.names import check_names, unite_combinations
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
@@ -146,6 +146,7 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     case = start.recipe.case if start else "upper"
     cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
     exclude_held_out(cells)
+    unite_combinations(cells)
     names = sorted({name for data in config.data.files for name in data.tasks})
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names

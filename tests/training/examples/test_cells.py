@@ -117,6 +117,48 @@ def test_perturbations_are_renamed(many_cells: Path) -> None:
     assert set(cells.perturbation) == {"control", "IFN-beta knock-out", "interleukin 2"}
 
 
+def with_drugs(folder: Path, values: list[Any]) -> Path:
+    """A file whose perturbations are these values, again and again."""
+    adata = anndata.read_h5ad(training_cells.write(folder / "cells.h5ad", 40))
+    adata.obs["drug"] = np.resize(np.array(values, dtype=object), adata.n_obs)
+    adata.write_h5ad(folder / "cells.h5ad")
+    return folder
+
+
+def test_several_names_of_controls_are_one_control(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = with_drugs(tmp_path, ["NT-1", "TP53", "NT-2", "KRAS", "NT-40"])
+    column = {"column": "drug", "control": ["NT-1", "NT-2", "NT-40"], "names": {"*": "{} knock-out"}}
+    cells = cells_of(folder, perturbation=column)
+    assert cells.data.control == "NT-1"
+    assert cells.perturbation[:5].tolist() == ["NT-1", "TP53 knock-out", "NT-1", "KRAS knock-out", "NT-1"]
+    assert [cells.is_control(row) for row in range(5)] == [True, False, True, False, True]
+    assert not caplog.text
+    cells_of(folder, perturbation={"column": "drug", "control": ["NT-1", "NT-3"]})
+    assert "no cell has the control 'NT-3'" in caplog.text
+    assert "'NT-2', 'NT-40' are learned as perturbations, though these are usual names of controls" in caplog.text
+    with pytest.raises(ValueError, match=r"control=\['NT-1', 'NT-2', 'NT-40'\] \(--control 'NT-1' --control 'NT-2'"):
+        cells_of(folder, perturbation="drug")
+
+
+@pytest.mark.parametrize("control", [["DMSO", None], ["DMSO", ""]])
+def test_named_controls_and_cells_without_a_value(tmp_path: Path, control: list[Any]) -> None:
+    cells = cells_of(with_drugs(tmp_path, ["DMSO", "x", "NA"]), perturbation={"column": "drug", "control": control})
+    assert cells.perturbation[:3].tolist() == ["DMSO", "x", "DMSO"]
+
+
+@pytest.mark.parametrize("held_out", ["A+B", "B+A"])
+def test_a_combination_is_held_out_in_any_order(tmp_path: Path, held_out: str) -> None:
+    folder = with_drugs(tmp_path, ["A+B", "ctrl", "B+A", "A+ctrl", "ctrl+A", "A+B"])
+    column = {"column": "drug", "control": "ctrl", "names": {"*": "knock-out of {}", "B+A": "both"}}
+    cells = cells_of(folder, perturbation=column, split=Split(by="drug", values=(held_out,)))
+    assert cells.test[[0, 2, 5]].all()
+    assert not cells.test[[3, 4]].any()
+    expected = ["both", "ctrl", "both", "knock-out of A+ctrl", "knock-out of A+ctrl", "both"]
+    assert cells.perturbation[:6].tolist() == expected
+    plain = cells_of(folder, perturbation={"column": "drug", "control": "ctrl", "names": {"*": "knock-out of {}"}})
+    assert set(plain.perturbation) == {"ctrl", "knock-out of A+B", "knock-out of A+ctrl"}
+
+
 def test_groups_are_the_cells_of_a_context_and_perturbation(many_cells: Path) -> None:
     cells = cells_of(many_cells, **PERTURBED)
     groups = cells.groups(np.arange(0, 240, 2))

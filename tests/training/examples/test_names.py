@@ -12,7 +12,7 @@ import training_cells
 from training_runs import cells_of
 
 from cell2sen import tasks
-from cell2sen.training.examples.names import check_names
+from cell2sen.training.examples.names import check_names, unite_combinations
 
 
 def written(folder: Path, **columns: Any) -> Path:
@@ -101,3 +101,19 @@ def test_cells_without_a_context_are_not_paired(tmp_path: Path, caplog: pytest.L
     cells = checked(folder, **entry)
     assert set(cells.groups(np.arange(40))) == {("d1",)}
     assert "20 of 40 cells have no value in 'donor'" in caplog.text
+
+
+def test_combinations_have_one_name_in_all_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, values in (("one", ["A+B", "A+B", "C+ctrl", "ctrl"]), ("two", ["B+A", "C", "C", "DMSO"])):
+        adata = anndata.read_h5ad(training_cells.write(tmp_path / f"{name}.h5ad", 40))
+        adata.obs["drug"] = np.resize(np.array(values, dtype=object), 40)
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    cells = {
+        name: cells_of(tmp_path, file=f"{name}.h5ad", perturbation={"column": "drug", "control": control})
+        for name, control in (("one", "ctrl"), ("two", "DMSO"))
+    }
+    unite_combinations(cells)
+    assert cells["one"].perturbation[:4].tolist() == ["A+B", "A+B", "C", "ctrl"]
+    assert cells["two"].perturbation[:4].tolist() == ["A+B", "C", "C", "DMSO"]
+    assert "'B+A' is 'A+B' in another order; in all files both are learned as 'A+B'" in caplog.text
+    assert "'C+ctrl' is 'C'" in caplog.text

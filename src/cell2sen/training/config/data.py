@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cell2sen.data.names.perturbations import CONTROL
-from cell2sen.data.names.text import as_text
+from cell2sen.data.names.perturbations import CONTROL, control_names, name_of_controls
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 
 
@@ -28,8 +27,8 @@ class PerturbationColumn:
     """obs column of the perturbations, and how perturbed cells are paired with controls."""
 
     column: str
-    control: str = CONTROL
-    """Value of control cells; ``null`` or "": cells without a value."""
+    control: tuple[str, ...] = (CONTROL,)
+    """Values of control cells, which are one in the training (NT-1, NT-2, …); ``null`` or "": cells without a value."""
 
     context: tuple[str, ...] = ()
     """obs columns whose values a perturbed cell and its control must share (cell type, donor, batch)."""
@@ -40,6 +39,10 @@ class PerturbationColumn:
     no_perturbation: str | None = None
     """Name of no perturbation in prompts. If given, controls are also paired with other controls of their context, as
     expected responses need (``tl.perturb(readout="expected")``)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.control, str):
+            object.__setattr__(self, "control", (self.control,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +118,8 @@ class TrainingFile:
 
     @property
     def control(self) -> str:
-        """Name of control cells, also where they have no value in the file."""
-        return CONTROL if self.perturbation is None else as_text(self.perturbation.control) or CONTROL
+        """One name of all control cells: the first one, also where they have no value in the file."""
+        return CONTROL if self.perturbation is None else name_of_controls(control_names(self.perturbation.control))
 
     @property
     def context(self) -> tuple[str, ...]:

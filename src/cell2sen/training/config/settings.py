@@ -117,3 +117,14 @@ class TrainConfig:
             raise ValueError("grpo does not work with model.quantize, whose weights are not those that are saved")
         if self.grpo and self.model.gene_tokens:
             raise ValueError("model.gene_tokens needs a training on pairs: run it first, without grpo")
+        if self.grpo and self.compute.gradient_accumulation != 1:
+            raise ValueError(
+                "compute.gradient_accumulation is for trainings on pairs: with grpo, grpo.answers.prompts is the "
+                "number of prompts in a step, and optimiser.batch_size that of answers in a backward pass"
+            )
+        if self.grpo and self.compute.packing:
+            raise ValueError("compute.packing is for trainings on pairs: leave it out with grpo")
+        if self.grpo and (self.optimiser.prompt_loss or self.optimiser.loss_tokens is not None):
+            raise ValueError(
+                "optimiser.prompt_loss and loss_tokens are for trainings on pairs: leave them out with grpo"
+            )

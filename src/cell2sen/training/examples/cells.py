@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
-from cell2sen.data.names.perturbations import combined_in_file, control_names, named_controls, no_controls
-from cell2sen.data.names.text import MISSING, as_text, as_texts, written
+from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
+from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
 from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
@@ -68,6 +68,7 @@ class TrainingCells:
         self.data, self.case = data, case
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
+        self._same: dict[str, str] = {}  # combinations of the file → the same ones in another order
         with (
             _named(data.file),
             Expression.open(
@@ -91,10 +92,10 @@ class TrainingCells:
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
         self.test = held_out_cells(
-            self.obs,
+            self._groups_of_split(),
             by=split.by,
             share=split.test,
-            values=split.values,
+            values=[self._same.get(as_text(value) or "", value) for value in split.values],
             control=self._control_of_split(),
             seed=split.seed,
         )
@@ -270,19 +271,39 @@ class TrainingCells:
         values = as_texts(obs_column(self.obs, settings.column, self.owner))
         if not set(controls) & set(values):
             raise ValueError(no_controls(settings.column, self.data.file, values, controls))
-        names = {written(name): str(text) for name, text in settings.names.items()}
+        if absent := [name for name in controls if name not in set(values)]:
+            logger.warning("%s: no cell has the control %s", self.owner, some(absent))
+        if others := [name for name in usual_controls(values) if name not in controls]:
+            logger.warning(
+                "%s: %s are learned as perturbations, though these are usual names of controls; perturbation.control "
+                "(--control) takes several",
+                self.owner,
+                some(others),
+            )
+        same = combined_in_file(values, {name for name in controls if name is not None})
+        for name, other in same.items():
+            logger.warning("%s: %r is %r in another order; both are learned as %r", self.owner, name, other, other)
+        self._same = same
+        given = {written(name): str(text) for name, text in settings.names.items()}
+        names = {same.get(name, name): text for name, text in given.items()} | given
         pattern = names.get("*", "{}")
 
         def renamed(value: str | None) -> str | None:
-            return (
-                value if value in (None, control) else as_text(names.get(str(value), pattern).replace("{}", str(value)))
-            )
+            if value in controls:
+                return control
+            if value is None:
+                return None
+            text = same.get(value, value)
+            return as_text(names.get(text, pattern).replace("{}", text))
 
-        renamed_values = as_texts(named_controls(values, controls), renamed)
-        same = combined_in_file(renamed_values, {control})
-        for name, other in same.items():
-            logger.warning("%s: %r is %r in another order; both are learned as %r", self.owner, name, other, other)
-        return np.array([same.get(str(value), value) for value in renamed_values], dtype=object)
+        return np.array(as_texts(values, renamed), dtype=object)
+
+    def _groups_of_split(self) -> pd.DataFrame:
+        """obs; A+B and B+A are one group if the groups are perturbations."""
+        if self.data.perturbation is None or self.data.split.by != self.data.perturbation.column or not self._same:
+            return self.obs
+        names = as_texts(obs_column(self.obs, self.data.split.by, self.owner))
+        return pd.DataFrame({self.data.split.by: [self._same.get(name or "", name) for name in names]})
 
     def _control_of_split(self) -> NDArray[np.bool_] | None:
         """Control cells, bool (cells,); ``None`` unless the split applies to perturbed cells only."""

@@ -1,4 +1,4 @@
-"""Check of the names that are learned, before the first step of a training."""
+"""Names that are learned: one for a combination in all files, and checks before the first step of a training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.data.names.labels import twins, without_type
+from cell2sen.data.names.perturbations import same_combinations
 from cell2sen.data.names.text import MISSING, some
 from cell2sen.data.obs import warn_of_missing
 from cell2sen.inference.annotate import trained_labels
@@ -68,6 +70,20 @@ def check_names(
             nameless[0],
         )
     trained_labels(list(labels), list(labels), spellings)
+
+
+def unite_combinations(cells: Mapping[str, TrainingCells]) -> None:
+    """Give one name to combinations of perturbations that two files have in another order (A+B, B+A; A+ctrl, A)."""
+    files = [file for file in cells.values() if file.perturbation is not None]
+    counts: Counter[str] = Counter()
+    for file in files:
+        assert file.perturbation is not None
+        counts.update(name for name in file.perturbation.tolist() if name not in (None, file.data.control))
+    same = same_combinations(counts, (), {file.data.control for file in files}) if len(files) > 1 else {}
+    for name, other in same.items():
+        logger.warning("%r is %r in another order; in all files both are learned as %r", name, other, other)
+    for file in files if same else ():
+        file.perturbation = np.array([same.get(name or "", name) for name in file.perturbation], dtype=object)
 
 
 def _uses(tasks: Iterable[Task], slot: str) -> bool:
