@@ -127,6 +127,14 @@ def test_generate(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     same = run("generate", "two.h5ad", "-t", "B cell", "-n", 1, "--genes", file, "--n-genes", 4, "-m", model, "-q")
     assert same.code == 0, same.err
     assert run("generate", "in.h5ad", "-t", "B cell", "--genes", file, "-m", model).code == 1
+    adata = anndata.read_h5ad(file)
+    anndata.AnnData(obs=adata.obs, var=adata.var, layers={"counts": adata.X}).write_h5ad(tmp_path / "no_x.h5ad")
+    options = ("-t", "B cell", "-n", 1, "--n-genes", 4, "-m", model, "-q")
+    layer = run("generate", "three.h5ad", *options, "--genes", tmp_path / "no_x.h5ad", "--layer", "counts")
+    assert layer.code == 0, layer.err
+    two, three = (anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("two", "three"))
+    np.testing.assert_array_equal(three.X.toarray(), two.X.toarray())
+    assert "describe the file of --genes" in run("generate", "four.h5ad", *options, "--layer", "counts").err
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".txt"])

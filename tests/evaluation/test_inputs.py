@@ -122,3 +122,15 @@ def test_predictions_are_matched_by_the_names_of_their_input() -> None:
     assert first.rows([0]).toarray()[0, gene] == predicted.X[0, row]
     words = set(predicted.obs["sentence"].iloc[0].split())
     assert words <= first.vocabulary
+
+
+def test_values_of_raw_are_read_by_name() -> None:
+    scaled = REAL.copy()
+    scaled.raw = REAL.copy()
+    scaled.X = REAL.X.toarray() - REAL.X.toarray().mean(axis=0)
+    with pytest.raises(ValueError, match=r"real_layer= \(the name of a layer, or raw\)"):
+        run(perturbed(TWIN), scaled, metrics=["pearson"])
+    expected = run(perturbed(TWIN), REAL, metrics=["pearson"]).table
+    pd.testing.assert_frame_equal(run(perturbed(TWIN), scaled, metrics=["pearson"], real_layer="raw").table, expected)
+    with pytest.raises(KeyError, match=r"no layer 'rw'; available: \[.*'raw'\]"):
+        run(perturbed(TWIN), scaled, metrics=["pearson"], real_layer="rw")

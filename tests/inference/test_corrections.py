@@ -18,6 +18,8 @@ def test_positive_amounts_are_added_and_negative_ones_are_shares() -> None:
     amount = np.array([0.25, 0.5, 1, -0.75, -0.5], dtype=np.float32)
     np.testing.assert_allclose(corrected(control, change, amount), [[2.75, 0.5, 1, 1, 1]])
     np.testing.assert_allclose(corrected(control, change, np.zeros(5, np.float32)), [[2.5, 0, 0, 4, 2]])
+    highest = corrected(control + 7, change, amount)
+    assert highest.max() <= np.log1p(1e4) < (control + 7 + change).max()
 
 
 def some() -> Corrections:

@@ -50,8 +50,8 @@ class ColumnOptions(Group):
 class ValueOptions(Group):
     """Expression values."""
 
-    layer: Annotated[str | None, typer.Option(help="Layer of the predicted cells. Default: X.")] = None
-    real_layer: Annotated[str | None, typer.Option(help="Layer of the real cells. Default: X.")] = None
+    layer: Annotated[str | None, typer.Option(help="Layer of the predicted cells, or raw. Default: X.")] = None
+    real_layer: Annotated[str | None, typer.Option(help="Layer of the real cells, or raw. Default: X.")] = None
     scale: Annotated[Scale, typer.Option(help="Scale of the predicted values.")] = "auto"
     real_scale: Annotated[Scale, typer.Option(help="Scale of the real values.")] = "auto"
     symbols: Annotated[str | None, typer.Option(help="var column with gene symbols. Default: the index.")] = None

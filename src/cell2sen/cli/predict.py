@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from cell2sen.cli.options import (
     CellOptions,
     File,
     Many,
+    MatrixOptions,
     ModelOptions,
     NGenes,
     OutputOptions,
@@ -19,7 +21,6 @@ from cell2sen.cli.options import (
     Pooling,
     Readout,
     RunOptions,
-    Scale,
     Seed,
     Temperature,
     Ties,
@@ -27,6 +28,13 @@ from cell2sen.cli.options import (
     arguments,
     check_suffix,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenesOptions(MatrixOptions):
+    """Expression values of --genes."""
+
+    organism: Annotated[str | None, typer.Option(help="Organism. Default: that of --genes, or human.")] = None
 
 
 def sentences(
@@ -246,13 +254,12 @@ def generate(
     genes: Annotated[
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
     ] = None,
-    organism: Annotated[str | None, typer.Option(help="Organism. Default: that of --genes, or human.")] = None,
-    scale: Annotated[Scale | None, typer.Option(help="Scale of the values of --genes. Default: recognised.")] = None,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
     *,
+    matrix: GenesOptions,
     model: ModelOptions,
     run: RunOptions,
     output: OutputOptions,
@@ -266,8 +273,9 @@ def generate(
     cell_types = _names(cell_type, cell_types_file)
     if cell_types is None or (cell_type and cell_types_file):
         raise ValueError("pass either --cell-type or --cell-types-file")
-    values = arguments(model, run, output)
-    values |= {name: value for name, value in (("organism", organism), ("scale", scale)) if value}
+    values = arguments(matrix, model, run, output)
+    if genes is None and (matrix.raw or {"layer", "symbols", "scale"} & set(values)):
+        raise ValueError("--layer, --raw, --symbols and --scale describe the file of --genes, which is not given")
     with complete_file(out, *([genes] if genes else [])) as temporary, contextlib.ExitStack() as stack:
         generated = tl.generate(
             cell_types,

@@ -145,9 +145,9 @@ def evaluate(
     metrics
         Names of the metrics to compute. Default: all that fit the task.
     layer, scale
-        Layer of the predicted values (default ``X``), and their scale: ``"counts"``, ``"cp10k"``, ``"log1p"``
-        (ln(1 + CP10k)), ``"ln"``, ``"log2"``, … (:data:`cell2sen.data.scale.units.NAMED`), or ``"auto"`` to recognise
-        it.
+        Layer of the predicted values (default ``X``; ``"raw"`` for ``adata.raw``), and their scale: ``"counts"``,
+        ``"cp10k"``, ``"log1p"`` (ln(1 + CP10k)), ``"ln"``, ``"log2"``, … (:data:`cell2sen.data.scale.units.NAMED`), or
+        ``"auto"`` to recognise it.
     real_layer, real_scale
         The same for the real and the training cells.
     symbols

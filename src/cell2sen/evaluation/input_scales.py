@@ -88,7 +88,7 @@ def _recognised(sample: sp.csr_matrix, name: str, hint: str) -> Scale:
     if high >= _MAX_PREDICTED or low < _MIN_PREDICTED:
         raise ValueError(
             f"the {name} cells hold values from {low:.3g} to {high:.3g}: they look scaled per gene (z-scores). Pass "
-            "counts or log-normalised values, as X or layer="
+            "counts or log-normalised values, as X, layer= or real_layer= (the name of a layer, or raw)"
         )
     return replace(LN_CP10K, certain=False, evidence=(f"values are slightly negative, down to {low:.3g}",))
 

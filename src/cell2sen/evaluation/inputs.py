@@ -146,13 +146,17 @@ def read(
         are NaN, infinite or scaled per gene. The message gives examples.
     """
     adata = _load(data, name)
+    raw = ["raw"] if adata.raw is not None else []
+    if layer == "raw" and raw and layer not in adata.layers:
+        adata, layer = adata.raw.to_adata(), None
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"the {name} cells have no layer {layer!r}; available: {list(adata.layers.keys())}")
+        raise KeyError(f"the {name} cells have no layer {layer!r}; available: {[*adata.layers.keys(), *raw]}")
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     if matrix is None or 0 in matrix.shape:
         raise ValueError(
             f"the {name} AnnData has no values: {adata.n_obs} cells × {adata.n_vars} genes; pass "
-            f"{'layer' if name == 'predicted' else 'real_layer'}= if they are not in X"
+            f"{'layer' if name == 'predicted' else 'real_layer'}= if they are not in X: there is "
+            f"{[*adata.layers.keys(), *raw]}"
         )
     if not adata.obs_names.is_unique:
         raise ValueError(f"cell names of the {name} cells are not unique; adata.obs_names_make_unique() repairs it")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.scale.units import TARGET
 from cell2sen.model import Model
 
 #: File in the model's directory.
@@ -83,9 +84,10 @@ def load(model: Model) -> Corrections:
 def corrected(
     control: NDArray[np.float32], change: NDArray[np.float32], amount: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Predicted expression with its correction, float32 (cells, genes), ln(1 + CP10k), not negative.
+    """Predicted expression with its correction, float32 (cells, genes), ln(1 + CP10k).
 
-    p + max(a, 0) + min(a, 0) · p, with p = max(control + change, 0) and the amount a.
+    p + max(a, 0) + min(a, 0) · p, with p = max(control + change, 0) and the amount a; at most ln(1 + 10,000), where a
+    cell has no other gene.
 
     Parameters
     ----------
@@ -96,4 +98,4 @@ def corrected(
     """
     predicted: NDArray[np.float32] = np.maximum(control + change, 0)
     predicted += np.maximum(amount, 0) + np.minimum(amount, 0) * predicted
-    return predicted
+    return np.minimum(predicted, np.float32(np.log1p(TARGET)), out=predicted)

@@ -84,8 +84,7 @@ def rows_of_cells(names: pd.Index[Any], cells: Sequence[str | int]) -> list[int]
             if not 0 <= cell < len(names):
                 raise ValueError(f"there is no cell number {cell}; numbers are 0 to {len(names) - 1}")
             rows.append(int(cell))
-    counts = names.value_counts() if rows else {}
-    if repeated := sorted({name for name in names[rows] if counts[name] > 1}):
+    if repeated := sorted(set(names[rows]) & set(names[names.duplicated()])):
         raise ValueError(
             f"attention maps are stored by cell name, but several cells have the names {repeated[:3]}: call "
             "adata.obs_names_make_unique() first"

@@ -71,6 +71,7 @@ def test_other_encodings_are_refused_with_the_place(tmp_path: Path) -> None:
         ('\ufeffid,cell_type\n1,T cell\n2,"CD4-positive, alpha-beta T cell"\n3,B cell', ".csv"),
         ("sep=;\nlabel;n\nT cell;4\nCD4-positive, alpha-beta T cell;3\nB cell;1", ".csv"),
         ("n\tcell.type\n1\tT cell\n1\tCD4-positive, alpha-beta T cell\n1\tB cell", ".tsv"),
+        ('["T cell", "CD4-positive, alpha-beta T cell", "B cell"]', ".json"),
         ("T cell,,\nCD4-positive, alpha-beta T cell,,\nB cell,,", ".csv"),
         ("T cell\t\nCD4-positive, alpha-beta T cell\t\n\nB cell\t", ".txt"),
         ("\u201cT cell\u201d\n\u201cCD4-positive, alpha-beta T cell\u201d\nB cell", ".txt"),

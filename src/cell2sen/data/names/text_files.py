@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import logging
 import lzma
 import re
@@ -77,7 +78,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """Names in a text file, one in a line, or in the column ``cell_type`` (``label``, …) of a table with a header.
+    """Names in a text file, one in a line, or in the column ``cell_type`` (``label``, …) of a table; or a JSON list.
 
     Quotes around a name and empty columns after it, as spreadsheets write them, are taken off; lines that begin with
     ``#`` and a header are left out. See :func:`read_text`.
@@ -91,6 +92,11 @@ def read_labels(path: str | Path) -> list[str]:
     lines = [line for line in read_text(path).split("\n") if line.strip() and not line.startswith(("#", "sep="))]
     if not lines:
         return []
+    if path.suffix == ".json":
+        names = json.loads(read_text(path))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path} must hold a list of names, found {str(names)[:60]}")
+        return names
     for delimiter in ("\t", ";", ","):
         header = [_header(field) for field in next(csv.reader(lines[:1], delimiter=delimiter))]
         if place := [number for number, field in enumerate(header) if field in _HEADERS]:

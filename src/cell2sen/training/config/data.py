@@ -27,7 +27,7 @@ class PerturbationColumn:
     """obs column of the perturbations, and how perturbed cells are paired with controls."""
 
     column: str
-    control: tuple[str, ...] = (CONTROL,)
+    control: tuple[str, ...] | str | None = (CONTROL,)
     """Values of control cells, which are one in the training (NT-1, NT-2, …); ``null`` or "": cells without a value."""
 
     context: tuple[str, ...] = ()
@@ -39,10 +39,6 @@ class PerturbationColumn:
     no_perturbation: str | None = None
     """Name of no perturbation in prompts. If given, controls are also paired with other controls of their context, as
     expected responses need (``tl.perturb(readout="expected")``)."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.control, str):
-            object.__setattr__(self, "control", (self.control,))
 
 
 @dataclass(frozen=True, kw_only=True)

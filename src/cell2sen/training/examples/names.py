@@ -74,16 +74,15 @@ def check_names(
 
 def unite_combinations(cells: Mapping[str, TrainingCells]) -> None:
     """Give one name to combinations of perturbations that two files have in another order (A+B, B+A; A+ctrl, A)."""
-    files = [file for file in cells.values() if file.perturbation is not None]
+    perturbed = [(file, file.perturbation) for file in cells.values() if file.perturbation is not None]
     counts: Counter[str] = Counter()
-    for file in files:
-        assert file.perturbation is not None
-        counts.update(name for name in file.perturbation.tolist() if name not in (None, file.data.control))
-    same = same_combinations(counts, (), {file.data.control for file in files}) if len(files) > 1 else {}
+    for file, names in perturbed:
+        counts.update(name for name in names.tolist() if name not in (None, file.data.control))
+    same = same_combinations(counts, (), {file.data.control for file, _ in perturbed}) if len(perturbed) > 1 else {}
     for name, other in same.items():
         logger.warning("%r is %r in another order; in all files both are learned as %r", name, other, other)
-    for file in files if same else ():
-        file.perturbation = np.array([same.get(name or "", name) for name in file.perturbation], dtype=object)
+    for file, names in perturbed if same else ():
+        file.perturbation = np.array([same.get(name or "", name) for name in names], dtype=object)
 
 
 def _uses(tasks: Iterable[Task], slot: str) -> bool:
