@@ -8,6 +8,10 @@
     ``MRK_List1.rpt`` of https://www.informatics.jax.org/downloads/reports, with withdrawn symbols (MGI: CC BY 4.0), or
     a CSV with a column ``symbol`` (such as that of GENCODE): former mouse symbols are then those of the human gene
     of the same symbol, written as mouse symbols are.
+``--ncbi``
+    ``Mus_musculus.gene_info`` of https://ftp.ncbi.nlm.nih.gov/gene/DATA/GENE_INFO (public domain), of any year: symbols
+    and synonyms of mouse genes. The packaged table has those of 22 February 2016, from the copy in the tests of
+    goatools 1.6.9 (PyPI), of which only the facts were taken.
 ``--year``
     Year of the files; models record it.
 ``--out``
@@ -30,6 +34,9 @@ OUT = Path(__file__).parents[1] / "src" / "cell2sen" / "data" / "genes" / "gene_
 #: What a word of a cell sentence can be; HGNC's aliases also have descriptions.
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{1,23}")
 
+#: Names that a spreadsheet has changed, which HGNC lists as aliases, and numbers.
+MANGLED = re.compile(r"\d+|\d{1,2}-(MAR|SEP|DEC)|(MAR|SEP|DEC)-\d{1,2}", re.IGNORECASE)
+
 #: Symbols that were renamed as a family: the former one belongs to this gene, whatever else has it as alias.
 FAMILIES = (("SEPT", "SEPTIN"), ("MARCH", "MARCHF"), ("MARC", "MTARC"))
 
@@ -44,11 +51,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hgnc", type=Path, required=True)
     parser.add_argument("--mgi", type=Path, required=True)
+    parser.add_argument("--ncbi", type=Path)
+    parser.add_argument("--ncbi-year", default="any year")
     parser.add_argument("--year", required=True)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     human = human_names(arguments.hgnc)
     mouse, source = mouse_names(arguments.mgi, human)
+    if arguments.ncbi:
+        add_names_of_ncbi(mouse, arguments.ncbi)
+        source += f"; symbols and synonyms of NCBI Gene ({arguments.ncbi_year}), public domain"
     header = [
         f"year {arguments.year}",
         "Homo sapiens: HGNC (genenames.org), approved symbols, former symbols and aliases, CC0",
@@ -65,7 +77,8 @@ def write(out: Path, header: list[str], organisms: Mapping[str, Names]) -> None:
     lines = [f"# {line}" for line in header]
     for organism, names in organisms.items():
         lines.append(f">{organism}")
-        lines += [" ".join([symbol, *sorted(names[symbol])]) for symbol in sorted(names)]
+        for symbol in sorted(names):
+            lines.append(" ".join([symbol, *(name for name in sorted(names[symbol]) if not MANGLED.fullmatch(name))]))
     out.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", compresslevel=9, mtime=0))
 
 
@@ -130,6 +143,7 @@ def _add_names_of_human_genes(mouse: Names, human: Names) -> None:
             genes_of[other.upper()].add(symbol)
     approved = {symbol.upper() for symbol in human}
     for symbol, others in human.items():
+        symbol = re.sub(r"^H1-(\d+)$", r"H1F\1", symbol)  # linker histones, which mouse has as H1f2
         if len(same[symbol.upper()]) == 1:
             free = {
                 other for other in others
@@ -137,6 +151,28 @@ def _add_names_of_human_genes(mouse: Names, human: Names) -> None:
                 and len(genes_of[other.upper()]) == 1 and other.upper() not in approved and not same.get(other.upper())
             }  # fmt: skip
             mouse[same[symbol.upper()][0]] |= {other.capitalize() for other in free}
+
+
+def add_names_of_ncbi(mouse: Names, path: Path) -> None:
+    """Add symbols and synonyms of NCBI's mouse genes that belong to one gene and are no approved symbol in any case."""
+    genes_of: defaultdict[str, set[str]] = defaultdict(set)
+    for symbol, others in mouse.items():
+        for other in others:
+            genes_of[other.upper()].add(symbol)
+    claims: defaultdict[str, set[str]] = defaultdict(set)  # in upper case → genes, also those that are not in `mouse`
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows(path):
+        symbol = row["symbol"]
+        renamed = genes_of.get(symbol.upper(), set())
+        gene = symbol if symbol in mouse or len(renamed) != 1 else next(iter(renamed))
+        for name in {symbol, *row["synonyms"].split("|")} - {"-"}:
+            claims[name.upper()].add(gene)
+            spellings[name.upper()].add(name)
+    approved = {symbol.upper() for symbol in mouse}
+    for name, genes in claims.items():
+        gene = next(iter(genes))
+        if len(genes | genes_of.get(name, set())) == 1 and gene in mouse and name not in approved:
+            mouse[gene] |= {spelling for spelling in spellings[name] if WORD.fullmatch(spelling)}
 
 
 if __name__ == "__main__":

@@ -224,3 +224,12 @@ def test_genes_are_resolved_once(adata: anndata.AnnData, monkeypatch: pytest.Mon
     expression[3:9].ln_cp10k()
     expression.ln_cp10k()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("case", ["keep", "upper"])
+@pytest.mark.parametrize("prefix", ["", "rna_"])
+def test_the_organism_is_guessed_from_the_symbols_if_the_index_has_none(case: Any, prefix: str) -> None:
+    symbols = ["Cd4", "B2m", "Lyz2", "Actb", "Gapdh", "Ptprc"]
+    var = pd.DataFrame({"features": [prefix + name for name in symbols]}, index=[str(row) for row in range(6)])
+    adata = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (5, 6)).astype(np.float32), var=var)
+    assert Expression.open(adata, case=case).organism() == ("Mus musculus",) * 5

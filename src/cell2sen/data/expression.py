@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cell2sen.data.gene_reader import GeneReader, genes_of
 from cell2sen.data.genes.features import refuse_transposed
 from cell2sen.data.genes.gene_map import GeneMap
-from cell2sen.data.genes.organism import organism_of_cells
+from cell2sen.data.genes.organism import guess_organism, organism_of_cells
 from cell2sen.data.genes.symbols import resolve_genes
 from cell2sen.data.reader import Reader, canonical, open_reader
 from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
@@ -190,7 +190,10 @@ class Expression:
             cells = self.reader.organism_of_cells
         elif len(of_genome) == 1:
             cells = of_genome.pop()
-        return organism_of_cells(self.obs, self.reader.uns, given, self.reader.var.index, of_genome=cells)
+        names: Collection[Any] = self.reader.var.index
+        if guess_organism(names) is None:
+            names = self.gene_map.written
+        return organism_of_cells(self.obs, self.reader.uns, given, names, of_genome=cells)
 
     def known_to(
         self, known: Callable[[Sequence[str]], NDArray[np.bool_]], organism: str | Sequence[str] | None = None

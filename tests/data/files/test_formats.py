@@ -17,14 +17,12 @@ from containers import counts
 
 from cell2sen.data.files.formats import (
     Location,
-    compression,
     decoded,
     delimiter,
     is_binary,
     is_zarr,
     locate,
     mtx_files,
-    open_unpacked,
     recognise,
     refuse,
 )
@@ -167,12 +165,8 @@ def test_text_and_delimiters() -> None:
     assert delimiter("") is None
 
 
-def test_packed_files_are_opened_unpacked(tmp_path: Path) -> None:
-    for name, pack in (("gzip", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), (None, bytes)):
-        (tmp_path / "x").write_bytes(pack(b"content"))
-        assert compression(tmp_path / "x") == name
-        with open_unpacked(tmp_path / "x") as stream:
-            assert stream.read() == b"content"
+def test_binary_files_are_told_from_texts(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
     assert not is_binary(tmp_path / "x")
     (tmp_path / "x").write_bytes(HDF5)
     assert is_binary(tmp_path / "x")

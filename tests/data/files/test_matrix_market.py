@@ -24,6 +24,17 @@ def test_folders_of_cellranger(packed: bool, prefix: str, tmp_path: Path) -> Non
         assert set(adata.var["feature_types"]) == {"Gene Expression"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_of_other_encodings_and_other_files_beside(encoding: str, tmp_path: Path) -> None:
+    write_mtx(tmp_path, counts(), packed=False)
+    for name in ("genes.tsv", "barcodes.tsv"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text, encoding=encoding)
+    (tmp_path / "notes.txt").write_bytes(b"caf\xe9\n" * 12)
+    (tmp_path / "other.csv").write_bytes(b"\x00\x01\x02")
+    assert_same(open_mtx(tmp_path), counts())
+
+
 def test_several_samples_in_a_folder(tmp_path: Path) -> None:
     write_mtx(tmp_path, counts(), prefix="GSM1_")
     write_mtx(tmp_path, counts()[:3].copy(), prefix="GSM2_")

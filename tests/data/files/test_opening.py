@@ -258,6 +258,21 @@ def test_a_part_of_zeros_need_not_be_stored(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.vstack([block.toarray() for _, block in reader.blocks()]), values)
 
 
+def test_parts_of_a_dense_matrix_that_are_not_stored_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = counts()
+    adata.X = adata.X.toarray()
+    adata.write_zarr(tmp_path / "x.zarr")
+    open_reader(tmp_path / "x.zarr").close()
+    assert caplog.text == ""
+    (part,) = (file for file in (tmp_path / "x.zarr" / "X").rglob("*") if file.is_file() and file.name[0] not in ".z")
+    part.unlink()
+    open_reader(tmp_path / "x.zarr").close()
+    assert "1 of 1 parts of X of" in caplog.text
+    assert "are not stored and are read as zeros" in caplog.text
+
+
 def test_hdf5_of_other_kinds(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
 

@@ -228,3 +228,13 @@ def test_tables_of_transcripts_and_rows_of_transcripts_are_refused():
         resolve_genes(frame(names), gene_table=dict(zip(names, ["ISG15", "ISG15", "MX1"], strict=True)))
     with pytest.raises(ValueError, match="rows of var are transcripts"):
         resolve_genes(frame(names, gene_name=["ISG15", "ISG15", "MX1"]))
+
+
+def test_series_frames_without_a_name_of_the_index_semicolons_and_transcripts(tmp_path: Path) -> None:
+    var = frame([ISG15, STAT1])
+    symbols = pd.Series(["ISG15", "STAT1"], index=[ISG15, STAT1])
+    (tmp_path / "semicolons.csv").write_text(f"Gene stable ID;Gene name\n{ISG15};ISG15\n{STAT1};STAT1\n")
+    (tmp_path / "tx2gene.tsv").write_text(f"ENST00000000001\t{ISG15}\tISG15\nENST00000000002\t{STAT1}\tSTAT1\n")
+    tables = [symbols, symbols.to_frame("gene_name"), tmp_path / "semicolons.csv", tmp_path / "tx2gene.tsv"]
+    for table in tables:
+        assert resolve_genes(var, gene_table=table).symbols == ("ISG15", "STAT1")

@@ -18,8 +18,29 @@ HUMAN = ("CD3D", "HLA-DRA", "7SK", "RP11-34P13.7", "5S_rRNA", "NKX2-5")
 MOUSE = ("Cd3d", "H2-K1", "0610007P14Rik", "mt-Co1")
 PREFIXES = [
     "GRCh38_", "GRCh38___", "GRCh38______", "GRCh38---", "GRCh38-", "hg19_", "hg38-", "GRCh38-2020-A_",
-    "GRCh38_premrna_", "GRCh38-1.2.0_premrna_", "hg19-3.0.0_", "GRCh38-3.0.0___", "grch38_",
+    "GRCh38_premrna_", "GRCh38-1.2.0_premrna_", "hg19-3.0.0_", "GRCh38-3.0.0___", "grch38_", "hg19.",
+    "CHM13v2.0_", "GRCh38 ",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Rn4.5s", "RN5-8S1", "RN7SK", "CE10", "MM", "HS3ST1", "Mus81"])
+def test_names_of_genes_have_no_genome(name: str) -> None:
+    assert without_genomes((name, "CD4", "ACTB")).prefixes == {}
+
+
+@pytest.mark.parametrize("suffix", ["_GRCh38", "-hg38", ".hg19"])
+def test_genomes_behind_names(suffix: str) -> None:
+    found = without_genomes(tuple(name + suffix for name in HUMAN))
+    assert (found.names, found.prefixes) == (HUMAN, {suffix: len(HUMAN)})
+    assert found.organisms == ("Homo sapiens",) * len(HUMAN)
+
+
+@pytest.mark.parametrize("prefix", ["rna_", "gene-", "gene_", "gene:", "GENE_", "sct_"])
+def test_words_in_front_of_all_names(prefix: str) -> None:
+    found = without_genomes(tuple(prefix + name for name in HUMAN))
+    assert (found.names, set(found.organisms or ())) == (HUMAN, {None})
+    numbered = ("gene_1", "gene_2", "gene_17")
+    assert without_genomes(numbered).names == numbered
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

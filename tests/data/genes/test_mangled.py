@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import numpy as np
@@ -66,6 +67,37 @@ def test_clones_come_back_by_the_vocabulary_of_a_model() -> None:
 )  # fmt: skip
 def test_dates(name: str, date: tuple[int, int] | None) -> None:
     assert spreadsheet_date(name) == date
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{d:%d}-{d:%b}", "{d:%b} {d.day}", "{d:%B} {d.day}", "{d:%d}. Sep", "{d:%d.%m.%Y}", "X{d.day}.Sep",
+     "X2021.09.{d:%d}", "{d.month}/{d.day}/2021", "{d:%d/%m/%Y}", "{n}", "{d} 00:00:00", "{d.day}-SEP",
+     "{d.day}. Sept"],
+)  # fmt: skip
+def test_dates_of_spreadsheets_of_many_countries(form: str) -> None:
+    dates = [datetime.date(2021, 9, day) for day in (7, 2, 15)]
+    names = [form.format(d=date, n=(date - datetime.date(1899, 12, 30)).days) for date in dates]
+    genes = [f"GENE{row}" for row in range(40)]
+    symbols = resolve_genes(frame([*names, *genes])).symbols
+    assert symbols == ("SEPTIN7", "SEPTIN2", "SELENOF", *genes)
+
+
+def test_dates_in_an_order_that_is_not_clear_stay() -> None:
+    gene_map = resolve_genes(frame(["3/9/2021", "9/3/2021", "CD4"]))  # American or British: both are dates of genes
+    assert gene_map.symbols == ("3/9/2021", "9/3/2021", "CD4")
+    assert gene_map.account["mangled_unclear"] == 2
+
+
+def test_numbers_are_identifiers_where_some_are_no_dates() -> None:
+    genes = [f"GENE{row}" for row in range(40)]
+    assert resolve_genes(frame(["44446", "915", *genes])).symbols == tuple(genes)
+
+
+def test_dashes_that_became_underscores() -> None:
+    assert resolve_genes(frame(["HLA_DRA", "MT_CO1", "NKX2_5", "5S_rRNA", "Y_RNA"])).symbols == (
+        "HLA-DRA", "MT-CO1", "NKX2-5", "5S_rRNA", "Y_RNA",
+    )  # fmt: skip
 
 
 def test_every_date_has_the_genes_that_a_spreadsheet_changes() -> None:

@@ -184,10 +184,41 @@ def test_names_that_hold_symbol_and_identifier():
         "A_ENSG",
     ]
     gene_map = resolve_genes(frame(names))
-    assert gene_map.by_column == ("TBCE", "TBCE", "ISG15", "STAT1", None, "MT_CO1", "A_ENSG")
+    assert gene_map.by_column == ("TBCE", "TBCE", "ISG15", "STAT1", None, "MT-CO1", "A_ENSG")
     assert gene_map.account["suffixes_removed"] == 3
     assert gene_map.account["duplicate_columns"] == 1
     assert looks_like(names) == "mixed"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{id}-{symbol}", "{symbol}-{id}", "{symbol}.{id}", "{id}:{symbol}", "{symbol} ({id})", "{id}\t{symbol}",
+        "{id}.12_{symbol}", "{id}|{symbol}|Gene Expression", "{symbol}|915", "{symbol}__chr11", "{symbol}_chrX",
+        '"{symbol}"', "'{symbol}'", "b'{symbol}'", " {symbol}\u00a0", "\ufeff{symbol}",
+    ],
+)  # fmt: skip
+def test_symbols_beside_something_else(form: str) -> None:
+    symbols = ["CD3D", "HLA-DRA", "RP11-34P13.7", "7SK"]
+    names = [form.format(id=f"ENSG{row:011d}", symbol=symbol) for row, symbol in enumerate(symbols)]
+    assert resolve_genes(frame(names)).symbols == tuple(symbols)
+
+
+@pytest.mark.parametrize("identifier", ["HGNC:{}", "MGI:{}", "NM_{:06d}.2", "gene_{}", "AFFX_{}_at", "g{}"])
+def test_identifiers_of_other_kinds_beside_a_column_of_symbols(identifier: str) -> None:
+    symbols = ("CD3D", "HLA-DRA", "ACTB", "7SK")
+    names = [identifier.format(row + 900) for row in range(4)]
+    gene_map = resolve_genes(frame(names, symbol=list(symbols)))
+    assert (gene_map.symbols, gene_map.account["source"]) == (symbols, "var['symbol']")
+    assert resolve_genes(frame(names, symbol=["a", "b", "c", "d"])).symbols == tuple(names)
+    assert resolve_genes(frame(list(symbols), symbol=["ACTB", "GAPDH", "B2M", "CD4"])).symbols == symbols
+
+
+@pytest.mark.parametrize("name", ["?|100130426", "ENSG00000167286|ENSG00000167286", "ENSG00000167286_915"])
+def test_names_without_a_symbol_beside_a_number(name: str) -> None:
+    gene_map = resolve_genes(frame([name, "CD4"]))
+    assert gene_map.by_column == (None, "CD4")
+    assert gene_map.account["dropped_ids"] == 1
 
 
 def test_aliases_only_on_request_and_only_without_doubt():

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cell2sen.data.names.text_files import read_first_column, read_labels, read_lines, read_text
+from cell2sen.data.names.text_files import (
+    compression,
+    open_unpacked,
+    read_first_column,
+    read_labels,
+    read_lines,
+    read_text,
+)
 
 LINES = ["T cell", "γδ T cell", "CD14+ monocyte"]
 TEXT = "\n".join(LINES)
@@ -129,3 +136,11 @@ def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
         packed.writestr("labels.txt", TEXT)
         packed.writestr("__MACOSX/._labels.txt", "x")
     assert read_lines(file) == LINES
+
+
+def test_packed_files_are_opened_unpacked(tmp_path: Path) -> None:
+    for name, pack in (("gzip", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), (None, bytes)):
+        (tmp_path / "x").write_bytes(pack(b"content"))
+        assert compression(tmp_path / "x") == name
+        with open_unpacked(tmp_path / "x") as stream:
+            assert stream.read() == b"content"

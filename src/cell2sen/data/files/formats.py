@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn, cast
+from typing import BinaryIO, Literal, NoReturn
+
+from cell2sen.data.names.text_files import compression, encoding_of, open_unpacked
 
 Format = Literal["hdf5", "zarr", "zipped zarr", "mtx", "table"]
 
@@ -149,23 +149,6 @@ def recognise(file: Path) -> Format:
         return _of_packed(file, unpacked, {"gzip": "gunzip", "bz2": "bunzip2", "xz": "unxz"}[str(compression(file))])
 
 
-def compression(file: Path) -> Literal["gzip", "bz2", "xz"] | None:
-    """Compression of a file, by its first bytes, under its name in pandas."""
-    with file.open("rb") as stream:
-        head = stream.read(6)
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    return "bz2" if head.startswith(b"BZh") else "xz" if head.startswith(b"\xfd7zXZ") else None
-
-
-def open_unpacked(file: Path) -> BinaryIO:
-    """A file opened for reading, unpacked if it is compressed."""
-    kind = compression(file)
-    if kind == "gzip":
-        return cast(BinaryIO, gzip.open(file, "rb"))
-    return cast(BinaryIO, bz2.open(file, "rb") if kind == "bz2" else lzma.open(file, "rb") if kind else file.open("rb"))
-
-
 def refuse(file: Path, name: str, remedy: str) -> NoReturn:
     """Raise a ValueError for a format that is not read; ``{name}`` and ``{stem}`` in `remedy` are those of the file."""
     stem = file.name.split(".")[0] or "cells"
@@ -293,8 +276,9 @@ def _of_head(file: Path, head: bytes) -> Format:
 
 def decoded(head: bytes) -> str | None:
     """Text of the first bytes of a file; ``None`` if they are no text."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
+    encoding = encoding_of(head)
+    if not encoding.startswith("utf-8"):
+        return head[: len(head) // 4 * 4].decode(encoding, errors="replace")
     if b"\x00" in head:
         return None
     try:

@@ -164,7 +164,7 @@ def _part(group: Any, name: str) -> Any:
 def _all(root: Any, depth: int = 3) -> dict[str, Any]:
     """AnnData groups inside of a group: path → group."""
     found: dict[str, Any] = {}
-    for name in sorted(root):
+    for name in sorted(root):  # zarr lists a folder in the order of the disk
         group = root[name]
         if is_anndata(group):
             found[str(name)] = group
@@ -260,6 +260,7 @@ def _matrix(stored: Any, shape: tuple[int, int], name: str) -> Any:
     if kind == "null":
         return None
     if not _is_group(stored):
+        _warn_of_missing_parts(stored, name)
         return stored
     if not {"data", "indices", "indptr"} <= set(stored.keys()):
         raise ValueError(f"{name} is no matrix: it is a group of {sorted(stored.keys())} ({kind or 'of unknown kind'})")
@@ -294,6 +295,19 @@ def _are_indices(indices: Any, indptr: Any) -> bool:
     """Whether no row (or column) has the index 0 twice: a part of indices that are all 0 need not be stored."""
     rows = np.repeat(np.arange(indptr.shape[0] - 1), np.diff(np.asarray(indptr[:])))
     return bool(np.bincount(rows[np.asarray(indices[:]) == 0], minlength=1).max() <= 1)
+
+
+def _warn_of_missing_parts(stored: Any, name: str) -> None:
+    """Log a warning for an array of zarr with parts that are not stored: of zeros, or lost in a copy."""
+    missing = stored.nchunks - stored.nchunks_initialized if hasattr(stored, "nchunks_initialized") else 0
+    if missing > 0:
+        logger.warning(
+            "%d of %d parts of %s are not stored and are read as zeros. zarr leaves out parts that have only zeros; if "
+            "the store was copied or unpacked, see whether that was complete",
+            missing,
+            stored.nchunks,
+            name,
+        )
 
 
 def _line(error: Exception) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2sen.data.files.formats import delimiter, mtx_files, open_unpacked
+from cell2sen.data.files.formats import delimiter, mtx_files
 from cell2sen.data.files.sides import genes_are_rows
+from cell2sen.data.names.text_files import read_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,8 +98,10 @@ def _names(table: pd.DataFrame) -> list[str]:
 
 def _read_table(file: Path, shape: Sequence[int]) -> pd.DataFrame | None:
     """A table of names, with a header if it has a row more than the matrix; ``None`` if it fits to no side."""
-    with open_unpacked(file) as stream:
-        lines = stream.read().decode("utf-8-sig", errors="replace").splitlines()
+    try:
+        lines = read_text(file).split("\n")
+    except (ValueError, OSError, EOFError):  # another file beside the matrix
+        return None
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) not in shape and len(lines) - 1 not in shape:

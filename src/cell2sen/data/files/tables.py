@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2sen.data.files.formats import compression, decoded, delimiter, open_unpacked
+from cell2sen.data.files.formats import decoded, delimiter
 from cell2sen.data.files.sides import genes_are_rows
+from cell2sen.data.names.text_files import compression, encoding_of, open_unpacked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -102,7 +103,7 @@ def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:
         "names": list(range(len(header))),
         "skiprows": skipped + 1,
         "compression": compression(path),
-        "encoding": "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else _encoding(head),
+        "encoding": _encoding(head),
         "index_col": False,
     }
     if sign == ";" and re.search(r";-?\d+,\d", lines[skipped + 1]):
@@ -111,6 +112,10 @@ def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _encoding(head: bytes) -> str:
+    """Encoding of a table; Latin-1 is read, too, since a table names its cells only, not their types."""
+    encoding = encoding_of(head)
+    if not encoding.startswith("utf-8"):
+        return encoding
     try:
         head[: head.rfind(b"\n") + 1].decode("utf-8-sig")
     except UnicodeDecodeError:

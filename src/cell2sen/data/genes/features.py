@@ -52,7 +52,11 @@ _NAMES = tuple(
             r"(Unassigned|Deprecated)Codeword)\S+|SystemControl[-_.]?\w*\d+",
         ),
         ("control probe", "blank", r"Blank[-_.]?(Codeword[-_.]?)?\d+|BLANKCodeword\S*"),
-        ("control probe", "negprb negprobe falsecode negative", r"(NegPrb|FalseCode|Negative|NegProbe)[-_.]?\w*\d+"),
+        (
+            "control probe",
+            "negprb negprobe falsecode negative notarget",
+            r"(NegPrb|FalseCode|Negative|notarget)[-_.]?\w*\d+|NegProbe([-_.]\S*|\d+)|NegPrb\S*|notarget",
+        ),
         ("control probe", "antisense_ intergenic_", r"antisense_\S+|Intergenic_Region\S*"),
         (
             "count of unassigned reads",
@@ -67,8 +71,8 @@ _NAMES = tuple(
         ),
         (
             "antibody",
-            "total adt abseq pabo antibody",
-            r"\S+[-_.](TotalSeq[-_.]?[A-D]?|Total[A-D]|ADT|AbSeq|pAbO|antibody)|\S+\|pAbO",
+            "total adt abseq pabo antibod prot isotype",
+            r"\S+[-_.](TotalSeq[-_.]?[A-D]?|Total[A-D]|ADT|AbSeq|pAbO|prot)|\S+[_.]protein|\S+\|pAbO|\S*(antibod(y|ies)|isotype)\S*",
         ),
         (
             "antibody",
@@ -79,17 +83,24 @@ _NAMES = tuple(
         (
             "hashtag",
             "hto hashtag cmo3 ocm ob1 ob2 ob3 ob4 multiseq",
-            r"(HTO|Hashtag)[-_.]?[A-Z]?\d{0,5}([-_.]\S*)?|CMO3\d\d|(OCM|OB)[1-4]_\S+|multiseq[-_.]?\S+",
+            r"HTO([-_.]\S*|[-_.]?[A-Z]?\d{1,5}([-_.]\S*)?)?|\S*hashtag.*|CMO3\d\d|(OCM|OB)[1-4]_\S+|multiseq[-_.]?\S+",
         ),
         ("peak", "chr", r"(chr[0-9A-Z]{1,2}\S*|(GRCh|GRCm|hg|mm)\d\d[-_]+chr\S+)[:_-]\d+[-_]\d+"),
         ("peak", "", r"([0-9]{1,2}|[XYM]|MT|[GK][LI]\d{6}\.\d)[:_-]\d{3,}[-_]\d{3,}"),
-        ("guide", "grna target", r"(sgRNA|gRNA)[-_.]\S+|\S+[-_.](sgRNA|gRNA)\d*|non[-_. ]?target(ing)?([-_. ]\S*)?"),
+        (
+            "guide",
+            "grna target neg_c neg-c negc ntc _g _sg -sg safe",
+            r"(?-i:\S*gRNA\S*)|s?grna[-_.]\S+|\S+[-_.]s?grna\d*|\S+_s?g\d{1,2}|\S+-sg\d{1,2}|"
+            r"non[-_. ]?target(ing)?([-_. ]\S*)?|neg[-_.]?(ctrl|control)([-_.]?\d+)?|NTC[-_.]\d+|"
+            r"safe[-_.]?(target(ing)?|harbou?r)([-_.]\S*)?",
+        ),
+        ("guide", "sg", r"(?-i:sg[A-Z])[A-Za-z0-9]*[-_.]\S*|(?-i:sg)(NTC?|CTRL|Ctrl|control|GFP|LacZ)\S*"),
     )
 )  # fmt: skip
 
 #: Names that may be of other features; a warning gives examples.
-_DOUBTFUL = re.compile(r"\S*(antibod|isotype|hashtag|sgrna|[-_.]prot(ein)?$|[-_.]ab$|^ab[-.])\S*", re.IGNORECASE)
-_DOUBTFUL_TEXT = ("antibod", "isotype", "hashtag", "sgrna", "prot", "-ab", "_ab", ".ab", "ab-", "ab.")
+_DOUBTFUL = re.compile(r"\S+[-_.]ab|ab[-.]\S+", re.IGNORECASE)
+_DOUBTFUL_TEXT = ("-ab", "_ab", ".ab", "ab-", "ab.")
 
 #: Ends of barcodes.
 _ENDS = frozenset(map("".join, itertools.product("acgt", repeat=4)))

@@ -46,6 +46,9 @@ class GeneMap:
     is_gene: NDArray[np.bool_] | None = None
     """bool (n_columns,): columns that are genes and count in the sums of cells; ``None``: all."""
 
+    written: tuple[str, ...] = ()
+    """Symbol of each of `columns` as the file spells it, before any change of case."""
+
     organisms: tuple[str | None, ...] | None = None
     """Organism of each column by its genome or identifier; ``None`` if the names do not tell."""
 

@@ -100,11 +100,13 @@ def read_alias_table(table: Table) -> dict[str, set[str]]:
 def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], argument: str) -> dict[str, set[str]]:
     """Symbols of each key; missing values and identifiers are no symbols."""
     lookup: defaultdict[str, set[str]] = defaultdict(set)
+    if not isinstance(table, (Mapping, str, Path)) and not hasattr(table, "columns"):
+        table = {str(name): str(symbol) for name, symbol in table.items()}  # a series
     if isinstance(table, Mapping):
         pairs: _Pairs = [(texts(table.keys()), texts(table.values()))]
     else:
         frame = _read_file(table) if isinstance(table, (str, Path)) else table
-        frame = frame if frame.index.name in frame.columns else frame.reset_index()
+        frame = frame if frame.index.name in frame.columns else _with_index(frame)
         pairs = _pairs(frame, key_names, value_names, argument)
     for key_texts, value_texts in pairs:
         for names, text in zip(key_texts, value_texts, strict=True):
@@ -115,6 +117,13 @@ def _read(table: Table, key_names: Sequence[str], value_names: Sequence[str], ar
                 if name and name != "-":
                     lookup[bare_identifier(name)].add(symbol)
     return dict(lookup)
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its index as a column, which is one of identifiers where the index has no name and holds some."""
+    if frame.index.name is None and len(frame) and ensembl_prefix(str(frame.index[0])):
+        frame = frame.rename_axis(ID_COLUMNS[0] if ID_COLUMNS[0] not in frame else "id")
+    return frame.reset_index()
 
 
 def _pairs(frame: pd.DataFrame, key_names: Sequence[str], value_names: Sequence[str], argument: str) -> _Pairs:
@@ -174,11 +183,13 @@ def _read_file(path: str | Path) -> pd.DataFrame:
         io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting
     )
     if len(frame.columns) == 1 and len(frame):  # BioMart's .txt is separated by commas or tabs, as chosen
-        other = "," if separator == "\t" else "\t"
-        if other in str(frame.iloc[0, 0]):
+        other = next((sign for sign in ("\t", ",", ";") if sign in str(frame.iloc[0, 0])), separator)
+        if other != separator:
             frame = pd.read_csv(io.StringIO(text), sep=other, header=None, dtype=str, keep_default_na=False)
     top = [str(value).strip('"') for value in frame.iloc[0]]
-    column = next((column for column, value in enumerate(top) if ensembl_prefix(value)), None)
+    ids = [column for column, value in enumerate(top) if ensembl_prefix(value)]
+    of_genes = [column for column in ids if not str(ensembl_prefix(top[column])).endswith("T")]  # not of transcripts
+    column = next(iter([*of_genes, *ids]), None)
     if column is None:
         return frame.iloc[1:].set_axis(top, axis=1)
     symbols = _column_of_symbols(frame, column)

@@ -1,4 +1,4 @@
-"""Genomes in front of gene names, as Cell Ranger writes them (GRCh38_CD3D): recognised and taken off."""
+"""Genomes in front of gene names, as Cell Ranger writes them (GRCh38_CD3D), or behind: recognised and taken off."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ _HUMAN, _MOUSE = "Homo sapiens", "Mus musculus"
 
 #: Names of assemblies, which are no beginning of a gene's name → organism.
 _ASSEMBLIES: tuple[tuple[str, str | None], ...] = (
-    (r"(?:refdata[-_](?:gex[-_]|cellranger[-_])?)?(?:GRCh3[678]|hg1[6789]|hg38|b37|T2T[-_]?CHM13|CHM13)", _HUMAN),
+    (
+        r"(?:refdata[-_](?:gex[-_]|cellranger[-_])?)?(?:GRCh3[678]|hg1[6789]|hg38|b37|(?:T2T[-_]?)?CHM13(?:v\d(?:\.\d)?)?)",
+        _HUMAN,
+    ),
     (r"(?:refdata[-_](?:gex[-_]|cellranger[-_])?)?(?:GRCm3[89]|NCBIM37|mm8|mm9|mm10|mm39)", _MOUSE),
-    (r"(?:mRatBN7|Rnor[-_]?[456]|rn[4567])", "Rattus norvegicus"),
+    (r"(?:mRatBN7|Rnor[-_]?[456]|rn[4567](?=[_:|]|-(?!8S)))", "Rattus norvegicus"),
     (r"(?:Mmul[-_]?(?:8|10)|rheMac\d+)", "Macaca mulatta"),
     (r"(?:Macaca_fascicularis|macFas\d+)", "Macaca fascicularis"),
     (r"(?:Sscrofa\d*|susScr\d+)", "Sus scrofa"),
@@ -31,22 +34,28 @@ _ASSEMBLIES: tuple[tuple[str, str | None], ...] = (
 _WORDS: tuple[tuple[str, str | None], ...] = (
     (r"(?:human|hsapiens|hsap|hs|homo)", _HUMAN),
     (r"(?:mouse|mmusculus|mmus|mm|mus)", _MOUSE),
-    (r"(?:rna|gex|sct|gene[-_]expression)", None),  # the assay, as Seurat and MuData write it
+    (r"(?:rna|gex|sct|gene[-_]expression|genes?|symbol)", None),  # the assay, as Seurat and MuData write it; GFF files
 )
 
 _VERSION = (
     r"(?:[-_.]+(?:\d{4}-[A-Z]|\d+(?:\.\d+)+|p\d+|v\d+|release\d+|ensembl\.?\d*|gencode\.?v?M?\d*|premrna|pre[-_]?mrna|"
     r"ens\d+|filtered|mkref|optimi[sz]ed|exon|full|gex|and|cellranger))*"
 )
-_SEPARATOR = r"(?:[_:|]+|-+|\.{2,})"
+_SEPARATOR = r"(?:[_:|\s]+|-+|\.{2,}|\.(?!\d+(?:[^A-Za-z]|$)))"
 
 
 def _pattern(genomes: Sequence[tuple[str, str | None]]) -> re.Pattern[str]:
     names = "|".join(f"(?P<o{number}>{pattern})" for number, (pattern, _) in enumerate(genomes))
-    return re.compile(rf"(?P<prefix>(?:{names}){_VERSION}{_SEPARATOR})(?P<name>\S.*)", re.IGNORECASE)
+    return re.compile(rf"(?P<prefix>(?:{names}){_VERSION}{_SEPARATOR})(?P<name>(?!\d+$)\S.*)", re.IGNORECASE)
 
 
 _ASSEMBLY, _WORD = _pattern(_ASSEMBLIES), _pattern(_WORDS)
+_BEHIND = re.compile(
+    r"(?P<name>\S+?)(?P<prefix>[_:|.-]+(?:"
+    + "|".join(f"(?P<o{number}>{pattern})" for number, (pattern, _) in enumerate(_ASSEMBLIES))
+    + "))",
+    re.IGNORECASE,
+)
 #: Text in lower case of which every assembly has some; only names with it are tested.
 _TEXT = (
     "grch3", "hg1", "hg38", "b37", "chm13", "grcm3", "ncbim37", "mm8", "mm9", "mm10", "mm39", "mratbn7", "rnor", "rn4",
@@ -66,14 +75,14 @@ class Genomes:
     """Organism of each name by its genome; ``None`` without genomes."""
 
     prefixes: dict[str, int]
-    """Prefix → number of names."""
+    """Prefix, or genome behind names, → number of names."""
 
 
 def without_genomes(names: tuple[str | None, ...]) -> Genomes:
     """Names without the genome in front of them; names without one stay as they are."""
     matches: list[re.Match[str] | None] = [None] * len(names)
     for row in TextSearch(names).rows_with(_TEXT):
-        matches[row] = _ASSEMBLY.fullmatch(names[row] or "")
+        matches[row] = _ASSEMBLY.fullmatch(names[row] or "") or _BEHIND.fullmatch(names[row] or "")
     table: Sequence[tuple[str, str | None]] = _ASSEMBLIES
     if not any(matches):
         table = _WORDS

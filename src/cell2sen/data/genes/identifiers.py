@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
-from cell2sen.data.names.text import MISSING, decoded
+from cell2sen.data.names.text import MISSING, decoded, tidy
 
 Kind = Literal["symbols", "ensembl", "entrez", "mixed"]
 Fault = Literal["missing", "ids", "numbers", "whitespace"]
@@ -18,9 +18,15 @@ Fault = Literal["missing", "ids", "numbers", "whitespace"]
 # before GENCODE 25, have R in place of the first digit.
 _ID = r"(ENS[A-Z]*?)(\d{11}|R\d{10})(?:\.\d+)?(?:_PAR_Y)?"
 _ENSEMBL = re.compile(_ID, re.IGNORECASE)
-_SYMBOL_ID = re.compile(rf"(?P<symbol>\S+?)[_|]{_ID}", re.IGNORECASE)
-_ID_SYMBOL = re.compile(rf"{_ID}[_|](?P<symbol>\S+)", re.IGNORECASE)
+#: A symbol beside an identifier (CD3D_ENSG…, ENSG…|CD3D, "CD3D (ENSG…)"), beside an Entrez number (CD3D|915) and in
+#: front of a chromosome (Cd3d__chr9).
+_BESIDE = r"(?:[_|:;,.\s-]+|\s*[(\[])"
+_SYMBOL_ID = re.compile(rf"(?P<symbol>\S+?){_BESIDE}{_ID}[)\]]?", re.IGNORECASE)
+_ID_SYMBOL = re.compile(rf"{_ID}{_BESIDE}(?P<symbol>[^\s|)\]]+)[)\]]?(?:\|.*)?", re.IGNORECASE)
+_SYMBOL_NUMBER = re.compile(r"(?P<symbol>[^\s|]+)\|\d+")
+_SYMBOL_CHROMOSOME = re.compile(r"(?P<symbol>\S+?)__?chr(?:\d{1,2}|X|Y|M|MT|Un)(?:_\S+)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_QUOTED = re.compile(r"b?(?P<quote>['\"])(?P<text>.*)(?P=quote)")
 
 #: Minimum share of names of one kind for a list of this kind; below it, the list is "mixed".
 MIN_SHARE_OF_KIND = 0.9
@@ -34,7 +40,14 @@ def texts(values: Iterable[Any]) -> tuple[str | None, ...]:
 
 @lru_cache(maxsize=8)  # the genes are the same in all calls for a dataset
 def _stripped(values: tuple[str, ...]) -> tuple[str | None, ...]:
-    return tuple(None if (stripped := value.strip()) in MISSING else stripped for value in values)
+    return tuple(None if (stripped := _bare(value)) in MISSING else stripped for value in values)
+
+
+def _bare(value: str) -> str:
+    """Text without white space and quotation marks around it, also without those of Python's bytes (b'CD3D')."""
+    text = value.strip() if value.isascii() else tidy(value)
+    quoted = _QUOTED.fullmatch(text) if text[-1:] in ("'", '"') else None
+    return quoted["text"].strip() if quoted else text
 
 
 def _text(value: Any) -> str:
@@ -86,13 +99,21 @@ def _classify(text: str) -> tuple[Fault | None, str | None]:
         return "ids", None
     if _NUMBER.fullmatch(text):
         return "numbers", None
-    if len(text.split()) > 1:
-        return "whitespace", None
-    match = _SYMBOL_ID.fullmatch(text) or _ID_SYMBOL.fullmatch(text)
-    if not match:
-        return None, text
-    symbol = match["symbol"]
-    return None, None if _ENSEMBL.fullmatch(symbol) or _NUMBER.fullmatch(symbol) else symbol
+    match = _beside(text)
+    if match:
+        symbol = match["symbol"]
+        unusable = symbol == "?" or _ENSEMBL.fullmatch(symbol) or _NUMBER.fullmatch(symbol)
+        return ("ids", None) if unusable else (None, symbol)
+    return ("whitespace", None) if len(text.split()) > 1 else (None, text)
+
+
+def _beside(text: str) -> re.Match[str] | None:
+    """Match of a name with more than a symbol."""
+    if "ENS" in (upper := text.upper()) and (match := _SYMBOL_ID.fullmatch(text) or _ID_SYMBOL.fullmatch(text)):
+        return match
+    if "|" in text and (match := _SYMBOL_NUMBER.fullmatch(text)):
+        return match
+    return _SYMBOL_CHROMOSOME.fullmatch(text) if "_CHR" in upper else None
 
 
 def ensembl_prefix(text: str) -> str | None:

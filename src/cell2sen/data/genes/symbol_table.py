@@ -1,4 +1,9 @@
-"""Symbol table: approved and former symbols of human and mouse genes, and names of one gene in two vocabularies."""
+"""Symbol table: approved and former symbols of human and mouse genes, and names of one gene in two vocabularies.
+
+Human symbols and their former names are those of HGNC (CC0). Mouse symbols are those of GENCODE; their former names are
+those of the human gene of the same symbol, and symbols and synonyms of NCBI Gene in 2016 (public domain). A name is
+listed only for the one gene that it belongs to in all sources.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,8 @@ Known = Callable[[Sequence[str]], NDArray[np.bool_]]
 class SymbolTable:
     """Symbols of the genes of one organism."""
 
-    names: Mapping[str, tuple[str, ...]]
-    """Approved symbol → former symbols and aliases that no other gene has."""
+    others: Mapping[str, str]
+    """Approved symbol → its former symbols and aliases, with spaces between them, also those that other genes have."""
 
     genes: Mapping[str, str | None]
     """Every name → the gene's approved symbol; ``None`` for names of several genes."""
@@ -32,7 +37,9 @@ class SymbolTable:
     def all_names(self, name: str) -> tuple[str, ...]:
         """All names of the gene that `name` is a name of, the approved one first; empty if it is unknown or unclear."""
         gene = self.genes.get(name)
-        return () if gene is None else (gene, *self.names[gene])
+        if gene is None:
+            return ()
+        return (gene, *(other for other in dict.fromkeys(self.others[gene].split()) if self.genes[other] == gene))
 
 
 def table_year() -> str:
@@ -46,17 +53,17 @@ def symbol_table(organism: str, *, upper: bool = False) -> SymbolTable:
 
     A former name that another gene has today is a name of today's gene only.
     """
-    former: dict[str, list[str]] = {}
-    for line in _content()[1][organism].splitlines():
-        gene, *others = (line.upper() if upper else line).split(" ")
-        former.setdefault(gene, []).extend(others)
+    text = _content()[1][organism]
+    others: dict[str, str] = {}
     genes: dict[str, str | None] = {}
-    for gene, others in former.items():
-        for other in others:
-            genes[other] = gene if genes.get(other, gene) == gene else None
-    genes.update({gene: gene for gene in former})
-    names = {gene: tuple(other for other in others if genes[other] == gene) for gene, others in former.items()}
-    return SymbolTable(names=names, genes=genes)
+    for line in (text.upper() if upper else text).splitlines():
+        gene, _, rest = line.partition(" ")
+        others[gene] = f"{others[gene]} {rest}" if gene in others else rest
+        for other in rest.split():
+            if genes.setdefault(other, gene) != gene:
+                genes[other] = None
+    genes.update(zip(others, others, strict=True))
+    return SymbolTable(others=others, genes=genes)
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ from cell2sen.data.genes.gene_tables import (
 )
 from cell2sen.data.genes.genomes import organisms_of_ids, without_genomes
 from cell2sen.data.genes.identifiers import bare_identifier, fault, looks_like, symbol_in, texts
-from cell2sen.data.genes.mangled import repaired
+from cell2sen.data.genes.mangled import repaired, without_spaces_in_dates
 from cell2sen.data.genes.organism import guess_organism
 from cell2sen.data.genes.symbol_table import share_known
 
@@ -41,6 +41,9 @@ _TRANSCRIPT = re.compile(r"ENS[A-Z]*T\d{11}(\.\d+)?", re.IGNORECASE)
 
 #: Minimum share of known symbols in a column that is taken for its content, not for its name.
 MIN_SHARE_KNOWN = 0.5
+
+#: Share of known symbols below which the names of an index are taken for identifiers, if a column has symbols.
+MAX_SHARE_KNOWN_OF_IDS = 0.02
 
 #: Names, and columns, that are looked at to see whether there are symbols in the index, and elsewhere.
 _N_TO_LOOK_AT = 50
@@ -179,6 +182,7 @@ def _resolve(
     _repair(symbol_of_row, account)
     if aliases is not None:
         _replace_aliases(symbol_of_row, aliases, account)
+    written = tuple(symbol_of_row.values())
     position_of = _merge_spellings(symbol_of_row, case, account)
     if len(position_of) < len(symbol_of_row):
         _refuse_transcripts(names.index)
@@ -208,6 +212,7 @@ def _resolve(
         account=numbers,
         is_gene=None if features.is_gene.all() else features.is_gene,
         organisms=organisms,
+        written=written,
     )
 
 
@@ -250,10 +255,10 @@ def _plain_names(
     def of_genes(values: Names) -> Names:
         if features.kinds:
             values = tuple(value if gene else None for value, gene in zip(values, features.is_gene, strict=True))
-        # A spreadsheet's date with a time: white space would drop it before it can be mapped back.
-        return tuple(value and value.removesuffix(" 00:00:00") for value in values)
+        return values
 
     index = tuple(features.names.get(row, name) for row, name in enumerate(of_genes(names.index)))
+    index = without_spaces_in_dates(index)
     genomes = without_genomes(index)
     for prefix, n in genomes.prefixes.items():
         account.add("prefixes_removed", prefix, times=n)
@@ -387,8 +392,8 @@ def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) 
         sources = [_Source(f"var[{symbols!r}]", columns[symbols])]
     elif symbols not in (None, "index", names.index_name):
         raise KeyError(f"adata.var has no column {symbols!r}; available: {['index', *names.column_names]}")
-    elif symbols is None and any(map(fault, index)):
-        no_names = not any(index) or looks_like(index) in ("ensembl", "entrez")
+    elif symbols is None and ((other_ids := _are_other_ids(index, columns)) or any(map(fault, index))):
+        no_names = other_ids or not any(index) or looks_like(index) in ("ensembl", "entrez")
         if (column := _symbol_column(columns, names.others if no_names else ())) is not None:
             values = columns[column] if column in columns else dict(names.others)[column]
             sources.insert(0 if no_names else 1, _Source(f"var[{column!r}]", values))
@@ -406,6 +411,15 @@ def _sources(names: _NamesInVar, symbols: str | None, gene_table: Table | None) 
     last, also_ambiguous = _look_up(last_keys, lookup)
     in_order = [_Source(title, tuple(first), is_table=True), *sources, _Source(title, tuple(last), is_table=True)]
     return _Sources(in_order, ambiguous | also_ambiguous)
+
+
+def _are_other_ids(index: Names, columns: dict[str, Names]) -> bool:
+    """Whether the index has names of no known gene (HGNC:1678, NM_000732.6, gene_1), and a column of symbols has."""
+    column = _symbol_column({name: values for name, values in columns.items() if set(values) != set(index)}, ())
+    if column is None:
+        return False
+    names, words = ([name for name in values if name] for values in (index, columns[column]))
+    return share_known(names) < MAX_SHARE_KNOWN_OF_IDS and share_known(words) >= MIN_SHARE_KNOWN
 
 
 def _look_up(columns: Sequence[Names], lookup: dict[str, set[str]]) -> tuple[list[str | None], set[int]]:

@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO, Literal, cast
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,28 @@ _HEADERS = frozenset(
 )
 
 
+def compression(file: Path) -> Literal["gzip", "bz2", "xz"] | None:
+    """Compression of a file, by its first bytes, under its name in pandas."""
+    with file.open("rb") as stream:
+        head = stream.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return "bz2" if head.startswith(b"BZh") else "xz" if head.startswith(b"\xfd7zXZ") else None
+
+
+def open_unpacked(file: Path) -> BinaryIO:
+    """A file opened for reading, unpacked if it is compressed."""
+    kind = compression(file)
+    if kind == "gzip":
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    return cast(BinaryIO, bz2.open(file, "rb") if kind == "bz2" else lzma.open(file, "rb") if kind else file.open("rb"))
+
+
+def encoding_of(head: bytes) -> str:
+    """Encoding of a text by the byte order mark at its beginning; UTF-8 without one."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
 def read_text(path: str | Path) -> str:
     """Text of a file; all ends of lines are newlines.
 
@@ -55,7 +78,7 @@ def read_text(path: str | Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     content = _unpacked(path)
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    encoding = encoding_of(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
