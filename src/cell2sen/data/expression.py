@@ -23,6 +23,7 @@ from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
 from cell2sen.data.scale.noise import are_counts, rankable, without_noise
 from cell2sen.data.scale.of_matrix import scale_of
 from cell2sen.data.scale.recognition import recognise
+from cell2sen.data.scale.refusals import are_constant
 from cell2sen.data.scale.units import COUNTS, Scale, ScaleName, check_scale_name
 from cell2sen.data.vocabulary import COVERAGE_CELLS, coverage, match
 
@@ -322,11 +323,10 @@ class Expression:
     def _tested(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """The cells, after a test against the recognised scale; counts that are whole but for rounding become whole."""
         whole = self.scale == COUNTS
-        if whole and are_counts(rows.data):
-            return rows
-        if contradicting(rows, self.scale).any():
+        is_usual = whole and are_counts(rows.data)
+        if (are_constant(rows) if is_usual else contradicting(rows, self.scale)).any():
             self._refuse_contradictions()
-        if whole:
+        if whole and not is_usual:
             rows = rows.copy()
             np.rint(rows.data, out=rows.data)
         return rows

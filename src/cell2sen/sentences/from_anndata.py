@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 _PART_VALUES = 2**19
 
 
+#: Genes of a cell with one value in all of them, from which on the cell is tested for values of 0 and 1.
+_MIN_CONSTANT = 20
+
+
 def from_anndata(
     data: AnnData | str | Path,
     recipe: Recipe | None = None,
@@ -223,7 +227,8 @@ class _Writer:
         block = expression.block(first, rows, tested=not whole)
         names = list(self.names[first : first + rows.shape[0]])
         ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
-        if whole and expression.is_recognised and not ranked.are_counts:
+        doubtful = not ranked.are_counts or ranked.has_constant_cells(_MIN_CONSTANT)
+        if whole and expression.is_recognised and doubtful:
             block = expression.block(first, rows)
             ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
         row_sums = np.ones(rows.shape[0])

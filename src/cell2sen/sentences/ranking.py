@@ -84,6 +84,11 @@ class Ranked(NamedTuple):
         sums = np.append(0.0, np.cumsum(self.values * np.diff(self.starts, append=self.indptr[-1])))
         return np.diff(sums[np.searchsorted(self.starts, self.indptr)])
 
+    def has_constant_cells(self, min_genes: int) -> bool:
+        """Whether a cell has one value in all of its genes, at least `min_genes` of them."""
+        n_runs = np.diff(np.searchsorted(self.starts, self.indptr))
+        return bool(np.any((n_runs == 1) & (np.diff(self.indptr) >= min_genes)))
+
     def of_runs(self, of_cells: NDArray[Any]) -> NDArray[Any]:
         """Value of each run's cell, (cells,) → (runs,)."""
         return np.repeat(of_cells, np.diff(np.searchsorted(self.starts, self.indptr)))

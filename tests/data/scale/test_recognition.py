@@ -227,7 +227,7 @@ def test_a_base_with_impossible_totals_is_excluded():
 )
 @pytest.mark.parametrize("place", [0, 2**16, 2**17 + 4])
 def test_are_counts_agrees_with_recognise(value, whole, place):
-    values = np.resize([1.0, 2.0, 3.0], (1, 2**17 + 5))
+    values = np.resize([1.0, 1.0, 2.0, 50.0], (1, 2**17 + 5))
     values[0, place] = value
     assert are_counts(values[0]) == whole
     if value >= 0 and np.isfinite(value):

@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.data.scale.evidence import RATIOS, WHOLE, multiples
+from cell2sen.data.scale.evidence import MIN_TESTS, RATIOS, WHOLE, clear_shares
 from cell2sen.data.scale.noise import are_nearly_whole
+from cell2sen.data.scale.refusals import are_constant
 from cell2sen.data.scale.units import MAX_ROW_SUM, TRANSFORMATIONS, Scale
 
 #: Sums of cells, as shares of the total, that need no further test; and those that no lost gene explains.
@@ -21,8 +22,8 @@ _MIN_VALUES = 10
 #: Counts that are tested: rounding of larger ones is larger, too.
 _LARGE = 100.0
 
-#: Distinct values that are enough to be sure of another scale: by chance one of 10⁷ cells has them.
-_MIN_TESTS, _MAX_RATIO = 6, 20.0
+#: Values above 1 of a cell that are whole by chance only if there are fewer: square roots of 4 and 9.
+_MIN_ABOVE_ONE = 5
 
 
 def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
@@ -33,9 +34,14 @@ def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
     rows
         Cells over all genes, CSR without negative or missing values.
     """
-    result = np.zeros(rows.shape[0], dtype=bool)
     if not rows.nnz:
-        return result
+        return np.zeros(rows.shape[0], dtype=bool)
+    return _contradicting(rows, scale) | are_constant(rows)
+
+
+def _contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
+    """Cells with values that others of this scale have not."""
+    result = np.zeros(rows.shape[0], dtype=bool)
     lengths = np.diff(rows.indptr)
     filled = np.flatnonzero(lengths)
     starts = rows.indptr[filled]
@@ -46,7 +52,9 @@ def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
         whole = are_nearly_whole(rows.data)
         none, some = ~np.maximum.reduceat(whole, starts), ~np.minimum.reduceat(whole, starts)
         for other in (Scale(kind="sqrt"), Scale(kind="log", base="2")):  # of whole numbers, some are whole
-            result[filled] |= some & np.minimum.reduceat(_are_counts_of(rows.data, other), starts)
+            tested = ~whole & (other.linear(rows.data) <= _LARGE)
+            enough = np.add.reduceat(tested.astype(np.int64), starts) >= MIN_TESTS
+            result[filled] |= some & enough & np.minimum.reduceat(_are_counts_of(rows.data, other), starts)
         result[filled] &= lengths[filled] >= _MIN_VALUES
         result[filled[none]] |= _votes_for_another(rows[filled[none]], scale)
         return result
@@ -73,10 +81,11 @@ def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
 
 
 def _are_whole_cells(rows: sp.csr_matrix) -> NDArray[np.bool_]:
-    """Which of the cells that are not empty have whole numbers only, not all of them 1."""
+    """Which of the cells that are not empty have whole numbers only, several of them above 1."""
     lengths = np.diff(rows.indptr)
     starts = rows.indptr[:-1][lengths > 0]
-    whole = np.minimum.reduceat(are_nearly_whole(rows.data), starts) & (np.maximum.reduceat(rows.data, starts) > 1.5)
+    whole = np.minimum.reduceat(are_nearly_whole(rows.data), starts)
+    whole &= np.add.reduceat((rows.data > 1.5).astype(np.int64), starts) >= _MIN_ABOVE_ONE
     return np.asarray(whole & (lengths[lengths > 0] >= _MIN_VALUES))
 
 
@@ -124,7 +133,7 @@ def _votes_for_another(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
     own, others = np.zeros(rows.shape[0]), np.zeros(rows.shape[0])
     kind = "normalised" if scale.kind == "counts" else scale.kind
     for other in TRANSFORMATIONS:
-        share = multiples(rows, other, _MAX_RATIO).share_of_cells(_MIN_TESTS)
+        share = clear_shares(rows, other)
         if (other.kind, other.base) == (kind, scale.base):
             own = share
         else:

@@ -23,6 +23,9 @@ MIN_SMALLEST = 0.01
 #: Cells of which half may differ from the others.
 MANY_CELLS = 12
 
+#: Distinct values that are enough to be sure of another scale (by chance one of 10⁷ cells has them), and their ratios.
+MIN_TESTS, MAX_RATIO = 6, 20.0
+
 #: Overflowed sums, small enough to be squared.
 _HUGE = 1e100
 
@@ -78,6 +81,11 @@ def multiples(matrix: sp.csr_matrix, scale: Scale, max_ratio: float = RATIOS[1])
     return Multiples(
         hits=np.bincount(cells[whole], minlength=n), tests=np.bincount(cells[tested], minlength=n), smallest=smallest
     )
+
+
+def clear_shares(matrix: sp.csr_matrix, scale: Scale) -> NDArray[np.float64]:
+    """Share of whole multiples in each cell with enough of them to be sure, float64 (cells,); 0 in others."""
+    return multiples(matrix, scale, MAX_RATIO).share_of_cells(MIN_TESTS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from cell2sen.data.reader import Reader, canonical
 from cell2sen.data.scale.contradictions import refuse_overflow
 from cell2sen.data.scale.noise import are_counts, refuse_unrankable, without_noise
-from cell2sen.data.scale.recognition import recognise
+from cell2sen.data.scale.recognition import doubted, n_cells, recognise
 from cell2sen.data.scale.units import COUNTS, NAMED, Scale, ScaleName
 
 logger = logging.getLogger(__name__)
 
 #: obs columns with the counts of a cell over all genes, as scanpy, Seurat and scater write them.
 DEPTH_COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "nUMI", "n_umis", "total")
+
+#: Cells of each run of a sample of whole numbers that are tested for ranks, bins and rounded logarithms.
+_DOUBTED_CELLS = 20
 
 
 def scale_of(reader: Reader, name: ScaleName | None = None) -> Scale:
@@ -72,9 +75,18 @@ def warn_uncertain(scale: Scale, where: str) -> None:
 
 def _recognised(reader: Reader, samples: Sequence[sp.csr_matrix]) -> Scale:
     if all(are_counts(run.data) for run in samples) and max(run.data.max(initial=0) for run in samples) > 1:
-        return replace(COUNTS, evidence=("all values of the cells looked at are whole numbers",))
+        line = f"all values of {n_cells(sum(run.shape[0] for run in samples))} are whole numbers"
+        some = sp.csr_matrix(sp.vstack([_some_rows(run) for run in samples]))
+        return doubted(replace(COUNTS, evidence=(line,)), some)
     matrix = sp.csr_matrix(sp.vstack([canonical(run) for run in samples]))
     return recognise(matrix, reader.hint, depths=_depths(reader))
+
+
+def _some_rows(run: sp.csr_matrix) -> sp.csr_matrix:
+    rows = np.unique(np.linspace(0, run.shape[0] - 1, min(run.shape[0], _DOUBTED_CELLS)).astype(int))
+    some = canonical(sp.csr_matrix(run[rows], dtype=np.float64))
+    some.eliminate_zeros()
+    return some
 
 
 def _depths(reader: Reader) -> NDArray[np.float64] | None:

@@ -11,8 +11,15 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.data.scale.evidence import MANY_CELLS, Candidate, candidate
+from cell2sen.data.scale.evidence import MANY_CELLS, Candidate, candidate, clear_shares
 from cell2sen.data.scale.noise import are_nearly_whole, refuse_unrankable, without_noise
+from cell2sen.data.scale.refusals import (
+    doubt_of_linear,
+    refuse_binary,
+    refuse_common_floor,
+    refuse_moved_zeros,
+    refuse_scaled_genes,
+)
 from cell2sen.data.scale.units import COUNTS, TARGET, TRANSFORMATIONS, Scale
 
 #: Genes of a matrix that has all of them, and not a choice such as variable genes.
@@ -31,11 +38,14 @@ LINEAR_RANGE = 100.0
 #: e to this power is more than any count or sum of counts.
 MAX_LOG = 25.0
 
-#: Cells whose distinct values are compared, and values of a matrix of ones that is no matter of chance.
-_MAX_COMPARED, _MIN_ONES = 120, 100
+#: Cells whose distinct values are compared.
+_MAX_COMPARED = 120
 
-#: Zero after the transformations of Freeman-Tukey and Anscombe.
-_MOVED_ZEROS = (1.0, 2 * math.sqrt(3 / 8))
+#: Sums of a single cell that are no matter of chance; of linear values also proportions and percentages.
+_ROUND_SUMS, _ROUND_LINEAR_SUMS = (1e4, 1e6), (1.0, 100.0, 1e5)
+
+#: Distance of the largest values of cells, relative, below which they are the same.
+_SAME_LARGEST = 1e-6
 
 _GROUPS = "groups of cells have equal sums: batches that were normalised apart, without a loss of genes"
 
@@ -76,17 +86,25 @@ def recognise(values: Any, hint: str = "", *, depths: NDArray[np.float64] | None
     matrix = sp.csr_matrix(matrix[filled])
     if not matrix.nnz:
         return COUNTS
-    _refuse_moved_zeros(matrix, hint)
-    _refuse_binary(matrix, hint)
+    refuse_moved_zeros(matrix, hint)
+    refuse_binary(matrix, hint)
     if _are_whole(matrix.data):
-        return replace(COUNTS, evidence=(f"all values of {_cells(matrix)} are whole numbers",))
+        return doubted(replace(COUNTS, evidence=(f"all values of {n_cells(matrix.shape[0])} are whole numbers",)), matrix)
     whole = _whole_cells(matrix)
     if whole.any() and not whole.all():
         rest = _of_decimals(matrix[~whole], None if depths is None else depths[~whole], hint)
         if rest.kind not in ("counts", "normalised"):
-            several = replace(COUNTS, evidence=(f"{int(whole.sum())} of {_cells(matrix)} have whole numbers only",))
-            return several if whole.mean() > 0.5 else rest
-    return _of_decimals(matrix, depths, hint)
+            several = replace(COUNTS, evidence=(f"{int(whole.sum())} of {n_cells(matrix.shape[0])} have whole numbers only",))
+            return doubted(several, matrix[whole]) if whole.mean() > 0.5 else rest
+    return doubted(_of_decimals(matrix, depths, hint), matrix)
+
+
+def doubted(scale: Scale, matrix: sp.csr_matrix) -> Scale:
+    """The scale, not certain if it is linear and the values differ too little within a cell for that."""
+    if scale.kind not in ("counts", "normalised") or not scale.certain:
+        return scale
+    doubt = doubt_of_linear(matrix, whole=scale.kind == "counts" and not scale.decimals)
+    return replace(scale, certain=False, evidence=(doubt, *scale.evidence)) if doubt else scale
 
 
 def _are_whole(data: NDArray[np.float64]) -> bool:
@@ -109,16 +127,30 @@ def _of_decimals(matrix: sp.csr_matrix, depths: NDArray[np.float64] | None, hint
     # Near 0 all transformations but the root are linear.
     tiny = matrix.data.max() < 0.05
     possible = [one for one in candidates if one.possible and (not tiny or one.scale.kind in ("normalised", "sqrt"))]
-    scale = (
-        _of_counts(matrix, possible)
-        or _by_equal_sums(matrix, possible)
-        or _by_multiples(matrix, possible, compared, depths)
-        or _by_whole_numbers(matrix[compared])
-    )
+    scale = _of_counts(matrix, possible)
     if scale is None:
-        _refuse_scaled_genes(matrix, hint)
-        scale = _by_size(matrix, possible) or _assumed(matrix, possible)
+        refuse_common_floor(matrix, hint)
+        scale = (
+            _by_equal_sums(matrix, possible)
+            or _by_multiples(matrix, possible, compared, depths)
+            or _by_whole_numbers(matrix[compared])
+        )
+    if scale is None:
+        refuse_scaled_genes(matrix, hint)
+        scale = _by_votes(matrix, possible, compared) or _by_size(matrix, possible) or _assumed(matrix, possible)
     return scale
+
+
+def _by_votes(matrix: sp.csr_matrix, candidates: Sequence[Candidate], compared: NDArray[np.int64]) -> Scale | None:
+    """The transformation that most cells would be refused for otherwise, if it is another than the assumed one."""
+    shares = np.stack([clear_shares(matrix[compared], one.scale) for one in candidates])
+    clear = (shares > 0.9) & (np.sum(shares > 0.6, axis=0) < 2)
+    best = int(clear.sum(axis=1).argmax())
+    if clear[best].sum() < 0.5 * max(1, np.sum(shares.max(axis=0) > 0)):
+        return None
+    found = candidates[best]
+    line = f"the values{_of(found.scale)} of most cells are whole multiples of the smallest, but they are few"
+    return replace(_with_total(found, matrix.shape[1], (line,)), certain=False)
 
 
 def _of_counts(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Scale | None:
@@ -131,7 +163,8 @@ def _of_counts(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Scale 
         if one.scale.kind == "normalised" or len(linear) < 5 or whole.mean() < 0.98:
             continue
         smallest = float(one.scale.linear(matrix.data.min()))
-        if abs(smallest - 1) < 0.01:
+        divisor = np.gcd.reduce(np.rint(linear[whole]).astype(np.int64))  # 10 of CP10k in cells of 1,000 counts
+        if abs(smallest - 1) < 0.01 or (divisor == 1 and len(linear) >= _MIN_DISTINCT):
             line = f"{whole.mean():.0%} of the values{_of(one.scale)} are whole numbers"
             return replace(one.scale, of_counts=True, evidence=(line,))
     return None
@@ -149,7 +182,10 @@ def _by_equal_sums(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Sc
     """The transformation under which all cells have the same sum."""
     if matrix.shape[0] == 1:
         return _by_round_sum(candidates)
-    best, others = _best(candidates, [one.spread for one in candidates])
+    largest = np.maximum.reduceat(matrix.data, matrix.indptr[:-1])
+    if np.median(np.abs(largest / np.median(largest) - 1)) < _SAME_LARGEST:
+        return None  # ranks, quantiles, bins, clipped values: powers of the largest value hide all others
+    best, others = _best(candidates, [one.spread for one in candidates], 1e-6)
     rival = min((one.spread for one in others), default=math.inf)
     n_cells = len(best.sums)
     equal = best.spread < (EQUAL if n_cells >= MANY_CELLS else EQUAL_OF_FEW * (n_cells - 1))
@@ -170,30 +206,40 @@ def _by_equal_sums(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Sc
                 "sums (PFlog1pPF) have no known total",
             ),
         )
+    if best.scale.kind == "sqrt" and abs(best.total - 1) < NEARLY_EQUAL:  # unit length is usual for other values, too
+        linear = next(one for one in candidates if one.scale.kind == "normalised")
+        if linear.share > 0.9:
+            return replace(linear.scale, evidence=("the cells have unit length", *_line_of_multiples(linear)))
+        if best.share < 0.5:
+            return None
     if np.mean(np.abs(best.sums / best.total - 1) < 0.01) < 0.95 and _in_groups(np.sort(best.sums)):
         return replace(best.scale, evidence=(*_line_of_multiples(best), _GROUPS))
     return replace(best.scale, total=round_total(best.total), evidence=(line, *_line_of_multiples(best)))
 
 
-def _best(candidates: Sequence[Candidate], faults: Sequence[float]) -> tuple[Candidate, list[Candidate]]:
+def _best(
+    candidates: Sequence[Candidate], faults: Sequence[float], tolerance: float
+) -> tuple[Candidate, list[Candidate]]:
     """The candidate with the least fault, the more usual of equal ones, and its rivals.
 
-    Of large values, arcsinh is the natural logarithm of twice the value: both give the same expression.
+    Of large values, arcsinh is the natural logarithm of twice the value, so that neither is a rival of the other; the
+    logarithm is chosen if its fault is larger by `tolerance` at most.
     """
     order = np.argsort(np.asarray(faults), kind="stable")
     best, *others = [candidates[place] for place in order]
     pair = {"log e", "arcsinh "}
     name = {id(one): f"{one.scale.kind} {one.scale.base}" for one in candidates}
     if name[id(best)] in pair and float(best.multiples.smallest.min()) > 5:
-        twins = [one for one in candidates if name[id(one)] in pair]
-        return twins[0], [one for one in others if one not in twins]
+        twins = [place for place in range(len(candidates)) if name[id(candidates[place])] in pair]
+        usual = twins[0] if faults[twins[0]] <= faults[order[0]] + tolerance else order[0]
+        return candidates[usual], [one for one in others if one not in [candidates[place] for place in twins]]
     return best, others
 
 
 def _by_round_sum(candidates: Sequence[Candidate]) -> Scale | None:
     """The transformation under which a single cell has a sum of exactly 10,000 or a million."""
     for one in candidates:
-        for total in (1e4, 1e6):
+        for total in _ROUND_SUMS + (_ROUND_LINEAR_SUMS if one.scale.kind == "normalised" else ()):
             fits = one.share > 0.5 or one.multiples.tests.sum() < 5
             if abs(one.total / total - 1) < 1e-4 and fits:
                 line = f"the sum{_of(one.scale)} is {one.total:,.1f}"
@@ -208,7 +254,7 @@ def _by_multiples(
     depths: NDArray[np.float64] | None,
 ) -> Scale | None:
     """The transformation under which values are whole multiples of their cell's smallest, as of counts."""
-    best, others = _best(candidates, [-one.share for one in candidates])
+    best, others = _best(candidates, [-one.share for one in candidates], 0.05)
     rival = max((one.share for one in others), default=0.0)
     if not ((best.share > 0.9 and rival < 0.75 * best.share) or best.share > max(0.5, 2 * rival)):
         return None
@@ -288,13 +334,15 @@ def _by_whole_numbers(matrix: sp.csr_matrix) -> Scale | None:
     of_cells = np.bincount(cells[whole], minlength=matrix.shape[0]) / np.maximum(n_small, 1)
     # In most cells: after normalisation to the median depth, one cell has whole numbers.
     exact = float(np.median(of_cells[n_small > 0])) if n_small.any() else 0.0
-    if exact > 0.3 and n_small.sum() >= 20 and (matrix.data[whole] > 1.5).any():
+    if exact > 0.3 and n_small.sum() >= 20 and len(np.unique(np.rint(matrix.data[whole]))) > 2:
         return Scale(kind="counts", decimals=True, evidence=(f"{exact:.0%} of the values are whole numbers",))
     # Distinct values: a cell's genes of one count have the same value on any scale, near a whole number by chance.
     values = np.unique(np.stack([cells, np.round(matrix.data, 6)]), axis=1)[1]
     values = values[(values > 0.3) & (values < 50)]
     near = np.abs(values - np.rint(values)) < 0.1
     low, high = near[values < 1.5], near[values >= 1.5]
+    if len(low) < 0.1 * len(near):  # most counts are small
+        return None
     share_low = low.mean() if len(low) else 1.0
     share_high = high.mean() if len(high) >= 10 else share_low
     many = len(near) >= _MIN_DISTINCT and share_low > 0.45 and (share_high > 0.45 or len(low) >= 2 * _MIN_DISTINCT)
@@ -338,7 +386,7 @@ def _of_corrected(matrix: sp.csr_matrix, certain: bool, line: str) -> Scale:
 
 def _assumed(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Scale:
     """The most usual scale of values that are evidence for none: averages, predictions, imputed or batch-corrected."""
-    line = "neither equal sums nor whole multiples are found under any transformation"
+    line = "no transformation gives equal sums or whole multiples: averages, imputed, batch-corrected or scaled values"
     natural = next((one for one in candidates if one.scale.kind == "log" and one.scale.base == "e"), None)
     if natural is None:
         return Scale(kind="normalised", certain=False, evidence=(line,))
@@ -368,8 +416,9 @@ def _range(matrix: sp.csr_matrix) -> float:
     return float(np.median([row.max() / np.median(row) for row in rows]))
 
 
-def _cells(matrix: sp.csr_matrix) -> str:
-    return f"{matrix.shape[0]} cells" if matrix.shape[0] > 1 else "the cell"
+def n_cells(number: int) -> str:
+    """Number of cells, for sentences."""
+    return f"{number:,} cells" if number > 1 else "the cell"
 
 
 def _whole_cells(matrix: sp.csr_matrix) -> NDArray[np.bool_]:
@@ -377,58 +426,6 @@ def _whole_cells(matrix: sp.csr_matrix) -> NDArray[np.bool_]:
     whole = np.minimum.reduceat(are_nearly_whole(matrix.data), matrix.indptr[:-1])
     largest = np.maximum.reduceat(matrix.data, matrix.indptr[:-1])
     return np.asarray(whole & (np.diff(matrix.indptr) >= 10) & (largest > 1.5))
-
-
-def _refuse_binary(matrix: sp.csr_matrix, hint: str) -> None:
-    if matrix.nnz < max(_MIN_ONES, min(10 * matrix.shape[0], 500)):
-        return  # small counts may all be 1
-    starts = matrix.indptr[:-1]
-    lowest, highest = np.minimum.reduceat(matrix.data, starts), np.maximum.reduceat(matrix.data, starts)
-    if np.all(highest - lowest <= 1e-6 * highest):
-        raise ValueError(
-            f"all expressed genes of a cell have the same value ({highest[0]:.4g}): the matrix tells only whether a "
-            f"gene was seen, so its genes have no order. Pass the counts: {hint or 'another matrix'}. If they are "
-            "counts, pass scale='counts'"
-        )
-
-
-def _refuse_moved_zeros(matrix: sp.csr_matrix, hint: str) -> None:
-    n_cells, n_genes = matrix.shape
-    if matrix.nnz < n_cells * n_genes or n_genes < 20:
-        return
-    floor = matrix.data.min()
-    if n_cells < 3 and (are_nearly_whole(matrix.data).all() or not np.isclose(floor, _MOVED_ZEROS, rtol=1e-4).any()):
-        return  # a few cells over the genes that they express
-    is_floor = (matrix.data <= floor * (1 + 1e-6)).reshape(n_cells, n_genes)
-    if is_floor.mean() > 0.2 and is_floor.any(axis=1).mean() > 0.9:
-        raise ValueError(
-            f"no value is 0, and {is_floor.mean():.0%} are {floor:.4g}: a transformation has moved the zeros "
-            "(Freeman-Tukey, Anscombe, or an added constant), so that all genes look expressed. Pass the counts: "
-            f"{hint or 'another matrix'}"
-        )
-
-
-def _refuse_scaled_genes(matrix: sp.csr_matrix, hint: str) -> None:
-    """Genes divided by their standard deviation or largest value: the order within a cell is changed."""
-    n_cells = matrix.shape[0]
-    columns = matrix.tocsc()
-    often = np.diff(columns.indptr) >= max(5, 0.05 * n_cells)
-    if n_cells < 20 or often.sum() < 20:
-        return
-    mean = np.asarray(columns.mean(axis=0)).ravel()
-    squares = np.asarray(columns.multiply(columns).mean(axis=0)).ravel()
-    deviation = np.sqrt(np.maximum(squares - mean**2, 0))[often]
-    highest = columns.max(axis=0).toarray().ravel()[often]
-    what = ""
-    if np.mean(np.abs(deviation - 1) < 0.2) > 0.8 and abs(np.median(deviation) - 1) < 0.15:
-        what = "standard deviation"
-    elif matrix.data.max() < 1 + 1e-6 and np.mean(np.abs(highest - 1) < 1e-3) > 0.8:
-        what = "largest value"
-    if what:
-        raise ValueError(
-            f"all genes have a {what} of about 1: they were scaled per gene, which changes the order of genes within a "
-            f"cell. Pass counts or log-normalised values: {hint or 'another matrix'}"
-        )
 
 
 def round_total(total: float, tolerance: float = 0.01) -> float:
