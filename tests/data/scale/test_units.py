@@ -92,3 +92,21 @@ def test_overflow_is_infinite_and_silent() -> None:
     with np.errstate(all="raise"):
         assert NAMED["ln"].linear(np.array([1e4]))[0] == np.inf
         assert NAMED["ln"].row_sums(sp.csr_matrix([[1e4, 1.0]]))[0] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"),
+    [
+        (
+            Scale(kind="counts", evidence=("all values of 2,000 cells are whole numbers", "more")),
+            "counts (certain: all values of 2,000 cells are whole numbers)",
+        ),
+        (
+            Scale(kind="log", base="e", total=1e4, certain=False, evidence=("no evidence",)),
+            "log base e of 1 + x, total 1e+04 per cell (assumed: no evidence)",
+        ),
+        (Scale(kind="counts"), "counts (certain)"),
+    ],
+)
+def test_a_scale_with_its_reason(scale: Scale, text: str) -> None:
+    assert scale.with_reason() == text

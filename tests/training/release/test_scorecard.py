@@ -84,7 +84,7 @@ def test_only_cells_that_were_held_out_and_did_not_calibrate(
     # The scores are those of the tools.
     accuracy = next(entry["model"] for entry in entries if entry["metric"] == "accuracy")
     adata = cells.anndata(np.flatnonzero(np.isin(cells.names, labelled)))
-    tl.annotate(adata, model=model, progress=False)
+    tl.annotate(adata, model=model, progress=False, scale="log1p")
     truth = cells.obs.loc[adata.obs_names, "cell_type"].astype(str)
     assert accuracy == pytest.approx(np.mean(adata.obs["cell2sen_cell_type"].astype(str) == truth))
 
@@ -93,7 +93,7 @@ def test_predicted_cells_are_those_of_the_tools(model: Model, cells: TrainingCel
     control = cells.anndata(np.flatnonzero(cells.perturbation == "control")[:4])
     backend = backends.load(model, progress=False)
     predicted = scorecard._predicted(control, "IFN-beta", backend)
-    expected = tl.perturb(control, "IFN-beta", model=backend, progress=False)
+    expected = tl.perturb(control, "IFN-beta", model=backend, progress=False, scale="log1p")
     np.testing.assert_array_equal(predicted.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(predicted.layers["delta"].toarray(), expected.layers["delta"].toarray())
     assert list(predicted.obs["sentence"]) == list(expected.obs["sentence"])

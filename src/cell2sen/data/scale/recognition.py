@@ -89,12 +89,16 @@ def recognise(values: Any, hint: str = "", *, depths: NDArray[np.float64] | None
     refuse_moved_zeros(matrix, hint)
     refuse_binary(matrix, hint)
     if _are_whole(matrix.data):
-        return doubted(replace(COUNTS, evidence=(f"all values of {n_cells(matrix.shape[0])} are whole numbers",)), matrix)
+        return doubted(
+            replace(COUNTS, evidence=(f"all values of {n_cells(matrix.shape[0])} are whole numbers",)), matrix
+        )
     whole = _whole_cells(matrix)
     if whole.any() and not whole.all():
         rest = _of_decimals(matrix[~whole], None if depths is None else depths[~whole], hint)
         if rest.kind not in ("counts", "normalised"):
-            several = replace(COUNTS, evidence=(f"{int(whole.sum())} of {n_cells(matrix.shape[0])} have whole numbers only",))
+            several = replace(
+                COUNTS, evidence=(f"{int(whole.sum())} of {n_cells(matrix.shape[0])} have whole numbers only",)
+            )
             return doubted(several, matrix[whole]) if whole.mean() > 0.5 else rest
     return doubted(_of_decimals(matrix, depths, hint), matrix)
 
@@ -192,7 +196,7 @@ def _by_equal_sums(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Sc
     nearly = n_cells >= MANY_CELLS and best.spread < NEARLY_EQUAL and round_total(best.total) in (1e4, 1e6)
     if not (equal or nearly) or not rival > 5 * best.spread + 1e-9:
         return None
-    line = f"the cells have equal sums{_of(best.scale)} ({best.total:,.0f}, half of them within {best.spread:.1g})"
+    line = f"the sums{_of(best.scale)} of all cells are {best.total:,.6g}"
     doubted = best.multiples.tests.sum() >= 5 and best.share < 0.5 and _range(matrix) < LINEAR_RANGE
     doubted &= matrix.data.max() < MAX_LOG
     if best.scale.kind == "normalised" and doubted:
@@ -349,7 +353,7 @@ def _by_whole_numbers(matrix: sp.csr_matrix) -> Scale | None:
     clear = 3 * len(near) >= _MIN_DISTINCT and share_low > 0.8 and share_high > 0.7
     if not len(high) or not (many or clear):
         return None
-    line = f"{near.mean():.0%} of the distinct values are within 0.1 of a whole number (20 % by chance)"
+    line = f"{near.mean():.0%} of the values are near whole numbers"
     return Scale(kind="counts", decimals=True, evidence=(line,))
 
 
@@ -396,10 +400,7 @@ def _assumed(matrix: sp.csr_matrix, candidates: Sequence[Candidate]) -> Scale:
 def _line_of_multiples(found: Candidate) -> tuple[str, ...]:
     if found.multiples.tests.sum() < 5:
         return ()
-    return (
-        f"{found.share:.0%} of the distinct values{_of(found.scale)} are whole multiples of the smallest of their cell "
-        "(4 % by chance)",
-    )
+    return (f"{found.share:.0%} of the values{_of(found.scale)} are whole multiples of their cell's smallest",)
 
 
 def _of(scale: Scale) -> str:

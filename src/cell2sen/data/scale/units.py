@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -59,6 +59,12 @@ class Scale:
             return ("counts with decimals" if self.decimals else "counts") + assumed
         total = f", total {self.total:.4g} per cell" if self.total else ", each cell over its own sum"
         return self.transformation + (" of counts" if self.of_counts else total) + assumed
+
+    def with_reason(self) -> str:
+        """The scale with its certainty and the first line of its evidence."""
+        certainty = "certain" if self.certain else "assumed"
+        text = str(replace(self, certain=True))
+        return f"{text} ({certainty}: {self.evidence[0]})" if self.evidence else f"{text} ({certainty})"
 
     @property
     def transformation(self) -> str:

@@ -174,7 +174,10 @@ class TrainingCells:
         return np.asarray(chosen.mean(axis=0), dtype=np.float64).ravel()
 
     def anndata(self, rows: NDArray[np.int64]) -> AnnData:
-        """AnnData of some cells over the genes that the model can write; contexts and organism in ``obs``."""
+        """Some cells as ln(1 + CP10k) over the genes that the model can write; contexts and organism in ``obs``.
+
+        Sums are those over all genes of the file, as in predictions for it; pass ``scale="log1p"`` with the result.
+        """
         from anndata import AnnData
 
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
@@ -182,7 +185,8 @@ class TrainingCells:
             obs[column] = pd.Categorical(self._column(column)[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
-        return AnnData(sp.csr_matrix(self.matrix[rows]), obs=obs, var=var)
+        values = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
+        return AnnData(values.astype(np.float32), obs=obs, var=var)
 
     def values(self, slot: str) -> NDArray[Any]:
         """Values of a slot of prompts or answers, object (cells,); ``None`` where missing.

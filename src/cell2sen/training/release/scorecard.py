@@ -104,7 +104,7 @@ def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> 
     """Evaluation of predicted labels."""
     assert cells.label is not None
     adata = _adata(cells, rows, truth=cells.label)
-    session = start(adata, "annotate", {"model": backend, "progress": False})
+    session = start(adata, "annotate", {"model": backend, "progress": False, "scale": "log1p"})
     adata.obs["predicted"], adata.obs["predicted_score"] = label_probabilities(session).pick()
     adata.uns[UNS] = {"annotate": session.provenance()}
     train = _adata(cells, _baseline_rows(~cells.test & _labelled(cells)), truth=cells.label)
@@ -116,6 +116,8 @@ def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> 
         predicted_label="predicted",
         train=train,
         metrics=METRICS["annotate"],
+        scale="log1p",
+        real_scale="log1p",
         leaks="report",
         resamples=RESAMPLES,
     )
@@ -146,6 +148,8 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
         context=cells.data.context,
         train=train,
         metrics=METRICS["perturb"],
+        scale="log1p",
+        real_scale="log1p",
         leaks="report",
         resamples=RESAMPLES,
     )
@@ -155,7 +159,7 @@ def _predicted(control: AnnData, perturbation: str, backend: Any) -> AnnData:
     """Predicted cells, as :func:`cell2sen.tl.perturb` returns them."""
     from anndata import AnnData
 
-    session = start(control, "perturb", {"model": backend, "progress": False})
+    session = start(control, "perturb", {"model": backend, "progress": False, "scale": "log1p"})
     response = predict_response(session, (perturbation,) * control.n_obs, sampling=SAMPLING)
     obs = control.obs.iloc[response.rows].copy()
     obs["perturbation"] = pd.Categorical(response.perturbations)
