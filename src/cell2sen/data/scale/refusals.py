@@ -20,7 +20,7 @@ _MAX_CONSTANT = 150
 _MOVED_ZEROS = (1.0, 2 * math.sqrt(3 / 8))
 
 #: Counts differ within a cell: largest over median value (of few cells each, of more the median), with at least so many
-#: values, which are not mostly the smallest; and, of cells with thousands of genes and none of 1, largest over smallest.
+#: values, which are not mostly the smallest; and, of cells with thousands of genes and no 1, largest over smallest.
 _RANGE_OF_FEW, _RANGE, _VALUES_OF_FEW, _VALUES = 3.5, 5.0, 50, 20
 _RANGE_OF_LARGE, _LARGE_CELL = 30.0, 1000
 
