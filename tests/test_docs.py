@@ -35,6 +35,15 @@ FENCES = {"", "python", "python no-run", "console", "console no-run"}
 FENCES |= {"text", "diff", "json", "yaml", "toml", "bibtex", "mermaid"}
 
 
+def test_each_row_of_the_inputs_names_its_test() -> None:
+    rows = re.findall(r"^\| (?!---)(.*) \|$", (ROOT / "docs" / "input.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [row.rsplit(" | ", 1)[1] for row in rows if not row.endswith("| test")]
+    assert len(named) > 35
+    for name in named:
+        file, function = name.split("::")
+        assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+
+
 def commands(block: str) -> Iterator[tuple[int, str, str]]:
     """Line in the block, command and shown output of each ``$`` prompt; a trailing backslash continues a command."""
     lines = re.sub(r"\\\n\s*", lambda match: "\0" * match[0].count("\n"), block).splitlines()
