@@ -247,7 +247,7 @@ class Bench:
         import bytes_model
 
         from cell2sen.model import resolve
-        from cell2sen.sentences.from_anndata import from_anndata
+        from cell2sen.sentences.writing import from_anndata
 
         if self.data_dir is None:
             self.write({"row": "perturbation", "not_measured": "needs --data-dir, a folder of cells to train on"})

@@ -56,8 +56,8 @@ class Timer:
 
 
 def cell2sen_sentences(job, measure):
-    from cell2sen.sentences.from_anndata import from_anndata
     from cell2sen.sentences.ranking import Recipe
+    from cell2sen.sentences.writing import from_anndata
 
     adata, recipe = ad.read_h5ad(job["cells"]), Recipe(max_genes=job["max_genes"])
     if job["form"] == "ids":

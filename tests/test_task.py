@@ -9,7 +9,7 @@ import pytest
 from cells import cells as some_cells
 
 from cell2sen.prompt import Genes
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.writing import from_anndata
 from cell2sen.task import Task, Template
 
 LABEL = Task(

@@ -27,8 +27,8 @@ from cell2sen.inference.perturb import (
 )
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
-from cell2sen.sentences.from_anndata import from_anndata
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.sentences.writing import from_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -14,7 +14,7 @@ from cells import cells, fake
 import cell2sen as c2s
 from cell2sen.data.expression import Expression, var_of
 from cell2sen.data.vocabulary import coverage, match
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.writing import from_anndata
 
 QUIET = {"progress": False}
 

@@ -18,8 +18,8 @@ from changed_files import Case, is_known
 from containers import write_legacy, write_loom, write_mtx, write_mudata, write_tenx, zip_folder
 
 from cell2sen.data.expression import Expression
-from cell2sen.sentences.from_anndata import from_expression
 from cell2sen.sentences.ranking import Recipe
+from cell2sen.sentences.writing import from_expression
 
 #: Errors with a message; anything else, such as an IndexError, is a crash.
 REFUSALS = (ValueError, KeyError, TypeError, OSError, ImportError)

@@ -14,9 +14,9 @@ import scipy.sparse as sp
 from cells import cells
 
 from cell2sen.sentences import sentence_files
-from cell2sen.sentences.from_anndata import from_anndata
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentence_files import write_sentences
+from cell2sen.sentences.writing import from_anndata
 
 
 def many(n: int = 2500) -> anndata.AnnData:

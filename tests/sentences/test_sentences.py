@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cell2sen.sentences import sentences as module
-from cell2sen.sentences.from_anndata import from_anndata
 from cell2sen.sentences.rank_fit import RankFit, inverse_transform
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.sentences.writing import from_anndata
 
 N, GENES = 40, 30
 

@@ -26,10 +26,10 @@ from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import EMBEDDED, Model, resolve
-from cell2sen.sentences.from_anndata import from_expression
 from cell2sen.sentences.rank_fit import RankFit
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.sentences.writing import from_expression
 from cell2sen.task import Task
 
 if TYPE_CHECKING:

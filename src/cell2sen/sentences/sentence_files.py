@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.obs import perturbations_of_cells
-from cell2sen.sentences.from_anndata import rank_cells
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences, rows_of_text
+from cell2sen.sentences.writing import rank_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,7 +13,7 @@ import cell2sen as c2s
 from cell2sen.data.expression import Expression
 from cell2sen.data.genes.features import refuse_transposed
 from cell2sen.data.genes.symbols import resolve_genes
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.writing import from_anndata
 
 GENES = ["CD3D", "CD4", "LYZ", "MS4A1", "GAPDH"]
 OTHERS = ["P1", "P2", "P3"]

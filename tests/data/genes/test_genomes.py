@@ -12,7 +12,7 @@ from genes import frame
 from cell2sen.data.expression import Expression
 from cell2sen.data.genes.genomes import organisms_of_ids, without_genomes
 from cell2sen.data.genes.symbols import resolve_genes
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.writing import from_anndata
 
 HUMAN = ("CD3D", "HLA-DRA", "7SK", "RP11-34P13.7", "5S_rRNA", "NKX2-5")
 MOUSE = ("Cd3d", "H2-K1", "0610007P14Rik", "mt-Co1")

@@ -13,7 +13,7 @@ from totals import to_total
 from cell2sen.data.expression import Expression
 from cell2sen.data.scale.recognition import recognise
 from cell2sen.data.scale.refusals import are_constant, doubt_of_linear, expected_above_one
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences.writing import from_anndata
 
 Matrix = np.ndarray
 

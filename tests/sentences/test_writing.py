@@ -14,11 +14,12 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cell2sen.sentences
 from cell2sen.data import reader
 from cell2sen.data.scale.units import BASES, Scale
-from cell2sen.sentences import from_anndata as module
-from cell2sen.sentences.from_anndata import from_anndata
+from cell2sen.sentences import writing as module
 from cell2sen.sentences.ranking import Recipe, hash_order
+from cell2sen.sentences.writing import from_anndata
 
 N, GENES = 40, 30
 
@@ -355,6 +356,7 @@ def test_an_error_in_a_thread_is_raised(adata, monkeypatch):
         from_anndata(many)
 
 
-def test_the_module_is_the_function() -> None:
-    adata = anndata.AnnData(np.ones((2, 3), dtype=np.float32), var=pd.DataFrame(index=["CD4", "LYZ", "B2M"]))
-    assert module(adata).gene_names() == from_anndata(adata).gene_names()
+def test_the_function_is_a_name_of_its_folder():
+    assert cell2sen.sentences.from_anndata is from_anndata
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cell2sen.sentences.nothing  # noqa: B018

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,14 +288,3 @@ def _warn_of_empty(n_genes: NDArray[np.int64], n_missing: int, expression: Expre
         )
     if n_missing:
         logger.warning("%d missing values (NaN) in %s were read as not expressed", n_missing, reader.where)
-
-
-class _CallableModule(types.ModuleType):
-    """The module as a function, for ``from cell2sen.sentences import from_anndata``, which is the module."""
-
-    def __call__(self, *args: Any, **options: Any) -> Sentences:
-        """As :func:`from_anndata`."""
-        return from_anndata(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
