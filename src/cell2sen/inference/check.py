@@ -177,7 +177,7 @@ def check(
                 )
                 report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
                 _add_genes(report, sentences)
-                _add_scale(report, sentences)
+                _add_scale(report, sentences, expression.is_recognised)
                 _add_organisms(report, sentences, expression.reader)
                 _add_known_genes(report, sentences, resolved)
                 _add_sentences(report, sentences)
@@ -233,11 +233,12 @@ def _add_genes(report: _Report, sentences: Sentences) -> None:
     report.numbers["genes"] = account
 
 
-def _add_scale(report: _Report, sentences: Sentences) -> None:
+def _add_scale(report: _Report, sentences: Sentences, tested: bool) -> None:
     """Scale of the values and how certain it is."""
     scale = sentences.scale
     assert scale is not None
-    evidence = "; ".join(scale.evidence)
+    agree = [f"all {len(sentences):,} cells agree"] if tested else []
+    evidence = "; ".join([*scale.evidence, *agree])
     certainty = "certain" if scale.certain else "not certain, an assumption"
     report.add(
         "ok" if scale.certain else "warning", "scale", f"{scale} ({certainty}{': ' if evidence else ''}{evidence})"

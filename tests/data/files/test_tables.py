@@ -13,6 +13,7 @@ import pytest
 from containers import BARCODES, GENES, assert_same, counts
 
 from cell2sen.data.files import tables
+from cell2sen.data.files.formats import recognise
 from cell2sen.data.files.opening import open_anndata
 from cell2sen.data.files.tables import open_table
 
@@ -115,6 +116,13 @@ def test_many_rows_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     table().T.to_csv(tmp_path / "x.csv")
     monkeypatch.setattr(tables, "_VALUES", 14)
     assert_same(open_table(tmp_path / "x.csv"), counts())
+
+
+def test_a_row_of_many_thousand_names(tmp_path: Path) -> None:
+    names = [f"ENSG{number:011}" for number in range(20_000)]
+    pd.DataFrame(np.eye(3, 20_000, dtype=int), index=["a-1", "b-1", "c-1"], columns=names).to_csv(tmp_path / "x.csv.gz")
+    assert recognise(tmp_path / "x.csv.gz") == "table"
+    assert open_table(tmp_path / "x.csv.gz").shape == (3, 20_000)
 
 
 @pytest.mark.parametrize("wrong", ['"1,000"', "x", "< 1"])

@@ -18,6 +18,8 @@ ZARR_MARKS = (".zgroup", "zarr.json", ".zmetadata")
 
 #: Bytes of the beginning of a file that are looked at.
 _HEAD = 2**16
+#: Maximum bytes of the first lines of a table.
+_MAX_HEAD = 2**26
 
 _DOWNLOAD = "download it again, and look at its first lines"
 _PYTHON_TABLE = (
@@ -136,7 +138,7 @@ def recognise(file: Path) -> Format:
     if not file.is_file():
         raise ValueError(f"{file} is no regular file but a pipe or device: write it to a file on the disk first")
     with file.open("rb") as stream:
-        head = stream.read(_HEAD)
+        head = head_of(stream)
     if not head:
         raise ValueError(f"{file} is empty (0 bytes): a copy or download was interrupted; fetch it again")
     if _is_hdf5(file, head):
@@ -147,6 +149,15 @@ def recognise(file: Path) -> Format:
         return _of_head(file, head)
     with open_unpacked(file) as unpacked:
         return _of_packed(file, unpacked, {"gzip": "gunzip", "bz2": "bunzip2", "xz": "unxz"}[str(compression(file))])
+
+
+def head_of(stream: BinaryIO) -> bytes:
+    """The first bytes of a file; of a text at least three lines, since one may hold the names of many thousand genes."""
+    head = stream.read(_HEAD)
+    if head.count(b"\n") < 3 and decoded(head) is not None:
+        while head.count(b"\n") < 3 and len(head) < _MAX_HEAD and (more := stream.read(2**22)):
+            head += more
+    return head
 
 
 def refuse(file: Path, name: str, remedy: str) -> NoReturn:
@@ -229,7 +240,7 @@ def _of_zip(file: Path) -> Format:
 
 def _of_packed(file: Path, unpacked: BinaryIO, command: str) -> Format:
     try:
-        head = unpacked.read(_HEAD)
+        head = head_of(unpacked)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(f"{file} is compressed and damaged ({error}): fetch it again") from error
     if not head:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2sen.data.files.formats import decoded, delimiter
+from cell2sen.data.files.formats import decoded, delimiter, head_of
 from cell2sen.data.files.sides import genes_are_rows
 from cell2sen.data.names.text_files import compression, encoding_of, open_unpacked
 
@@ -87,9 +87,7 @@ def open_table(path: Path) -> AnnData:
 def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:
     """How pandas reads the table, with numbers for the names of its columns; and the names."""
     with open_unpacked(path) as stream:
-        head = stream.read(2**16)
-        while head.count(b"\n") < 3 and (more := stream.read(2**22)):  # a row of many thousand names
-            head += more
+        head = head_of(stream)
     text = decoded(head) or ""
     lines = text.splitlines()
     skipped = next(place for place, line in enumerate(lines) if line.strip() and not line.startswith("#"))
