@@ -152,7 +152,7 @@ def recognise(file: Path) -> Format:
 
 
 def head_of(stream: BinaryIO) -> bytes:
-    """The first bytes of a file; of a text at least three lines, since one may hold the names of many thousand genes."""
+    """The first bytes of a file; of a text at least three lines, since one may name many thousand genes."""
     head = stream.read(_HEAD)
     if head.count(b"\n") < 3 and decoded(head) is not None:
         while head.count(b"\n") < 3 and len(head) < _MAX_HEAD and (more := stream.read(2**22)):
