@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.scale.evidence import MIN_TESTS, RATIOS, WHOLE, clear_shares
 from cell2sen.data.scale.noise import are_nearly_whole
+from cell2sen.data.scale.recognition import recognise
 from cell2sen.data.scale.refusals import are_constant
 from cell2sen.data.scale.units import MAX_ROW_SUM, TRANSFORMATIONS, Scale
 
@@ -21,6 +22,9 @@ _MIN_VALUES = 10
 
 #: Counts that are tested: rounding of larger ones is larger, too.
 _LARGE = 100.0
+
+#: Suspects that are recognised alone, before cells are refused.
+_MAX_CONFIRMED = 20
 
 #: Values above 1 of a cell that are whole by chance only if there are fewer: square roots of 4 and 9.
 _MIN_ABOVE_ONE = 5
@@ -36,7 +40,22 @@ def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
     """
     if not rows.nnz:
         return np.zeros(rows.shape[0], dtype=bool)
-    return _contradicting(rows, scale) | are_constant(rows)
+    suspects = _contradicting(rows, scale)
+    return (suspects & _are_confirmed(rows, suspects, scale)) | are_constant(rows)
+
+
+def _are_confirmed(rows: sp.csr_matrix, suspects: NDArray[np.bool_], scale: Scale) -> NDArray[np.bool_] | bool:
+    """False if the first of the suspects are recognised as this scale, each alone: found by chance among many."""
+    if not suspects.any() or not (scale.kind == "counts" and scale.decimals):
+        return True
+    return not all(_looks_like(rows[cell], scale) for cell in np.flatnonzero(suspects)[:_MAX_CONFIRMED])
+
+
+def _looks_like(cell: sp.csr_matrix, scale: Scale) -> bool:
+    try:
+        return scale.agrees_with(recognise(cell))
+    except ValueError:
+        return False
 
 
 def _contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:

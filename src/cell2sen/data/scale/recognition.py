@@ -104,7 +104,10 @@ def recognise(values: Any, hint: str = "", *, depths: NDArray[np.float64] | None
 
 
 def doubted(scale: Scale, matrix: sp.csr_matrix) -> Scale:
-    """The scale, not certain if it is linear and the values differ too little within a cell for that."""
+    """The scale, not certain if it is linear and the values differ too little within a cell for that, or not at all."""
+    if scale.certain and matrix.nnz > 1 and np.ptp(matrix.data) <= 1e-6 * matrix.data.max():
+        doubt = f"all expressed genes have the same value ({matrix.data[0]:.4g}): counts of very few, or binary values"
+        return replace(scale, certain=False, evidence=(doubt, *scale.evidence))
     if scale.kind not in ("counts", "normalised") or not scale.certain:
         return scale
     doubt = doubt_of_linear(matrix, whole=scale.kind == "counts" and not scale.decimals)
