@@ -19,11 +19,10 @@ from cell2sen.data.genes.gene_map import GeneMap
 from cell2sen.data.genes.organism import guess_organism, organism_of_cells
 from cell2sen.data.genes.symbols import resolve_genes
 from cell2sen.data.reader import Reader, canonical, open_reader
-from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
+from cell2sen.data.scale.contradictions import are_no_counts, contradicting, refuse_overflow
 from cell2sen.data.scale.noise import are_counts, rankable, without_noise
 from cell2sen.data.scale.of_matrix import scale_of
 from cell2sen.data.scale.recognition import recognise
-from cell2sen.data.scale.refusals import are_constant
 from cell2sen.data.scale.units import COUNTS, Scale, ScaleName, check_scale_name
 from cell2sen.data.vocabulary import COVERAGE_CELLS, coverage, match
 
@@ -324,7 +323,7 @@ class Expression:
         """The cells, after a test against the recognised scale; counts that are whole but for rounding become whole."""
         whole = self.scale == COUNTS
         is_usual = whole and are_counts(rows.data)
-        if (are_constant(rows) if is_usual else contradicting(rows, self.scale)).any():
+        if (are_no_counts(rows, self.scale) if is_usual else contradicting(rows, self.scale)).any():
             self._refuse_contradictions()
         if whole and not is_usual:
             rows = rows.copy()

@@ -89,6 +89,15 @@ class Ranked(NamedTuple):
         n_runs = np.diff(np.searchsorted(self.starts, self.indptr))
         return bool(np.any((n_runs == 1) & (np.diff(self.indptr) >= min_genes)))
 
+    def has_compressed_cells(self, min_genes: int, median: float, ratio: float) -> bool:
+        """Whether a cell of at least `min_genes` has such a median, and no value of `ratio` times it."""
+        lengths = np.diff(self.indptr)
+        cells = np.flatnonzero(lengths >= min_genes)
+        firsts = self.indptr[cells]
+        middle = self.values[np.searchsorted(self.starts, firsts + (lengths[cells] - 1) // 2, side="right") - 1]
+        highest = self.values[np.searchsorted(self.starts, firsts)]
+        return bool(np.any((middle >= median) & (highest < ratio * middle)))
+
     def of_runs(self, of_cells: NDArray[Any]) -> NDArray[Any]:
         """Value of each run's cell, (cells,) → (runs,)."""
         return np.repeat(of_cells, np.diff(np.searchsorted(self.starts, self.indptr)))

@@ -19,6 +19,7 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.obs import cell_names, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.reader import rows_of
+from cell2sen.data.scale.refusals import COMPRESSED_GENES, COMPRESSED_MEDIAN, COMPRESSED_RANGE
 from cell2sen.data.scale.units import COUNTS, ScaleName
 from cell2sen.sentences.rank_fit import RankFitter, run_sums
 from cell2sen.sentences.ranking import Ranker, Recipe
@@ -225,7 +226,11 @@ class _Writer:
         block = expression.block(first, rows, tested=not whole)
         names = list(self.names[first : first + rows.shape[0]])
         ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)
-        doubtful = not ranked.are_counts or ranked.has_constant_cells(_MIN_CONSTANT)
+        doubtful = (
+            not ranked.are_counts
+            or ranked.has_constant_cells(_MIN_CONSTANT)
+            or ranked.has_compressed_cells(COMPRESSED_GENES, COMPRESSED_MEDIAN, COMPRESSED_RANGE)
+        )
         if whole and expression.is_recognised and doubtful:
             block = expression.block(first, rows)
             ranked = self.ranker.ranked(block.values, names, self.ranker.recipe.max_genes)

@@ -16,6 +16,7 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.scale.contradictions import contradicting, refuse_overflow
 from cell2sen.data.scale.recognition import recognise
 from cell2sen.data.scale.units import NAMED
+from cell2sen.sentences.writing import from_anndata
 
 GENES = 400
 
@@ -117,3 +118,43 @@ def test_values_that_are_no_logarithms_of_counts() -> None:
     refuse_overflow(np.array([1.0, 9.2]), NAMED["log1p"])
     refuse_overflow(np.array([1.0, 1e12]), NAMED["counts"])
     refuse_overflow(np.array([]), NAMED["log1p"])
+
+
+def ranks_of(counts: np.ndarray) -> np.ndarray:
+    return (counts.argsort(axis=1, kind="stable").argsort(axis=1) - (counts == 0).sum(axis=1)[:, None] + 1) * (
+        counts > 0
+    )
+
+
+WHOLE = {
+    "ranks": ranks_of,
+    "0 to 255": lambda c: np.rint(255 * np.log1p(c) / np.log1p(c).max()),
+    "rounded logarithms": lambda c: np.rint(np.log2(1 + to_total(c, 1e6))),
+    "bins": lambda c: np.ceil(ranks_of(c) / ranks_of(c).max(axis=1, keepdims=True) * 51),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_that_are_no_counts_contradict_counts_wherever_they_are(name: str) -> None:
+    counts = counts_of(1200, 3000)
+    for rows in (slice(300, 304), slice(1199, 1200), slice(0, 200)):
+        values = counts.copy()
+        values[rows] = WHOLE[name](counts)[rows]
+        adata = anndata.AnnData(sp.csr_matrix(values.astype(np.float32)))
+        adata.obs_names, adata.var_names = [f"cell{n}" for n in range(1200)], [f"GENE{n}" for n in range(GENES)]
+        n = len(range(1200)[rows])
+        for read in (lambda: Expression.open(adata).ln_cp10k(), lambda: from_anndata(adata)):  # noqa: B023
+            with pytest.raises(ValueError, match=rf"^{n} of 1,200 cells in X are on another scale"):
+                read()
+
+
+def test_corrected_counts_that_look_like_the_others_never_contradict_them() -> None:
+    """Few values may be whole multiples under a logarithm by chance."""
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        share = random.gamma(0.3, 1.0, 60)
+        counts = random.poisson(2000 * share / share.sum() * random.lognormal(0, 0.4, (60, 1))).astype(float)
+        corrected = np.maximum(counts - 0.05 * counts.mean(axis=0), 0) * (counts > 0)
+        scale = recognise(corrected)
+        assert (scale.kind, scale.decimals) == ("counts", True)
+        assert not contradicting(sp.csr_matrix(corrected), scale).any()

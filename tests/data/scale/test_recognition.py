@@ -301,3 +301,15 @@ def test_many_genes_with_sums_below_a_usual_total_are_doubted():
     counts = generator.poisson(np.outer(generator.lognormal(0, 0.4, 40), generator.gamma(0.3, 2.0, 9000))).astype(float)
     scale = recognise(log(normalise(sp.csr_matrix(counts), 1e4), "e")[:, :6500])
     assert (scale.kind, scale.base, scale.certain) == ("log", "e", False)
+
+
+def test_few_cells_with_decimals_among_counts_are_doubted() -> None:
+    random = np.random.default_rng(0)
+    share = random.gamma(0.3, 1.0, 300)
+    counts = random.poisson(2000 * share / share.sum(), (100, 300)).astype(float)
+    values = counts.copy()
+    logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    values[50:54] = (logs / np.where(logs.std(axis=0) > 0, logs.std(axis=0), 1))[50:54]
+    scale = recognise(values)
+    assert not scale.certain
+    assert "4 of 100 cells have decimals" in scale.evidence[0]

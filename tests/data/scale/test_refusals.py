@@ -12,7 +12,7 @@ from totals import to_total
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.scale.recognition import recognise
-from cell2sen.data.scale.refusals import are_constant, doubt_of_linear, expected_above_one
+from cell2sen.data.scale.refusals import are_compressed, are_constant, doubt_of_linear, expected_above_one
 from cell2sen.sentences.writing import from_anndata
 
 Matrix = np.ndarray
@@ -155,3 +155,23 @@ def test_expected_counts_of_reads_are_no_contradiction(unit: float) -> None:
     values = counts / lengths
     found = Expression.open(adata_of(values)).ln_cp10k().toarray()
     np.testing.assert_allclose(found, np.log1p(to_total(values)), atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.3, 1, 2, 5, 30])
+@pytest.mark.parametrize("genes", [60, 300])
+def test_counts_of_genes_that_are_alike_are_not_compressed(rate: float, genes: int) -> None:
+    counts = np.random.default_rng(0).poisson(rate, (500, genes)).astype(float)
+    assert are_compressed(sp.csr_matrix(counts)).mean() < 0.01
+    assert are_compressed(sp.csr_matrix(np.tile(np.arange(1.0, genes + 1), (3, 1)))).all()
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_few_values_that_are_all_one_are_doubted(cells: int, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.zeros((cells, 20))
+    values[:, ::4] = 1
+    adata = anndata.AnnData(values)
+    adata.var_names = [f"GENE{number}" for number in range(20)]
+    assert not Expression.open(adata).scale.certain
+    assert "the scale of X is not certain" in caplog.text
+    assert "the same value (1)" in caplog.text
+    assert "so does the order of genes, if the values were scaled per gene" in caplog.text

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cell2sen.data.scale.evidence import MIN_TESTS, RATIOS, WHOLE, clear_shares
 from cell2sen.data.scale.noise import are_nearly_whole
 from cell2sen.data.scale.recognition import recognise
-from cell2sen.data.scale.refusals import are_constant
+from cell2sen.data.scale.refusals import are_compressed, are_constant
 from cell2sen.data.scale.units import MAX_ROW_SUM, TRANSFORMATIONS, Scale
 
 #: Sums of cells, as shares of the total, that need no further test; and those that no lost gene explains.
@@ -41,7 +41,13 @@ def contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
     if not rows.nnz:
         return np.zeros(rows.shape[0], dtype=bool)
     suspects = _contradicting(rows, scale)
-    return (suspects & _are_confirmed(rows, suspects, scale)) | are_constant(rows)
+    return (suspects & _are_confirmed(rows, suspects, scale)) | are_no_counts(rows, scale)
+
+
+def are_no_counts(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
+    """Which cells have no values of counts, though they may be whole numbers: binary, ranks, bins, bool (cells,)."""
+    result = are_constant(rows)
+    return result | are_compressed(rows) if scale.kind == "counts" and scale.certain else result
 
 
 def _are_confirmed(rows: sp.csr_matrix, suspects: NDArray[np.bool_], scale: Scale) -> NDArray[np.bool_] | bool:

@@ -100,6 +100,9 @@ def recognise(values: Any, hint: str = "", *, depths: NDArray[np.float64] | None
                 COUNTS, evidence=(f"{int(whole.sum())} of {n_cells(matrix.shape[0])} have whole numbers only",)
             )
             return doubted(several, matrix[whole]) if whole.mean() > 0.5 else rest
+        if not rest.certain and whole.mean() > 0.5 and are_nearly_whole(matrix[~whole].data).mean() < 0.3:
+            line = f"{int((~whole).sum())} of {n_cells(matrix.shape[0])} have decimals, and may be on another scale"
+            return replace(_of_decimals(matrix, depths, hint), certain=False, evidence=(line, *rest.evidence))
     return doubted(_of_decimals(matrix, depths, hint), matrix)
 
 

@@ -27,6 +27,12 @@ _RANGE_OF_LARGE, _LARGE_CELL = 30.0, 1000
 #: Values of a cell that are 1, 2, 3, … once only if they are ranks, and the least largest value that tells anything.
 _MIN_RANKS = 10
 
+#: Expressed genes and median of a cell from which on its largest count is more than so many times the median.
+COMPRESSED_GENES, COMPRESSED_MEDIAN, COMPRESSED_RANGE = 50, 2.0, 3.5
+
+#: Variance over mean that counts whose largest is not far above the median have not.
+_MAX_DISPERSION = 2.5
+
 #: Cells from which a range is taken, and fewer of which each must agree.
 _RANGE_CELLS, _MANY_CELLS = 60, 12
 
@@ -47,6 +53,41 @@ def are_constant(matrix: sp.csr_matrix) -> NDArray[np.bool_]:
         # Most cells differ in their first values.
         result[cell] = values[0] > 0 and np.ptp(values[:20]) <= 1e-6 * values[0] and np.ptp(values) <= 1e-6 * values[0]
     return result
+
+
+def are_compressed(matrix: sp.csr_matrix) -> NDArray[np.bool_]:
+    """Which cells differ less in their values than counts can: ranks, bins, rounded logarithms, bool (cells,).
+
+    The largest count of a cell is many times the median, unless nearly all counts are 1 or all genes are alike.
+    """
+    lengths = np.diff(matrix.indptr)
+    result = np.zeros(matrix.shape[0], dtype=bool)
+    filled = np.flatnonzero(lengths)
+    if not len(filled) or lengths.max() < COMPRESSED_GENES:
+        return result
+    starts, n = matrix.indptr[filled], lengths[filled]
+    mean = np.add.reduceat(matrix.data, starts, dtype=np.float64) / n
+    # Half of the values are at least the median, so that the mean is at least half of it.
+    low_mean = (n >= COMPRESSED_GENES) & (mean >= COMPRESSED_MEDIAN / 2)
+    if not low_mean.any():
+        return result
+    suspects = low_mean & (np.maximum.reduceat(matrix.data, starts) < 2 * COMPRESSED_RANGE * mean)
+    for cell in filled[suspects]:
+        values = np.sort(matrix.data[matrix.indptr[cell] : matrix.indptr[cell + 1]])
+        middle = values[len(values) // 2]
+        if middle >= COMPRESSED_MEDIAN and values[-1] < COMPRESSED_RANGE * middle:
+            result[cell] = not _are_alike(values)
+    return result
+
+
+def _are_alike(values: NDArray[np.float64]) -> bool:
+    """Whether values vary at least as counts of genes that are all alike (Poisson without zeros), and hardly more."""
+    mean = values.mean()
+    rate = mean
+    for _ in range(20):
+        rate = mean * -np.expm1(-rate)
+    least = 1 + rate - mean
+    return bool(least * (1 - 3 * np.sqrt(2 / len(values))) <= values.var() / mean < _MAX_DISPERSION)
 
 
 def expected_above_one(expressed: NDArray[np.integer], n_genes: int) -> NDArray[np.float64]:
