@@ -64,8 +64,9 @@ def scale_of(reader: Reader, name: ScaleName | None = None) -> Scale:
 def warn_uncertain(scale: Scale, where: str) -> None:
     """Log a warning about a scale that is an assumption."""
     logger.warning(
-        "the scale of %s is not certain; the values are taken for: %s (%s). Predicted expression depends on it; so does "
-        "the order of genes, if the values were scaled per gene or corrected per batch. If it is another one, pass scale= or --scale (%s)",
+        "the scale of %s is not certain; the values are taken for: %s (%s). Predicted expression depends on it; so "
+        "does the order of genes, if the values were scaled per gene or corrected per batch. If it is another one, "
+        "pass scale= or --scale (%s)",
         where,
         scale,
         "; ".join(scale.evidence),
