@@ -116,6 +116,8 @@ def test_the_inputs_names_are_the_index_of_a_prediction() -> None:
     assert set(adata.var_names) - set(predicted.var_names) == set(adata.var_names[-3:])
     account = predicted.uns["cell2sen"]["perturb"]["genes"]
     assert account["examples_unknown_to_model"] == ["UNHEARD"]
+    (unheard,) = adata.var_names[adata.var["symbol"].str.upper() == "UNHEARD"]
+    assert list(account["unknown_to_model"]) == [unheard]  # the input's name
     assert account["not_genes"] == 1
     sentence = predicted.obs["sentence"].iloc[0].split()
     assert set(sentence) <= set(predicted.var["symbol"])

@@ -94,7 +94,7 @@ def test_a_file_in_ten_lines(tmp_path: Path) -> None:
     assert topics == ["file", "genes", "scale", "organism", "known genes", "sentences", "perturbations", "expected"]
     assert len(result.text.splitlines()) == 10
     assert line(result, "file").text == (
-        "cells.h5ad: AnnData, 30 cells × 90 rows of var; X is read (there is also layer='normalised')"
+        "cells.h5ad: AnnData, 30 cells × 90 features; X is read (there is also layer='normalised')"
     )
     assert "controls may be 'control'" in line(result, "perturbations").text
 
@@ -124,6 +124,48 @@ def test_examples_of_unknown_genes(tmp_path: Path) -> None:
     text = line(c2s.check(adata, known), "known genes").text
     assert text.startswith("100.0% of the expressed counts are of genes of known (2,999 of 3,000 genes)")
     assert text.endswith("it lacks, for example, GENE2999")
+
+
+def test_the_organism_and_where_it_was_found() -> None:
+    names = [f"{'GENE' if number % 2 else 'Gene'}{number}" for number in range(40)]
+    adata = anndata.AnnData(sp.csr_matrix(np.resize([1.0, 2.0, 5.0], (4, 40))), var=pd.DataFrame(index=names))
+    known = Model(name="known", path="nowhere/at-all", metadata={"genes": names})
+
+    def organism(**options: Any) -> tuple[str, str, str]:
+        result = c2s.check(adata, known, **options)
+        assert not [
+            finding for finding in result.findings if "organism" in finding.text and finding.topic == "doubtful"
+        ]
+        found = line(result, "organism")
+        return found.level, found.text, result.numbers["organism_source"]
+
+    level, text, source = organism()
+    assert (level, source) == ("warning", "assumed")
+    assert text.startswith("Homo sapiens, assumed: neither obs, uns nor the names of the genes tell it")
+    assert organism(organism="mouse") == ("ok", "Mus musculus, from organism=", "organism=")
+    adata.uns["species"] = "mouse"
+    assert organism()[:2] == ("ok", "Mus musculus, from uns['species']")
+    adata.obs["Species"] = ["mouse", "human", "mouse", "mouse"]
+    assert organism()[1] == "Homo sapiens (1 cell) and Mus musculus (3 cells), from obs['Species']"
+    del adata.obs["Species"], adata.uns["species"]
+    adata.var_names = [f"mm10___{name}" for name in names]
+    assert organism()[1].startswith("Mus musculus, from the genome of the genes")
+
+
+def test_genes_that_the_model_lacks_are_listed_once_and_strongest_first() -> None:
+    names = [f"Gene{number}" for number in range(3000)]
+    values = np.resize([1.0, 2.0, 1.0], (2, 3000))
+    values[:, 7], values[:, 3] = 900, 500
+    adata = anndata.AnnData(sp.csr_matrix(values), var=pd.DataFrame(index=names))
+    lacking = Model(name="lacking", path="nowhere/at-all", metadata={"genes": [*names[:3], *names[9:]]})
+    result = c2s.check(adata, lacking)
+    found = line(result, "known genes")
+    assert found.level == "warning"
+    assert "strong genes that it lacks: Gene7 (" in found.text
+    assert not [finding for finding in result.findings if "that the model knows" in finding.text]
+    unknown = result.numbers["genes"]["unknown_to_model"]
+    assert unknown[:2] == ["Gene7", "Gene3"]
+    assert sorted(unknown) == names[3:9]
 
 
 # -- errors

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cell2sen.data.gene_reader import GeneReader, genes_of
 from cell2sen.data.genes.features import refuse_transposed
 from cell2sen.data.genes.gene_map import GeneMap
-from cell2sen.data.genes.organism import guess_organism, organism_of_cells
+from cell2sen.data.genes.organism import guess_organism, organism_and_source
 from cell2sen.data.genes.symbols import resolve_genes
 from cell2sen.data.reader import Reader, canonical, open_reader
 from cell2sen.data.scale.contradictions import are_no_counts, contradicting, refuse_overflow
@@ -183,7 +183,11 @@ class Expression:
         return var_of(self.reader.var.iloc[self.input_columns], self.symbols)
 
     def organism(self, given: str | Sequence[str] | None = None) -> tuple[str, ...]:
-        """Organism of each cell, see :func:`cell2sen.data.genes.organism.organism_of_cells`."""
+        """Organism of each cell, see :func:`cell2sen.data.genes.organism.organism_and_source`."""
+        return self.organism_and_source(given)[0]
+
+    def organism_and_source(self, given: str | Sequence[str] | None = None) -> tuple[tuple[str, ...], str]:
+        """Organism of each cell, and where it was found, for people."""
         of_genome = {organism for organism in self.gene_map.organisms or () if organism}
         cells: str | Sequence[str] | None = None
         if isinstance(self.reader, GeneReader) and self.reader.organisms:
@@ -193,7 +197,7 @@ class Expression:
         names: Collection[Any] = self.reader.var.index
         if guess_organism(names) is None:
             names = self.gene_map.written
-        return organism_of_cells(self.obs, self.reader.uns, given, names, of_genome=cells)
+        return organism_and_source(self.obs, self.reader.uns, given, names, of_genome=cells)
 
     def known_to(
         self, known: Callable[[Sequence[str]], NDArray[np.bool_]], organism: str | Sequence[str] | None = None
@@ -201,8 +205,9 @@ class Expression:
         """The same cells over the genes that a model can write, under its names.
 
         Genes that the model knows under a name of another year are renamed
-        (:func:`cell2sen.data.genes.symbol_table.renamed`). The account counts renamed and unknown genes, with examples,
-        and has the share of the counts that are of known genes (``share_of_counts_known``).
+        (:func:`cell2sen.data.genes.symbol_table.renamed`). The account counts renamed and unknown genes, with examples;
+        lists the names of all unknown ones in the input, the most expressed first (``unknown_to_model``); and has the
+        share of the counts that are of known genes (``share_of_counts_known``).
 
         Parameters
         ----------
@@ -227,11 +232,18 @@ class Expression:
             )
         names = tuple(name for name in matched.names if name is not None)
         result = replace(self, columns=self.columns[keep], symbols=names)
-        return replace(result, account={**self.account, **matched.account, **result._coverage(bool(keep.all()))})
+        unknown = self.input_columns[~keep]
+        return replace(result, account={**self.account, **matched.account, **result._coverage(unknown)})
 
-    def _coverage(self, all_known: bool) -> dict[str, Any]:
-        """Share of counts in the genes of this expression and strong genes that are not, for the account."""
-        if all_known and self.gene_map.account["dropped"] == 0:
+    def _coverage(self, unknown: NDArray[np.int64]) -> dict[str, Any]:
+        """Share of counts in the genes of this expression, and the genes that are not, for the account.
+
+        Parameters
+        ----------
+        unknown
+            Columns of the matrix whose symbols the model does not have.
+        """
+        if not len(unknown) and self.gene_map.account["dropped"] == 0:
             return {"share_of_counts_known": 1.0}
         is_known = np.zeros(self.gene_map.n_columns, dtype=bool)
         is_known[self.gene_map.columns[np.isin(self.gene_map.positions, self.columns)]] = True
@@ -249,8 +261,12 @@ class Expression:
                 "%.0f %% of the expressed counts are of genes that the model knows%s",
                 100 * measured.share,
                 f"; strongly expressed genes that it does not know: {', '.join(strong[:8])}" if strong else "",
+                extra={"topic": "known genes"},
             )
         account: dict[str, Any] = {"share_of_counts_known": round(measured.share, 4)}
+        if len(unknown):
+            strongest_first = unknown[np.argsort(-measured.shares[unknown], kind="stable")]
+            account["unknown_to_model"] = names[strongest_first].tolist()
         if strong:
             account["strong_genes_unknown_to_model"] = strong[:20]
         return account

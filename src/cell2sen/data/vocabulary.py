@@ -87,6 +87,9 @@ class Coverage:
     strong: tuple[tuple[int, float], ...]
     """Strongly expressed columns that are not known, and their share of the counts, the strongest first."""
 
+    shares: NDArray[np.float64]
+    """Share of the counts in each column, float64 (columns,)."""
+
 
 def coverage(cp10k: Any, is_known: NDArray[np.bool_]) -> Coverage:
     """Share of the counts in known columns: the mean over cells of their share in each cell.
@@ -102,11 +105,12 @@ def coverage(cp10k: Any, is_known: NDArray[np.bool_]) -> Coverage:
     sums = np.asarray(linear.sum(axis=1)).ravel()
     expressed = sums > 0
     if not expressed.any():
-        return Coverage(share=1.0, strong=())
+        return Coverage(share=1.0, strong=(), shares=np.zeros(linear.shape[1]))
     weights = np.where(expressed, 1 / np.where(expressed, sums, 1.0), 0.0) / expressed.sum()
     shares = np.asarray(linear.T @ weights).ravel()
     strong = [column for column in np.argsort(-shares, kind="stable")[:200] if not is_known[column]]
     return Coverage(
         share=float(min(1.0, shares[is_known].sum())),
         strong=tuple((int(column), float(shares[column])) for column in strong if shares[column] >= STRONG_SHARE),
+        shares=shares,
     )

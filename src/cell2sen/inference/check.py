@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen import tasks
-from cell2sen.data.expression import MIN_SHARE_OF_COUNTS, Expression
+from cell2sen.data.expression import Expression
 from cell2sen.data.files.opening import format_of
 from cell2sen.data.genes.identifiers import looks_like
-from cell2sen.data.genes.organism import KEYS, organism_column
 from cell2sen.data.names.perturbations import usual_controls
 from cell2sen.data.names.text import some
 from cell2sen.data.reader import Reader
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warning", "error"]
 
-#: Limits of an input without warnings: R² of the rank fit, share of genes without a symbol, and median number of genes
-#: per cell.
-MIN_R_SQUARED, MAX_SHARE_WITHOUT_SYMBOL, MIN_MEDIAN_GENES = 0.6, 0.2, 50
+#: Limits of an input without warnings: R² of the rank fit, and median number of genes per cell.
+MIN_R_SQUARED, MIN_MEDIAN_GENES = 0.6, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,8 @@ class Check:
         doubts = sum(finding.level == "warning" for finding in self.findings)
         verdict = "not ready: mend the errors above first"
         if self.ok:
-            verdict = "ready" + (f"; look at the {doubts} warning{'s' * (doubts > 1)} above" if doubts else "")
+            warned = "warning" if doubts == 1 else f"{doubts} warnings"
+            verdict = "ready" + (f"; look at the {warned} above" if doubts else "")
         return "\n".join([*lines, "", verdict])
 
     def to_json(self) -> str:
@@ -84,17 +84,29 @@ class Check:
 
 
 class _Report(logging.Handler):
-    """Findings and numbers of a check in progress. Warnings that are logged become findings."""
+    """Findings and numbers of a check in progress. Warnings that are logged become findings, each once.
+
+    Those with the topic of another line (``extra={"topic": …}``) make that line a warning, as it has the same numbers.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.findings: list[Finding] = []
         self.numbers: dict[str, Any] = {}
+        self.of_topics: dict[str, str] = {}
+        """Warnings by the topic of the line that they are about."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.add("warning", "doubtful", record.getMessage())
+        if topic := getattr(record, "topic", None):
+            self.of_topics[topic] = record.getMessage()
+            return
+        finding = Finding(level="warning", topic="doubtful", text=record.getMessage())
+        if finding not in self.findings:
+            self.findings.append(finding)
 
     def add(self, level: Level, topic: str, text: str) -> None:
+        if self.of_topics.pop(topic, None):
+            level = "warning"
         self.findings.append(Finding(level=level, topic=topic, text=text))
 
     def error(self, topic: str, error: Exception) -> None:
@@ -102,6 +114,8 @@ class _Report(logging.Handler):
 
     def done(self) -> Check:
         """The result, warnings last."""
+        for text in self.of_topics.values():  # of lines that an error prevented
+            self.findings.append(Finding(level="warning", topic="doubtful", text=text))
         order: dict[Level, int] = {"ok": 0, "warning": 1, "error": 2}
         in_order = sorted(self.findings, key=lambda finding: (finding.topic == "doubtful") + order[finding.level] // 2)
         return Check(findings=tuple(in_order), numbers=self.numbers)
@@ -178,7 +192,7 @@ def check(
                 report.numbers["seconds_to_write_sentences"] = round(time.perf_counter() - started, 2)
                 _add_genes(report, sentences)
                 _add_scale(report, sentences, expression.is_recognised)
-                _add_organisms(report, sentences, expression.reader)
+                _add_organisms(report, sentences, expression, organism)
                 _add_known_genes(report, sentences, resolved)
                 _add_sentences(report, sentences)
                 _add_values(report, sentences, expression)
@@ -195,7 +209,7 @@ def _add_file(report: _Report, reader: Reader) -> None:
     kind = format_of(reader.file) if reader.file else "AnnData object in memory"
     name = f"{Path(reader.file).name}: {kind}" if reader.file else kind
     others = reader.hint.removeprefix("there is ") if reader.hint.startswith("there is ") else ""
-    text = f"{name}, {reader.n_obs:,} cells × {len(reader.var):,} rows of var; {reader.where} is read"
+    text = f"{name}, {reader.n_obs:,} cells × {len(reader.var):,} features; {reader.where} is read"
     report.add("ok", "file", text + (f" (there is also {others})" if others else ""))
     duplicated = reader.obs.index.duplicated()
     if duplicated.any():
@@ -228,8 +242,9 @@ def _add_genes(report: _Report, sentences: Sentences) -> None:
     for key, text in texts.items():
         if account.get(key):
             parts.append(f"{account[key]:,} {text}, such as {', '.join(examples[key][:2])}")
-    few_dropped = account["dropped"] <= MAX_SHARE_WITHOUT_SYMBOL * account["genes"]
-    report.add("ok" if few_dropped else "warning", "genes", "; ".join(parts))
+    if "genes" in report.of_topics:
+        parts.append("symbols= (a column of var) or gene_table= give symbols")
+    report.add("ok", "genes", "; ".join(parts))
     report.numbers["genes"] = account
 
 
@@ -252,13 +267,20 @@ def _add_scale(report: _Report, sentences: Sentences, tested: bool) -> None:
     }
 
 
-def _add_organisms(report: _Report, sentences: Sentences, reader: Reader) -> None:
-    """Organisms, and where they were found."""
-    organisms = sorted(set(sentences.organism))
-    recorded = any(organism_column(reader.obs, key) is not None or key in reader.uns for key in KEYS)
-    text = " and ".join(organisms) + ("" if recorded else ", by the names of the genes (organism= sets another one)")
+def _add_organisms(
+    report: _Report, sentences: Sentences, expression: Expression, given: str | Sequence[str] | None
+) -> None:
+    """Organisms with their numbers of cells, and where they were found."""
+    numbers = Counter(sentences.organism)
+    names = [f"{name} ({n:,} cell{'s' * (n > 1)})" if len(numbers) > 1 else name for name, n in sorted(numbers.items())]
+    _, source = expression.organism_and_source(given)
+    text = f"{' and '.join(names)}, from {source}"
+    if source == "assumed":
+        text = f"{names[0]}, assumed: neither obs, uns nor the names of the genes tell it; organism= sets it"
+    elif "genes" in source:
+        text += " (organism= sets another one)"
     report.add("ok", "organism", text)
-    report.numbers |= {"organisms": organisms} | ({} if recorded else {"organism_source": "gene names"})
+    report.numbers |= {"organisms": sorted(numbers), "organism_source": source}
 
 
 def _add_known_genes(report: _Report, sentences: Sentences, model: Model) -> None:
@@ -271,13 +293,13 @@ def _add_known_genes(report: _Report, sentences: Sentences, model: Model) -> Non
     if of_counts is not None:
         text = f"{of_counts:.1%} of the expressed counts are of genes of {model.name} ({n_symbols - unknown:,} of "
         text += f"{n_symbols:,} genes)"
-    if unknown:
-        text += f"; it lacks, for example, {', '.join(account['examples_unknown_to_model'][:3])}"
+    if strong := account.get("strong_genes_unknown_to_model"):
+        text += f"; strong genes that it lacks: {', '.join(strong[:5])}"
+    elif unknown:
+        text += f"; it lacks, for example, {', '.join(account['unknown_to_model'][:3])}"
     if renamed := account.get("n_renamed_for_model"):
-        text += f"; with other names there: {renamed:,}, such as {account['examples_renamed_for_model'][0]}"
-    few = of_counts is not None and of_counts < MIN_SHARE_OF_COUNTS
-    strong = account.get("strong_genes_unknown_to_model", [])
-    report.add("warning" if few or strong else "ok", "known genes", text)
+        text += f"; {renamed:,} have another name there, such as {account['examples_renamed_for_model'][0]}"
+    report.add("ok", "known genes", text)
     report.numbers |= {"share_of_genes_known": round(share, 4), "share_of_counts_known": of_counts}
 
 

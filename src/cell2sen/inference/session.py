@@ -288,7 +288,7 @@ def write_sentences(
     obs_columns: Sequence[str] = (),
 ) -> tuple[Expression, Sentences]:
     """The matrix over the genes of a model, and the sentences of its cells: what all verbs read for a model."""
-    organism = options.get("organism")
+    organism = opened.organism(options.get("organism"))
     expression = opened.known_to(known, organism)
     sentences = from_expression(
         expression,

@@ -107,6 +107,7 @@ def from_anndata(
         case=recipe.case,
         scale=scale,
     ) as expression:
+        organism = expression.organism(organism)
         return from_expression(
             expression if known is None else expression.known_to(known, organism),
             recipe,

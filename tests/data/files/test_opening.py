@@ -210,6 +210,32 @@ def test_a_forged_store_is_refused_and_runs_nothing(
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("array", ["X/data", "obs/_index", "uns/species"])
+@pytest.mark.parametrize("codec", ["pickle", "numcodecs.pickle"])
+def test_a_forged_store_of_zarr_3_is_refused_without_consolidated_metadata(
+    array: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cell2sen
+
+    monkeypatch.setattr(anndata.settings, "zarr_write_format", 3)
+    store, trace = tmp_path / "x.zarr", tmp_path / "ran"
+    adata = counts()
+    adata.uns["species"] = "mouse"
+    adata.write_zarr(store)
+    root, member = store / "zarr.json", store / array / "zarr.json"
+    root.write_text(json.dumps({k: v for k, v in json.loads(root.read_text()).items() if k != "consolidated_metadata"}))
+    forged = json.loads(member.read_text()) | {"codecs": [{"name": codec, "configuration": {}}]}
+    member.write_text(json.dumps(forged))
+    for chunk in (store / array).rglob("*"):
+        if chunk.is_file() and chunk != member:
+            chunk.write_bytes(pickle.dumps(Unpickled(trace)))
+    for read in (open_reader, read_anndata):
+        with pytest.raises(ValueError, match="pickled objects"):
+            read(store)
+    assert "pickled objects" in cell2sen.check(store).text
+    assert not trace.exists()
+
+
 def test_a_truncated_file(tmp_path: Path) -> None:
     counts().write_h5ad(tmp_path / "x.h5ad")
     content = (tmp_path / "x.h5ad").read_bytes()

@@ -149,3 +149,11 @@ def test_tables_that_are_no_expression(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("gene,one,two\nalpha,1,2\nbeta,3,4\n")
     assert open_table(tmp_path / "x.csv").var_names.tolist() == ["alpha", "beta"]
     assert len(BARCODES) == counts().n_obs
+
+
+def test_a_table_of_genes_is_no_expression(tmp_path: Path) -> None:
+    (tmp_path / "genes.csv").write_text(
+        "ensembl_id,symbol,version,length\nENSG00000290825,CD3D,2,1396\nENSG1,LYZ,6,632\n"
+    )
+    with pytest.raises(ValueError, match=r"describes genes \(version, length\) and has no expression"):
+        open_table(tmp_path / "genes.csv")

@@ -238,3 +238,12 @@ def test_series_frames_without_a_name_of_the_index_semicolons_and_transcripts(tm
     tables = [symbols, symbols.to_frame("gene_name"), tmp_path / "semicolons.csv", tmp_path / "tx2gene.tsv"]
     for table in tables:
         assert resolve_genes(var, gene_table=table).symbols == ("ISG15", "STAT1")
+
+
+def test_the_number_of_genes_in_front_of_a_table(tmp_path):
+    file = tmp_path / "geneInfo.tab"
+    file.write_text(f"2\n{ISG15}\tISG15\tprotein_coding\n{MX1}\tMX1\tprotein_coding\n")
+    assert resolve_genes(frame([MX1, ISG15 + ".4"]), gene_table=file).symbols == ("MX1", "ISG15")
+    file.write_text(f"2\n{ISG15}\n{MX1}\n")
+    with pytest.raises(KeyError, match="no column of symbols"):
+        resolve_genes(frame([MX1]), gene_table=file)

@@ -12,6 +12,7 @@ from genes import frame
 from cell2sen.data.expression import Expression
 from cell2sen.data.genes.genomes import organisms_of_ids, without_genomes
 from cell2sen.data.genes.symbols import resolve_genes
+from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.writing import from_anndata
 
 HUMAN = ("CD3D", "HLA-DRA", "7SK", "RP11-34P13.7", "5S_rRNA", "NKX2-5")
@@ -57,7 +58,7 @@ def test_mouse_prefixes(prefix: str) -> None:
     assert (found.names, found.organisms) == (MOUSE, ("Mus musculus",) * len(MOUSE))
 
 
-@pytest.mark.parametrize("prefix", ["human_", "HUMAN-", "hs_", "mouse_", "rna_", "rna:"])
+@pytest.mark.parametrize("prefix", ["human_", "HUMAN-", "hs_", "mouse_", "rna_", "rna:", "9606_", "taxon10090:"])
 def test_words_count_in_front_of_nearly_all_names_only(prefix: str) -> None:
     assert without_genomes(tuple(prefix + name for name in HUMAN)).names == HUMAN
     few = (*HUMAN, *(prefix + name for name in HUMAN[:2]))
@@ -105,6 +106,18 @@ def test_cells_of_a_mixture_have_the_genes_of_their_own_organism(ids: bool) -> N
     assert sentences.gene_names() == [["GAPDH", "CD3D", "LYZ"], ["Cd3d", "Lyz2", "Gapdh"]]
     expected = np.log1p(counts * [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]] / [[44], [31]] * 1e4)
     np.testing.assert_allclose(Expression.open(adata).ln_cp10k().toarray(), expected, rtol=1e-6)
+
+
+def test_a_column_of_genomes_tells_the_organism_of_plain_names() -> None:
+    var = pd.DataFrame({"genome": ["GRCh38"] * 3 + ["mm10"] * 3}, index=["CD3D", "LYZ", "ACTB", "Cd3d", "Lyz2", "Actb"])
+    counts = np.array([[9, 5, 30, 1, 0, 2], [1, 0, 1, 20, 8, 3]], dtype=np.float32)
+    sentences = from_anndata(anndata.AnnData(sp.csr_matrix(counts), var=var), Recipe(case="upper"))
+    assert sentences.organism == ("Homo sapiens", "Mus musculus")
+    assert sentences.gene_names() == [["ACTB", "CD3D", "LYZ"], ["CD3D", "LYZ2", "ACTB"]]
+    mouse = frame(["CD3D", "LYZ2", "ACTB"], genome=["mm10-2020-A"] * 3)  # in upper case, which alone would mean human
+    assert Expression.open(anndata.AnnData(counts[:, :3], var=mouse)).organism() == ("Mus musculus",) * 2
+    unknown = frame(["CD3D", "LYZ", "ACTB"], genome=["custom", "", None])
+    assert Expression.open(anndata.AnnData(counts[:, :3], var=unknown)).organism() == ("Homo sapiens",) * 2
 
 
 def test_identifiers_of_one_organism_are_no_mixture() -> None:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 _VALUES = 2**23
 
 #: Columns of numbers that describe a gene, as featureCounts writes them.
-_OF_GENES = {"length", "start", "end", "chr", "strand", "chromosome", "entrezid", "entrez_id", "gene_length"}
+_OF_GENES = {
+    "length", "start", "end", "chr", "strand", "chromosome", "entrezid", "entrez_id", "gene_length", "version", "width",
+    "gene_version", "level", "score", "n_transcripts", "transcript_count", "exon_count", "ncbi_gene_id",
+}  # fmt: skip
 
 #: Columns of numbers that describe a cell, as Seurat, scanpy and the programs of spatial data write them.
 _OF_CELLS = {
@@ -75,6 +78,9 @@ def open_table(path: Path) -> AnnData:
         )
     rest.index = pd.Index(names, dtype=object)
     describing = np.array([name.lower() in (_OF_GENES if rows_are_genes else _OF_CELLS) for name in columns])
+    if describing.all():
+        what = "genes" if rows_are_genes else "cells"
+        raise ValueError(f"{path} is a table that describes {what} ({', '.join(columns[:3])}) and has no expression")
     for place in np.flatnonzero(describing):
         rest[columns[place]] = matrix.getcol(int(place)).toarray().ravel()
     others = pd.DataFrame(index=pd.Index([columns[place] for place in np.flatnonzero(~describing)], dtype=object))

@@ -125,6 +125,7 @@ class GeneMap:
                 dropped,
                 n_genes,
                 account["examples"]["dropped"][:3],
+                extra={"topic": "genes"},
             )
         if account.get("mangled_unclear"):
             logger.warning(

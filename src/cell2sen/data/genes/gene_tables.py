@@ -173,11 +173,14 @@ def _read_file(path: str | Path) -> pd.DataFrame:
     suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in separators), None)
     if suffix is None:
         raise ValueError(
-            f"a gene table ends in .csv, .tsv, .txt, .gene_info, .rpt (each also .gz) or .parquet, found {file.name!r}"
+            f"a gene table ends in .csv, .tsv, .txt, .tab, .gene_info, .rpt (each also .gz) or .parquet, found {file.name!r}"
         )
     if suffix == ".parquet":
         return pd.read_parquet(file)
     separator, text = separators[suffix], read_text(file)
+    first, _, rest = text.partition("\n")
+    if first.strip().isdecimal() and rest:  # STAR's geneInfo.tab begins with the number of its genes
+        text = rest
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     frame = pd.read_csv(
         io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, quoting=quoting

@@ -32,8 +32,8 @@ _ASSEMBLIES: tuple[tuple[str, str | None], ...] = (
 
 #: Words that could begin a gene's name, and so count only in front of nearly all names.
 _WORDS: tuple[tuple[str, str | None], ...] = (
-    (r"(?:human|hsapiens|hsap|hs|homo)", _HUMAN),
-    (r"(?:mouse|mmusculus|mmus|mm|mus)", _MOUSE),
+    (r"(?:human|hsapiens|hsap|hs|homo|(?:(?:ncbi)?tax(?:on|id)?[-_:]?)?9606)", _HUMAN),
+    (r"(?:mouse|mmusculus|mmus|mm|mus|(?:(?:ncbi)?tax(?:on|id)?[-_:]?)?10090)", _MOUSE),
     (r"(?:rna|gex|sct|gene[-_]expression|genes?|symbol)", None),  # the assay, as Seurat and MuData write it; GFF files
 )
 
@@ -62,6 +62,9 @@ _TEXT = (
     "rn5", "rn6", "rn7", "mmul", "rhemac", "macaca_", "macfas", "sscrofa", "susscr", "grcz1", "danrer", "bdgp6", "dm3",
     "dm6", "wbcel235", "ce10", "ce11", "grcg", "galgal", "sapiens", "musculus",
 )  # fmt: skip
+#: Column of var with the genome of each gene, as 10x files have it.
+GENOME_COLUMN = "genome"
+
 #: Minimum share of names with a prefix that is also a word, and of the names or identifiers of each of two organisms.
 MIN_SHARE_WITH_WORD, MIN_SHARE_OF_ORGANISM = 0.9, 0.1
 
@@ -100,6 +103,16 @@ def without_genomes(names: tuple[str | None, ...]) -> Genomes:
     return Genomes(
         names=stripped, organisms=organisms, prefixes=dict(Counter(match["prefix"] for match in matches if match))
     )
+
+
+def organisms_in(genomes: Sequence[str | None]) -> tuple[str | None, ...] | None:
+    """Organism of each gene by a column with the name of its genome, as 10x files have; ``None`` if none is known."""
+    known: dict[str | None, str | None] = {}
+    for genome in set(genomes):
+        match = _ASSEMBLY.fullmatch(f"{genome}_x") or _WORD.fullmatch(f"{genome}_x")
+        table = _ASSEMBLIES if match and match.re is _ASSEMBLY else _WORDS
+        known[genome] = match and next(organism for number, (_, organism) in enumerate(table) if match[f"o{number}"])
+    return tuple(known[genome] for genome in genomes) if any(known.values()) else None
 
 
 def organisms_of_ids(names: Sequence[str | None]) -> tuple[str | None, ...] | None:

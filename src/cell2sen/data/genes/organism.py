@@ -27,6 +27,9 @@ _SYNONYMS = {
 }
 _NAMES = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in synonyms}
 
+#: Line of a check that a warning is about.
+_TOPIC = {"topic": "organism"}
+
 #: Share of symbols in one casing that distinguishes human from mouse; real datasets: 0.86 to 1.0.
 MIN_SHARE_OF_CASE = 0.8
 
@@ -45,7 +48,19 @@ def organism_of_cells(
     *,
     of_genome: str | Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """Scientific name of the organism of each cell.
+    """Scientific name of the organism of each cell; see :func:`organism_and_source`."""
+    return organism_and_source(obs, uns, given, var_names, of_genome=of_genome)[0]
+
+
+def organism_and_source(
+    obs: pd.DataFrame,
+    uns: Mapping[str, Any],
+    given: str | Sequence[str] | None,
+    var_names: Collection[Any],
+    *,
+    of_genome: str | Sequence[str] | None = None,
+) -> tuple[tuple[str, ...], str]:
+    """Scientific name of the organism of each cell, and where it was found, for people.
 
     In order of preference: `given`, ``obs``, ``uns`` (:data:`KEYS`), `of_genome`, the gene names
     (:func:`guess_organism`), and human with a warning.
@@ -63,7 +78,7 @@ def organism_of_cells(
         `given` has not one name per cell, or has missing values.
     """
     if given is not None:
-        return _given_organism(given, len(obs))
+        return _given_organism(given, len(obs)), "organism="
     for key in KEYS:
         column = organism_column(obs, key)
         if column is None:
@@ -76,14 +91,16 @@ def organism_of_cells(
         if n_missing:
             logger.warning("obs[%r] is missing in %d of %d cells, taken as %s", column, n_missing, len(obs), guess)
         names = {value: scientific_name(value) if value else guess for value in set(values)}
-        return tuple(names[value] for value in values)
+        return tuple(names[value] for value in values), f"obs[{column!r}]"
     for key in KEYS:
         names_in_uns = set(as_texts(np.ravel(uns[key]))) if key in uns else set()
         if len(names_in_uns) == 1 and (name := names_in_uns.pop()):
-            return (scientific_name(name),) * len(obs)
+            return (scientific_name(name),) * len(obs), f"uns[{key!r}]"
     if of_genome is not None:
-        return (of_genome,) * len(obs) if isinstance(of_genome, str) else tuple(of_genome)
-    return (_from_genes(var_names),) * len(obs)
+        cells = (of_genome,) * len(obs) if isinstance(of_genome, str) else tuple(of_genome)
+        return cells, "the genome of the genes"
+    source = "assumed" if guess_organism(var_names) is None else "the names of the genes"
+    return (_from_genes(var_names),) * len(obs), source
 
 
 def organism_column(obs: pd.DataFrame, key: str) -> str | None:
@@ -133,6 +150,10 @@ def _given_organism(given: str | Sequence[str], n: int) -> tuple[str, ...]:
 def _from_genes(var_names: Collection[Any]) -> str:
     guess = guess_organism(var_names)
     if guess is None:
-        logger.warning("the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens")
+        logger.warning(
+            "the organism is neither in obs nor in uns nor clear from the gene names: taken as Homo sapiens; organism= "
+            "sets it",
+            extra=_TOPIC,
+        )
         return "Homo sapiens"
     return guess

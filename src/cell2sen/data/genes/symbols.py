@@ -24,7 +24,7 @@ from cell2sen.data.genes.gene_tables import (
     read_alias_table,
     read_gene_table,
 )
-from cell2sen.data.genes.genomes import organisms_of_ids, without_genomes
+from cell2sen.data.genes.genomes import GENOME_COLUMN, organisms_in, organisms_of_ids, without_genomes
 from cell2sen.data.genes.identifiers import bare_identifier, fault, looks_like, symbol_in, texts
 from cell2sen.data.genes.mangled import repaired, without_spaces_in_dates
 from cell2sen.data.genes.organism import guess_organism
@@ -143,6 +143,9 @@ class _NamesInVar:
     others: tuple[tuple[str, Names], ...] = ()
     """Other columns of text, if the index has no symbols."""
 
+    genomes: Names = ()
+    """The column of genomes, if there is one."""
+
 
 def _names_in(var: pd.DataFrame, symbols: str | None) -> _NamesInVar:
     known = {normalised_column(name) for name in (*SYMBOL_COLUMNS, *ID_COLUMNS)} | set(FEATURE_COLUMNS)
@@ -160,7 +163,8 @@ def _names_in(var: pd.DataFrame, symbols: str | None) -> _NamesInVar:
             for number, name in enumerate(var.columns)
             if str(name) not in named and var.iloc[:, number].dtype.name in ("object", "category", "str", "string")
         ][:_N_TO_LOOK_AT]
-    return _NamesInVar(index, str(var.index.name), tuple(map(str, var.columns)), tuple(columns), tuple(others))
+    genomes = texts(var[GENOME_COLUMN]) if list(var.columns).count(GENOME_COLUMN) == 1 else ()
+    return _NamesInVar(index, str(var.index.name), tuple(map(str, var.columns)), tuple(columns), tuple(others), genomes)
 
 
 def _resolve(
@@ -253,7 +257,7 @@ def _plain_names(
         account.add("names_restored", f"{names.index[row]} → {name}")
 
     def of_genes(values: Names) -> Names:
-        if features.kinds:
+        if features.kinds and values:
             values = tuple(value if gene else None for value, gene in zip(values, features.is_gene, strict=True))
         return values
 
@@ -267,7 +271,7 @@ def _plain_names(
         for part in (names.columns, names.others)
     )
     plain = replace(names, index=genomes.names, columns=columns, others=others)
-    return plain, genomes.organisms or organisms_of_ids(genomes.names)
+    return plain, genomes.organisms or organisms_in(of_genes(names.genomes)) or organisms_of_ids(genomes.names)
 
 
 def _repair(symbol_of_row: dict[int, str], account: _Account) -> None:
