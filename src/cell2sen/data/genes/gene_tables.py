@@ -172,9 +172,8 @@ def _read_file(path: str | Path) -> pd.DataFrame:
     }
     suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in separators), None)
     if suffix is None:
-        raise ValueError(
-            f"a gene table ends in .csv, .tsv, .txt, .tab, .gene_info, .rpt (each also .gz) or .parquet, found {file.name!r}"
-        )
+        endings = ", ".join(name for name in separators if name != ".parquet")
+        raise ValueError(f"a gene table ends in {endings} (each also .gz) or .parquet, found {file.name!r}")
     if suffix == ".parquet":
         return pd.read_parquet(file)
     separator, text = separators[suffix], read_text(file)
