@@ -78,6 +78,8 @@ def test_impossible_paths_are_refused_before_the_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=match), complete_file(path):
             raise AssertionError("the work must not begin")
+    with pytest.raises(FileNotFoundError, match="no folder"), complete_folder(tmp_path / "no" / "out"):
+        raise AssertionError("the work must not begin")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])

@@ -47,9 +47,7 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
         _refuse_input(path, file)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; create it first")
+    folder = _require_folder_of(path)
     try:
         remove_stale(path)
         handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=folder)
@@ -76,7 +74,14 @@ def complete_file(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """Temporary folder beside `path`, renamed to `path` if the block ends without an error, else removed."""
+    """Temporary folder beside `path`, renamed to `path` if the block ends without an error, else removed.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder of `path` does not exist.
+    """
+    _require_folder_of(path)
     remove_stale(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
@@ -88,6 +93,13 @@ def complete_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _require_folder_of(path: Path) -> Path:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} to; create it first")
+    return folder
 
 
 def remove_stale(path: Path) -> None:

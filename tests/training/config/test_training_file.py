@@ -46,6 +46,17 @@ def test_mistakes_list_the_available_keys(values: dict[str, Any], message: str) 
         training.from_mapping(MINIMAL | values)
 
 
+def test_mistakes_in_one_of_several_files_name_it() -> None:
+    good = {"file": "a.h5ad", "cell_type": "kind"}
+    for bad, message in (
+        ({"celltype": "x"}, r"data.files has unknown keys \['celltype'\]; .*\(file: b.h5ad\)"),
+        ({"split": {"test": "some"}}, r"data.files.split.test must be a number, found 'some' \(file: b.h5ad\)"),
+        ({"matrix": {"scale": "cp1k"}}, r"matrix.scale must be one of .*\(file: b.h5ad\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.from_mapping(MINIMAL | {"data": {"files": [good, {"file": "b.h5ad", **bad}]}})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

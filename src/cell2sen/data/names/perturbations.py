@@ -21,7 +21,7 @@ _CONTROLS = frozenset(
         "safetargeting", "safeharbor", "unperturbed", "untreated", "nontreated", "notreatment", "unstimulated",
         "unstim", "nostim", "mock", "sham", "pbs", "saline", "noperturbation", "none", "resting", "notarget",
         "notargeting", "notargetcontrol", "noguide", "nosgrna", "nogrna", "emptyvector", "wildtype",
-        "uninfected", "noninfected", "mockinfected", "intergenic", "oneintergenicsite", "nosite", "aavs", "aavs1",
+        "uninfected", "noninfected", "mockinfected", "intergenic", "oneintergenicsite", "nosite", "aavs",
         "safeharbour", "nodrug", "unexposed", "nontargetingcontrolguideforhuman", "nontargetingcontrolguideformouse",
         "isotype", "isotypecontrol",
     }
@@ -128,7 +128,7 @@ def combination(name: str, alone: Collection[str] = (), controls: Collection[str
         parts = _SIGNS.split(name)
         known = all(part in alone or is_control(part) for part in parts)
         return tuple(sorted(parts)) if known and len(parts) > 1 else (name,)
-    if not all(parts) or len(parts) == 1:
+    if not all(parts):
         return (name,)
     perturbed = sorted(part for part in parts if not is_control(part))
     return tuple(perturbed) if perturbed else (name,)

@@ -188,12 +188,22 @@ def converted(value: Any, kind: Any, place: str) -> Any:
         return build(kind, {} if value is True or value is None else value, place)
     if origin is tuple:
         values = value if isinstance(value, list | tuple) else [value]
-        return tuple(converted(item, arguments[0], place) for item in values)
+        return tuple(_item(item, arguments[0], place, of=len(values)) for item in values)
     if origin is Mapping:
         return _mapping(value, arguments[1], place)
     if kind in (int, float):
         return number(value, kind, place)
     return str(value) if kind is str else value
+
+
+def _item(value: Any, kind: Any, place: str, of: int) -> Any:
+    """One of several values of a key; errors in one of several files name that file."""
+    try:
+        return converted(value, kind, place)
+    except ValueError as error:
+        if of > 1 and isinstance(value, Mapping) and value.get("file"):
+            raise ValueError(f"{error} (file: {value['file']})") from error
+        raise
 
 
 def _mapping(value: Any, kind: Any, place: str) -> dict[str, Any]:
