@@ -9,20 +9,19 @@ from typing import Any
 import changed_files
 import numpy as np
 import pytest
-from changed_files import SCALE, SEVERAL, Case, Change, build, cases
-from changed_files_read import Data, verdict, written
+from changed_files import SEVERAL, Case, Change, build, cases
+from changed_files_read import BAD, Data, verdict, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cell2sen as c2s
 from cell2sen.data import expression
-from cell2sen.data.scale.units import LN_CP10K
+from cell2sen.data.scale.units import COUNTS, LN_CP10K
 
 quiet = pytest.mark.filterwarnings("ignore")
 every_draw = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-BAD = ("silent wrong", "crash", "refused without reason")
 
 
 @pytest.fixture
@@ -70,26 +69,27 @@ def _object(data: Data) -> Any:
 # -- the truth notices a faulty recogniser
 
 
-def _kinds(change: Any, folder: Path, seeds: int = 12) -> set[str]:
+def _kinds(change: Change, folder: Path, seeds: int = 12) -> set[str]:
     """Verdicts on counts of 12 cells after one change."""
-    chain = [Change(change, f"{SCALE}|{SEVERAL}")]
-    return {
-        verdict(case, written(case, folder)).kind for case in (build(n, 1000, 12, 2000, chain) for n in range(seeds))
-    }
+    drawn = (build(seed, 1000, 12, 2000, [change]) for seed in range(seeds))
+    return {verdict(case, written(case, folder)).kind for case in drawn}
 
 
 @quiet
-@pytest.mark.parametrize("change", [changed_files.log2_cpm, changed_files.square_roots, changed_files.corrected_counts])
-def test_a_recogniser_that_takes_all_for_logarithms_is_noticed(change: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    assert _kinds(change, tmp_path) <= {"right", "warned"}
-    monkeypatch.setattr(expression, "scale_of", lambda *_: LN_CP10K)
-    assert "silent wrong" in _kinds(change, tmp_path)
+@pytest.mark.parametrize("change", [change for change in changed_files.SCALES if change.is_clear], ids=repr)
+def test_a_recogniser_that_takes_all_for_one_scale_is_noticed(change: Change, tmp_path: Path, monkeypatch: Any) -> None:
+    assert _kinds(change, tmp_path) == {"right"}
+    wrong = COUNTS if "log1p_cp10k" in repr(change) or "noise" in repr(change) else LN_CP10K
+    monkeypatch.setattr(expression, "scale_of", lambda *_: wrong)
+    assert _kinds(change, tmp_path) <= set(BAD)
+    monkeypatch.setattr(expression, "contradicting", lambda rows, _: np.zeros(rows.shape[0], dtype=bool))
+    assert _kinds(change, tmp_path) <= set(BAD)
 
 
 @quiet
 @pytest.mark.parametrize("change", [changed_files.batch_of_logarithms, changed_files.one_cell_of_logarithms])
 def test_blocks_that_are_not_tested_are_noticed(change: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    assert _kinds(change, tmp_path) == {"refused"}
+    assert _kinds(Change(change, SEVERAL), tmp_path) == {"refused"}
     found = expression.scale_of
 
     def of_first_cells(reader: Any, name: Any = None) -> Any:
@@ -98,7 +98,7 @@ def test_blocks_that_are_not_tested_are_noticed(change: Any, tmp_path: Path, mon
 
     monkeypatch.setattr(expression, "scale_of", of_first_cells)
     monkeypatch.setattr(expression, "contradicting", lambda rows, _: np.zeros(rows.shape[0], dtype=bool))
-    assert "silent wrong" in _kinds(change, tmp_path)
+    assert "silent wrong" in _kinds(Change(change, SEVERAL), tmp_path)
 
 
 @quiet

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cell2sen.engine.cost import IDLE_MEMORY, memory, n_parameters, read_config, seconds, tokens_of
+from cell2sen.engine.cost import IDLE_MEMORY, memory, n_parameters, read_config, seconds, tokenizer_of, tokens_of
 from cell2sen.model import Model
 
 
@@ -46,6 +46,7 @@ def test_time_grows_with_the_tokens() -> None:
 def test_checkpoints_that_are_not_here(tmp_path: Path) -> None:
     model = Model(name="known", path="nowhere/at-all")
     assert read_config(model) is None
-    assert tokens_of(model, ["CD4"], "a cell") == (4.0, 60.0, False)
+    assert tokenizer_of(model) is None
+    assert tokens_of(None, ["CD4"], "a cell") == (4.0, 60.0)
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
     assert read_config(Model(name="here", path=str(tmp_path))) == {"hidden_size": 8}

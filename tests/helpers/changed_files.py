@@ -47,6 +47,9 @@ class Case:
     reasons: list[str] = field(default_factory=list)
     """Regular expressions of the words that excuse a result other than the truth, in a warning or a refusal."""
 
+    is_clear: bool = True
+    """Whether nothing but the truth is right: enough cells, genes and counts, and no change that may be in doubt."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -55,6 +58,9 @@ class Change:
     apply: Callable[[Case], None]
     reason: str = ""
     """Words of the message that a file changed like this may lead to."""
+
+    is_clear: bool = False
+    """Whether it needs no such message if there are enough cells, genes and counts."""
 
     @property
     def name(self) -> str:
@@ -82,8 +88,10 @@ def build(seed: int, n_genes: int, n_cells: int, depth: float, changes: Sequence
         var=pd.DataFrame(index=pd.Index(genes, dtype=object)),
         obs=pd.DataFrame({"cell_type": ["T cell"] * n_cells}, index=names),
     )
+    case.is_clear = n_genes >= 300 and n_cells >= 12 and depth >= 2000
     for change in changes:
         change.apply(case)
+        case.is_clear &= change.is_clear or not change.reason
         case.chain.append(change.name)
         case.reasons += [change.reason] if change.reason else []
     return case
@@ -463,14 +471,22 @@ def _container(name: str) -> Change:
 _NOTHING = Change(nothing)
 SUBSETS = (_NOTHING, _NOTHING, _NOTHING, Change(panel_after_normalising, SCALE))
 SCALES = (
-    *[_NOTHING] * 4, Change(log1p_cp10k, SCALE), Change(log1p_cp10k_float32, SCALE), Change(log2_cpm, SCALE),
-    Change(log10_of_median_depth, SCALE), Change(log1p_of_counts, SCALE), Change(cp10k, SCALE), Change(cpm, SCALE),
-    Change(log2_by_size_factors, SCALE), Change(square_roots, SCALE), Change(arcsinh, SCALE),
-    Change(corrected_counts, SCALE), Change(z_scores, NO_SCALE), Change(z_scores_without_mean, NO_SCALE),
-    Change(from_zero_to_one, NO_SCALE), Change(binary, NO_SCALE), Change(batch_of_logarithms, f"{SEVERAL}|{SCALE}"),
-    Change(one_cell_of_logarithms, f"{SEVERAL}|{SCALE}"), Change(batch_of_counts, f"{SEVERAL}|{SCALE}"),
-    Change(batch_of_cp10k, f"{SEVERAL}|{SCALE}"), Change(rounding_noise, SCALE), Change(missing_values, "NaN|" + SCALE),
-    Change(one_negative_value, "negative"), Change(one_infinite_value, "finite|infinite"),
+    *[_NOTHING] * 4,
+    *(
+        Change(change, SCALE, is_clear=True)
+        for change in (
+            log1p_cp10k, log1p_cp10k_float32, log2_cpm, log10_of_median_depth, log1p_of_counts, cp10k, cpm,
+            square_roots, rounding_noise,
+        )
+    ),
+    *(Change(change, SCALE) for change in (log2_by_size_factors, arcsinh, corrected_counts)),
+    *(Change(change, NO_SCALE) for change in (z_scores, z_scores_without_mean, from_zero_to_one, binary)),
+    *(
+        Change(change, f"{SEVERAL}|{SCALE}")
+        for change in (batch_of_logarithms, one_cell_of_logarithms, batch_of_counts, batch_of_cp10k)
+    ),
+    Change(missing_values, f"NaN|{SCALE}"), Change(one_negative_value, "negative"),
+    Change(one_infinite_value, "finite|infinite"),
 )  # fmt: skip
 FEATURES = (
     *[_NOTHING] * 6, Change(antibodies), Change(antibodies_by_name), Change(guides), Change(peaks),

@@ -21,6 +21,9 @@ from cell2sen.data.expression import Expression
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.writing import from_expression
 
+#: Verdicts that are faults.
+BAD = ("silent wrong", "crash", "refused without reason", "not recognised")
+
 #: Errors with a message; anything else, such as an IndexError, is a crash.
 REFUSALS = (ValueError, KeyError, TypeError, OSError, ImportError)
 
@@ -31,7 +34,7 @@ TOLERANCE = 0.01
 class Verdict(NamedTuple):
     """What became of a changed file."""
 
-    kind: Literal["right", "warned", "refused", "refused without reason", "crash", "silent wrong"]
+    kind: Literal["right", "warned", "refused", "refused without reason", "crash", "silent wrong", "not recognised"]
     text: str
 
 
@@ -129,12 +132,16 @@ def verdict(case: Case, data: Data) -> Verdict:
                 sentences = from_expression(expression, Recipe())
                 fault = fault_of(case, expression, sentences.gene_names())
         except REFUSALS as error:
+            if case.is_clear:
+                return Verdict("not recognised", str(error))
             reasoned = any(re.search(reason, str(error)) for reason in case.reasons) or not case.truth.any()
             return Verdict("refused" if reasoned else "refused without reason", str(error))
         except Exception:
             return Verdict("crash", traceback.format_exc())
     if not fault:
         return Verdict("right", "")
+    if case.is_clear and texts:
+        return Verdict("not recognised", f"{fault}; warnings: {texts}")
     reasoned = any(re.search(reason, text) for reason in case.reasons for text in texts)
     return Verdict("warned", texts[0]) if reasoned else Verdict("silent wrong", f"{fault}; warnings: {texts}")
 

@@ -21,7 +21,7 @@ _CONTROLS = frozenset(
         "safetargeting", "safeharbor", "unperturbed", "untreated", "nontreated", "notreatment", "unstimulated",
         "unstim", "nostim", "mock", "sham", "pbs", "saline", "noperturbation", "none", "resting", "notarget",
         "notargeting", "notargetcontrol", "noguide", "nosgrna", "nogrna", "emptyvector", "wildtype",
-        "uninfected", "noninfected", "mockinfected", "intergenic", "oneintergenicsite", "nosite", "aavs",
+        "uninfected", "noninfected", "mockinfected", "intergenic", "oneintergenicsite", "nosite", "aavs", "aavs1",
         "safeharbour", "nodrug", "unexposed", "nontargetingcontrolguideforhuman", "nontargetingcontrolguideformouse",
         "isotype", "isotypecontrol",
     }
