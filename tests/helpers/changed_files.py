@@ -102,16 +102,6 @@ def _known_genes() -> list[str]:
     return [gene for gene in resolve("nano").genes or () if gene[0].isalpha() and "." not in gene]
 
 
-@cache
-def _vocabulary() -> frozenset[str]:
-    return frozenset(resolve("nano").genes or ())
-
-
-def is_known(symbols: Sequence[str]) -> np.ndarray:
-    """Which symbols the embedded model has, bool (n,)."""
-    return np.array([symbol in _vocabulary() for symbol in symbols], dtype=bool)
-
-
 def draw(random: np.random.Generator) -> Case:
     """A random case; the same distribution as :func:`cases`."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,10 +15,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from changed_files import Case, is_known
+from changed_files import Case
 from containers import write_legacy, write_loom, write_mtx, write_mudata, write_tenx, zip_folder
 
 from cell2sen.data.expression import Expression
+from cell2sen.model import resolve
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.writing import from_expression
 
@@ -121,6 +123,16 @@ def _warnings() -> Iterator[list[str]]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+@cache
+def _vocabulary() -> frozenset[str]:
+    return frozenset(resolve("nano").genes or ())
+
+
+def is_known(symbols: Sequence[str]) -> np.ndarray:
+    """Which symbols the embedded model has, bool (n,)."""
+    return np.array([symbol in _vocabulary() for symbol in symbols], dtype=bool)
 
 
 def verdict(case: Case, data: Data) -> Verdict:

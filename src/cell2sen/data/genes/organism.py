@@ -144,7 +144,8 @@ def _given_organism(given: str | Sequence[str], n: int) -> tuple[str, ...]:
     texts_given = as_texts(given)
     if None in texts_given:
         raise ValueError("organism has missing values; pass a name for each cell, or None to read it from the data")
-    return tuple(scientific_name(value) for value in texts_given)
+    names = {value: scientific_name(value) for value in set(texts_given)}
+    return tuple(names[value] for value in texts_given)
 
 
 def _from_genes(var_names: Collection[Any]) -> str:
