@@ -479,25 +479,22 @@ SCALES = (
     Change(one_infinite_value, "finite|infinite"),
 )  # fmt: skip
 FEATURES = (
-    *[_NOTHING] * 6, Change(antibodies), Change(antibodies_by_name), Change(guides), Change(peaks),
-    Change(control_probes), Change(spike_ins),
-)  # fmt: skip
-NAMES = (
-    *[_NOTHING] * 6, Change(ensembl_index), Change(numbered_index), Change(symbol_with_identifier),
-    Change(genome_prefix), Change(names_through_r), Change(spaces_around_names), Change(transposed, "transpose|side"),
-)  # fmt: skip
+    *[_NOTHING] * 6,
+    *map(Change, (antibodies, antibodies_by_name, guides, peaks, control_probes, spike_ins)),
+)
+_RENAMED = (ensembl_index, numbered_index, symbol_with_identifier, genome_prefix, names_through_r, spaces_around_names)
+NAMES = (*[_NOTHING] * 6, *map(Change, _RENAMED), Change(transposed, "transpose|side"))
 STORAGE = tuple(
     map(Change, (nothing, dense, dense_by_columns, by_columns, csr_array, unsorted_with_zeros, entries_in_parts))
 )
 DTYPES = (_NOTHING, *map(_dtype, ("float64", "int32", "int64", "uint16", ">f4", "float16")))
 PLACES = (_NOTHING, _NOTHING, Change(in_layer), Change(in_raw))
-ANNOTATIONS = tuple(
-    map(Change, (nothing, categories_and_missing, organism_as_text, cells_by_number, cells_with_one_name))
-)
+_ANNOTATED = (nothing, categories_and_missing, organism_as_text, cells_by_number, cells_with_one_name)
+ANNOTATIONS = tuple(map(Change, _ANNOTATED))
 CONTAINERS = (
     _NOTHING, _NOTHING,
     *map(_container, ("h5ad", "zarr", "zarr.zip", "h5mu", "tenx", "mtx", "loom", "csv", "tsv_of_genes", "legacy")),
 )  # fmt: skip
 
-#: Changes in the order of a file's life; one of each stage is applied.
+#: One change of each stage is applied, in this order.
 STAGES = (SUBSETS, SCALES, FEATURES, NAMES, STORAGE, DTYPES, PLACES, ANNOTATIONS, CONTAINERS)
