@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return lambda: tmp_path_factory.mktemp("changed")
 
 
+@pytest.mark.slow
 @quiet
 @settings(every_draw, max_examples=200)
 @given(case=cases())
@@ -37,6 +38,7 @@ def test_right_or_refused_or_warned_with_the_reason(case: Case, folder: Any) -> 
     assert result.kind not in BAD, f"{result.kind} after {case.chain}: {result.text}"
 
 
+@pytest.mark.slow
 @quiet
 @settings(every_draw, max_examples=25)
 @given(case=cases(), options=st.sampled_from([{}, {"max_genes": 20}, {"scale": "counts"}]))
