@@ -158,3 +158,16 @@ def test_corrected_counts_that_look_like_the_others_never_contradict_them() -> N
         scale = recognise(corrected)
         assert (scale.kind, scale.decimals) == ("counts", True)
         assert not contradicting(sp.csr_matrix(corrected), scale).any()
+
+
+def test_a_cell_of_counts_that_has_the_sum_of_the_others_by_chance() -> None:
+    counts = np.random.default_rng(0).poisson(0.9, (3, 3000)).astype(np.float64)
+    logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    ones = np.zeros(3000)
+    ones[:1000], ones[1000:1031] = 1, 5
+    sums = np.expm1(ones).sum()
+    logs = np.log1p(np.expm1(logs) * (sums / 1e4))  # a total that this cell has, too
+    mixed = sp.csr_matrix(np.vstack([logs, ones]))
+    scale = recognise(sp.csr_matrix(logs))
+    assert (scale.kind, scale.complete) == ("log", True)
+    assert contradicting(mixed, scale).tolist() == [False, False, False, True]

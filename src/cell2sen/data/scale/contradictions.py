@@ -97,9 +97,9 @@ def _contradicting(rows: sp.csr_matrix, scale: Scale) -> NDArray[np.bool_]:
     else:
         if scale.total and scale.certain:
             result = (scale.row_sums(rows) > POSSIBLE_SUMS[1] * scale.total) & (lengths >= _MIN_VALUES)
-        if scale.kind != "normalised":
-            result[filled] |= _are_whole_cells(rows)
         suspects = np.flatnonzero(_share_of_multiples(rows, scale) < 0.5)
+    if scale.kind != "normalised":  # also of a usual sum, by chance
+        result[filled] |= _are_whole_cells(rows)
     suspects = suspects[~result[suspects]]
     result[suspects] = _votes_for_another(rows[suspects], scale)
     return result
