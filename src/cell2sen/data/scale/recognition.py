@@ -345,7 +345,12 @@ def _by_whole_numbers(matrix: sp.csr_matrix) -> Scale | None:
     # In most cells: after normalisation to the median depth, one cell has whole numbers.
     exact = float(np.median(of_cells[n_small > 0])) if n_small.any() else 0.0
     if exact > 0.3 and n_small.sum() >= 20 and len(np.unique(np.rint(matrix.data[whole]))) > 2:
-        return Scale(kind="counts", decimals=True, evidence=(f"{exact:.0%} of the values are whole numbers",))
+        evidence = f"{exact:.0%} of the values are whole numbers"
+        odd = (n_small >= 4) & (of_cells < 0.2)
+        if exact > 0.9 and odd.any():  # perhaps another scale; fewer values than a contradiction needs
+            doubt = f"{odd.sum()} of {len(odd)} cells have hardly any whole number"
+            return Scale(kind="counts", decimals=True, certain=False, evidence=(doubt, evidence))
+        return Scale(kind="counts", decimals=True, evidence=(evidence,))
     # Distinct values: a cell's genes of one count have the same value on any scale, near a whole number by chance.
     values = np.unique(np.stack([cells, np.round(matrix.data, 6)]), axis=1)[1]
     values = values[(values > 0.3) & (values < 50)]
