@@ -132,8 +132,12 @@ def _of_decimals(matrix: sp.csr_matrix, depths: NDArray[np.float64] | None, hint
     if len(set(votes[votes >= 0])) > 1:  # cells of several scales
         usual = np.bincount(votes[votes >= 0]).argmax()
         if np.mean(votes[votes >= 0] == usual) < 0.95:
-            chosen = compared[votes == usual]
-            return _of_decimals(matrix[chosen], None if depths is None else depths[chosen], hint)
+            chosen, others = compared[votes == usual], compared[(votes >= 0) & (votes != usual)]
+            found = _of_decimals(matrix[chosen], None if depths is None else depths[chosen], hint)
+            if found.kind == "counts" and are_nearly_whole(matrix[others].data).mean() < 0.2:
+                doubt = f"{len(others)} of {len(votes)} cells have hardly any whole number"
+                return replace(found, certain=False, evidence=(doubt, *found.evidence))
+            return found
     # Near 0 all transformations but the root are linear.
     tiny = matrix.data.max() < 0.05
     possible = [one for one in candidates if one.possible and (not tiny or one.scale.kind in ("normalised", "sqrt"))]
