@@ -1,4 +1,4 @@
-"""Scales of an evaluation: scores do not depend on the scale of either side, and assumptions are said."""
+"""Scales of an evaluation: scores do not depend on the scale of either side, and assumptions give a warning."""
 
 from __future__ import annotations
 

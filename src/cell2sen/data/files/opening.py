@@ -105,7 +105,7 @@ def is_plain_h5ad(path: str | Path) -> bool:
 
 
 def cannot_be_read(error: Exception, name: str) -> ValueError:
-    """An error of a library that reads files, as one that names the file and says what to do."""
+    """Error for a damaged or unsafe file: its name, the cause, and that pickled objects are never read."""
     text = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     if any(codec in text.lower() for codec in _UNSAFE_CODECS):
         return ValueError(f"{name} holds pickled objects, which are never read since they can run any code: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,16 +146,16 @@ class NoChange(Baseline):
         return group.draw(group.groups.real.cells, rows, n, NoChange.name)
 
 
-class _OneMean(Baseline):
+class _OneMean(Baseline, abc.ABC):
     """The same mean for each cell."""
 
+    @abc.abstractmethod
     def mean(self, group: Group) -> NDArray[np.float64]:
         """Mean expression, float64 (genes,)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def centre(self, group: Group) -> NDArray[np.float64]:
         """Mean in the embedding, float64 (components,)."""
-        raise NotImplementedError
 
     def expression(self, group: Group) -> Profile:
         """The mean."""
