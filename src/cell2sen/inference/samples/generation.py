@@ -23,6 +23,7 @@ TASKS = {
     "cell_types": "generate_sample_from_types",
     "abstract": "generate_sample_from_abstract",
     "nothing": "language_model_sample",
+    "nothing, one cell": "language_model",
 }
 
 
@@ -81,7 +82,8 @@ def origin_of(
     if n_cells is not None and n_cells < 1:
         raise ValueError(f"n_cells must be at least 1, found {n_cells}")
     if not kinds:
-        return Origin(kind="nothing", names=("sample",), slots=({},), n_cells=n_cells or 10)
+        kind = "nothing, one cell" if n_cells == 1 else "nothing"
+        return Origin(kind=kind, names=("sample",), slots=({},), n_cells=n_cells or 10)
     if kinds == ["abstract"]:
         text = " ".join(str(abstract).split())
         if not text:
