@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import leakage, metrics
+from cell2sen.evaluation import leakage, metrics, texts
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.result import Evaluation
-from cell2sen.evaluation.scoring import bootstrap, cells, figure_data, labels, tables, texts
+from cell2sen.evaluation.scoring import bootstrap, cells, figure_data, labels, tables
 from cell2sen.evaluation.scoring.baselines import Method, methods
 from cell2sen.evaluation.scoring.groups import (
     Groups,
