@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell2sen.answer import ParsedSentence, parse_blocks, parse_label, parse_sentence, parse_yes_no
+from cell2sen.answer import (
+    ParsedSentence,
+    by_upper_case,
+    marked,
+    named_genes,
+    parse_blocks,
+    parse_label,
+    parse_sentence,
+    parse_yes_no,
+)
 
 
 def slow_parse(text, vocabulary):

@@ -16,7 +16,7 @@ from cell2sen.sentences.samples import draw_samples, split_into_samples
 from cell2sen.task import Task
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import Draw
-from cell2sen.training.examples.pair import Pair
+from cell2sen.training.examples.pair import Pair, PairOfCells
 
 
 def pairs_of_samples(
@@ -79,7 +79,7 @@ def _of_sentences(
         **slots,
     )
     write = partial(_with_genes, task, prompt, genes, variant)
-    return Pair(task.name, *write(min(map(len, genes))), shorter=write)
+    return PairOfCells.of(task.name, write, min(map(len, genes)))
 
 
 def _with_genes(

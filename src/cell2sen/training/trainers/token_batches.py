@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.tokenizer import Tokens, fit
 from cell2sen.prompt import Prompt
-from cell2sen.training.examples.pair import Pair
+from cell2sen.training.examples.pair import Pair, PairOfCells
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,16 +76,15 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
 def _fitting_answers(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tuple[list[Prompt], list[str]]:
     """Prompts and answers; answers of several cells with as many genes per cell as fit behind their prompt."""
     prompts, completions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
-    several = [place for place, pair in enumerate(pairs) if pair.shorter is not None]
+    several = [(place, pair.shorter) for place, pair in enumerate(pairs) if isinstance(pair, PairOfCells)]
 
     def fits_into(prompt: Prompt, completion: str) -> bool:
         length = tokens.lengths([prompt])[0] + tokens.count([completion])[0]
         return bool(length + RESERVED_TOKENS <= context)
 
     cut = 0
-    for place in several:
-        shorter = pairs[place].shorter
-        if shorter is None or fits_into(prompts[place], completions[place]):
+    for place, shorter in several:
+        if fits_into(prompts[place], completions[place]):
             continue
         fits, over = 0, prompts[place].answer_genes or 1
         while over - fits > 1:
