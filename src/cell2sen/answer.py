@@ -14,7 +14,7 @@ from cell2sen.data.genes.symbol_table import HUMAN, MOUSE, symbol_table
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 #: Abbreviations in texts on cells that are names of something else than the gene of that symbol.
-NOT_GENES = frozenset("NK DNA RNA MRNA MHC HLA TCR BCR ER ROS ATP GTP UV".split())
+NOT_GENES = frozenset(["NK", "DNA", "RNA", "MRNA", "MHC", "HLA", "TCR", "BCR", "ER", "ROS", "ATP", "GTP", "UV"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,9 +142,7 @@ def annotate(
     ] = "annotate",
     sample_by: Annotated[
         Many,
-        typer.Option(
-            help="obs column that defines samples, such as the donor, for tasks of samples. May be repeated."
-        ),
+        typer.Option(help="obs column that defines samples, such as the donor, for tasks of samples. May be repeated."),
     ] = None,
     n_cells: Annotated[int, typer.Option(help="Cells of a sample.", min=1)] = 10,
     distinct: Annotated[

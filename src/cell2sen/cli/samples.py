@@ -77,8 +77,8 @@ def generate_sample(
     n_samples = int(generated.obs["sample"].nunique())
     validity = float(generated.obs["validity"].mean())
     output.summarise(
-        f"{n_samples:,} samples of {generated.n_obs // n_samples} cells, {validity:.1%} of their words are valid genes → "
-        f"{out}",
+        f"{n_samples:,} samples of {generated.n_obs // n_samples} cells, {validity:.1%} of their words are valid genes "
+        f"→ {out}",
         file=str(out),
         n_cells=generated.n_obs,
         n_samples=n_samples,

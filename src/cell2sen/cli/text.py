@@ -200,7 +200,7 @@ def _readable(name: str, row: pd.Series[Any]) -> str:
 
 
 def _chosen(cells: Many) -> dict[str, str] | None:
-    """obs column → value."""
+    """Obs column → value."""
     if wrong := [text for text in cells or () if "=" not in text]:
         raise ValueError(f"--cells takes COLUMN=VALUE, found {wrong[0]!r}")
     pairs = (text.split("=", 1) for text in cells or ())

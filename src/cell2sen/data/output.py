@@ -155,7 +155,13 @@ def _refuse_input(path: Path, file: str | Path) -> None:
 
 
 def write_results(
-    file: str | Path, out: Path, adata: AnnData, *, obsm: str | None = None, obs: Sequence[str] = (), uns: str = "cell2sen"
+    file: str | Path,
+    out: Path,
+    adata: AnnData,
+    *,
+    obsm: str | None = None,
+    obs: Sequence[str] = (),
+    uns: str = "cell2sen",
 ) -> None:
     """Copy of `file` at `out` as .h5ad, with results: columns of obs, ``obsm[obsm]`` (if named) and ``uns[uns]``.
 

@@ -105,8 +105,8 @@ def evaluate(
     real
         The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"``, ``"annotate"`` or ``"text"``. Default: as recorded in predictions of this package, else
-        inferred from the columns.
+        ``"perturb"``, ``"generate"``, ``"annotate"`` or ``"text"``. Default: as recorded in predictions of this
+        package, else inferred from the columns.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
@@ -307,9 +307,7 @@ def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metr
     )
 
 
-def _labels(
-    task: Literal["annotate", "text"], sides: Sides, chosen: list[Metric], settings: Settings
-) -> Evaluation:
+def _labels(task: Literal["annotate", "text"], sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
     of_texts = task == "text"
     answers, notes = (texts.pair_texts if of_texts else labels.pair_labels)(sides, settings)
     rows = np.concatenate(answers.cells_of) if of_texts else answers.real.rows

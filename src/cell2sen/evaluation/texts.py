@@ -127,9 +127,7 @@ def pair_texts(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
             answers.append(texts[members[0][0]])
             cells_of.append(np.array([other for _, other in members], dtype=np.int64))
     if not firsts:
-        raise ValueError(
-            f"no sample has both a predicted text in obs[{column!r}] and a reference in obs[{named[0]!r}]"
-        )
+        raise ValueError(f"no sample has both a predicted text in obs[{column!r}] and a reference in obs[{named[0]!r}]")
     if missing := len(rows_of) - len(firsts):
         notes.append(f"{missing} of {len(rows_of)} samples have no reference and are not scored")
     if sides.train is not None:

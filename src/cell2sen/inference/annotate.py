@@ -280,8 +280,8 @@ def choose_labels(
     Parameters
     ----------
     groups
-        Numbers of the labels that mean the same: likelihoods are those of whole groups, and the most likely label of the
-        most likely group is chosen. ``None``: each label alone.
+        Numbers of the labels that mean the same: likelihoods are those of whole groups, and the most likely label of
+        the most likely group is chosen. ``None``: each label alone.
 
     Returns
     -------
@@ -298,7 +298,9 @@ def choose_labels(
         single = backend.score(prompts, answers)
         pooled = pool_scores(single, groups)
         scores[:, number] = log_softmax(pooled, axis=1)
-        best = [max(groups[place], key=row.__getitem__) for place, row in zip(pooled.argmax(axis=1), single, strict=True)]
+        best = [
+            max(groups[place], key=row.__getitem__) for place, row in zip(pooled.argmax(axis=1), single, strict=True)
+        ]
         for place, label in enumerate(best):
             chosen[place].append(labels[label])
         prompts = [

@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 #: Genes of a predicted sentence for models without a length of their own: 200, as in the tutorials of Cell2Sentence.
 DEFAULT_GENES = 200
 
-#: Genes of each cell in a sample of several, for models without a length of their own; published samples have 100 to 400.
+#: Genes of each cell in a sample of several, for models without a length of their own; published samples have 100 to
+#: 400.
 DEFAULT_SAMPLE_GENES = 200
 
 #: Values of the task's slots, one entry per cell; ``None`` for cells that are not predicted.

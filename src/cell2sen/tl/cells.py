@@ -144,8 +144,9 @@ def annotate(
         perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
         cell, read together with the other cells of its sample.
     sample_by
-        For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of a sample share, such as
-        the donor. Each such group is split at random into samples; cells with a missing value are in none.
+        For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
+        a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
+        are in none.
     n_cells
         Target number of cells per sample; the samples of a group are of equal size (plus or minus one).
     distinct

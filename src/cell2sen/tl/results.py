@@ -52,10 +52,12 @@ def sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
 
 
 def copied(adata: AnnData) -> AnnData:
+    """A copy in memory."""
     return adata.to_memory() if adata.isbacked else adata.copy()
 
 
 def record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
+    """Store the provenance of a verb in ``uns``, beside those of others."""
     adata.uns[UNS] = {**adata.uns.get(UNS, {}), verb: provenance}
 
 

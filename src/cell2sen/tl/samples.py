@@ -61,7 +61,8 @@ def generate_sample(
         Only these genes, each at most once per cell. ``False``: free text, from which the cells are read; missing cells
         have no genes.
     temperature, top_k, top_p, seed
-        Sampling; temperature 0 is greedy. A cell's draw depends on the seed, the name of its sample and its number alone.
+        Sampling; temperature 0 is greedy. A cell's draw depends on the seed, the name of its sample and its number
+        alone.
     max_new_tokens
         Maximum length of free text, in tokens.
     **options
@@ -98,9 +99,7 @@ def generate_sample(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=("\n\n",)
     )
     session, organism = generation_session(genes, options, TASKS[origin.kind])
-    made = generate_samples(
-        session, origin, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
-    )
+    made = generate_samples(session, origin, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes)
     obs = pd.DataFrame({"sample": pd.Categorical(made.samples)}, index=made.names)
     obs["number"] = np.tile(np.arange(1, origin.n_cells + 1), len(obs) // origin.n_cells)
     for slot in ("tissue", "cell_type"):

@@ -90,9 +90,7 @@ def caption(
         by=[cluster] if isinstance(cluster, str) else list(cluster),
         n_cells=2,
         n_samples=n_samples,
-        sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        ),
+        sampling=Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         key=key_added,
         options=options,
     )
@@ -143,9 +141,7 @@ def interpret(
         by=[sample_by] if isinstance(sample_by, str) else list(sample_by),
         n_cells=n_cells,
         n_samples=n_samples,
-        sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        ),
+        sampling=Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         key=key_added,
         options=options,
     )
@@ -228,9 +224,7 @@ def ask(
         by=[sample_by] if isinstance(sample_by, str) else list(sample_by),
         n_cells=n_cells,
         n_samples=n_samples,
-        sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        ),
+        sampling=Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         key=key_added,
         options=options,
         cells=cells,
@@ -320,7 +314,9 @@ def chosen_cells(adata: AnnData, cells: Cells) -> NDArray[np.bool_]:
     given = np.asarray(list(cells or ()))
     if given.dtype == bool:
         if given.shape != chosen.shape:
-            raise ValueError(f"a mask of cells needs one entry per cell: {adata.n_obs} cells, found {len(given)} entries")
+            raise ValueError(
+                f"a mask of cells needs one entry per cell: {adata.n_obs} cells, found {len(given)} entries"
+            )
         chosen |= given
     elif np.issubdtype(given.dtype, np.integer):
         if len(given) and not (-adata.n_obs <= given.min() and given.max() < adata.n_obs):

@@ -41,7 +41,10 @@ def test_origins(arguments: Any, kind: str, slots: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (("blood", ["B cell"], None, None), r"one of tissue, cell_types and abstract, found \['tissue', 'cell_types'\]"),
+        (
+            ("blood", ["B cell"], None, None),
+            r"one of tissue, cell_types and abstract, found \['tissue', 'cell_types'\]",
+        ),
         ((None, ["B cell"], None, 3), "found 1 types and n_cells=3"),
         (("blood; blood", None, None, None), "tissues must differ"),
         (("", None, None, None), "tissue must be one name or several"),

@@ -27,6 +27,6 @@ def test_states_are_those_of_the_matrix(max_genes: int) -> None:
     assert [gene.n_cells for gene in named] == [2, 0, 0, 0]
     ranks = [np.argsort(np.argsort(-counts[row], kind="stable"), kind="stable")[first] for row in (1, 2)]
     assert (named[0].rank is None) == (max_genes == 2)
-    assert max_genes == 2 or named[0].rank is not None and abs(named[0].rank - 1 - min(ranks)) <= 10  # ties
+    assert max_genes == 2 or (named[0].rank is not None and abs(named[0].rank - 1 - min(ranks)) <= 10)  # ties
     assert states(ground("LYZ", genes, [5])) == {"present": ["LYZ"], "absent": [], "unmeasured": []}
     assert ground("LYZ", genes, [5])[0].rank == 1

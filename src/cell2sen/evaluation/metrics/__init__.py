@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 Level = Literal[
-    "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "profile", "change", "disjoint_change", "cells", "neighbours",
-    "sentences",
+    "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "profile", "change",
+    "disjoint_change", "cells", "neighbours", "sentences",
 ]  # fmt: skip
 """Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 

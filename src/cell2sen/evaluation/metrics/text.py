@@ -107,7 +107,7 @@ def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: Encoder 
 
 
 def chrf_scores(truth: Sequence[str], answer: Sequence[str]) -> NDArray[np.float64]:
-    """chrF of each text, float64 (texts,); 0 for an empty one. Equal pairs are computed once.
+    """ChrF of each text, float64 (texts,); 0 for an empty one. Equal pairs are computed once.
 
     Raises
     ------

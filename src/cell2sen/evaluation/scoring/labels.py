@@ -59,7 +59,7 @@ class Answers:
     settings: Settings
 
     references: tuple[NDArray[Any], ...] = ()
-    """Further true texts of each cell, object (n,); ``None`` where there is none. An answer is compared with the nearest."""
+    """Further true texts of each cell, object (n,), ``None`` where there is none. The nearest one counts."""
 
     cells_of: tuple[NDArray[np.int64], ...] = ()
     """Of each text, the rows of its cells among the real ones, for texts on several cells."""

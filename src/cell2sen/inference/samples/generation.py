@@ -127,8 +127,8 @@ def generate_samples(
         Each cell has genes of the session only, each once; the text between cells is the template's. ``False``: free
         text, from which the cells are read.
     n_genes
-        Genes of each cell; by default the number that the model was trained with, or as many as let all cells of a sample
-        fit into the context together.
+        Genes of each cell; by default the number that the model was trained with, or as many as let all cells of a
+        sample fit into the context together.
 
     Raises
     ------

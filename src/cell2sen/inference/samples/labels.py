@@ -26,9 +26,9 @@ def label_cells(
         Rows of each sample (:func:`cell2sen.inference.annotate.samples_of_cells`).
     distinct
         ``False``: the labels of a sample are chosen in the order of its cells, as in training; a cell's probabilities
-        are conditional on the labels of the cells before it. ``True``: the cells of a sample get different labels, those
-        with the highest product of probabilities. Each cell is put first for this, with the others behind it in turn, so
-        that its probabilities depend on the genes of all cells and on no label.
+        are conditional on the labels of the cells before it. ``True``: the cells of a sample get different labels,
+        those with the highest product of probabilities. Each cell is put first for this, with the others behind it in
+        turn, so that its probabilities depend on the genes of all cells and on no label.
 
     Returns
     -------

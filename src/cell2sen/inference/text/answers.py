@@ -51,9 +51,7 @@ class Answer:
 def writes_text(model: Model) -> bool:
     """Whether a model may have been trained to write text: any that does not list its tasks, or lists one with text."""
     trained = model.metadata.get("templates")
-    return not trained or any(
-        name in tasks.names() and tasks.load(name).answer == "text" for name in trained
-    )
+    return not trained or any(name in tasks.names() and tasks.load(name).answer == "text" for name in trained)
 
 
 def refuse_without_text(model: Model, task: str) -> None:
@@ -67,8 +65,9 @@ def refuse_without_text(model: Model, task: str) -> None:
     if not writes_text(model):
         trained = ", ".join(sorted(model.metadata["templates"]))
         raise Unsupported(
-            f"{model.name} was not trained to write text, only on {trained}: task {task!r} needs another model, such as a "
-            "checkpoint directory that was trained on instructions or by `cell2sen train` with this task (model=, --model)"
+            f"{model.name} was not trained to write text, only on {trained}: task {task!r} needs another model, such "
+            "as a checkpoint directory that was trained on instructions, or by `cell2sen train` on this task (model=, "
+            "--model)"
         )
 
 

@@ -15,6 +15,7 @@ from cell2sen.inference.session import Session
 
 State = Literal["present", "absent", "unmeasured"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class NamedGene:
     """A gene that a text names."""
@@ -23,8 +24,8 @@ class NamedGene:
     """As the text writes it."""
 
     state: State
-    """``"present"``: at least one of the cells expresses it. ``"absent"``: none does. ``"unmeasured"``: the data have no
-    such gene."""
+    """``"present"``: at least one of the cells expresses it. ``"absent"``: none does. ``"unmeasured"``: the data have
+    no such gene."""
 
     n_cells: int = 0
     """Cells that express it."""
@@ -63,8 +64,7 @@ class CellGenes:
 def ground(text: str, genes: CellGenes, rows: Sequence[int]) -> tuple[NamedGene, ...]:
     """Genes that a text on some cells names, each once, in the order of the text; see :func:`named_genes`."""
     return tuple(
-        genes.look_up(word, symbol, rows)
-        for word, symbol in named_genes(text, genes.measured, genes.organism).items()
+        genes.look_up(word, symbol, rows) for word, symbol in named_genes(text, genes.measured, genes.organism).items()
     )
 
 

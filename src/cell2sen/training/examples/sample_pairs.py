@@ -71,7 +71,7 @@ def _of_sentences(
     names = [str(drawn.sentences.names[row]) for row in sample]
     genes: list[Sequence[str]] = [lists[row] for row in sample]
     prompt = task.prompt(
-        cells={name: () for name in names},
+        cells=dict.fromkeys(names, ()),
         organism=drawn.sentences.organism[sample[0]],
         key=names[0],
         answer_genes=min(map(len, genes)),

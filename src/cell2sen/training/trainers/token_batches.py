@@ -94,7 +94,7 @@ def _fitting_answers(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tup
         cut += 1
     if cut:
         _log.warning(
-            "%d of %d answers of several cells were too long for the context of %d tokens: their cells have fewer genes",
+            "%d of %d answers of several cells were too long for the context of %d tokens: their cells lost genes",
             cut,
             len(several),
             context,
