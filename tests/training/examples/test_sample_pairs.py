@@ -128,6 +128,17 @@ def test_texts(donors: TrainingCells, name: str, column: str, sizes: set[int] | 
     assert len(seen) == len(set(seen))
 
 
+def test_a_task_may_have_samples_of_its_own(donors: TrainingCells) -> None:
+    object.__setattr__(donors.data, "columns", {**COLUMNS, "ask_sample": "question"})
+    for pair in drawn(donors, "ask"):
+        assert len(set(donors.obs["question"].iloc[rows_of(donors, pair)])) == 1
+    assert {donors.obs["donor"].iloc[rows_of(donors, pair)[0]] for pair in drawn(donors, "caption")} == {
+        "d0",
+        "d1",
+        "d2",
+    }
+
+
 def test_one_line_with_a_full_stop() -> None:
     assert [as_line(text) for text in ("a\n b", "a.", "Why? ", "No !")] == ["a b.", "a.", "Why?", "No !"]
 

@@ -24,7 +24,7 @@ def pairs_of_samples(
 ) -> Iterator[Pair]:
     """Pairs of samples of cells; their size is random within the task's limits, and the same in the whole draw.
 
-    Cells of a sample share organism, value in the column of the slot ``sample``, and the values of all slots and
+    Cells of a sample share organism, value in the column of the slot ``<task>_sample`` (or else ``sample``), and the values of all slots and
     answers that are not of single cells. Each cell is in one sample at most, and all cells of a sample have the same
     number of genes. There are no pairs if no group has enough cells.
     """
@@ -34,7 +34,11 @@ def pairs_of_samples(
     of_cells = {slot: cells.values(slot) for slot in sorted(task.slots_of_cells)}
     if task.answer == "labels":
         of_cells[str(task.target)] = cells.values(str(task.target))
-    shared = ["sample", *([] if task.answer in ("labels", "sentences") else [str(task.target)])]
+    own = f"{task.name}_sample"
+    shared = [
+        own if own in cells.data.columns else "sample",
+        *([] if task.answer in ("labels", "sentences") else [str(task.target)]),
+    ]
     columns = {slot: cells.values(slot) for slot in (*shared, *sorted(task.slots - set(of_cells)))}
     groups: list[tuple[str, ...] | None] = [None] * len(cells.names)
     for row in rows:
