@@ -15,8 +15,8 @@
 ``--donor``, ``--tissue``
     Optional obs columns for the summaries of samples.
 
-The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``question``, ``answer``, ``sample``
-and ``summary``, from which ``recipes/text.yaml`` trains. Texts are made from ontology definitions, names of gene
+The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``question``, ``answer``,
+``sample`` and ``summary``, from which ``recipes/text.yaml`` trains. Texts are made from ontology definitions, names of gene
 sets, and obs; each cell has one of several questions, chosen by a seed. Cells without a label in the ontology have no
 text.
 """
@@ -24,6 +24,7 @@ text.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def first_sentence(text: str) -> str:
 def best_sets(
     expression: Expression, labels: Sequence[str | None], sets: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Label → gene set whose genes its cells express most above the mean of all labels (mean of standardised values)."""
+    """Label → gene set whose genes its cells express most above the mean of labels (mean of standardised values)."""
     values = sp.csr_matrix(expression.ln_cp10k())
     names = sorted({label for label in labels if label is not None})
     means = np.stack(
@@ -111,14 +112,16 @@ def main() -> None:
         parser.add_argument(option)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     adata = anndata.read_h5ad(given.cells)
     names = dict(pd.read_csv(given.names, header=None, dtype=str).itertuples(index=False)) if given.names else {}
     known, found = terms(given.ontology), text_column(adata.obs, given.label)
     described = [None if label is None else known.get(normalise_label(names.get(label, label))) for label in found]
     missing = sorted({str(label) for label, term in zip(found, described, strict=True) if label and term is None})
-    print(f"{sum(term is not None for term in described)} of {len(found)} cells have a label of the ontology")
+    n_described = sum(term is not None for term in described)
+    logging.info("%d of %d cells have a label of the ontology", n_described, len(found))
     if missing:
-        print(f"not in the ontology: {missing}; --names maps labels of the file to those of the ontology")
+        logging.warning("not in the ontology: %s; --names maps labels of the file to those of the ontology", missing)
     labels = [None if term is None else term[0] for term in described]
     sets: dict[str, str] = {}
     with Expression.open(adata) as expression:
