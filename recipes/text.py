@@ -16,9 +16,9 @@
     Optional obs columns for the summaries of samples.
 
 The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``question``, ``answer``,
-``sample`` and ``summary``, from which ``recipes/text.yaml`` trains. Texts are made from ontology definitions, names of gene
-sets, and obs; each cell has one of several questions, chosen by a seed. Cells without a label in the ontology have no
-text.
+``sample`` and ``summary``, from which ``recipes/text.yaml`` trains. Texts are made from ontology definitions, names of
+gene sets, and obs; each cell has one of several questions, chosen by a seed. Cells without a label in the ontology have
+no text.
 """
 
 from __future__ import annotations

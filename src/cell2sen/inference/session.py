@@ -345,7 +345,7 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
 def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: those the model was trained with, at most the recipe's; ``None`` is all."""
     trained = model.metadata.get("lengths", {}).get("annotate" if task.name == "embed" else task.name)
-    if trained is None and task.cells is not None:
+    if trained is None and task.cells is not None and recipe.max_genes == model.recipe.max_genes:
         trained = DEFAULT_SAMPLE_GENES
     limits = [limit for limit in (trained, recipe.max_genes) if limit]
     if not limits and task.answer == "sentences":

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Cells that a question is about: names or numbers, a mask, or values of obs columns.
-Cells = Sequence[str | int] | Sequence[bool] | Mapping[str, Any] | None
+Cells = str | Sequence[str | int] | Sequence[bool] | Mapping[str, Any] | None
 
 
 def caption(
@@ -311,7 +311,7 @@ def chosen_cells(adata: AnnData, cells: Cells) -> NDArray[np.bool_]:
         if not chosen.any():
             raise ValueError(f"no cell has all of {dict(cells)}")
         return chosen
-    given = np.asarray(list(cells or ()))
+    given = np.asarray([cells] if isinstance(cells, str) else list(() if cells is None else cells))
     if given.dtype == bool:
         if given.shape != chosen.shape:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cells import GENES, cells, fake
+from sessions import begin, sentences_of
 
 from cell2sen.inference.session import start
 from cell2sen.inference.text.grounding import CellGenes, ground, states
@@ -30,3 +31,24 @@ def test_states_are_those_of_the_matrix(max_genes: int) -> None:
     assert max_genes == 2 or (named[0].rank is not None and abs(named[0].rank - 1 - min(ranks)) <= 10)  # ties
     assert states(ground("LYZ", genes, [5])) == {"present": ["LYZ"], "absent": [], "unmeasured": []}
     assert ground("LYZ", genes, [5])[0].rank == 1
+
+
+def test_genes_that_the_model_cannot_write_are_measured_all_the_same() -> None:
+    adata = cells(3)
+    adata.var_names = [*GENES[:-1], "CXCL13"]
+    counts = adata.X.toarray()
+    counts[:, -1] = [0, 4, 0]
+    adata.X = counts
+    session = start(adata, "ask", {"model": fake(genes=GENES[:-1]), "progress": False})
+    assert "CXCL13" not in session.sentences.symbols
+    genes = CellGenes(session, np.arange(3))
+    assert [gene.state for gene in ground("CXCL13", genes, [0, 1])] == ["present"]
+    assert [gene.state for gene in ground("CXCL13", genes, [0, 2])] == ["absent"]
+    assert ground("CXCL13", genes, [1])[0].rank is None
+
+
+def test_without_data_the_sentences_count() -> None:
+    session = begin("ask", sentences_of("CD4 LYZ", "LYZ"))
+    genes = CellGenes(session, np.arange(2))
+    named = ground("LYZ then CD4", genes, [1])
+    assert [(gene.gene, gene.state, gene.rank) for gene in named] == [("LYZ", "present", 1), ("CD4", "absent", None)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.answer import by_upper_case, named_genes
+from cell2sen.data.expression import Expression
 from cell2sen.data.genes.symbol_table import HUMAN
 from cell2sen.inference.session import Session
 
@@ -37,19 +38,31 @@ class NamedGene:
 class CellGenes:
     """Genes of a session's cells, in which the names of texts are looked up.
 
-    Cells express what their sentences have, in full length: all genes with a value above 0, unless the model's recipe
-    limits sentences; then also the further genes of the open matrix are read.
+    They are all genes of the open data, also those that the model cannot write; without data those of the sentences.
+    Cells express the genes with a value above 0, whether or not their sentences are long enough for them.
     """
 
     def __init__(self, session: Session, rows: NDArray[np.int64]) -> None:
         sentences = session.sentences
         self.organism = sentences.organism[int(rows[0])] if len(rows) else HUMAN
-        self.measured = by_upper_case(sentences.symbols)
         lists = sentences.gene_lists()
-        self._ranks: dict[int, dict[str, int]] = {
-            int(row): {gene: rank for rank, gene in enumerate(lists[int(row)], start=1)} for row in rows
+        written = {int(row): list(lists[int(row)]) for row in rows}
+        #: Name of a gene for the model → its name in the data.
+        own = {symbol: symbol for symbol in sentences.symbols}
+        if session.data is None:
+            self._expressed = {row: frozenset(genes) for row, genes in written.items()}
+            names = own
+        else:
+            symbols = session.data.gene_map.symbols
+            own |= {
+                name: symbols[column] for name, column in zip(session.data.symbols, session.data.columns, strict=True)
+            }
+            self._expressed = _expressed(session.data, rows)
+            names = {**{symbol: symbol for symbol in symbols}, **own}
+        self.measured = {spelled: names[name] for spelled, name in by_upper_case(names).items()}
+        self._ranks = {
+            row: {own[gene]: rank for rank, gene in enumerate(genes, start=1)} for row, genes in written.items()
         }
-        self._expressed = _expressed(session, rows)
 
     def look_up(self, word: str, symbol: str | None, rows: Sequence[int]) -> NamedGene:
         """The gene of a word of a text on some of the cells; `symbol` is its name in the data, if it is there."""
@@ -76,16 +89,12 @@ def states(named: Sequence[NamedGene]) -> dict[State, list[str]]:
     return by_state
 
 
-def _expressed(session: Session, rows: NDArray[np.int64]) -> dict[int, frozenset[str]]:
-    """Symbols with a value above 0 of each row."""
-    sentences = session.sentences
-    if session.data is None or sentences.recipe.max_genes is None:
-        lists = sentences.gene_lists()
-        return {int(row): frozenset(lists[int(row)]) for row in rows}
-    symbols = np.asarray(session.data.symbols, dtype=object)
+def _expressed(data: Expression, rows: NDArray[np.int64]) -> dict[int, frozenset[str]]:
+    """Symbols with a value above 0 of each row, of all genes of the data."""
+    symbols = np.asarray(data.gene_map.symbols, dtype=object)
+    whole = replace(data, columns=np.arange(len(symbols)), symbols=data.gene_map.symbols)
     expressed: dict[int, frozenset[str]] = {}
-    chosen = session.data[rows]
-    for block in chosen.blocks():
+    for block in whole[rows].blocks():
         values = block.values
         for place in range(values.shape[0]):
             part = slice(values.indptr[place], values.indptr[place + 1])

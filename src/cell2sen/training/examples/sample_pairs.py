@@ -25,8 +25,8 @@ def pairs_of_samples(
     """Pairs of samples of cells; their size is random within the task's limits, and the same in the whole draw.
 
     Cells of a sample share organism, value in the column of the slot ``<task>_sample`` (or else ``sample``), and the
-    values of all slots and answers that are not of single cells. Each cell is in one sample at most, and all cells of a sample have the same
-    number of genes. There are no pairs if no group has enough cells.
+    values of all slots and answers that are not of single cells. Each cell is in one sample at most, and all cells of a
+    sample have the same number of genes. There are no pairs if no group has enough cells.
     """
     assert task.cells is not None
     fewest, most = task.cells
