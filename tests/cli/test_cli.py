@@ -18,8 +18,8 @@ from cells import LABELS, cells
 from command import Run, digest, names
 
 COMMANDS = [
-    "check", "sentences", "embed", "annotate", "perturb", "generate", "generate-sample", "ask", "caption", "interpret", "train",
-    "evaluate", "models", "demo",
+    "check", "sentences", "embed", "annotate", "perturb", "generate", "generate-sample", "ask", "caption", "interpret",
+    "train", "evaluate", "models", "demo",
 ]  # fmt: skip
 CHOICE = ";".join(LABELS)
 
