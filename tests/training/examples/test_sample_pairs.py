@@ -139,6 +139,19 @@ def test_a_task_may_have_samples_of_its_own(donors: TrainingCells) -> None:
     }
 
 
+def test_draws_use_several_columns_in_turn(donors: TrainingCells) -> None:
+    for number in range(3):
+        donors.obs[f"q_{number}"], donors.obs[f"a_{number}"] = f"Question {number}?", f"Answer {number}."
+    object.__setattr__(donors.data, "columns", {**COLUMNS, "question": "q_*", "answer": "a_*"})
+    for draw in range(4):
+        for pair in drawn(donors, "ask", draw=draw):
+            assert f"Question: Question {draw % 3}?" in pair.prompt.text
+            assert pair.completion == f" Answer {draw % 3}."
+    object.__setattr__(donors.data, "columns", {**COLUMNS, "question": "x_*"})
+    with pytest.raises(KeyError, match=r"has no column 'x_\*'"):
+        drawn(donors, "ask")
+
+
 def test_one_line_with_a_full_stop() -> None:
     assert [as_line(text) for text in ("a\n b", "a.", "Why? ", "No !")] == ["a b.", "a.", "Why?", "No !"]
 

@@ -127,8 +127,8 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.values(str(task.target)) if task.answer in _COLUMN_ANSWERS else None
-    slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
+    answers = cells.values(str(task.target), drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    slots = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)
     completions = []

@@ -31,15 +31,15 @@ def pairs_of_samples(
     assert task.cells is not None
     fewest, most = task.cells
     n_cells = int(drawn.generator.integers(fewest, most + 1))
-    of_cells = {slot: cells.values(slot) for slot in sorted(task.slots_of_cells)}
+    of_cells = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots_of_cells)}
     if task.answer == "labels":
-        of_cells[str(task.target)] = cells.values(str(task.target))
+        of_cells[str(task.target)] = cells.values(str(task.target), drawn.number)
     own = f"{task.name}_sample"
     shared = [
         own if own in cells.data.columns else "sample",
         *([] if task.answer in ("labels", "sentences") else [str(task.target)]),
     ]
-    columns = {slot: cells.values(slot) for slot in (*shared, *sorted(task.slots - set(of_cells)))}
+    columns = {slot: cells.values(slot, drawn.number) for slot in (*shared, *sorted(task.slots - set(of_cells)))}
     groups: list[tuple[str, ...] | None] = [None] * len(cells.names)
     for row in rows:
         values = tuple(column[row] for column in columns.values())

@@ -110,7 +110,8 @@ def _texts_of_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Ta
         learned = [tasks[name] for name in file.data.tasks]
         slots = {slot for task in learned for slot in (*task.slots, task.target)} & set(file.data.columns)
         for slot in sorted(map(str, slots)):
-            texts.update({f" {value}": None for value in file.values(slot) if value is not None})
+            for draw in range(len(file.columns_of(slot))):
+                texts.update({f" {value}": None for value in file.values(slot, draw) if value is not None})
     return list(texts)
 
 
