@@ -15,10 +15,9 @@
 ``--donor``, ``--tissue``
     Optional obs columns for the summaries of samples.
 
-The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``question``, ``answer``,
-``sample`` and ``summary``, from which ``recipes/text.yaml`` trains. Texts are made from ontology definitions, names of
-gene sets, and obs; each cell has one of several questions, chosen by a seed. Cells without a label in the ontology have
-no text.
+The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``sample``, ``summary``, and
+``question_0``, ``answer_0``, … for each of several questions, from which ``recipes/text.yaml`` trains. Texts are made
+from ontology definitions, names of gene sets, and obs. Cells without a label in the ontology have no text.
 """
 
 from __future__ import annotations
@@ -39,6 +38,10 @@ from cell2sen.data.genes.gene_sets import read_gmt
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
+
+
+#: Questions on each type of cells; the last one only with gene sets.
+N_QUESTIONS = 4
 
 
 def terms(path: Path) -> dict[str, tuple[str, str]]:
@@ -110,7 +113,6 @@ def main() -> None:
         parser.add_argument(option, type=Path)
     for option in ("--donor", "--tissue"):
         parser.add_argument(option)
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     adata = anndata.read_h5ad(given.cells)
@@ -128,20 +130,22 @@ def main() -> None:
         organisms = expression.organism()
         if given.gene_sets:
             sets = best_sets(expression, labels, read_gmt(given.gene_sets))
-    generator = np.random.default_rng(given.seed)
-    texts = pd.DataFrame(None, index=adata.obs_names, dtype=object, columns=["caption", "question", "answer"])
-    for row, term in enumerate(described):
-        if term is not None:
-            pairs = questions(*term, sets.get(term[0]))
-            question, answer = pairs[int(generator.integers(len(pairs)))]
-            texts.iloc[row] = [f"Cells of the type {term[0]}: {term[1]}", question, answer]
+    columns: dict[str, list[str | None]] = {"type": labels, "caption": []}
+    for term in described:
+        columns["caption"].append(None if term is None else f"Cells of the type {term[0]}: {term[1]}")
+        pairs = [] if term is None else questions(*term, sets.get(term[0]))
+        for number in range(N_QUESTIONS):
+            question, answer = pairs[number] if number < len(pairs) else (None, None)
+            columns.setdefault(f"question_{number}", []).append(question)
+            columns.setdefault(f"answer_{number}", []).append(answer)
+    texts = pd.DataFrame(columns, index=adata.obs_names)
     tissues = text_column(adata.obs, given.tissue) if given.tissue else np.full(len(found), None, dtype=object)
     donors = text_column(adata.obs, given.donor) if given.donor else np.full(len(found), "all", dtype=object)
     samples = [
         None if donor is None else f"{donor} {tissue or ''}".strip()
         for donor, tissue in zip(donors, tissues, strict=True)
     ]
-    texts["type"], texts["sample"] = labels, samples
+    texts["sample"] = samples
     for sample in {sample for sample in samples if sample is not None}:
         rows = [row for row, name in enumerate(samples) if name == sample and labels[row] is not None]
         if rows:

@@ -118,7 +118,8 @@ def test_corpus_of_texts(tmp_path: Path) -> None:
     assert obs["caption"].isna().equals(obs["cell_type"].eq("monocyte"))
     b_cells = obs[obs["cell_type"] == "B cell"]
     assert set(b_cells["caption"]) == {"Cells of the type B cell: A lymphocyte of B lineage."}
-    assert "They express OF B." in set(b_cells["answer"])
+    assert set(b_cells["answer_3"]) == {"They express OF B."}
+    assert set(b_cells["question_0"]) == {"What type are these cells?"}
     assert set(obs.loc[obs["cell_type"] == "T cell", "type"]) == {"t-cell"}
     assert (obs.groupby("donor", observed=True)["summary"].nunique() == 1).all()
     assert all("B cell (" in text and "t-cell (" in text for text in obs["summary"].dropna())
