@@ -39,7 +39,6 @@ from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
 
-
 #: Questions on each type of cells; the last one only with gene sets.
 N_QUESTIONS = 4
 

@@ -119,9 +119,13 @@ def label_menu(session: Session, labels: Sequence[str] | None) -> Menu:
     Raises
     ------
     ValueError
-        Fewer than two labels, or two that mean the same.
+        Fewer than two labels, two that mean the same, or a task whose answer is no label.
     """
     task, metadata = session.task, session.model.metadata
+    if task.answer in ("none", "text", "genes", "sentences"):
+        raise ValueError(
+            f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}; see docs/tasks.md"
+        )
     kind = LABEL_KEYS.get(str(task.target), str(task.target))
     names = check_labels(default_labels(session.model, kind) if labels is None else labels)
     groups = trained_labels(names, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})

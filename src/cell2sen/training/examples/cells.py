@@ -216,7 +216,7 @@ class TrainingCells:
         return self._column(names[draw % len(names)])
 
     def columns_of(self, slot: str) -> list[str]:
-        """Columns of obs for a slot that the training file names: one, or those that a pattern with ``*`` matches, sorted.
+        """Columns of obs of a slot that the training file names: one, or those that match a pattern with ``*``, sorted.
 
         Raises
         ------
