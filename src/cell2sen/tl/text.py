@@ -285,8 +285,9 @@ def _table(adata: AnnData, answers: Sequence[Answer], by: Sequence[str]) -> pd.D
             {**group, **answer.slots, "text": answer.text, "complete": answer.complete, **genes}
             | {"n_cells": len(answer.rows), "cells": "\t".join(map(str, names[answer.rows]))}
         )
-    index = pd.Index([str(names[answer.rows[0]]) for answer in answers], dtype=object, name="sample")
-    return pd.DataFrame(rows, index=index)
+    index = pd.Index([str(names[answer.rows[0]]) for answer in answers], dtype=object)
+    # A column of the same name would keep the table from being stored.
+    return pd.DataFrame(rows, index=index.rename(None if "sample" in columns else "sample"))
 
 
 def chosen_cells(adata: AnnData, cells: Cells) -> NDArray[np.bool_]:
