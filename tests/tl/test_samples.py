@@ -24,5 +24,5 @@ def test_abstract_is_recorded() -> None:
     made = c2s.tl.generate_sample(abstract="We studied blood.", n=1, n_cells=2, n_genes=3, genes=cells(9), model=fake())
     record = made.uns["cell2sen"]["generate"]
     assert record["abstract"] == "We studied blood."
-    assert record["task"]["name"] == "generate_sample_from_abstract"
+    assert record["task"]["name"] == "sample_from_abstract"
     assert record["n_cells"] == 2

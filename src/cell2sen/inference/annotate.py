@@ -123,9 +123,7 @@ def label_menu(session: Session, labels: Sequence[str] | None) -> Menu:
     """
     task, metadata = session.task, session.model.metadata
     if task.answer in ("none", "text", "genes", "sentences"):
-        raise ValueError(
-            f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}"
-        )
+        raise ValueError(f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}")
     kind = LABEL_KEYS.get(str(task.target), str(task.target))
     names = check_labels(default_labels(session.model, kind) if labels is None else labels)
     groups = trained_labels(names, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})

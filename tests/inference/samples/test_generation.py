@@ -91,7 +91,7 @@ def test_a_sample_depends_on_its_name_alone() -> None:
 def test_all_cells_fit_into_the_context_together() -> None:
     """The number of genes is the largest with which prompt and answer have at most as many tokens as the context."""
     backend = model()
-    task = tasks.load("language_model_sample")
+    task = tasks.load("write_sample")
     prompt = task.prompt(cells={str(cell): () for cell in range(20)}, key="a", answer_genes=1)
     n_genes = genes_that_fit(backend, task, [prompt], GENES, 20, 40)
     gene = sorted(GENES, key=lambda name: backend.count_tokens([f" {name}"])[0])[len(GENES) // 2]

@@ -71,10 +71,10 @@ def test_labels_of_each_cell(donors: TrainingCells) -> None:
 @pytest.mark.parametrize(
     ("name", "begins"),
     [
-        ("generate_sample", "The tissue of these cells is: tissue "),
-        ("generate_sample_from_types", "The types of these cells are:\nCell 1: type "),
-        ("generate_sample_from_abstract", "This is the abstract of a study of Homo sapiens cells: Study "),
-        ("language_model_sample", "strongest first.\nCell sentences:"),
+        ("sample_from_tissue", "The tissue of these cells is: tissue "),
+        ("sample_from_types", "The types of these cells are:\nCell 1: type "),
+        ("sample_from_abstract", "This is the abstract of a study of Homo sapiens cells: Study "),
+        ("write_sample", "strongest first.\nCell sentences:"),
     ],
 )
 def test_cells_as_answers(donors: TrainingCells, name: str, begins: str) -> None:
@@ -97,7 +97,7 @@ def test_cells_as_answers(donors: TrainingCells, name: str, begins: str) -> None
         if "from_types" in name:
             lines = [f"Cell {number}: {donors.obs['type'].iloc[row]}.\n" for number, row in enumerate(rows, 1)]
             assert "".join(lines) in pair.prompt.text
-        if name == "generate_sample":
+        if name == "sample_from_tissue":
             assert f"is: {donors.obs['tissue'].iloc[rows[0]]}." in pair.prompt.text
         sizes.add(len(rows))
         assert isinstance(pair, PairOfCells)

@@ -1,4 +1,4 @@
-"""Metrics of texts: BERTScore under a text encoder such as BioBERT, chrF, and genes that a text names rightly."""
+"""Metrics of texts: BERTScore under a text encoder such as BioBERT, chrF, genes that a text names rightly."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from cell2sen.task import Task
 
 #: What a sample is generated from → task.
 TASKS = {
-    "tissue": "generate_sample",
-    "cell_types": "generate_sample_from_types",
-    "abstract": "generate_sample_from_abstract",
-    "nothing": "language_model_sample",
-    "nothing, one cell": "language_model",
+    "tissue": "sample_from_tissue",
+    "cell_types": "sample_from_types",
+    "abstract": "sample_from_abstract",
+    "nothing": "write_sample",
+    "nothing, one cell": "write_cell",
 }
 
 

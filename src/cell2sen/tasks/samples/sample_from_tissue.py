@@ -1,9 +1,9 @@
-"""generate_sample: tissue → cell sentences of several cells of one sample."""
+"""sample_from_tissue: tissue → cell sentences of several cells of one sample."""
 
 from cell2sen.task import Task, Template
 
 TASK = Task(
-    name="generate_sample",
+    name="sample_from_tissue",
     answer="sentences",
     target="sentence",
     cells=(1, 20),

@@ -1,17 +1,16 @@
-"""generate_sample_from_abstract: abstract of a study → cell sentences of several cells of one of its samples."""
+"""write_sample: organism alone → cell sentences of several cells of one sample; language modelling."""
 
 from cell2sen.task import Task, Template
 
 TASK = Task(
-    name="generate_sample_from_abstract",
+    name="write_sample",
     answer="sentences",
     target="sentence",
     cells=(1, 20),
     templates=(
         Template(
             prompt=(
-                "This is the abstract of a study of {organism} cells: {abstract}\n"
-                "Write the {n_genes} most expressed genes of each of {n_cells} cells of one sample of this study, "
+                "Write the {n_genes} most expressed genes of each of {n_cells} {organism} cells of one sample, "
                 "strongest first.\n"
                 "Cell sentences:"
             ),

@@ -1,9 +1,9 @@
-"""language_model: organism alone → cell sentence; unconditional language modelling of one cell."""
+"""write_cell: organism alone → cell sentence; unconditional language modelling of one cell."""
 
 from cell2sen.task import Task, Template
 
 TASK = Task(
-    name="language_model",
+    name="write_cell",
     answer="sentences",
     target="sentence",
     templates=(

@@ -1,9 +1,9 @@
-"""language_model_sample: organism alone → cell sentences of several cells of one sample; language modelling."""
+"""sample_from_types: type of each cell → cell sentences of these cells of one sample."""
 
 from cell2sen.task import Task, Template
 
 TASK = Task(
-    name="language_model_sample",
+    name="sample_from_types",
     answer="sentences",
     target="sentence",
     cells=(1, 20),
@@ -11,9 +11,11 @@ TASK = Task(
         Template(
             prompt=(
                 "Write the {n_genes} most expressed genes of each of {n_cells} {organism} cells of one sample, "
-                "strongest first.\n"
+                "strongest first. The types of these cells are:\n"
+                "{cells}"
                 "Cell sentences:"
             ),
+            cell="Cell {number}: {cell_type}.\n",
             answer="{cells}",
             answer_cell="\nCell {number}: {sentence}.",
         ),
