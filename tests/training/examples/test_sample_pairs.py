@@ -154,6 +154,7 @@ def test_draws_use_several_columns_in_turn(donors: TrainingCells) -> None:
 
 def test_one_line_with_a_full_stop() -> None:
     assert [as_line(text) for text in ("a\n b", "a.", "Why? ", "No !")] == ["a b.", "a.", "Why?", "No !"]
+    assert [as_line(text, ends=False) for text in ("a\n b", "a.", "Why?")] == ["a b", "a", "Why?"]
 
 
 def test_other_answers_are_refused(donors: TrainingCells) -> None:

@@ -62,7 +62,7 @@ def pairs_of_samples(
         target = str(task.target)
         answer = list(of_cells[target][sample]) if task.answer == "labels" else columns[target][sample[0]]
         if task.answer == "text":
-            answer = as_line(answer)
+            answer = as_line(answer, ends=task.templates[variant].answer.endswith("}"))
         filled: dict[str, Any] = {target: answer}
         yield Pair(task.name, prompt, task.complete(variant=variant, n_cells=len(sample), **filled))
 
@@ -95,7 +95,13 @@ def _with_genes(
     return replace(prompt, answer_genes=n_genes), completion
 
 
-def as_line(text: str) -> str:
-    """A text to be learned in one line, with a full stop unless it ends in other punctuation."""
+def as_line(text: str, *, ends: bool = True) -> str:
+    """A text to be learned in one line.
+
+    If it `ends` the answer, with a full stop unless it has other punctuation there; otherwise without, as the template
+    has one.
+    """
     line = " ".join(text.split())
+    if not ends:
+        return line.removesuffix(".")
     return line if line.endswith((".", "!", "?")) else f"{line}."
