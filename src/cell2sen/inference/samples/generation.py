@@ -75,7 +75,7 @@ def origin_of(
     ValueError
         More than one of tissue, cell types and abstract, missing names, or another number of cells than of types.
     """
-    given = {"tissue": tissue, "cell_types": cell_types, "abstract": abstract}
+    given: dict[str, Any] = {"tissue": tissue, "cell_types": cell_types, "abstract": abstract}
     kinds = [name for name, value in given.items() if value is not None]
     if len(kinds) > 1:
         raise ValueError(f"samples are generated from one of tissue, cell_types and abstract, found {kinds}")
