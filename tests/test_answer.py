@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell2sen.answer import ParsedSentence, parse_blocks, parse_label, parse_sentence, parse_yes_no
+from cell2sen.answer import (
+    ParsedSentence,
+    by_upper_case,
+    marked,
+    named_genes,
+    parse_blocks,
+    parse_label,
+    parse_sentence,
+    parse_yes_no,
+)
 
 
 def slow_parse(text, vocabulary):
@@ -91,3 +100,27 @@ def test_blocks_are_read_back(block, n):
 def test_blocks_of_an_answer_that_was_cut_off():
     assert parse_blocks("\nCell 1: CD4 LYZ.\nCell 2:", "\nCell {number}: {sentence}.", "sentence") == ("CD4 LYZ", "")
     assert parse_blocks("Cells follow.", "\nCell {number}: {sentence}.", "sentence") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "organism", "found"),
+    [
+        ("High CD3D, HLA-DRA and MS4A1.", "Homo sapiens", ["CD3D", "HLA-DRA", "MS4A1"]),
+        ("NK cells with DNA, MHC and T cells (CD8A+).", "Homo sapiens", ["CD8A"]),
+        ("Cat and mice were set at rest; the Impact of Cat", "Homo sapiens", []),
+        ("Cells express Actb. Cat is a gene, and Cat too", "Mus musculus", ["Actb", "Cat"]),
+        ("a cd4 t cell", "Homo sapiens", []),
+        ("KIT and C1orf21/CD4", "Homo sapiens", ["KIT", "C1orf21", "CD4"]),
+        ("GENE9 of the data, in another case: Gene9", "Homo sapiens", ["GENE9", "Gene9"]),
+        ("", "Homo sapiens", []),
+    ],
+)
+def test_genes_that_a_text_names(text: str, organism: str, found: list[str]) -> None:
+    assert list(named_genes(text, by_upper_case(["GENE9"]), organism)) == found
+
+
+def test_marked_pieces_are_the_text() -> None:
+    text = "CD4, CD44 and CD4."
+    pieces = marked(text, {"CD4": "present", "CD44": "absent"})
+    assert "".join(piece for piece, _ in pieces) == text
+    assert [piece for piece in pieces if piece[1]] == [("CD4", "present"), ("CD44", "absent"), ("CD4", "present")]

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anndata
 import pytest
 import torch
 import training_cells
 import yaml
 from safetensors.torch import load_file
 
-from cell2sen import training
+from cell2sen import tl, training
 from cell2sen.inference.corrections import load
 from cell2sen.model import resolve
 
@@ -93,3 +94,40 @@ def test_every_recipe_is_a_training_file() -> None:
     assert len(recipes) == 3
     for recipe in recipes:
         assert training.read_config(recipe).data.files
+
+
+def test_corpus_of_texts(tmp_path: Path) -> None:
+    """Texts of a table of terms and of gene sets; a model learns from them and answers."""
+    training_cells.write(tmp_path / "cells.h5ad", n=120)
+    rows = ["label,definition,synonyms", "B cell,A lymphocyte of B lineage. It makes antibodies.,B lymphocyte"]
+    rows += ["t-cell,A lymphocyte of T lineage.,T cell|T lymphocyte", "neuron,A cell of the brain.,"]
+    (tmp_path / "terms.csv").write_text("\n".join(rows), encoding="utf-8")
+    symbols = training_cells.SYMBOLS
+    sets = [("OF_B", symbols[:8]), ("OF_T", symbols[8:16]), ("OF_NONE", symbols[40:48]), ("SMALL", symbols[:2])]
+    lines = ["\t".join([name, "", *genes]) for name, genes in sets]
+    (tmp_path / "sets.gmt").write_text("\n".join(lines), encoding="utf-8")
+    script = SCRIPT.with_name("text.py")
+    command = [sys.executable, str(script), str(tmp_path / "cells.h5ad"), str(tmp_path / "corpus")]
+    command += ["--label", "cell_type", "--donor", "donor", "--ontology", str(tmp_path / "terms.csv")]
+    command += ["--gene-sets", str(tmp_path / "sets.gmt")]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not in the ontology: ['monocyte']" in done.stderr
+    obs = anndata.read_h5ad(tmp_path / "corpus" / "text.h5ad").obs
+    assert obs["caption"].isna().equals(obs["cell_type"].eq("monocyte"))
+    b_cells = obs[obs["cell_type"] == "B cell"]
+    assert set(b_cells["caption"]) == {"Cells of the type B cell: A lymphocyte of B lineage."}
+    assert set(b_cells["answer_3"]) == {"They express OF B."}
+    assert set(b_cells["question_0"]) == {"What type are these cells?"}
+    assert set(obs.loc[obs["cell_type"] == "T cell", "type"]) == {"t-cell"}
+    assert (obs.groupby("donor", observed=True)["summary"].nunique() == 1).all()
+    assert all("B cell (" in text and "t-cell (" in text for text in obs["summary"].dropna())
+    values = yaml.safe_load((script.with_suffix(".yaml")).read_text(encoding="utf-8"))
+    values |= {"model": {"from_scratch": {**SHAPE, "context": 512}}, "optimiser": {"max_steps": 2}}
+    values |= {"compute": {"bf16": False}, "card": {"score_cells": 0}}
+    model = training.train(training.from_mapping(values), tmp_path / "model", base=tmp_path / "corpus", progress=False)
+    assert {"caption", "ask", "interpret"} <= set(model.metadata["templates"])
+    adata = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    table = tl.ask(adata, "Which?", n_cells=3, model=model.path, max_new_tokens=4, progress=False)
+    assert len(table) == 1

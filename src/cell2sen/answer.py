@@ -1,11 +1,20 @@
-"""Parsing of answers: sentences with their validity, gene lists, labels, yes or no."""
+"""Parsing of answers: sentences with their validity, gene lists, labels, yes or no; genes that a text names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
+
+from cell2sen.data.genes.symbol_table import HUMAN, MOUSE, symbol_table
+
+#: Words of a text that may be gene symbols: letters and digits, with hyphens and dots between them.
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+
+#: Abbreviations in texts on cells that are names of something else than the gene of that symbol.
+NOT_GENES = frozenset(["NK", "DNA", "RNA", "MRNA", "MHC", "HLA", "TCR", "BCR", "ER", "ROS", "ATP", "GTP", "UV"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +88,76 @@ def parse_blocks(text: str, block: str, slot: str) -> tuple[str, ...]:
     parts = re.split(rf"(?:^|\s+){opening}(?:\s+|$)" if opening else r"\s*\n\s*", text.strip())
     values = [re.sub(rf"\s*{closing}\s*$", "", part).strip() for part in (parts[1:] if opening else parts)]
     return tuple(values)
+
+
+def named_genes(text: str, measured: Mapping[str, str], organism: str = HUMAN) -> dict[str, str | None]:
+    """Words of a text that are gene symbols, each once in its order → symbol in the data, ``None`` for other genes.
+
+    A word is one if it is written like a symbol (:func:`is_written_like_a_symbol`) and is in the data or among the
+    approved symbols of the organism.
+
+    Parameters
+    ----------
+    measured
+        Symbols of the data by their spelling in upper case (:func:`by_upper_case`).
+    """
+    found: dict[str, str | None] = {}
+    for match in _WORD.finditer(text):
+        word = match[0]
+        if word in found or not is_written_like_a_symbol(word, at_beginning=_begins_sentence(text, match.start())):
+            continue
+        symbol = measured.get(word.upper())
+        is_approved = word in approved_symbols(organism)
+        if word != word.upper() and word.isalpha() and word != symbol and not is_approved:
+            continue  # "Cat" in a text on human cells
+        if symbol is not None or is_approved:
+            found[word] = symbol
+    return found
+
+
+def by_upper_case(symbols: Iterable[str]) -> dict[str, str]:
+    """Spelling in upper case → symbol, the first of several."""
+    spelled: dict[str, str] = {}
+    for symbol in symbols:
+        spelled.setdefault(symbol.upper(), symbol)
+    return spelled
+
+
+def is_written_like_a_symbol(word: str, *, at_beginning: bool = False) -> bool:
+    """Whether a word of a text could be a gene symbol: upper case, or a capital letter and a digit or lower case.
+
+    Words in lower case never are; those with one capital letter, like mouse symbols, only if they have a digit or stand
+    within a sentence.
+    """
+    letters = [character for character in word if character.isalpha()]
+    if len(word) < 2 or not letters or word.upper() in NOT_GENES:
+        return False
+    has_digit = any(character.isdigit() for character in word)
+    if word == word.upper():
+        return True
+    if re.fullmatch(r"[0-9]{6,}[A-Z][0-9]{2}Rik|C[0-9XY]+orf[0-9]+|[A-Z]{2,}[0-9]*[a-z]{1,2}[0-9]*", word):
+        return True
+    return word[0].isupper() and word[1:] == word[1:].lower() and (has_digit or not at_beginning)
+
+
+def marked(text: str, states_of_genes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pieces of a text with the state of each; "" for what is no gene. Joined, the pieces are the text."""
+    pieces: list[tuple[str, str]] = []
+    last = 0
+    for match in _WORD.finditer(text):
+        if match[0] in states_of_genes:
+            pieces += [(text[last : match.start()], ""), (match[0], states_of_genes[match[0]])]
+            last = match.end()
+    return [piece for piece in (*pieces, (text[last:], "")) if piece[0]]
+
+
+@lru_cache(maxsize=4)
+def approved_symbols(organism: str) -> frozenset[str]:
+    """Approved symbols of an organism, of human and mouse for others."""
+    organisms = [organism] if organism in (HUMAN, MOUSE) else [HUMAN, MOUSE]
+    return frozenset(symbol for name in organisms for symbol in symbol_table(name).others)
+
+
+def _begins_sentence(text: str, start: int) -> bool:
+    before = text[:start].rstrip(" \"'([")
+    return not before or before[-1] in ".!?:\n"

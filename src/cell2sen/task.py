@@ -77,7 +77,7 @@ class Task:
     """Slot of the answer."""
 
     cells: tuple[int, int] | None = None
-    """Minimum and maximum number of cells in a sample, for tasks whose prompt has ``{cells}``."""
+    """Minimum and maximum number of cells in a sample, for tasks whose prompt or answer has ``{cells}``."""
 
     source: str = "cell2sen"
     """Origin of the templates, for the provenance and for comparison with those that a checkpoint was trained on."""
@@ -101,12 +101,17 @@ class Task:
     @property
     def reads_cells(self) -> bool:
         """Whether the prompt has a cell sentence, of one cell or several."""
-        return bool(self.templates[0].prompt_slots & {"genes", "cells"})
+        return "genes" in self.templates[0].prompt_slots
 
     @property
     def reads_samples(self) -> bool:
-        """Whether the prompt has several cells."""
-        return "{cells}" in self.templates[0].prompt
+        """Whether the prompt has cell sentences of several cells."""
+        return "{genes}" in self.templates[0].cell
+
+    @property
+    def slots_of_cells(self) -> frozenset[str]:
+        """Slots within the repeated block of the prompt, which have one value per cell of a sample."""
+        return frozenset(_SLOT.findall(self.templates[0].cell)) & self.slots
 
     @property
     def template_hash(self) -> str:
@@ -267,7 +272,7 @@ class Task:
         if not templates:
             raise ValueError(f"task {self.name!r} needs at least one template, found none")
         own = self.templates[0]
-        optional = {"n_genes", "organism"} | ({"n_cells", "number"} if self.reads_samples else set())
+        optional = {"n_genes", "organism"} | ({"n_cells", "number"} if self.cells or own.cell else set())
         for template in templates:
             for part, text, needed, present in (
                 ("prompt", template.prompt, own.prompt_slots, template.prompt_slots),

@@ -48,3 +48,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     yield command
     signal.signal(signal.SIGTERM, handler)
     logging.getLogger("cell2sen").setLevel(level)
+
+
+@pytest.fixture
+def text_model(tmp_path: Path) -> str:
+    """A tiny random model without a list of trained tasks, which may write text."""
+    import tiny
+
+    return str(tiny.save(tmp_path / "model"))

@@ -17,7 +17,10 @@ import pytest
 from cells import LABELS, cells
 from command import Run, digest, names
 
-COMMANDS = ["check", "sentences", "embed", "annotate", "perturb", "generate", "train", "evaluate", "models", "demo"]
+COMMANDS = [
+    "check", "sentences", "embed", "annotate", "perturb", "generate", "generate-sample", "ask", "caption", "interpret",
+    "train", "evaluate", "models", "demo",
+]  # fmt: skip
 CHOICE = ";".join(LABELS)
 
 

@@ -37,6 +37,14 @@ class TestAnnDataFiles:
         [file] = configure("a.h5ad", options | {"context": ["donor"], "control": "DMSO"}).data.files
         assert (file.context, file.control) == (("donor",), "DMSO")
 
+    def test_columns_of_slots(self) -> None:
+        options = {"task": ["caption", "ask"], "column": ["caption = text", "sample=a=b"], "epochs": 2.0}
+        [file] = configure("a.h5ad", options).data.files
+        assert (file.tasks, file.columns) == ({"caption": 2, "ask": 2}, {"caption": "text", "sample": "a=b"})
+        for wrong in ("caption", "=a", "a="):
+            with pytest.raises(ValueError, match=f"--column takes SLOT=COLUMN, found '{wrong}'"):
+                configure("a.h5ad", {**options, "column": [wrong]})
+
     def test_few_cells_are_drawn_more_often(self, tmp_path: Path) -> None:
         for n, draws in ((90, 20), (1250, 8)):
             training_cells.write(tmp_path / f"{n}.h5ad", n)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell2sen.sentences.samples import split_into_samples
+from cell2sen.sentences.samples import draw_samples, split_into_samples
 
 
 @given(
@@ -51,3 +51,22 @@ def test_refused() -> None:
         split_into_samples(["a"] * 9, list("abcdefghi"), n_cells=3, min_cells=5)
     with pytest.raises(ValueError, match="names must be unique"):
         split_into_samples(["a"] * 9, ["x"] * 9, n_cells=5, min_cells=5)
+
+
+def test_samples_of_exactly_so_many_cells() -> None:
+    names = [f"c{row}" for row in range(13)]
+    groups: list[str | None] = ["a"] * 7 + ["b"] * 5 + [None]
+    samples = draw_samples(groups, names, n_cells=2, min_cells=2)
+    assert [len(sample) for sample in samples] == [2] * 5
+    assert len(set(np.concatenate(samples).tolist())) == 10
+    assert all(len({groups[row] for row in sample}) == 1 for sample in samples)
+    one = draw_samples(groups, names, n_cells=2, min_cells=2, n_samples=1)
+    assert [sample.tolist() for sample in one] == [samples[0].tolist(), samples[3].tolist()]
+    order = np.random.default_rng(0).permutation(13)
+    again = draw_samples([groups[row] for row in order], [names[row] for row in order], n_cells=2, min_cells=2)
+    assert {tuple(names[row] for row in sample) for sample in samples} == {
+        tuple(names[order[row]] for row in sample) for sample in again
+    }
+    assert [len(sample) for sample in draw_samples(groups, names, n_cells=4, min_cells=1)] == [4, 3, 4, 1]
+    with pytest.raises(ValueError, match="no group has the 8 cells of a sample"):
+        draw_samples(groups, names, n_cells=9, min_cells=8)

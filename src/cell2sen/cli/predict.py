@@ -134,13 +134,20 @@ def annotate(
         float, typer.Option(help="Labels with a lower probability become 'unknown'.", min=0.0, max=1.0)
     ] = 0.0,
     task: Annotated[
-        str, typer.Option(help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells.")
+        str,
+        typer.Option(
+            help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells. sample_cell_types: "
+            "type of each cell of samples."
+        ),
     ] = "annotate",
     sample_by: Annotated[
         Many,
-        typer.Option(help="obs column that defines samples, such as the donor, for --task tissue. May be repeated."),
+        typer.Option(help="obs column that defines samples, such as the donor, for tasks of samples. May be repeated."),
     ] = None,
     n_cells: Annotated[int, typer.Option(help="Cells of a sample.", min=1)] = 10,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="For --task sample_cell_types: different types within a sample.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split into samples.")] = 0,
     *,
     cells: CellOptions,
@@ -164,6 +171,7 @@ def annotate(
             task=task,
             sample_by=sample_by,
             n_cells=n_cells,
+            distinct=distinct,
             seed=seed,
             threshold=threshold,
             **arguments(cells, model, run, output),

@@ -19,6 +19,13 @@ class ColumnOptions(Group):
         Many, typer.Option("--task", "-t", help="Task to learn. May be repeated. Default: as the columns allow.")
     ] = None
     cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None
+    column: Annotated[
+        Many,
+        typer.Option(
+            help="SLOT=COLUMN: obs column of a task's slot, such as caption=text, tissue=tissue, sample=donor. May be "
+            "repeated."
+        ),
+    ] = None
     perturbation: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None
     control: Annotated[
         Many,

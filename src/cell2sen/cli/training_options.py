@@ -36,6 +36,7 @@ PLACES = {
 FILE_PLACES = {
     "task": "tasks",
     "cell_type": "cell_type.column",
+    "column": "columns",
     "perturbation": "perturbation.column",
     "control": "perturbation.control",
     "context": "perturbation.context",
@@ -90,6 +91,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
             raise ValueError(f"--{option.replace('_', '-')} needs --{needed.replace('_', '-')}")
     if "reward" in given:
         given["reward"] = _weights(given["reward"])
+    if "column" in given:
+        given["column"] = _columns(given["column"])
     of_file = {key: given.pop(key) for key in FILE_PLACES if key in given}
     if source.suffix in (".yaml", ".yml"):
         if of_file:
@@ -138,6 +141,13 @@ def _weights(rewards: Sequence[str]) -> dict[str, float]:
     """Reward → weight, of ``NAME`` and ``NAME=WEIGHT``."""
     parts = [str(reward).partition("=") for reward in rewards]
     return {name: number(weight or 1, float, "--reward") for name, _, weight in parts}
+
+
+def _columns(pairs: Sequence[str]) -> dict[str, str]:
+    """Slot → obs column, of ``SLOT=COLUMN``."""
+    if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
+        raise ValueError(f"--column takes SLOT=COLUMN, found {wrong[0]!r}")
+    return {slot.strip(): column.strip() for slot, column in (pair.split("=", 1) for pair in pairs)}
 
 
 def _draws(source: Path) -> int:

@@ -167,9 +167,15 @@ def _refuse_input(path: Path, file: str | Path) -> None:
 
 
 def write_results(
-    file: str | Path, out: Path, adata: AnnData, *, obsm: str, obs: Sequence[str] = (), uns: str = "cell2sen"
+    file: str | Path,
+    out: Path,
+    adata: AnnData,
+    *,
+    obsm: str | None = None,
+    obs: Sequence[str] = (),
+    uns: str = "cell2sen",
 ) -> None:
-    """Copy of `file` at `out` as .h5ad, with results: columns of obs, ``obsm[obsm]`` and ``uns[uns]``.
+    """Copy of `file` at `out` as .h5ad, with results: columns of obs, ``obsm[obsm]`` (if named) and ``uns[uns]``.
 
     Of an .h5ad in today's layout the rest is copied unread; files of other formats are read and written whole.
     """
@@ -180,7 +186,8 @@ def write_results(
         whole = read_anndata(file)
         for column in obs:
             whole.obs[column] = adata.obs[column].values
-        whole.obsm[obsm] = adata.obsm[obsm]
+        if obsm is not None:
+            whole.obsm[obsm] = adata.obsm[obsm]
         whole.uns[uns] = adata.uns[uns]
         whole.write_h5ad(out, compression="gzip")
         return
@@ -195,5 +202,6 @@ def write_results(
         if obs:
             order = [str(text_of(name)) for name in stored.attrs.get("column-order", ())]
             stored.attrs["column-order"] = np.array([*dict.fromkeys([*order, *obs])], dtype=h5py.string_dtype())
-        write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
+        if obsm is not None:
+            write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
         write_elem(target, f"uns/{uns}", adata.uns[uns])

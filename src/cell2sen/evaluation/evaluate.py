@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import leakage, metrics
+from cell2sen.evaluation import leakage, metrics, texts
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
@@ -51,6 +51,7 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "perturb": ("change", "disjoint_change", "profile", "cells", "neighbours", "sentences"),
     "generate": ("profile", "change", "disjoint_change", "cells", "neighbours", "sentences"),
     "annotate": ("written_labels", "labels", "confidence", "text"),
+    "text": ("text", "free_text", "named_genes"),
 }
 
 #: Packages whose versions are recorded.
@@ -98,14 +99,14 @@ def evaluate(
     Parameters
     ----------
     predicted
-        From :func:`cell2sen.tl.perturb`, :func:`cell2sen.tl.annotate`, :func:`cell2sen.tl.generate` or another tool:
+        From a function of :mod:`cell2sen.tl` (perturb, annotate, generate, caption, interpret, ask) or another tool:
         AnnData, or the path of an ``.h5ad`` or ``.zarr`` file, with counts or log-normalised values in ``X``, gene
         symbols, and the columns named below.
     real
         The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else
-        inferred from the columns.
+        ``"perturb"``, ``"generate"``, ``"annotate"`` or ``"text"``. Default: as recorded in predictions of this
+        package, else inferred from the columns.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
@@ -117,9 +118,10 @@ def evaluate(
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
-        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``.
+        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``. For ``"text"`` the
+        references: an answer is compared with the nearest of several.
     predicted_label
-        Column of predicted labels. Default: that written by :func:`cell2sen.tl.annotate`.
+        Column of predicted labels or texts. Default: that written by this package.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
@@ -210,7 +212,10 @@ def evaluate(
     sides = read_sides(predicted, real, train, settings.values)
     task = task_of(sides.predicted, settings)
     chosen = choose_metrics(task, settings)
-    evaluation = _labels(sides, chosen, settings) if task == "annotate" else _cells(task, sides, chosen, settings)
+    if task in ("annotate", "text"):
+        evaluation = _labels(task, sides, chosen, settings)
+    else:
+        evaluation = _cells(task, sides, chosen, settings)
     for note in evaluation.notes:
         logger.warning("%s", note)
     return evaluation
@@ -302,21 +307,23 @@ def _cells(task: Literal["perturb", "generate"], sides: Sides, chosen: list[Metr
     )
 
 
-def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
-    answers, notes = labels.pair_labels(sides, settings)
-    checks: list[Check] = [leakage.check_training_cells(answers.real.rows, sides, settings.leakage)]
+def _labels(task: Literal["annotate", "text"], sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    of_texts = task == "text"
+    answers, notes = (texts.pair_texts if of_texts else labels.pair_labels)(sides, settings)
+    rows = np.concatenate(answers.cells_of) if of_texts else answers.real.rows
+    checks: list[Check] = [leakage.check_training_cells(rows, sides, settings.leakage)]
     if settings.leakage.leaks == "raise":
         leakage.raise_on(checks)
-    scored = methods("annotate")
+    scored = methods(task)
     scores = labels.score(answers, chosen, scored)
     overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
-    counts, classes = labels.confusion_table(answers)
+    details: dict[str, Any] = {"texts": texts.shown_texts(answers)} if of_texts else _details_of_labels(answers)
     return Evaluation(
-        task="annotate",
+        task=task,
         scores=tables.long_table(scores, overall, chosen, scored),
         table=tables.table(overall, chosen, scored),
         checks=tuple(checks),
-        settings=_record("annotate", sides, scored, settings)
+        settings=_record(task, sides, scored, settings)
         | {
             "cells": len(answers),
             "true_labels": sorted({str(label) for label in answers.truth}),
@@ -326,11 +333,16 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
             else as_list(settings.columns.context)[0],
         },
         notes=tuple(notes),
-        details={
-            "calibration": labels.calibration(answers),
-            "confusion": {"labels": classes, "counts": counts.tolist()},
-        },
+        details=details,
     )
+
+
+def _details_of_labels(answers: labels.Answers) -> dict[str, Any]:
+    counts, classes = labels.confusion_table(answers)
+    return {
+        "calibration": labels.calibration(answers),
+        "confusion": {"labels": classes, "counts": counts.tolist()},
+    }
 
 
 def _unit(groups: Groups) -> str:
@@ -364,7 +376,7 @@ def _record(task: Task, sides: Sides, scored: Sequence[Method], settings: Settin
         "n_real": len(sides.real),
         "scale": {"predicted": str(sides.predicted.scale), "real": str(sides.real.scale)},
         "genes": sides.account,
-        "model": dict(sides.predicted.provenance.get("model", {})) or "not recorded",
+        "model": dict(sides.predicted.record(task).get("model", {})) or "not recorded",
         "arguments": settings.record(),
         "versions": _versions(),
         "methods": {method.name: method.summary for method in scored},

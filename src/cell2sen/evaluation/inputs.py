@@ -22,7 +22,7 @@ from cell2sen.data.obs import group_cells, text_column
 from cell2sen.data.reader import Reader, open_reader
 from cell2sen.data.scale.units import LN_CP10K, Scale, ScaleName
 from cell2sen.evaluation.input_scales import scale_of_cells, usable_layers
-from cell2sen.evaluation.settings import TASKS, Case, Task, Values
+from cell2sen.evaluation.settings import TASKS, TEXT_VERBS, Case, Task, Values
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +87,24 @@ class Cells:
     def verb(self) -> Task | None:
         """Task that this package recorded in a prediction; None for other tools."""
         stored = self.uns.get(UNS, {})
-        return next((task for task in TASKS if task in stored), None)
+        recorded = next((task for task in TASKS if task in stored), None)
+        return "text" if recorded is None and self.text_verb is not None else recorded
+
+    @property
+    def text_verb(self) -> str | None:
+        """Last of the verbs with text as answer that this package recorded."""
+        stored = self.uns.get(UNS, {})
+        return next((verb for verb in reversed(list(stored)) if verb in TEXT_VERBS), None)
+
+    def record(self, task: Task | None) -> Mapping[str, Any]:
+        """Record of a task that this package stored in a prediction; empty without one."""
+        verb = self.text_verb if task == "text" else task
+        return dict(self.uns.get(UNS, {}).get(verb, {}))
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Record that this package stored in a prediction; empty for other tools."""
-        return dict(self.uns.get(UNS, {}).get(self.verb, {})) if self.verb else {}
+        return self.record(self.verb)
 
     @property
     def vocabulary(self) -> frozenset[str]:

@@ -9,9 +9,12 @@ from typing import Any, Literal, get_args
 from cell2sen.data.scale.units import ScaleName
 
 Case = Literal["auto", "keep", "upper"]
-Task = Literal["perturb", "generate", "annotate"]
+Task = Literal["perturb", "generate", "annotate", "text"]
 TASKS: tuple[Task, ...] = get_args(Task)
 Leaks = Literal["raise", "report"]
+
+#: Records of this package whose task is "text".
+TEXT_VERBS = ("caption", "interpret", "ask")
 
 
 def as_list(names: str | Sequence[str]) -> list[str]:

@@ -41,16 +41,20 @@ class LabelProbabilities:
     calibrated: bool
     """Whether the temperature was fitted."""
 
+    assigned: NDArray[np.int64] | None = None
+    """Label of each cell, int64 (n,), where it is not the most probable one; -1 for cells without a label."""
+
     def pick(self, threshold: float = 0.0, abstain: str = "unknown") -> tuple[list[str], NDArray[np.float64]]:
-        """Most probable label of each cell and its probability, float64 (n,).
+        """Most probable (or assigned) label of each cell and its probability, float64 (n,).
 
         The label is `abstain` below `threshold`, and for cells with NaN probabilities, whose probability becomes 0.
         """
         filled = np.nan_to_num(self.probabilities)
-        scores = filled.max(axis=1)
+        best = filled.argmax(axis=1) if self.assigned is None else self.assigned
+        scores = np.take_along_axis(filled, best[:, None], axis=1)[:, 0]
         picked = [
             self.labels[label] if score >= threshold and score > 0 else abstain
-            for label, score in zip(filled.argmax(axis=1), scores, strict=True)
+            for label, score in zip(best, scores, strict=True)
         ]
         return picked, scores
 
@@ -77,31 +81,61 @@ def label_probabilities(
     ValueError
         Fewer than two labels, or two that mean the same; no samples for a task that reads them.
     """
-    task, metadata = session.task, session.model.metadata
+    task = session.task
     if task.reads_samples and samples is None:
         raise ValueError(
             f"task {task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
             "such as the donor"
         )
-    kind = LABEL_KEYS.get(str(task.target), str(task.target))
-    labels = check_labels(default_labels(session.model, kind) if labels is None else labels)
-    groups = trained_labels(labels, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})
-    warn_unknown(kind, [name for names in groups for name in names], session.model)
-    scored = list(dict.fromkeys(name for names in groups for name in names))
+    menu = label_menu(session, labels)
     assert task.target is not None
-    slots: list[dict[str, Any]] = [{task.target: name} for name in scored]
+    slots: list[dict[str, Any]] = [{task.target: name} for name in menu.scored]
     rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     prompts = task.prompts(session.sentences, rows, length=session.length)
     scores = session.backend.score(prompts, [task.complete(**values) for values in slots])
-    pooled = pool_scores(scores, [[scored.index(name) for name in names] for names in groups])
-    calibration = metadata.get("calibration", {}).get(task.name, {})
-    temperature = float(calibration.get("temperature", 1.0))
-    probabilities = np.full((len(session.sentences), len(labels)), np.nan)
+    pooled = pool_scores(scores, menu.groups)
+    temperature, calibrated = temperature_of(session)
+    probabilities = np.full((len(session.sentences), len(menu.labels)), np.nan)
     for cells, values_of_row in zip(rows, softmax(pooled / temperature, axis=1), strict=True):
         probabilities[cells] = values_of_row
     return LabelProbabilities(
-        labels=labels, probabilities=probabilities, temperature=temperature, calibrated=bool(calibration)
+        labels=menu.labels, probabilities=probabilities, temperature=temperature, calibrated=calibrated
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Menu:
+    """Labels to choose from, and the trained labels that are scored for them."""
+
+    labels: tuple[str, ...]
+    scored: list[str]
+    groups: list[list[int]]
+    """Of each label, the numbers of the scored names that it stands for."""
+
+
+def label_menu(session: Session, labels: Sequence[str] | None) -> Menu:
+    """Menu of a closed set of labels; by default of those that the model was trained on.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two labels, two that mean the same, or a task whose answer is no label.
+    """
+    task, metadata = session.task, session.model.metadata
+    if task.answer in ("none", "text", "genes", "sentences"):
+        raise ValueError(f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}")
+    kind = LABEL_KEYS.get(str(task.target), str(task.target))
+    names = check_labels(default_labels(session.model, kind) if labels is None else labels)
+    groups = trained_labels(names, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})
+    warn_unknown(kind, [name for group in groups for name in group], session.model)
+    scored = list(dict.fromkeys(name for group in groups for name in group))
+    return Menu(labels=names, scored=scored, groups=[[scored.index(name) for name in group] for group in groups])
+
+
+def temperature_of(session: Session) -> tuple[float, bool]:
+    """Divisor of the log-likelihoods of the session's task, and whether it was fitted."""
+    calibration = session.model.metadata.get("calibration", {}).get(session.task.name, {})
+    return float(calibration.get("temperature", 1.0)), bool(calibration)
 
 
 def samples_of_cells(
@@ -233,25 +267,42 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
 
 
 def choose_labels(
-    backend: Backend, task: Task, prompts: Sequence[Prompt], labels: Sequence[str], *, n_cells: int
+    backend: Backend,
+    task: Task,
+    prompts: Sequence[Prompt],
+    labels: Sequence[str],
+    *,
+    n_cells: int,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[tuple[str, ...]], NDArray[np.float64]]:
     """Most likely label of each of several cells, chosen cell by cell from a closed set.
 
     The probabilities of a cell are conditional on the labels that were chosen for the cells before it.
 
+    Parameters
+    ----------
+    groups
+        Numbers of the labels that mean the same: likelihoods are those of whole groups, and the most likely label of
+        the most likely group is chosen. ``None``: each label alone.
+
     Returns
     -------
-    For each prompt the most likely label of each cell, and the log-probabilities, float64 (prompts, cells, labels).
+    For each prompt the chosen label of each cell, and the log-probabilities, float64 (prompts, cells, groups).
     """
+    groups = [[number] for number in range(len(labels))] if groups is None else groups
     chosen: list[list[str]] = [[] for _ in prompts]
-    scores = np.zeros((len(prompts), n_cells, len(labels)))
+    scores = np.zeros((len(prompts), n_cells, len(groups)))
     openings = task.openings(n_cells)
     for number in range(n_cells):
         opening, closing = openings[number], openings[number + 1].partition("\n")[0]
         prompts = [prompt.extended(opening.rstrip()) for prompt in prompts]
         answers = [f"{opening[len(opening.rstrip()) :]}{label}{closing}" for label in labels]
-        scores[:, number] = log_softmax(backend.score(prompts, answers), axis=1)
-        best = scores[:, number].argmax(axis=1)
+        single = backend.score(prompts, answers)
+        pooled = pool_scores(single, groups)
+        scores[:, number] = log_softmax(pooled, axis=1)
+        best = [
+            max(groups[place], key=row.__getitem__) for place, row in zip(pooled.argmax(axis=1), single, strict=True)
+        ]
         for place, label in enumerate(best):
             chosen[place].append(labels[label])
         prompts = [

@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 #: Genes of a predicted sentence for models without a length of their own: 200, as in the tutorials of Cell2Sentence.
 DEFAULT_GENES = 200
 
+#: Genes of each cell in a sample of several, for models without a length of their own; published samples have 100 to
+#: 400.
+DEFAULT_SAMPLE_GENES = 200
+
 #: Values of the task's slots, one entry per cell; ``None`` for cells that are not predicted.
 Slots = Sequence[Mapping[str, str] | None]
 
@@ -341,6 +345,8 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
 def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: those the model was trained with, at most the recipe's; ``None`` is all."""
     trained = model.metadata.get("lengths", {}).get("annotate" if task.name == "embed" else task.name)
+    if trained is None and task.cells is not None and recipe.max_genes == model.recipe.max_genes:
+        trained = DEFAULT_SAMPLE_GENES
     limits = [limit for limit in (trained, recipe.max_genes) if limit]
     if not limits and task.answer == "sentences":
         return DEFAULT_GENES

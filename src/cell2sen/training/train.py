@@ -39,9 +39,10 @@ from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, Tra
 
 logger = logging.getLogger(__name__)
 
-#: Default number of genes per sentence, for tasks without a length in the training file and in the starting model.
-LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "tissue": 100}
-DEFAULT_LENGTH = 200
+#: Default number of genes per sentence, for tasks without a length in the training file and in the starting model; for
+#: other tasks, of single cells and of samples of several cells.
+LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200}
+DEFAULT_LENGTH, DEFAULT_SAMPLE_LENGTH = 200, 100
 
 
 @contextlib.contextmanager
@@ -151,7 +152,10 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
-    lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
+    lengths = {
+        name: LENGTHS.get(name, DEFAULT_LENGTH if task.cells is None else DEFAULT_SAMPLE_LENGTH)
+        for name, task in worded.items()
+    }
     lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths)

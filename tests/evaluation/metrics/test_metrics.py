@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def example_of_labels(rng: np.random.Generator, metric: Metric) -> tuple[Any, An
 def example_of_texts(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
     texts = [" ".join(f"w{word}" for word in rng.integers(0, 30, 6)) for _ in range(4)]
     return (texts, texts[::-1]), (texts, texts)
+
+
+def example_of_named_genes(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
+    genes = ["CD3D", "LYZ", "NKG7", "CD4"]
+    named = [frozenset(rng.choice(genes, rng.integers(0, 4))) for _ in range(12)]
+    return (named, [frozenset(["LYZ", "CD4"])] * 12), (named, [frozenset(genes)] * 12)
 
 
 def example_of_sentences(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
@@ -68,6 +75,8 @@ EXAMPLES: dict[str, Callable[[np.random.Generator, Metric], tuple[Any, Any]]] = 
     "labels": example_of_labels,
     "confidence": example_of_labels,
     "text": example_of_texts,
+    "free_text": example_of_texts,
+    "named_genes": example_of_named_genes,
     "profile": example_of_profiles,
     "change": example_of_profiles,
     "disjoint_change": example_of_profiles,
@@ -218,12 +227,38 @@ def rank_among(truth: np.ndarray, answer: np.ndarray, others: np.ndarray) -> flo
     return float(np.mean(rest > own))
 
 
+def character_f(truth: list[str], answer: list[str]) -> float:
+    """Mean over texts of the mean over n = 1 to 6 of the F-score (β = 2) of character n-grams without spaces."""
+
+    def grams(text: str, n: int) -> Counter[str]:
+        letters = text.replace(" ", "")
+        return Counter(letters[at : at + n] for at in range(len(letters) - n + 1))
+
+    def f_score(t: Counter[str], a: Counter[str]) -> float:
+        shared = (t & a).total()
+        precision, recall = shared / a.total(), shared / t.total()
+        return 5 * precision * recall / (4 * precision + recall) if shared else 0.0
+
+    pairs = zip(truth, answer, strict=True)
+    return float(np.mean([np.mean([f_score(grams(t, n), grams(a, n)) for n in range(1, 7)]) for t, a in pairs]))
+
+
+def share_of_named(named: list[Any], expressed: list[Any]) -> float:
+    shares = []
+    for genes, cells in zip(named, expressed, strict=True):
+        if genes:
+            shares.append(sum(gene in cells for gene in genes) / len(genes))
+    return sum(shares) / len(shares)
+
+
 ORACLES: dict[str, Callable[..., float]] = {
     "accuracy": scikit_learn("accuracy_score"),
     "normalised_accuracy": scikit_learn("accuracy_score"),  # on labels that need no normalising
     "macro_f1": scikit_learn("f1_score", average="macro", zero_division=0),
     "expected_calibration_error": calibration_by_torchmetrics,
     "brier": brier_by_scikit_learn,
+    "chrf": character_f,
+    "grounded_genes": share_of_named,
     "validity": lambda words, known: 1 - [word in known for word in words].count(False) / len(words),
     "uniqueness": lambda words, known: len(known & set(words)) / len([word for word in words if word in known]),
     "e_distance": energy,

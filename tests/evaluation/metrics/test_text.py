@@ -88,3 +88,12 @@ def test_biobert_score_is_the_score_of_that_encoder(encoder: Path) -> None:
 def test_no_encoder_is_a_reason_not_an_error() -> None:
     with pytest.raises(Missing, match="no text encoder; pass encoder="):
         bertscore.bertscores(["w1"], ["w1"])
+
+
+def test_character_f_of_equal_and_empty_texts() -> None:
+    assert bertscore.chrf_scores(["a b", "a b", "a"], ["a b", "", "x"]).tolist() == pytest.approx([1, 0, 0])
+
+
+def test_answers_that_name_no_gene_do_not_count() -> None:
+    assert bertscore.grounded_genes([{"CD4", "LYZ"}, set()], [{"LYZ"}, {"LYZ"}]) == 0.5
+    assert np.isnan(bertscore.grounded_genes([set()], [{"LYZ"}]))

@@ -8,7 +8,7 @@ import pytest
 from cells import cells
 
 from cell2sen import tasks
-from cell2sen.task import Task, Template
+from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation, Split, TrainingFile
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.pairs import Pair, pairs
@@ -67,12 +67,3 @@ def test_draws_differ_and_repeat(donors: TrainingCells) -> None:
     first = [pair.prompt.text for pair in drawn(donors)]
     assert first == [pair.prompt.text for pair in drawn(donors)]
     assert first != [pair.prompt.text for pair in drawn(donors, draw=1)]
-
-
-def test_labels_only(donors: TrainingCells) -> None:
-    template = Template(
-        prompt="{cells}Types:", cell="{number}: {genes}.\n", answer="{cells}", answer_cell=" {cell_type}"
-    )
-    task = Task(name="tissue", answer="labels", target="cell_type", cells=(5, 20), templates=(template,))
-    with pytest.raises(ValueError, match="of several cells only labels can be learned"):
-        drawn(donors, task=task)

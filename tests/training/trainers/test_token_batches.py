@@ -8,7 +8,7 @@ import tiny
 from sft_trainers import pairs
 
 from cell2sen.prompt import Prompt
-from cell2sen.training.examples.pairs import Pair
+from cell2sen.training.examples.pair import Pair, PairOfCells
 from cell2sen.training.trainers.token_batches import IGNORED, GroupedOrder, samples
 
 
@@ -75,3 +75,20 @@ class TestGroupedOrder:
         assert np.mean([np.ptp(batch) for batch in batches]) < 20
         means = np.array([np.mean(batch) for batch in batches])
         assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["spm", "bytes", "genes"])
+@pytest.mark.parametrize("context", [60, 100, 400])
+def test_answers_of_several_cells_have_as_many_genes_as_fit(kind: str, context: int) -> None:
+    tokens = tiny.tokens(kind)
+
+    def shorter(n_genes: int) -> tuple[Prompt, str]:
+        text = "".join(f" Cell {cell}: {' '.join(tiny.GENES[:n_genes])}." for cell in (1, 2))
+        return Prompt.of_cell("Cell sentence:", answer_genes=n_genes), text
+
+    [sample] = samples([PairOfCells.of("t", shorter, 40)], tokens, context)
+    lengths = [len(tokens.ids([shorter(n)[0].text + shorter(n)[1]])[0]) for n in range(41)]
+    kept = next(n for n in range(41) if shorter(n)[1] == sample["completion"])
+    assert sample["length"] <= context
+    room = 4  # end of text, beginning of text, and tokens that joined texts need more or less
+    assert kept == 40 or lengths[kept + 1] + room > context

@@ -1,8 +1,8 @@
-"""BERTScore: similarity of texts under a text encoder such as BioBERT."""
+"""Metrics of texts: BERTScore under a text encoder such as BioBERT, chrF, genes that a text names rightly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,70 @@ def biobert_score(truth: Sequence[str], answer: Sequence[str], encoder: Encoder 
     local directory with it.
     """
     return float(np.mean(biobert_scores(truth, answer, encoder)))
+
+
+def chrf_scores(truth: Sequence[str], answer: Sequence[str]) -> NDArray[np.float64]:
+    """ChrF of each text, float64 (texts,); 0 for an empty one. Equal pairs are computed once.
+
+    Raises
+    ------
+    ImportError
+        torchmetrics is not installed.
+    ValueError
+        There are no texts, or not as many answers as truths.
+    """
+    try:
+        from torchmetrics.functional.text import chrf_score
+    except ImportError as error:
+        raise ImportError("chrF needs torchmetrics: pip install 'cell2sen[eval]'") from error
+    truth, answer = paired(truth, answer)
+    scores: dict[tuple[str, str], float] = {}
+    for pair in dict.fromkeys((str(a), str(t)) for t, a in zip(truth, answer, strict=True)):
+        if all(map(str.strip, pair)):
+            scores[pair] = float(chrf_score([pair[0]], [[pair[1]]], n_word_order=0))
+    return np.array([scores.get((str(a), str(t)), 0.0) for t, a in zip(truth, answer, strict=True)])
+
+
+@metric(
+    level="free_text",
+    perfect=1.0,
+    range=(0.0, 1.0),
+    undefined="there are no texts",
+    resampling=MeanOver(chrf_scores),
+)
+def chrf(truth: Sequence[str], answer: Sequence[str]) -> float:
+    """chrF: agreement of texts in pieces of 1 to 6 characters, averaged over texts (Popović, WMT 2015).
+
+    F-score of character n-grams with recall weighted twice (β = 2), computed by torchmetrics. Needs no encoder, and
+    measures wording more than meaning. An empty answer scores 0.
+    """
+    return float(np.mean(chrf_scores(truth, answer)))
+
+
+def grounded_shares(named: Sequence[Collection[str]], expressed: Sequence[Collection[str]]) -> NDArray[np.float64]:
+    """Share of the named genes that are expressed, for each answer, float64 (answers,); NaN if it names none."""
+    shares = [
+        len(set(genes) & set(cells)) / len(set(genes)) if genes else np.nan
+        for genes, cells in zip(named, expressed, strict=True)
+    ]
+    return np.array(shares, dtype=np.float64)
+
+
+@metric(
+    level="named_genes",
+    perfect=1.0,
+    range=(0.0, 1.0),
+    undefined="no answer names a gene of the data",
+    shown="table",
+)
+def grounded_genes(named: Sequence[Collection[str]], expressed: Sequence[Collection[str]]) -> float:
+    """Share of the genes named in an answer that its cells express, averaged over answers that name genes of the data.
+
+    Genes that were not measured do not count. Answers without genes are left out, so that the metric measures whether
+    a text is true of its cells, not how much it has: a faithfulness (Maynez et al., ACL 2020) of gene names.
+    """
+    shares = grounded_shares(named, expressed)
+    return float(np.nanmean(shares)) if np.isfinite(shares).any() else float("nan")
 
 
 def load_encoder(encoder: str) -> tuple[Any, Any]:

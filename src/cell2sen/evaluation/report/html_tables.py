@@ -89,7 +89,7 @@ def by_group(evaluation: Evaluation) -> list[dict[str, Any]]:
     if scores.empty or not names:
         return []
     methods = scored_methods(evaluation)
-    if evaluation.task == "annotate":
+    if evaluation.task in ("annotate", "text"):
         return [_part("By true label", "true label", scores.assign(part=scores["group"]), names, methods)]
     parts = scores["group"].str.split(JOIN, n=1, regex=False, expand=True)
     first = "perturbation" if evaluation.task == "perturb" else "label"

@@ -34,7 +34,8 @@ def readable(name: str) -> str:
 def paragraph(evaluation: Evaluation) -> str:
     """Text on cells, genes, baselines, ceiling, intervals, leak check, model and versions."""
     settings = evaluation.settings
-    sentences = _on_labels(evaluation) if evaluation.task == "annotate" else _on_cells(evaluation)
+    on_task = {"annotate": _on_labels, "text": _on_texts}.get(evaluation.task, _on_cells)
+    sentences = on_task(evaluation)
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
     sentences += [
         *_on_checks(evaluation),
@@ -52,6 +53,18 @@ def _on_labels(evaluation: Evaluation) -> list[str]:
         "punctuation and plural; macro F1 and calibration (expected calibration error with 15 bins of equal width, and "
         "the Brier score of the predicted label) use normalised labels.",
         f"{_intervals(settings)}.",
+        f"Baselines are {_baselines(evaluation)}.",
+        f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
+    ]
+
+
+def _on_texts(evaluation: Evaluation) -> list[str]:
+    settings = evaluation.settings
+    return [
+        f"Predicted texts on {settings['cells']:,} samples of cells were compared with the reference texts in "
+        f"{', '.join(as_list(settings['arguments']['label']))}, each with the nearest of its references. A gene that a "
+        "text names is grounded if at least one of the sample's cells expresses it.",
+        f"{_intervals(settings).replace('over cells', 'over samples')}.",
         f"Baselines are {_baselines(evaluation)}.",
         f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
     ]

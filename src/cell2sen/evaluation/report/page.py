@@ -25,7 +25,11 @@ _TITLES = {
     "perturb": "Predicted perturbation response",
     "generate": "Generated cells",
     "annotate": "Predicted cell labels",
+    "text": "Texts on cells",
 }
+
+#: Task → what its true values are, where these are no groups.
+_UNITS = {"annotate": "true labels", "text": "references"}
 
 
 def write(evaluation: Evaluation, path: str | Path, *, layout: Layout = "auto") -> Path:
@@ -98,6 +102,7 @@ def _tables(evaluation: Evaluation) -> dict[str, Any]:
         "by_group": html_tables.by_group(evaluation),
         "with_calibration": bool(details.get("calibration")),
         "sentences": details.get("sentences") or [],
+        "texts": details.get("texts") or [],
         "parsed": settings["model"] != "not recorded",
         "paragraph": paragraph(evaluation),
         "definitions": html_tables.definitions(evaluation),
@@ -115,6 +120,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("calibration", "Calibration" if content["with_calibration"] else "Confusion", "calibration" in drawn),
         ("map", "Map", "map" in drawn),
         ("sentences", "Sentences", content["sentences"]),
+        ("texts", "Texts", content["texts"]),
         ("leaks", "Leak check", True),
         ("methods", "Methods", True),
         ("definitions", "Definitions", True),
@@ -125,12 +131,12 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Numbers at the top of the page, with their text."""
-    settings, labels = evaluation.settings, evaluation.task == "annotate"
+    settings, labels = evaluation.settings, evaluation.task in ("annotate", "text")
     with_controls = evaluation.task == "perturb"
     cards = [
         (f"{settings['n_predicted']:,}", "predicted cells"),
         (f"{settings['n_real']:,}", "real cells, with controls" if with_controls else "real cells"),
-        (f"{len(settings['true_labels' if labels else 'groups'])}", "true labels" if labels else "groups"),
+        (f"{len(settings['true_labels' if labels else 'groups'])}", _UNITS.get(evaluation.task, "groups")),
     ]
     return cards + ([(f"{settings['genes']['compared']:,}", "genes compared")] if settings["genes"] else [])
 

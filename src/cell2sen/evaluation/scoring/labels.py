@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.answer import by_upper_case, named_genes
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_text
 from cell2sen.data.splits import are_counted
@@ -56,6 +57,12 @@ class Answers:
 
     train: Labelled | None
     settings: Settings
+
+    references: tuple[NDArray[Any], ...] = ()
+    """Further true texts of each cell, object (n,), ``None`` where there is none. The nearest one counts."""
+
+    cells_of: tuple[NDArray[np.int64], ...] = ()
+    """Of each text, the rows of its cells among the real ones, for texts on several cells."""
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -192,7 +199,14 @@ def _estimates(metric: Metric, method: Method, labels: NDArray[Any], answers: An
     try:
         arrays, extra = _INPUTS[metric.level](answers, method, labels)
         if isinstance(metric.resampling, MeanOver):
-            estimates = _of_values(np.asarray(metric.resampling.values(*arrays, *extra), dtype=np.float64), answers)
+            values = np.asarray(metric.resampling.values(*arrays, *extra), dtype=np.float64)
+            if metric.level in ("text", "free_text"):
+                for others in answers.references:
+                    known = np.array([text is not None for text in others])
+                    if known.any():
+                        further = metric.resampling.values(others[known], arrays[1][known], *extra)
+                        values[known] = np.maximum(values[known], further)
+            estimates = _of_values(values, answers)
             by_label = metric.level in ("written_labels", "labels")
             return estimates if by_label else {(): estimates[()]}
         if isinstance(metric.resampling, OfConfusion):
@@ -228,12 +242,34 @@ def _texts(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
     return (texts[0], texts[1]), () if encoder is None else (encoder,)
 
 
+def _free_texts(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    return _texts(answers, method, labels)[0], ()
+
+
+def _named_genes(answers: Answers, method: Method, labels: NDArray[Any]) -> Inputs:
+    """Genes of the data that each text names, and those that its cells express."""
+    cells = answers.real.cells
+    symbols = np.array(cells.expression.symbols, dtype=object)
+    measured = by_upper_case(symbols)
+    organisms = cells.expression.organism()
+    named = np.empty(len(answers), dtype=object)
+    expressed = np.empty(len(answers), dtype=object)
+    for place, (text, rows) in enumerate(zip(labels, answers.cells_of, strict=True)):
+        found = named_genes(str(text), measured, organisms[int(rows[0])])
+        named[place] = frozenset(symbol for symbol in found.values() if symbol is not None)
+        over = cells.expression.over_symbols(cells.expression.reader.read(rows))
+        expressed[place] = frozenset(symbols[np.unique(over.indices[over.data > 0])])
+    return (named, expressed), ()
+
+
 #: Level of a metric → arguments of its function.
 _INPUTS: Mapping[str, Callable[[Answers, Method, NDArray[Any]], Inputs]] = {
     "written_labels": _written,
     "labels": _normal,
     "confidence": _with_confidence,
     "text": _texts,
+    "free_text": _free_texts,
+    "named_genes": _named_genes,
 }
 
 
@@ -320,7 +356,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
         raise ValueError(
             f"predicted and true labels are the same column {column!r}; name another with predicted_label= or label="
         )
-    pairs, notes = _common_cells(predicted, real)
+    pairs, notes = common_cells(predicted, real)
     known = np.array([truth[row] is not None for row in pairs[:, 1]])
     if not known.all():
         notes.append(f"{int((~known).sum())} cells have no true label and are not scored")
@@ -338,7 +374,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
         ),
         confidence=_confidence(predicted, column, pairs[:, 0]),
         units=real.column(context[0])[pairs[:, 1]] if context else None,
-        train=_labelled(sides.train, named[0]) if sides.train is not None else None,
+        train=labelled(sides.train, named[0]) if sides.train is not None else None,
         settings=settings,
     )
     return answers, notes + _notes_on(answers)
@@ -352,7 +388,7 @@ def _predicted_column(predicted: Cells, column: str | None) -> str:
     return str(column or record.get("key") or "cell2sen_cell_type")
 
 
-def _common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:
+def common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:
     """(predicted row, real row) of the cells that both sides have, matched by name, and notes on the others."""
     row_of = {name: row for row, name in enumerate(real.names)}
     shared = [row for row in predicted.by_name(np.arange(len(predicted))) if predicted.names[row] in row_of]
@@ -383,7 +419,8 @@ def _look_like_the_same(predicted: Cells, real: Cells, pairs: NDArray[np.int64])
     return bool((expressed[0] == expressed[1]).all(axis=1).mean() > 0.5)
 
 
-def _labelled(cells: Cells, column: str) -> Labelled:
+def labelled(cells: Cells, column: str) -> Labelled:
+    """Cells with a value in an obs column."""
     labels = cells.column(column)
     rows = np.flatnonzero([label is not None for label in labels])
     return Labelled(cells=cells, rows=rows, labels=labels[rows])

@@ -104,7 +104,9 @@ class TrainingFile:
     perturbation: PerturbationColumn | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Slot of a task → obs column (``{tissue: tissue}``). For tasks that read several cells, ``sample`` is the column
-    whose values all cells of a sample share (``{tissue: tissue, sample: donor}``)."""
+    whose values all cells of a sample share (``{tissue: tissue, sample: donor}``), ``<task>_sample`` that of one task
+    (``caption_sample: cluster``). A pattern stands for several columns (``{question: question_*, answer: answer_*}``),
+    which the draws use in turn, in the order of their names."""
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""

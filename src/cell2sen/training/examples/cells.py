@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,8 +189,13 @@ class TrainingCells:
         values = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
         return AnnData(values.astype(np.float32), obs=obs, var=var)
 
-    def values(self, slot: str) -> NDArray[Any]:
+    def values(self, slot: str, draw: int = 0) -> NDArray[Any]:
         """Values of a slot of prompts or answers, object (cells,); ``None`` where missing.
+
+        Parameters
+        ----------
+        draw
+            Number of the draw, for slots with several columns (``caption_*``): draws use them in turn.
 
         Raises
         ------
@@ -206,7 +212,24 @@ class TrainingCells:
                 f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} ({entry}); "
                 f"available: {list(map(str, self.obs.columns))}"
             )
-        return self._column(self.data.columns[slot])
+        names = self.columns_of(slot)
+        return self._column(names[draw % len(names)])
+
+    def columns_of(self, slot: str) -> list[str]:
+        """Columns of obs of a slot that the training file names: one, or those that match a pattern with ``*``, sorted.
+
+        Raises
+        ------
+        KeyError
+            No column matches the pattern; lists the available ones.
+        """
+        name = self.data.columns[slot]
+        if "*" not in name:
+            return [name]
+        available = list(map(str, self.obs.columns))
+        if not (found := sorted(fnmatch.filter(available, name))):
+            raise KeyError(f"{self.owner} has no column {name!r}; available: {available}")
+        return found
 
     def is_control(self, cell: int) -> bool:
         """Whether a cell is unperturbed; true for all cells of a file without perturbations."""

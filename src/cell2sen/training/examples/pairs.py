@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.prompt import Prompt
-from cell2sen.sentences.samples import split_into_samples
 from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
+from cell2sen.training.examples.pair import Pair
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
+from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
+
+__all__ = ["Examples", "Pair", "pairs"]
 
 #: Added to the seed from one file to the next, so that files draw independently.
 SEED_STEP = 7919
 
 #: Kinds of answers that are read from an obs column.
 _COLUMN_ANSWERS = ("label", "yes_no", "text")
-
-
-class Pair(NamedTuple):
-    """A prompt and the answer to be learned."""
-
-    task: str
-    prompt: Prompt
-    completion: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +106,7 @@ def pairs(
     drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 1])
     for name in cells.data.tasks:
         _check_learnable(tasks[name])
-        pairs_of = _pairs_of_samples if tasks[name].reads_samples else _pairs_of_task
+        pairs_of = pairs_of_samples if tasks[name].cells is not None else _pairs_of_task
         yield from pairs_of(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
 
 
@@ -121,15 +114,11 @@ def _check_learnable(task: Task) -> None:
     """Raise a ValueError unless the answer is read from an obs column or is a cell's sentence."""
     if task.answer == "none":
         raise ValueError(f"task {task.name!r} has no answer to be learned")
-    if task.reads_samples and task.answer != "label":
-        raise ValueError(
-            f"task {task.name!r} reads several cells and its answer is of the kind {task.answer!r}; of several cells "
-            "only labels can be learned"
-        )
-    if task.answer not in (*_COLUMN_ANSWERS, "sentences"):
+    learnable = [*_COLUMN_ANSWERS, "sentences", *(["labels"] if task.cells is not None else [])]
+    if task.answer not in learnable:
         raise ValueError(
             f"task {task.name!r} cannot be learned from cells: its answer is of the kind {task.answer!r}; available: "
-            f"{[*_COLUMN_ANSWERS, 'sentences']}"
+            f"{learnable}"
         )
     if task.answer == "sentences" and task.reads_cells and "perturbation" not in task.slots:
         raise ValueError(f"task {task.name!r}: sentences are learned from labels, or from controls and a perturbation")
@@ -138,8 +127,8 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.values(str(task.target)) if task.answer in _COLUMN_ANSWERS else None
-    slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
+    answers = cells.values(str(task.target), drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    slots = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)
     completions = []
@@ -153,37 +142,10 @@ def _pairs_of_task(
         variant = drawn.variant(task)
         if answers is None and not task.reads_cells and not cells.is_control(cell):
             continue
+        if task.answer == "text":
+            answer = as_line(answer, ends=task.templates[variant].answer.endswith("}"))
         filled = {"sentence": lists[cell]} if answers is None else {str(task.target): answer}
         completions.append(task.complete(variant=variant, **filled))
         chosen.add(source, cell, values, variant, len(lists[cell]))
     for prompt, completion in zip(chosen.prompts(task, length), completions, strict=True):
         yield Pair(task.name, prompt, completion)
-
-
-def _pairs_of_samples(
-    cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
-) -> Iterator[Pair]:
-    """Pairs of samples of cells; their size is random within the task's limits, and the same in the whole draw.
-
-    Cells of a sample share organism, answer, and value in the column of the slot ``sample``. Each cell is in one sample
-    at most. There are no pairs if no group has enough cells.
-    """
-    assert task.cells is not None
-    target, (fewest, most) = str(task.target), task.cells
-    n_cells = int(drawn.generator.integers(fewest, most + 1))
-    columns = {slot: cells.values(slot) for slot in ("sample", target, *sorted(task.slots))}
-    groups: list[tuple[str, ...] | None] = [None] * len(cells.names)
-    for row in rows:
-        values = tuple(column[row] for column in columns.values())
-        groups[row] = None if None in values else (cells.organism[row], *values)
-    sizes = Counter(group for group in groups if group is not None)
-    if max(sizes.values(), default=0) < fewest:
-        return
-    seed = int(drawn.generator.integers(2**32))
-    samples = split_into_samples(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed)
-    variants = [drawn.variant(task) for _ in samples]
-    slots = [{slot: columns[slot][sample[0]] for slot in task.slots} for sample in samples]
-    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants)
-    for prompt, sample, variant in zip(prompts, samples, variants, strict=True):
-        answer: dict[str, Any] = {target: columns[target][sample[0]]}
-        yield Pair(task.name, prompt, task.complete(variant=variant, **answer))

@@ -55,7 +55,7 @@ def prompts_with_references(
     Raises
     ------
     ValueError
-        The answer of a task is not a sentence.
+        The answer of a task is not a sentence, or several.
     """
     drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 2])
     for name in cells.data.tasks:
@@ -65,6 +65,8 @@ def prompts_with_references(
                 f"rewards compare cell sentences, but the answer of task {name!r} is of the kind {task.answer!r}; "
                 "choose perturb or generate, or leave out grpo:"
             )
+        if task.cells is not None:
+            raise ValueError(f"rewards compare single cells, but task {name!r} writes several; leave out grpo:")
         rows = drawn.rows(name)
         references = _References(cells, task, drawn.side) if truth == "mean" else None
         yield from _prompts_of_task(cells, task, drawn, rows, lengths[name], references)

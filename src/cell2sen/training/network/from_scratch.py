@@ -92,13 +92,27 @@ def _texts(
     config: TrainConfig, shape: Scratch, cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
 ) -> list[str]:
     """Texts that the tokenizer is trained on: templates, labels, organisms, perturbations, words and numbers."""
-    texts = [text for task in tasks.values() for each in task.templates for text in (each.prompt, each.answer)]
+    parts = ("prompt", "answer", "cell", "answer_cell")
+    texts = [getattr(each, part) for task in tasks.values() for each in task.templates for part in parts]
+    texts += _texts_of_columns(cells, tasks)
     texts += [f" {label}." for label in _all_labels(config, cells)] * 2
     texts += [f" {name}" for file in cells.values() for name in sorted(set(file.organism))]
     perturbations = {name for file in cells.values() if file.perturbation is not None for name in file.perturbation}
     texts += [f" {name}" for name in sorted(name for name in perturbations if name)]
     texts += [f" {word}" for word in shape.tokenizer.words]
     return [*texts, *(f" {number}" for number in range(1000))]
+
+
+def _texts_of_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:
+    """Values of the columns that prompts and answers have, such as tissues, questions and captions, each once."""
+    texts: dict[str, None] = {}
+    for file in cells.values():
+        learned = [tasks[name] for name in file.data.tasks]
+        slots = {slot for task in learned for slot in (*task.slots, task.target)} & set(file.data.columns)
+        for slot in sorted(map(str, slots)):
+            for draw in range(len(file.columns_of(slot))):
+                texts.update({f" {value}": None for value in file.values(slot, draw) if value is not None})
+    return list(texts)
 
 
 def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from cell2sen.engine.tokenization.tokenizer import Tokens, fit
-from cell2sen.training.examples.pairs import Pair
+from cell2sen.prompt import Prompt
+from cell2sen.training.examples.pair import Pair, PairOfCells
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_log = logging.getLogger(__name__)
 
 #: Label of tokens without a loss, as in PyTorch's cross-entropy.
 IGNORED = -100
@@ -31,7 +35,8 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     Parameters
     ----------
     pairs
-        Prompts that are too long for the context lose genes; answers are never cut.
+        Prompts that are too long for the context lose genes; answers are never cut, except those of several cells, of
+        which all cells lose the same number of genes.
     tokens
         Tokenizer of the model that is trained.
     context
@@ -51,7 +56,7 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     from datasets import Dataset
 
     end = min(tokens.eos)
-    prompts, completions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    prompts, completions = _fitting_answers(pairs, tokens, context)
     reserved = tokens.count(completions) + RESERVED_TOKENS if pairs else np.zeros(0, dtype=np.int64)
     prompts, _ = fit(prompts, context=context, reserved_tokens=reserved, count=tokens.lengths)
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
@@ -66,6 +71,35 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
                 columns[name].append(value)
     texts = {"prompt": [prompt.text for prompt in prompts], "completion": completions}
     return Dataset.from_dict({"task": [pair[0] for pair in pairs], **texts, **columns})
+
+
+def _fitting_answers(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tuple[list[Prompt], list[str]]:
+    """Prompts and answers; answers of several cells with as many genes per cell as fit behind their prompt."""
+    prompts, completions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    several = [(place, pair.shorter) for place, pair in enumerate(pairs) if isinstance(pair, PairOfCells)]
+
+    def fits_into(prompt: Prompt, completion: str) -> bool:
+        length = tokens.lengths([prompt])[0] + tokens.count([completion])[0]
+        return bool(length + RESERVED_TOKENS <= context)
+
+    cut = 0
+    for place, shorter in several:
+        if fits_into(prompts[place], completions[place]):
+            continue
+        fits, over = 0, prompts[place].answer_genes or 1
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            fits, over = (middle, over) if fits_into(*shorter(middle)) else (fits, middle)
+        prompts[place], completions[place] = shorter(max(1, fits))
+        cut += 1
+    if cut:
+        _log.warning(
+            "%d of %d answers of several cells were too long for the context of %d tokens: their cells lost genes",
+            cut,
+            len(several),
+            context,
+        )
+    return prompts, completions
 
 
 class GroupedOrder(torch.utils.data.Sampler[int]):

@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate."""
+"""Tools for cells: embed, annotate (and its probabilities), perturb, generate."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import pandas as pd
 
-from cell2sen.answer import ParsedSentence
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
+from cell2sen.inference.samples.labels import label_cells
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
+from cell2sen.tl.results import (
+    UNIT,
+    UNS,
+    add_sentences,
+    check_input,
+    copied,
+    record,
+    sample_names,
+    sampling_record,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-UNS = "cell2sen"
-
 #: Label of cells whose most probable label is below the threshold, and of cells without genes.
 UNKNOWN = "unknown"
-
-#: Unit of predicted expression.
-UNIT = "ln(1 + CP10k)"
 
 
 def embed(
@@ -85,18 +90,18 @@ def embed(
     TypeError
         `adata` is no AnnData object, or an option does not exist.
     """
-    _check_input(adata, copy=copy)
+    check_input(adata, copy=copy)
     rows = rows_of_cells(adata.obs_names, attention_for)
     session = start(adata, "embed", options)
     embeddings = embed_cells(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
     )
-    adata = _copy(adata) if copy else adata
+    adata = copied(adata) if copy else adata
     adata.obsm[key_added] = embeddings.vectors
     settings = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
-    _record(adata, "embed", session.provenance(**settings))
+    record(adata, "embed", session.provenance(**settings))
     adata.uns[UNS].pop("attention", None)  # an earlier call may have used another model
     if embeddings.attention is not None:
         maps = {adata.obs_names[row]: embeddings.attention[row] for row in rows}
@@ -118,6 +123,7 @@ def annotate(
     task: str | Task = "annotate",
     sample_by: str | Sequence[str] | None = None,
     n_cells: int = 10,
+    distinct: bool = False,
     seed: int = 0,
     threshold: float = 0.0,
     key_added: str | None = None,
@@ -135,12 +141,17 @@ def annotate(
         trained on.
     task
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
-        perturbations), ``"tissue"`` for the tissue of samples of cells.
+        perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
+        cell, read together with the other cells of its sample.
     sample_by
-        For tasks that read several cells (``"tissue"``): obs columns whose values all cells of a sample share, such as
-        the donor. Each such group is split at random into samples; cells with a missing value are in none.
+        For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
+        a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
+        are in none.
     n_cells
         Target number of cells per sample; the samples of a group are of equal size (plus or minus one).
+    distinct
+        For ``"sample_cell_types"``: the cells of a sample get different labels, those with the highest product of
+        probabilities (:func:`cell2sen.inference.samples.labels.label_cells`).
     seed
         Seed of the split into samples.
     threshold
@@ -160,7 +171,7 @@ def annotate(
     ``obs[key_added]``
         Label, categorical; ``"unknown"`` below the threshold and for cells without genes or in no sample.
     ``obs[key_added + "_score"]``
-        Probability of the most probable label, float64, also below the threshold; 0 for cells without genes or in no
+        Probability of this label, float64, also below the threshold; 0 for cells without genes or in no
         sample.
     ``obsm[key_added + "_probabilities"]``
         Probabilities, a DataFrame with a column per label, in the order of ``uns["cell2sen"]["annotate"]["labels"]``;
@@ -185,14 +196,19 @@ def annotate(
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
     if labels is not None:
         labels = check_labels(labels)
-    _check_input(adata, copy=copy)
+    check_input(adata, copy=copy)
     columns = [sample_by] if isinstance(sample_by, str) else list(sample_by or ())
     session = start(adata, task, options, obs_columns=columns)
     key_added = key_added or f"cell2sen_{session.task.target}"
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
-    probabilities = label_probabilities(session, labels, samples)
+    if session.task.answer == "labels" and samples is not None:
+        probabilities = label_cells(session, labels, samples, distinct=distinct)
+    elif distinct:
+        raise ValueError(f"distinct is for tasks with a label for each cell of a sample, not for {session.task.name!r}")
+    else:
+        probabilities = label_probabilities(session, labels, samples)
     picked, scores = probabilities.pick(threshold, UNKNOWN)
-    adata = _copy(adata) if copy else adata
+    adata = copied(adata) if copy else adata
     used = set(picked)
     categories = [label for label in dict.fromkeys((*probabilities.labels, UNKNOWN)) if label in used]
     adata.obs[key_added] = pd.Categorical(picked, categories=categories)
@@ -203,16 +219,17 @@ def annotate(
         columns=[label.replace("/", "%2F") for label in probabilities.labels],
     )
     if samples is not None:
-        adata.obs[f"{key_added}_sample"] = _sample_names(adata, samples)
+        adata.obs[f"{key_added}_sample"] = sample_names(adata, samples)
+    sampled = {"sample_by": np.array(columns, dtype=object), "n_cells": n_cells, "seed": seed, "distinct": distinct}
     provenance = session.provenance(
         labels=np.array(probabilities.labels, dtype=object),
         threshold=threshold,
         temperature=probabilities.temperature,
         calibrated=probabilities.calibrated,
         key=key_added,
-        **({} if samples is None else {"sample_by": np.array(columns, dtype=object), "n_cells": n_cells, "seed": seed}),
+        **({} if samples is None else sampled),
     )
-    _record(adata, "annotate", provenance)
+    record(adata, "annotate", provenance)
     return adata if copy else None
 
 
@@ -327,7 +344,7 @@ def perturb(
     """
     from anndata import AnnData
 
-    _check_input(adata, copy=True)
+    check_input(adata, copy=True)
     check_options(options)
     perturbations = perturbations_to_predict(adata.obs, perturbation, perturbation_column, control, model_of(options))
     sampling = Sampling(
@@ -355,9 +372,9 @@ def perturb(
         corrected=np.array(response.corrected, dtype=object),
         guided=guided,
         n_genes=n_genes or session.length or 0,
-        **_sampling_record(sampling),
+        **sampling_record(sampling),
     )
-    _record(result, "perturb", provenance)
+    record(result, "perturb", provenance)
     return result
 
 
@@ -431,23 +448,13 @@ def generate(
         session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
-    _add_sentences(obs, cells.answers)
+    add_sentences(obs, cells.answers)
     result = AnnData(X=cells.expression, obs=obs, var=session.var())
     provenance = session.provenance(
-        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **_sampling_record(sampling)
+        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
     )
-    _record(result, "generate", provenance)
+    record(result, "generate", provenance)
     return result
-
-
-def _sampling_record(sampling: Sampling) -> dict[str, Any]:
-    """Sampling as plain values for ``uns``."""
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k or 0,
-        "top_p": sampling.top_p or 1.0,
-        "seed": sampling.seed,
-    }
 
 
 def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:
@@ -456,43 +463,5 @@ def _obs_of_response(adata: AnnData, response: Response, perturbation_column: st
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical(response.perturbations)
-    _add_sentences(obs, response.answers)
+    add_sentences(obs, response.answers)
     return obs
-
-
-def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
-    """Add the generated sentences and their quality to `obs`."""
-    obs["sentence"] = [" ".join(answer.genes) for answer in answers]
-    obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
-    obs["uniqueness"] = np.array([answer.uniqueness for answer in answers], dtype=np.float64)
-    obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)
-    obs["n_repeated"] = np.array([answer.n_repeated for answer in answers], dtype=np.int64)
-
-
-def _check_input(adata: Any, *, copy: bool) -> None:
-    """Raise an error if `adata` is no AnnData, or a view of a file, which anndata cannot write results into."""
-    if not hasattr(adata, "obs_names"):
-        raise TypeError(
-            f"expected an AnnData object, found {type(adata).__name__}: open a file with "
-            "anndata.read_h5ad(path, backed='r'), or use the command line, which takes files"
-        )
-    if adata.isbacked and adata.is_view and not copy:
-        raise ValueError(
-            "adata is a view of a backed file, which cannot store results: call .to_memory() on it, or pass copy=True"
-        )
-
-
-def _sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
-    """Sample of each cell, categorical: the name of the sample's first cell; missing for cells in no sample."""
-    names = np.full(adata.n_obs, None, dtype=object)
-    for rows in samples:
-        names[rows] = adata.obs_names[rows[0]]
-    return pd.Categorical(names)
-
-
-def _copy(adata: AnnData) -> AnnData:
-    return adata.to_memory() if adata.isbacked else adata.copy()
-
-
-def _record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
-    adata.uns[UNS] = {**adata.uns.get(UNS, {}), verb: provenance}

@@ -1,0 +1,1 @@
+"""Samples of several cells: labels of each cell, and new samples."""

@@ -1,0 +1,1 @@
+"""Tasks of samples: several cells of one donor and tissue."""

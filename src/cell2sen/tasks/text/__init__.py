@@ -1,0 +1,1 @@
+"""Tasks with free text as answer."""
