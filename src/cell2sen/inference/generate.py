@@ -104,7 +104,7 @@ def generation_session(genes: AnnData | str | Path | Sequence[str] | None, optio
     if organism is not None and not isinstance(organism, str):
         raise ValueError(f"organism must be one name for generated cells, found {organism!r}")
     if genes is None or not (isinstance(genes, str | Path) or hasattr(genes, "var_names")):
-        return _session_over(genes, options), scientific_name(organism or "Homo sapiens")
+        return session_over(genes, options), scientific_name(organism or "Homo sapiens")
     with start(genes, "generate", options) as session:  # no cell is read after this
         organisms = sorted(set(session.sentences.organism))
     if len(organisms) > 1:
@@ -132,8 +132,14 @@ def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None
     return cell_types
 
 
-def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
-    """Session without cells, over these symbols."""
+def session_over(genes: Sequence[str] | None, options: Options, task: str | Task = "generate") -> Session:
+    """Session without cells, over these symbols; ``None`` for the model's own list.
+
+    Raises
+    ------
+    ValueError
+        Genes that the model cannot write, or no genes at all.
+    """
     backend = load_model(options)
     model = backend.model
     recipe = recipe_for(model, options)
@@ -162,8 +168,8 @@ def _session_over(genes: Sequence[str] | None, options: Options) -> Session:
         recipe=recipe,
         fit=model.fit,
     )
-    task = choose_templates(tasks.load("generate"), model, options.get("templates"))
-    return Session(backend=backend, sentences=no_cells, task=task, options=options)
+    worded = choose_templates(tasks.load(task), model, options.get("templates"))
+    return Session(backend=backend, sentences=no_cells, task=worded, options=options)
 
 
 def write_cells(

@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate."""
+"""Tools for cells: embed, annotate (and its probabilities), perturb, generate."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""Tools for AnnData and gene sets: one function for each verb."""
+
+from __future__ import annotations
+
+from cell2sen.tl.bulk import compose, pseudobulk
+from cell2sen.tl.cells import UNIT, UNKNOWN, UNS, annotate, embed, generate, perturb, probabilities
+from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
+
+__all__ = [
+    "UNIT",
+    "UNKNOWN",
+    "UNS",
+    "annotate",
+    "compose",
+    "embed",
+    "generate",
+    "list_gene_sets",
+    "name_gene_sets",
+    "perturb",
+    "probabilities",
+    "pseudobulk",
+]
