@@ -25,6 +25,7 @@ from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.names import check_names, unite_combinations
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 #: Default number of genes per sentence, for tasks without a length in the training file and in the starting model.
 LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "tissue": 100}
+LENGTHS |= {"name_gene_set": 200, "list_gene_set": 100}
 DEFAULT_LENGTH = 200
 
 
@@ -124,7 +126,8 @@ def train(
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        directory.write(temporary, network, model.tokenizer, metadata, examples.cells, log, names=config.card.names)
+        named = {**examples.cells, **examples.sets}
+        directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
         directory.check_tokenizer(temporary, model.tokens, texts)
@@ -147,14 +150,15 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
     exclude_held_out(cells)
     unite_combinations(cells)
-    names = sorted({name for data in config.data.files for name in data.tasks})
+    sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
+    names = sorted({name for data in (*config.data.files, *config.data.gene_sets) for name in data.tasks})
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
     lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
     lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
     check_names(cells, worded, directory.spellings(config.data))
-    return Examples(cells=cells, tasks=worded, lengths=lengths)
+    return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 
 
 def _initial_model(
@@ -167,12 +171,14 @@ def _initial_model(
     scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
     settings = scratch.tokenizer if scratch else gene_tokens
     common = common_genes(examples.cells, settings.min_cells) if settings else ()
+    if settings and not examples.cells:
+        common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
     genes: tuple[str, ...] | None = None
     if start:
         model = networks.load(config.model, start, common)
         genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
     else:
-        model = new_model(config, common, examples.cells, examples.tasks)
+        model = new_model(config, common, examples.cells, examples.tasks, examples.sets)
         if scratch and scratch.tokenizer.kind == "genes":
             genes = common
 
@@ -180,8 +186,8 @@ def _initial_model(
         writable = model.tokens.known(symbols)
         return writable & np.isin(symbols, genes) if genes else writable
 
-    for cells in examples.cells.values():
-        cells.keep_genes(known)
+    for file in (*examples.cells.values(), *examples.sets.values()):
+        file.keep_genes(known)
     networks.set_dropout(model.network, config)
     size = config.model.change_vectors
     if size is None:
