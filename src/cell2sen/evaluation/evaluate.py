@@ -6,13 +6,15 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import leakage, metrics
+from cell2sen.evaluation import integration, leakage, metrics
+from cell2sen.evaluation.gene_sets import COLUMNS, evaluate_gene_sets
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
@@ -51,6 +53,9 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "perturb": ("change", "disjoint_change", "profile", "cells", "neighbours", "sentences"),
     "generate": ("profile", "change", "disjoint_change", "cells", "neighbours", "sentences"),
     "annotate": ("written_labels", "labels", "confidence", "text"),
+    "integrate": ("pairs",),
+    "name_gene_set": ("set_names", "text"),
+    "list_gene_set": ("set_genes",),
 }
 
 #: Packages whose versions are recorded.
@@ -105,7 +110,11 @@ def evaluate(
         The truth; for perturbations with the control cells, in the same object.
     task
         ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else
-        inferred from the columns.
+        inferred from the columns. ``"integrate"``: FOSCTTM of bulk or pseudobulk profiles (`predicted`) among the
+        single cells that share their values of `context` (`real`), both with embeddings in ``obsm[embedding]`` (default
+        ``"X_cell2sen"``). ``"name_gene_set"``, ``"list_gene_set"``: `predicted` is a table of
+        :func:`cell2sen.tl.name_gene_sets` or :func:`cell2sen.tl.list_gene_sets` or its CSV file, `real` and `train` are
+        GMT files or ``{name: genes}``.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
@@ -207,10 +216,22 @@ def evaluate(
             seed=seed,
         ),
     )
+    if task in COLUMNS:
+        chosen = choose_metrics(task, settings)
+        return _noted(evaluate_gene_sets(predicted, real, train, task, chosen, settings, _versions()))
     sides = read_sides(predicted, real, train, settings.values)
     task = task_of(sides.predicted, settings)
     chosen = choose_metrics(task, settings)
-    evaluation = _labels(sides, chosen, settings) if task == "annotate" else _cells(task, sides, chosen, settings)
+    if task == "annotate":
+        return _noted(_labels(sides, chosen, settings))
+    if task == "integrate":
+        return _noted(_profiles(sides, chosen, settings))
+    assert task in ("perturb", "generate")
+    return _noted(_cells(task, sides, chosen, settings))
+
+
+def _noted(evaluation: Evaluation) -> Evaluation:
+    """The evaluation, after a warning for each of its notes."""
     for note in evaluation.notes:
         logger.warning("%s", note)
     return evaluation
@@ -330,6 +351,30 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
             "calibration": labels.calibration(answers),
             "confusion": {"labels": classes, "counts": counts.tolist()},
         },
+    )
+
+
+def _profiles(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    sampling = settings.sampling
+    if sampling.embedding == "pca":  # the default of other tasks
+        settings = replace(settings, sampling=replace(sampling, embedding=integration.EMBEDDING))
+    pairs, notes = integration.pair(sides, settings)
+    scored = methods("integrate")
+    scores = integration.score(pairs, chosen, scored)
+    overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
+    return Evaluation(
+        task="integrate",
+        scores=tables.long_table(scores, overall, chosen, scored),
+        table=tables.table(overall, chosen, scored),
+        checks=(),
+        settings=_record("integrate", sides, scored, settings)
+        | {
+            "groups": [group_name(key) for key in pairs.keys],
+            "unit_of_group_intervals": "profile",
+            "cells_per_profile": integration.CELLS_PER_PROFILE,
+            "embedding": {"key": settings.sampling.embedding},
+        },
+        notes=tuple(notes),
     )
 
 
