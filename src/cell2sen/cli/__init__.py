@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, demo, evaluate, predict, train
+from cell2sen.cli import bulk, check, demo, evaluate, gene_sets, predict, train
 from cell2sen.cli.options import with_groups
 
 __all__ = ["app", "main"]
@@ -22,6 +22,10 @@ COMMANDS = (
     predict.annotate,
     predict.perturb,
     predict.generate,
+    gene_sets.name_gene_sets,
+    gene_sets.list_gene_sets,
+    bulk.pseudobulk,
+    bulk.compose,
     train.train,
     evaluate.evaluate,
     check.models,
