@@ -40,7 +40,9 @@ def test_pseudobulk(run: Run, labelled: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compose(run: Run, labelled: Path, model: str, tmp_path: Path) -> None:
     samples = tl.pseudobulk(labelled, "cell_type")
-    pd.DataFrame(samples.X.toarray().T, index=samples.var_names, columns=samples.obs_names).to_csv(tmp_path / "bulk.csv")
+    pd.DataFrame(samples.X.toarray().T, index=samples.var_names, columns=samples.obs_names).to_csv(
+        tmp_path / "bulk.csv"
+    )
     done = run("compose", "bulk.csv", labelled, "shares.csv", "-m", model, "--n-mixtures", 10, "-q", "--json")
     assert done.code == 0, done.err
     assert set(json.loads(done.out)["nearest"]) == {"B", "T"}

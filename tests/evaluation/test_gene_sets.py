@@ -58,8 +58,8 @@ def test_training_sets_among_the_scored_ones_are_a_leak() -> None:
     same_genes = {**TRAIN, "OTHER": ("G", "F", "E", "D")}
     for train in (same_name, same_genes):
         with pytest.raises(LeakError, match=r"1 of 2 scored sets are among the training sets \(such as \['DNA_BREAKS'"):
-            evaluate(dict.fromkeys(REAL, ["A"]), REAL, task="list_gene_set", train=train)
-        leaked = evaluate(dict.fromkeys(REAL, ["A"]), REAL, task="list_gene_set", train=train, leaks="report")
+            evaluate({name: ["A"] for name in REAL}, REAL, task="list_gene_set", train=train)
+        leaked = evaluate({name: ["A"] for name in REAL}, REAL, task="list_gene_set", train=train, leaks="report")
         assert leaked.leaked
 
 
@@ -68,5 +68,5 @@ def test_inputs_that_do_not_fit(tmp_path: Path) -> None:
         evaluate({"x": ["A"]}, REAL, task="list_gene_set")
     with pytest.raises(KeyError, match="has no column 'genes'"):
         evaluate(pd.DataFrame({"name": ["a"]}, index=["DNA_BREAKS"]), REAL, task="list_gene_set")
-    with pytest.raises(FileNotFoundError, match="no file .*no.csv with predicted gene sets"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*no\.csv with predicted gene sets"):
         evaluate(tmp_path / "no.csv", REAL, task="list_gene_set")

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.slow
 def write_sets(folder: Path) -> Path:
     words = ["naive", "memory", "blood", "lung", "early", "late"]
     genes = tiny.GENES[:40]
-    sets = {f"{a} {b}": genes[3 * x : 3 * x + 5] + genes[20 + 3 * y : 24 + 3 * y] for x, a in enumerate(words) for y, b in enumerate(words)}
+    sets = {
+        f"{a} {b}": genes[3 * x : 3 * x + 5] + genes[20 + 3 * y : 24 + 3 * y]
+        for x, a in enumerate(words)
+        for y, b in enumerate(words)
+    }
     write_gmt(folder / "sets.gmt", sets)
     return folder / "sets.gmt"
 
@@ -40,8 +44,12 @@ def test_a_new_model_from_a_file_of_gene_sets(tmp_path: Path) -> None:
     learned = tl.name_gene_sets(train, model=model, progress=False)
     right = sum(answer.lower() == name for name, answer in learned["name"].items())
     assert right > len(train) / 2
-    assert evaluate(named, real, task="name_gene_set", train=train, resamples=10).table.loc["word_f1", "prediction"] > 0.3
-    listed = tl.list_gene_sets(held_out, n_genes={name: len(genes) for name, genes in real.items()}, model=model, progress=False)
+    assert (
+        evaluate(named, real, task="name_gene_set", train=train, resamples=10).table.loc["word_f1", "prediction"] > 0.3
+    )
+    listed = tl.list_gene_sets(
+        held_out, n_genes={name: len(genes) for name, genes in real.items()}, model=model, progress=False
+    )
     scores = evaluate(listed, real, task="list_gene_set", train=train, resamples=10).table.loc["set_overlap"]
     assert scores["prediction"] > scores["frequent_genes"]
 

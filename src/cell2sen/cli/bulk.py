@@ -57,7 +57,9 @@ def compose(
     cells: Annotated[Path, typer.Argument(help="Single cells with labels (.h5ad).", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Table with a row per sample and population (.csv).", show_default=False)],
     label: Annotated[str, typer.Option(help="obs column of the cells with their population.")] = "cell_type",
-    n_mixtures: Annotated[int, typer.Option(help="Random mixtures of cells that samples are compared with.", min=1)] = 300,
+    n_mixtures: Annotated[
+        int, typer.Option(help="Random mixtures of cells that samples are compared with.", min=1)
+    ] = 300,
     n_cells: Annotated[int, typer.Option(help="Cells of a mixture.", min=1)] = 300,
     k: Annotated[int, typer.Option("--k", "-k", help="Nearest mixtures whose shares are averaged.", min=1)] = 10,
     min_cells: Annotated[int, typer.Option(help="Populations with fewer cells are left out.", min=1)] = 10,

@@ -64,7 +64,9 @@ class ValueOptions(Group):
 class ComparisonOptions(Group):
     """Training cells, controls and sampling."""
 
-    train: Annotated[Path | None, typer.Option(help="Cells (.h5ad) or gene sets (.gmt) that the model was trained on.")] = None
+    train: Annotated[
+        Path | None, typer.Option(help="Cells (.h5ad) or gene sets (.gmt) that the model was trained on.")
+    ] = None
     train_names: Annotated[
         Path | None, typer.Option(help="Names of these cells, for the leak check (.txt, .json or .h5ad).")
     ] = None

@@ -54,7 +54,9 @@ def list_gene_sets(
     out: Annotated[Path, typer.Argument(help="Gene sets (.gmt), or a table (.csv).", show_default=False)],
     name: Annotated[Many, typer.Option(help="Names, separated by semicolons. May be repeated.")] = None,
     names_file: Annotated[Path | None, typer.Option(help="Text file with one name per line.")] = None,
-    like: Annotated[Path | None, typer.Option(help="Gene sets (.gmt) whose names and numbers of genes are taken.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Gene sets (.gmt) whose names and numbers of genes are taken.")
+    ] = None,
     genes: Annotated[
         Path | None, typer.Option(help="Text file with the genes that may be listed. Default: the model's.")
     ] = None,

@@ -191,9 +191,7 @@ def _scores(answers: SetAnswers, method: Method, chosen: Sequence[Metric], setti
         return [Score(metric=metric.name, method=method.name, group=(), estimate=missing) for metric in chosen]
     scores = []
     n = len(answers.names)
-    drawn = bootstrap.weights(
-        bootstrap.generator(settings.sampling.seed, "over sets"), settings.sampling.resamples, n
-    )
+    drawn = bootstrap.weights(bootstrap.generator(settings.sampling.seed, "over sets"), settings.sampling.resamples, n)
     for metric in chosen:
         names = {"metric": metric.name, "method": method.name}
         try:
@@ -285,7 +283,8 @@ def _leak_check(answers: SetAnswers) -> Check:
         return Check(
             name=name,
             status="failed",
-            detail=f"{len(leaked)} of {len(answers.names)} scored sets are among the training sets (such as {leaked[:3]})",
+            detail=f"{len(leaked)} of {len(answers.names)} scored sets are among the training sets "
+            f"(such as {leaked[:3]})",
         )
     detail = f"none of the {len(answers.names)} scored sets is among {len(names)} training sets"
     return Check(name=name, status="passed", detail=detail)

@@ -146,7 +146,7 @@ def pair(sides: Sides, settings: Settings) -> tuple[Pairs, list[str]]:
 
 
 def score(pairs: Pairs, chosen: Sequence[Metric], scored: Sequence[Method]) -> list[Score]:
-    """FOSCTTM of each method: the mean over draws of ten cells for each profile, with intervals over draws and profiles.
+    """FOSCTTM of each method: mean over draws of ten cells for each profile, with intervals over draws and profiles.
 
     Intervals over cells are of the draws; those over groups of bootstrap samples of the profiles.
     """
@@ -191,4 +191,3 @@ def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
 
 def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     return _cosine(*(values - values.mean(axis=1, keepdims=True) for values in (first, second)))
-

@@ -12,6 +12,7 @@ import pandas as pd
 from cell2sen.data.expression import Expression
 from cell2sen.data.pseudobulk import obs_of, sum_groups, unit_of_sums, weighted_sums
 from cell2sen.data.scale.units import ScaleName
+from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.groups.composition import (
     common_profiles,
     correlation,
@@ -20,7 +21,6 @@ from cell2sen.inference.groups.composition import (
     draw_mixtures,
     nearest_shares,
 )
-from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.session import load_model, start
 
@@ -184,7 +184,9 @@ def compose(
     with Expression.open(cells, case=backend.model.recipe.case) as expression:
         bulk = sum_groups(expression, [label], min_cells=min_cells)
         if len(bulk.keys) < 2:
-            raise ValueError(f"obs[{label!r}] must have at least two populations of {min_cells} cells, found {bulk.keys}")
+            raise ValueError(
+                f"obs[{label!r}] must have at least two populations of {min_cells} cells, found {bulk.keys}"
+            )
         mixtures = draw_mixtures(bulk.rows, len(expression), n=n_mixtures, n_cells=n_cells, seed=seed)
         sums = weighted_sums(expression, mixtures.weights)
         mixed = AnnData(X=sums, var=expression.reader.var.copy())

@@ -18,7 +18,7 @@ def test_sets_of_a_file_a_mapping_and_a_list(tmp_path: Path) -> None:
 
 
 def test_sets_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no file .*no.gmt of gene sets"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*no\.gmt of gene sets"):
         read_sets(tmp_path / "no.gmt")
     with pytest.raises(ValueError, match="there are no gene sets"):
         read_sets({})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cell2sen.inference.groups.composition import (
-    cosine,
     correlation,
+    cosine,
     deconvolve,
     draw_mixtures,
     marker_genes,

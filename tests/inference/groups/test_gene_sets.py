@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import tiny
+from cells import GENES, fake
 
 from cell2sen.backend import Backend, Sampling, Unsupported
 from cell2sen.inference.groups.gene_sets import list_sets, name_sets
-from cells import GENES, fake
 
 SETS = {"A_B": GENES[5:0:-1], "C": GENES[:20], "D D": GENES[7:9]}
 NAMES = ["T cell", "B cell", "NK cell"]
@@ -60,7 +60,9 @@ def test_a_set_depends_on_no_other(any_backend: Backend) -> None:
 
 def test_lists_have_the_given_lengths() -> None:
     options: Any = {"model": fake(), "progress": False}
-    listed = list_sets(NAMES, options, genes=GENES, n_genes={"T cell": 3, "B cell": 5, "NK cell": 1}, sampling=Sampling())
+    listed = list_sets(
+        NAMES, options, genes=GENES, n_genes={"T cell": 3, "B cell": 5, "NK cell": 1}, sampling=Sampling()
+    )
     assert [len(answer.genes) for answer in listed.answers] == [3, 5, 1]
     with pytest.raises(ValueError, match="n_genes=99 is too many"):
         list_sets(NAMES, options, genes=GENES, n_genes=99, sampling=Sampling())
@@ -71,7 +73,7 @@ def test_lists_have_the_given_lengths() -> None:
 def test_models_of_other_tasks_decline() -> None:
     backend = fake(templates={"annotate": [{"prompt": "{genes}:", "answer": " {cell_type}."}]})
     for call in (lambda: name(backend), lambda: list_sets(["a"], {"model": backend}, sampling=Sampling())):
-        with pytest.raises(Unsupported, match="trained on annotate only and cannot do (name|list)_gene_set"):
+        with pytest.raises(Unsupported, match=r"trained on annotate only and cannot do (name|list)_gene_set"):
             call()
 
 

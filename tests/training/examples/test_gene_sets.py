@@ -76,7 +76,9 @@ def test_shares_of_draws_and_unknown_genes(tmp_path: Path) -> None:
 
 
 def test_training_files_name_them() -> None:
-    config = from_mapping({"data": {"gene_sets": [{"file": "a.gmt", "tasks": ["name_gene_set"], "test": 0.2}]}, "model": {"start": "x"}})
+    config = from_mapping(
+        {"data": {"gene_sets": [{"file": "a.gmt", "tasks": ["name_gene_set"], "test": 0.2}]}, "model": {"start": "x"}}
+    )
     assert config.data.gene_sets == (GeneSetFile(file="a.gmt", tasks={"name_gene_set": 1.0}, test=0.2),)
     assert config.data.files == ()
     with pytest.raises(ValueError, match="share of sets to hold out"):

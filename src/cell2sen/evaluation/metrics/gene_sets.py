@@ -77,7 +77,7 @@ def exact_name(truth: Sequence[str], answer: Sequence[str]) -> float:
 def word_f1(truth: Sequence[str], answer: Sequence[str]) -> float:
     """F1 of the words of true and predicted names, averaged over sets.
 
-    2 |A ∩ B| / (|A| + |B|) of the words in lower case, repeated ones counted (as for answers in SQuAD, Rajpurkar et al.,
-    EMNLP 2016). Needs no text encoder.
+    2 |A ∩ B| / (|A| + |B|) of the words in lower case, repeated ones counted (as for answers in SQuAD: Rajpurkar et
+    al., EMNLP 2016). Needs no text encoder.
     """
     return float(np.mean(word_f1s(truth, answer)))

@@ -12,7 +12,7 @@ def closer_than_own(similarity: NDArray[np.float64], own: NDArray[np.int64]) -> 
     """Share of samples that are more similar than the true match, for each profile, float64 (profiles,).
 
     The mean of two shares: of the other profiles, for the cells of the profile (averaged over these cells); and of the
-    cells of other profiles, for the profile (averaged over its own cells). Ties count half.
+    cells of other profiles, for the profile (averaged over its own cells). Ties count half. NaN for a single profile.
 
     Parameters
     ----------
@@ -22,6 +22,8 @@ def closer_than_own(similarity: NDArray[np.float64], own: NDArray[np.int64]) -> 
         Profile of each cell, int64 (cells,); each has at least one.
     """
     n_profiles, n_cells = similarity.shape
+    if n_profiles < 2:
+        return np.full(n_profiles, np.nan)
     columns = np.arange(n_cells)
     match = similarity[own, columns]
     higher = (similarity > match).sum(axis=0) + 0.5 * ((similarity == match).sum(axis=0) - 1)

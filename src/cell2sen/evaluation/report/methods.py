@@ -60,8 +60,8 @@ def _on_labels(evaluation: Evaluation) -> list[str]:
 def _on_sets(evaluation: Evaluation) -> list[str]:
     what = "names" if evaluation.task == "name_gene_set" else "genes"
     return [
-        f"Predicted {what} of {evaluation.settings['n_predicted']:,} gene sets were compared with the true ones; scores "
-        "are means over sets.",
+        f"Predicted {what} of {evaluation.settings['n_predicted']:,} gene sets were compared with the true ones; "
+        "scores are means over sets.",
         f"Intervals are 95 % percentile bootstrap intervals over sets ({evaluation.settings['arguments']['resamples']} "
         "resamples).",
         f"Baselines are {_baselines(evaluation)}.",
@@ -73,8 +73,8 @@ def _on_profiles(evaluation: Evaluation) -> list[str]:
     settings = evaluation.settings
     return [
         f"{len(settings['groups'])} profiles were compared with single cells of the same "
-        f"{', '.join(as_list(settings['arguments']['context']))}, {settings['cells_per_profile']} random cells of each, "
-        f"by the cosine of the vectors in obsm[{settings['embedding']['key']!r}]: fraction of samples closer than the "
+        f"{', '.join(as_list(settings['arguments']['context']))}, {settings['cells_per_profile']} random cells of "
+        f"each, by the cosine of the vectors in obsm[{settings['embedding']['key']!r}]: fraction of samples closer than the "
         "true match, over profiles for each cell and over cells of other profiles for each profile, averaged.",
         f"Intervals are 95 % intervals over {settings['arguments']['resamples']} draws of the cells, and bootstrap "
         "intervals over profiles (2,000 resamples).",

@@ -14,6 +14,9 @@ from cell2sen.data.expression import Expression
 #: Genes of each population that the deconvolution uses.
 MARKERS = 50
 
+#: Concentration of the Dirichlet distribution of mixtures with few main populations.
+SPARSE = 0.3
+
 #: Added to CP10k before ratios of populations are taken.
 OFFSET = 1.0
 
@@ -34,8 +37,8 @@ def draw_mixtures(
 ) -> Mixtures:
     """Pure samples of each population, and `n` random mixtures of cells.
 
-    Half of the mixtures have shares from a flat Dirichlet distribution over a random number of populations (so that
-    most populations are absent from some), the others over all.
+    Half of the mixtures have shares from a flat Dirichlet distribution over all populations, the others from one of
+    concentration 0.3 over some of them, so that most have one or two main populations.
 
     Parameters
     ----------
@@ -55,9 +58,10 @@ def draw_mixtures(
         cells.append(members)
         times.append(np.ones(len(members)))
     for number in range(n):
-        size = int(generator.integers(2, n_populations + 1)) if number % 2 and n_populations > 2 else n_populations
+        sparse = number % 2 == 1
+        size = int(generator.integers(2, n_populations + 1)) if sparse else n_populations
         present = generator.choice(n_populations, size=size, replace=False)
-        drawn = generator.multinomial(n_cells, generator.dirichlet(np.ones(size)))
+        drawn = generator.multinomial(n_cells, generator.dirichlet(np.full(size, SPARSE if sparse else 1.0)))
         share = np.zeros(n_populations)
         share[present] = drawn / n_cells
         shares.append(share)
@@ -142,7 +146,9 @@ def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDAr
     return cosine(x, y)
 
 
-def deconvolve(samples: NDArray[np.float64], profiles: NDArray[np.float64], n_cells: NDArray[np.int64]) -> NDArray[np.float64]:
+def deconvolve(
+    samples: NDArray[np.float64], profiles: NDArray[np.float64], n_cells: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Share of each population in each sample by non-negative least squares, float64 (samples, populations).
 
     min ‖S f − x‖², f ≥ 0, over marker genes, each divided by its mean over the populations, then f / Σ f (Lawson and
