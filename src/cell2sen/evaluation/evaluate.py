@@ -372,6 +372,7 @@ def _profiles(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluat
             "groups": [group_name(key) for key in pairs.keys],
             "unit_of_group_intervals": "profile",
             "cells_per_profile": integration.CELLS_PER_PROFILE,
+            "model": integration.model_of(sides.predicted) or "not recorded",
             "embedding": {"key": settings.sampling.embedding},
         },
         notes=tuple(notes),

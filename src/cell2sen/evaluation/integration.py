@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.evaluation.inputs import Sides, group_name, group_rows, refuse_empty
+from cell2sen.evaluation.inputs import UNS, Cells, Sides, group_name, group_rows, refuse_empty
 from cell2sen.evaluation.metrics import Metric, Missing
 from cell2sen.evaluation.metrics.integration import closer_than_own
 from cell2sen.evaluation.scoring import bootstrap
@@ -125,6 +125,10 @@ def pair(sides: Sides, settings: Settings) -> tuple[Pairs, list[str]]:
                 f"{list(map(str, side.obsm))}. Call tl.embed on profiles and on cells first, or name another key with "
                 "embedding="
             )
+    models = [model_of(side) for side in (sides.predicted, sides.real)]
+    if all(models) and models[0] != models[1]:
+        names = [f"{model.get('name')} {model.get('weights_sha256', '')}".strip() for model in models]
+        raise ValueError(f"profiles and cells were embedded by different models ({names}): embed both with one")
     profiles = group_rows(sides.predicted, columns, settings.columns.rename)
     cells = group_rows(sides.real, columns)
     if repeated := [group_name(key) for key, rows in profiles.items() if len(rows) > 1]:
@@ -143,6 +147,11 @@ def pair(sides: Sides, settings: Settings) -> tuple[Pairs, list[str]]:
         chosen.append(sides.real.by_name(rng.permutation(cells[key])[: settings.sampling.max_cells]))
     rows = np.array([profiles[key][0] for key in shared], dtype=np.int64)
     return Pairs(sides=sides, keys=shared, profiles=rows, cells=chosen, settings=settings), notes
+
+
+def model_of(side: Cells) -> dict[str, Any]:
+    """Model that :func:`cell2sen.tl.embed` recorded; empty for other embeddings."""
+    return dict(side.uns.get(UNS, {}).get("embed", {}).get("model", {}))
 
 
 def score(pairs: Pairs, chosen: Sequence[Metric], scored: Sequence[Method]) -> list[Score]:
