@@ -36,6 +36,7 @@ from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct
+from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -234,6 +235,7 @@ def _release(
         )
     score_cells = config.card.score_cells
     scores = attempts.run("scores", lambda: scorecard.scores(folder, cells, score_cells, seed=config.seed)) or []
+    scores += attempts.run("scores of gene sets", lambda: set_scores(folder, examples.sets.values(), score_cells)) or []
     attempts.run("card", lambda: model_card.write_card(folder, config, state, scores, scorecard.as_markdown(scores)))
     attempts.record()
     return not attempts.failed
