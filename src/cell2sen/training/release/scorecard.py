@@ -72,14 +72,15 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
 def as_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
     """Scores as a Markdown table for the model card."""
     if not scores:
-        return "Nothing held out was scored."
+        return "No held-out cells were scored."
     lines = ["| file | task | score | model (95 % interval) | best simple baseline | ceiling |", "|" + " --- |" * 6]
     for entry in scores:
         interval = f" ({_number(entry['low'])} to {_number(entry['high'])})" if entry["low"] is not None else ""
         name = entry["best_baseline"]
         baseline = f"{name} {_number(entry['best_baseline_value'])}" if name else "–"
+        scored = f"{entry['n_cells']} {entry.get('unit', 'cells')}"
         lines.append(
-            f"| {entry['file']}, {entry['n_cells']} {entry.get('unit', 'cells')} | {entry['task']} | {entry['metric']} | "
+            f"| {entry['file']}, {scored} | {entry['task']} | {entry['metric']} | "
             f"{_number(entry['model'])}{interval} | {baseline} | {_number(entry['ceiling'])} |"
         )
     return "\n".join(lines)
