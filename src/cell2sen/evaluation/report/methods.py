@@ -74,8 +74,8 @@ def _on_profiles(evaluation: Evaluation) -> list[str]:
     return [
         f"{len(settings['groups'])} profiles were compared with single cells of the same "
         f"{', '.join(as_list(settings['arguments']['context']))}, {settings['cells_per_profile']} random cells of "
-        f"each, by the cosine of the vectors in obsm[{settings['embedding']['key']!r}]: fraction of samples closer than "
-        "the true match, over profiles for each cell and over cells of other profiles for each profile, averaged.",
+        f"each, by the cosine of the vectors in obsm[{settings['embedding']['key']!r}]: fraction of samples closer "
+        "than the true match, over profiles for each cell and over cells of other profiles for each profile, averaged.",
         f"Intervals are 95 % intervals over {settings['arguments']['resamples']} draws of the cells, and bootstrap "
         "intervals over profiles (2,000 resamples).",
         f"Baselines are {_baselines(evaluation)}.",
