@@ -53,7 +53,7 @@ def test_examples_of_both_tasks(tmp_path: Path) -> None:
 
 
 def test_long_sets_are_drawn_in_parts(tmp_path: Path) -> None:
-    sets = sets_of(tmp_path, test=0.0)
+    sets = sets_of(tmp_path, test=0.0, tasks={"name_gene_set": 2.0})
     first, again, other = (
         {p.key: list(p.genes) for task, p, _ in pairs(sets, draw=draw) if task == "name_gene_set"} for draw in (0, 0, 1)
     )
