@@ -61,7 +61,7 @@ def compose(
         int, typer.Option(help="Random mixtures of cells that samples are compared with.", min=1)
     ] = 300,
     n_cells: Annotated[int, typer.Option(help="Cells of a mixture.", min=1)] = 300,
-    k: Annotated[int, typer.Option("--k", "-k", help="Nearest mixtures whose shares are averaged.", min=1)] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", help="Nearest mixtures whose shares are averaged.", min=1)] = 5,
     min_cells: Annotated[int, typer.Option(help="Populations with fewer cells are left out.", min=1)] = 10,
     seed: Seed = 0,
     *,

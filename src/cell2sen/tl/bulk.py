@@ -114,7 +114,7 @@ def compose(
     *,
     n_mixtures: int = 300,
     n_cells: int = 300,
-    k: int = 10,
+    k: int = 5,
     min_cells: int = 10,
     seed: int = 0,
     **options: Unpack[Options],
