@@ -216,7 +216,7 @@ def evaluate(
             seed=seed,
         ),
     )
-    if task in COLUMNS:
+    if task is not None and task in COLUMNS:
         chosen = choose_metrics(task, settings)
         return _noted(evaluate_gene_sets(predicted, real, train, task, chosen, settings, _versions()))
     sides = read_sides(predicted, real, train, settings.values)
@@ -226,8 +226,7 @@ def evaluate(
         return _noted(_labels(sides, chosen, settings))
     if task == "integrate":
         return _noted(_profiles(sides, chosen, settings))
-    assert task in ("perturb", "generate")
-    return _noted(_cells(task, sides, chosen, settings))
+    return _noted(_cells("perturb" if task == "perturb" else "generate", sides, chosen, settings))
 
 
 def _noted(evaluation: Evaluation) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -227,8 +228,6 @@ def _read_answers(predicted: Any, task: Task) -> tuple[dict[str, Any], dict[str,
             raise FileNotFoundError(f"there is no file {path} with predicted gene sets")
         if path.name.endswith((".gmt", ".gmt.gz")):
             return dict(read_sets(path)), {}
-        import io
-
         text = read_text(path)
         predicted = pd.read_csv(io.StringIO(text), index_col=0, dtype=str, keep_default_na=False)
     model: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -77,7 +78,7 @@ def draw_mixtures(
     return Mixtures(weights=weights, shares=np.array(shares))
 
 
-def cosine(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:  # type: ignore[type-arg]
+def cosine(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     """Cosine similarity of all rows of two arrays, float64 (first, second); NaN for rows with NaN."""
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(float).tiny)
