@@ -40,6 +40,12 @@ def test_held_out_sets_are_in_no_training_example(tmp_path: Path) -> None:
         sets_of(tmp_path, hold_out=("X",))
 
 
+def test_the_same_genes_under_two_names_are_on_one_side(tmp_path: Path) -> None:
+    write_gmt(tmp_path / "sets.gmt", {"A": ["X", "Y"], "B": ["Z", "Y"], "C": ["Y", "X"]})
+    sets = TrainingSets(GeneSetFile(file="sets.gmt", hold_out=("A",)), tmp_path, "upper")
+    assert sets.test.tolist() == [True, False, True]
+
+
 def test_examples_of_both_tasks(tmp_path: Path) -> None:
     examples = {(task, prompt.key): (prompt, answer) for task, prompt, answer in pairs(sets_of(tmp_path, test=0.0))}
     assert len(examples) == 40

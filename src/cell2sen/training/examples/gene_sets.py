@@ -64,6 +64,9 @@ class TrainingSets:
             tuple(dict.fromkeys(gene.upper() if upper else gene for gene in genes)) for genes in sets.values()
         ]
         self.test = _held_out(self.names, data)
+        held_out = {frozenset(genes) for genes, test in zip(self.genes, self.test, strict=True) if test}
+        # Collections have the same genes under several names, which must be on one side.
+        self.test |= np.array([frozenset(genes) in held_out for genes in self.genes], dtype=bool)
 
     @property
     def n_draws(self) -> int:
