@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,7 @@ def test_lists_have_the_given_lengths() -> None:
 
 def test_models_of_other_tasks_decline() -> None:
     backend = fake(templates={"annotate": [{"prompt": "{genes}:", "answer": " {cell_type}."}]})
+    backend.model = replace(backend.model, wording="checkpoint")  # as metadata on disk make it
     for call in (lambda: name(backend), lambda: list_sets(["a"], {"model": backend}, sampling=Sampling())):
         with pytest.raises(Unsupported, match=r"trained on annotate only and cannot do (name|list)_gene_set"):
             call()
