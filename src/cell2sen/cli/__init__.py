@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, demo, evaluate, predict, samples, text, train
+from cell2sen.cli import bulk, check, demo, evaluate, gene_sets, predict, samples, text, train
 from cell2sen.cli.options import with_groups
 
 __all__ = ["app", "main"]
@@ -26,6 +26,10 @@ COMMANDS = (
     text.ask,
     text.caption,
     text.interpret,
+    gene_sets.name_gene_sets,
+    gene_sets.list_gene_sets,
+    bulk.pseudobulk,
+    bulk.compose,
     train.train,
     evaluate.evaluate,
     check.models,

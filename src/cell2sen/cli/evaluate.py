@@ -64,7 +64,9 @@ class ValueOptions(Group):
 class ComparisonOptions(Group):
     """Training cells, controls and sampling."""
 
-    train: Annotated[Path | None, typer.Option(help="Cells that the model was trained on (.h5ad).")] = None
+    train: Annotated[
+        Path | None, typer.Option(help="Cells (.h5ad) or gene sets (.gmt) that the model was trained on.")
+    ] = None
     train_names: Annotated[
         Path | None, typer.Option(help="Names of these cells, for the leak check (.txt, .json or .h5ad).")
     ] = None
@@ -82,10 +84,17 @@ class ComparisonOptions(Group):
 
 def evaluate(
     predicted: Annotated[
-        Path, typer.Argument(help="Predicted cells (.h5ad), from cell2sen or another tool.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Predicted cells or embedded profiles (.h5ad), from cell2sen or another tool; gene sets (.csv, .gmt).",
+            show_default=False,
+        ),
     ],
     real: Annotated[
-        Path, typer.Argument(help="Real cells (.h5ad); for perturbations with their controls.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Real cells (.h5ad); for perturbations with their controls. Real gene sets (.gmt).", show_default=False
+        ),
     ],
     report: Annotated[Path | None, typer.Option(help="File for a report with tables and figures (.html).")] = None,
     table: Annotated[Path | None, typer.Option(help="File for all scores (.csv or .json).")] = None,
@@ -93,7 +102,7 @@ def evaluate(
         Path | None, typer.Option(help="File for the scores of Arc's cell-eval, which must be installed (.csv).")
     ] = None,
     task: Annotated[
-        Literal["perturb", "generate", "annotate", "text"] | None,
+        Literal["perturb", "generate", "annotate", "text", "integrate", "name_gene_set", "list_gene_set"] | None,
         typer.Option(help="What was predicted. Default: read from files that cell2sen wrote."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,

@@ -87,7 +87,10 @@ class RewardOptions(Group):
 
 def train(
     source: Annotated[
-        Path, typer.Argument(help="Training file (.yaml, see docs/training.md) or AnnData file.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Training file (.yaml, see docs/training.md), file of cells, or gene sets (.gmt).", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Directory to write the model to.", show_default=False)],
     settings: Annotated[

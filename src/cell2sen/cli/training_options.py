@@ -50,6 +50,12 @@ FILE_PLACES = {
     "scale": "matrix.scale",
 }
 
+#: Options that describe a GMT file → key of the file's entry.
+SET_PLACES = {"task": "tasks", "hold_out": "hold_out", "test": "test", "organism": "organism"}
+
+#: Draws of each gene set without a training file.
+SET_DRAWS = 20
+
 #: Flags that add a part of the configuration with its defaults.
 PARTS = ("lora", "gene_tokens", "from_scratch")
 
@@ -103,6 +109,10 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
             put(values, "model.from_scratch", None)
         if "from_scratch" in given:
             put(values, "model.start", None)
+    elif source.name.endswith((".gmt", ".gmt.gz")):
+        values = {"data": {"gene_sets": [_gene_sets_entry(source, of_file, given.pop("epochs", None) or SET_DRAWS)]}}
+        if not {"model", "from_scratch"} & set(given):
+            raise ValueError("a training on gene sets needs --model (one that reads text), or --from-scratch")
     else:
         # Each of the epochs is a new draw of the cells' sentences.
         draws = given.pop("epochs", None) or (1 if "reward" in given else _draws(source))
@@ -135,6 +145,17 @@ def put(values: dict[str, Any], place: str, value: Any, *, part: bool = False) -
         values[last] = value
     elif not isinstance(values.get(last), Mapping):
         values[last] = {}
+
+
+def _gene_sets_entry(source: Path, options: Mapping[str, Any], draws: float) -> dict[str, Any]:
+    """The entry of a GMT file under ``data.gene_sets``."""
+    if unknown := sorted(set(options) - set(SET_PLACES)):
+        raise ValueError(f"{unknown} describe cells, but {source} has gene sets; available: {sorted(SET_PLACES)}")
+    entry: dict[str, Any] = {"file": source.name}
+    for option, place in SET_PLACES.items():
+        if option in options:
+            put(entry, place, options[option])
+    return entry | {"tasks": dict.fromkeys(options.get("task") or ("name_gene_set", "list_gene_set"), draws)}
 
 
 def _weights(rewards: Sequence[str]) -> dict[str, float]:

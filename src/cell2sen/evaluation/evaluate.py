@@ -6,13 +6,15 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import leakage, metrics, texts
+from cell2sen.evaluation import integration, leakage, metrics, texts
+from cell2sen.evaluation.gene_sets import COLUMNS, evaluate_gene_sets
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
@@ -52,6 +54,9 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "generate": ("profile", "change", "disjoint_change", "cells", "neighbours", "sentences"),
     "annotate": ("written_labels", "labels", "confidence", "text"),
     "text": ("text", "free_text", "named_genes"),
+    "integrate": ("pairs",),
+    "name_gene_set": ("set_names", "text"),
+    "list_gene_set": ("set_genes",),
 }
 
 #: Packages whose versions are recorded.
@@ -106,7 +111,11 @@ def evaluate(
         The truth; for perturbations with the control cells, in the same object.
     task
         ``"perturb"``, ``"generate"``, ``"annotate"`` or ``"text"``. Default: as recorded in predictions of this
-        package, else inferred from the columns.
+        package, else inferred from the columns. ``"integrate"``: FOSCTTM of bulk or pseudobulk profiles (`predicted`)
+        among the single cells that share their values of `context` (`real`), both with embeddings in
+        ``obsm[embedding]`` (default ``"X_cell2sen"``). ``"name_gene_set"``, ``"list_gene_set"``: `predicted` is a table
+        of :func:`cell2sen.tl.name_gene_sets` or :func:`cell2sen.tl.list_gene_sets` or its CSV file, `real` and `train`
+        are GMT files or ``{name: genes}``.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
@@ -209,13 +218,21 @@ def evaluate(
             seed=seed,
         ),
     )
+    if task is not None and task in COLUMNS:
+        chosen = choose_metrics(task, settings)
+        return _noted(evaluate_gene_sets(predicted, real, train, task, chosen, settings, _versions()))
     sides = read_sides(predicted, real, train, settings.values)
     task = task_of(sides.predicted, settings)
     chosen = choose_metrics(task, settings)
     if task in ("annotate", "text"):
-        evaluation = _labels(task, sides, chosen, settings)
-    else:
-        evaluation = _cells(task, sides, chosen, settings)
+        return _noted(_labels(task, sides, chosen, settings))
+    if task == "integrate":
+        return _noted(_profiles(sides, chosen, settings))
+    return _noted(_cells("perturb" if task == "perturb" else "generate", sides, chosen, settings))
+
+
+def _noted(evaluation: Evaluation) -> Evaluation:
+    """The evaluation, after a warning for each of its notes."""
     for note in evaluation.notes:
         logger.warning("%s", note)
     return evaluation
@@ -343,6 +360,29 @@ def _details_of_labels(answers: labels.Answers) -> dict[str, Any]:
         "calibration": labels.calibration(answers),
         "confusion": {"labels": classes, "counts": counts.tolist()},
     }
+def _profiles(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    sampling = settings.sampling
+    if sampling.embedding == "pca":  # the default of other tasks
+        settings = replace(settings, sampling=replace(sampling, embedding=integration.EMBEDDING))
+    pairs, notes = integration.pair(sides, settings)
+    scored = methods("integrate")
+    scores = integration.score(pairs, chosen, scored)
+    overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
+    return Evaluation(
+        task="integrate",
+        scores=tables.long_table(scores, overall, chosen, scored),
+        table=tables.table(overall, chosen, scored),
+        checks=(),
+        settings=_record("integrate", sides, scored, settings)
+        | {
+            "groups": [group_name(key) for key in pairs.keys],
+            "unit_of_group_intervals": "profile",
+            "cells_per_profile": integration.CELLS_PER_PROFILE,
+            "model": integration.model_of(sides.predicted) or "not recorded",
+            "embedding": {"key": settings.sampling.embedding},
+        },
+        notes=tuple(notes),
+    )
 
 
 def _unit(groups: Groups) -> str:

@@ -25,6 +25,7 @@ from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.names import check_names, unite_combinations
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
@@ -35,13 +36,14 @@ from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct
+from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
 
 logger = logging.getLogger(__name__)
 
 #: Default number of genes per sentence, for tasks without a length in the training file and in the starting model; for
-#: other tasks, of single cells and of samples of several cells.
-LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200}
+#: other tasks, of single cells or gene sets and of samples of several cells.
+LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "list_gene_set": 100}
 DEFAULT_LENGTH, DEFAULT_SAMPLE_LENGTH = 200, 100
 
 
@@ -125,7 +127,8 @@ def train(
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        directory.write(temporary, network, model.tokenizer, metadata, examples.cells, log, names=config.card.names)
+        named = {**examples.cells, **examples.sets}
+        directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
         directory.check_tokenizer(temporary, model.tokens, texts)
@@ -148,7 +151,8 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
     exclude_held_out(cells)
     unite_combinations(cells)
-    names = sorted({name for data in config.data.files for name in data.tasks})
+    sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
+    names = sorted({name for data in (*config.data.files, *config.data.gene_sets) for name in data.tasks})
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
@@ -158,7 +162,7 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     }
     lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
     check_names(cells, worded, directory.spellings(config.data))
-    return Examples(cells=cells, tasks=worded, lengths=lengths)
+    return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 
 
 def _initial_model(
@@ -171,12 +175,14 @@ def _initial_model(
     scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
     settings = scratch.tokenizer if scratch else gene_tokens
     common = common_genes(examples.cells, settings.min_cells) if settings else ()
+    if settings and not examples.cells:
+        common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
     genes: tuple[str, ...] | None = None
     if start:
         model = networks.load(config.model, start, common)
         genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
     else:
-        model = new_model(config, common, examples.cells, examples.tasks)
+        model = new_model(config, common, examples.cells, examples.tasks, examples.sets)
         if scratch and scratch.tokenizer.kind == "genes":
             genes = common
 
@@ -184,8 +190,8 @@ def _initial_model(
         writable = model.tokens.known(symbols)
         return writable & np.isin(symbols, genes) if genes else writable
 
-    for cells in examples.cells.values():
-        cells.keep_genes(known)
+    for file in (*examples.cells.values(), *examples.sets.values()):
+        file.keep_genes(known)
     networks.set_dropout(model.network, config)
     size = config.model.change_vectors
     if size is None:
@@ -232,6 +238,7 @@ def _release(
         )
     score_cells = config.card.score_cells
     scores = attempts.run("scores", lambda: scorecard.scores(folder, cells, score_cells, seed=config.seed)) or []
+    scores += attempts.run("scores of gene sets", lambda: set_scores(folder, examples.sets.values(), score_cells)) or []
     attempts.run("card", lambda: model_card.write_card(folder, config, state, scores, scorecard.as_markdown(scores)))
     attempts.record()
     return not attempts.failed

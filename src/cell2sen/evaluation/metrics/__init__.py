@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 Level = Literal[
     "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "profile", "change",
-    "disjoint_change", "cells", "neighbours", "sentences",
+    "disjoint_change", "cells", "neighbours", "sentences", "set_genes", "set_names", "pairs",
 ]  # fmt: skip
 """Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 
@@ -125,6 +125,10 @@ def metric(
             Two sets of cells, float64 (n, dimensions). An argument named `weights` receives the bootstrap samples.
         ``neighbours``
             Real cells, their groups, predicted cells and their groups.
+        ``set_genes``, ``set_names``
+            Two lists of lists of genes, or of names of gene sets.
+        ``pairs``
+            Similarity of profiles and cells, float64 (profiles, cells), and the profile of each cell.
         ``sentences``
             A written sentence and the known genes; the metric is the mean over sentences.
     perfect

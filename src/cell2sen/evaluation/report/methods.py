@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cell2sen.evaluation.result import Evaluation
 
 #: Unit of the intervals over groups → its plural.
-UNITS = {"perturbation": "perturbations", "context": "contexts", "label": "labels"}
+UNITS = {"perturbation": "perturbations", "context": "contexts", "label": "labels", "profile": "profiles"}
 
 _CONTROLS = {
     "shared": "the same cells for truth and prediction",
@@ -34,8 +34,7 @@ def readable(name: str) -> str:
 def paragraph(evaluation: Evaluation) -> str:
     """Text on cells, genes, baselines, ceiling, intervals, leak check, model and versions."""
     settings = evaluation.settings
-    on_task = {"annotate": _on_labels, "text": _on_texts}.get(evaluation.task, _on_cells)
-    sentences = on_task(evaluation)
+    sentences = _TEXTS.get(evaluation.task, _on_cells)(evaluation)
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
     sentences += [
         *_on_checks(evaluation),
@@ -67,6 +66,29 @@ def _on_texts(evaluation: Evaluation) -> list[str]:
         f"{_intervals(settings).replace('over cells', 'over samples')}.",
         f"Baselines are {_baselines(evaluation)}.",
         f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
+def _on_sets(evaluation: Evaluation) -> list[str]:
+    what = "names" if evaluation.task == "name_gene_set" else "genes"
+    return [
+        f"Predicted {what} of {evaluation.settings['n_predicted']:,} gene sets were compared with the true ones; "
+        "scores are means over sets.",
+        f"Intervals are 95 % percentile bootstrap intervals over sets ({evaluation.settings['arguments']['resamples']} "
+        "resamples).",
+        f"Baselines are {_baselines(evaluation)}.",
+        f"The ceiling is {_ceiling(evaluation)}.",
+    ]
+
+
+def _on_profiles(evaluation: Evaluation) -> list[str]:
+    settings = evaluation.settings
+    return [
+        f"{len(settings['groups'])} profiles were compared with single cells of the same "
+        f"{', '.join(as_list(settings['arguments']['context']))}, {settings['cells_per_profile']} random cells of "
+        f"each, by the cosine of the vectors in obsm[{settings['embedding']['key']!r}]: fraction of samples closer "
+        "than the true match, over profiles for each cell and over cells of other profiles for each profile, averaged.",
+        f"Intervals are 95 % intervals over {settings['arguments']['resamples']} draws of the cells, and bootstrap "
+        "intervals over profiles (2,000 resamples).",
+        f"Baselines are {_baselines(evaluation)}.",
+        f"The ceiling is {_ceiling(evaluation)}.",
     ]
 
 
@@ -157,3 +179,12 @@ def _on_model(model: Any) -> list[str]:
         return []
     weights = f", weights {model['weights_sha256']}" if model.get("weights_sha256") else ""
     return [f"Predictions were made by model {model['name']}{weights}."]
+
+
+#: Task → sentences on what was compared; other tasks compare cells.
+_TEXTS = {
+    "annotate": _on_labels,
+    "integrate": _on_profiles,
+    "name_gene_set": _on_sets,
+    "list_gene_set": _on_sets,
+}

@@ -26,6 +26,9 @@ _TITLES = {
     "generate": "Generated cells",
     "annotate": "Predicted cell labels",
     "text": "Texts on cells",
+    "integrate": "Profiles among single cells",
+    "name_gene_set": "Predicted names of gene sets",
+    "list_gene_set": "Predicted genes of gene sets",
 }
 
 #: Task → what its true values are, where these are no groups.
@@ -133,9 +136,10 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Numbers at the top of the page, with their text."""
     settings, labels = evaluation.settings, evaluation.task in ("annotate", "text")
     with_controls = evaluation.task == "perturb"
+    noun = "gene sets" if evaluation.task in ("name_gene_set", "list_gene_set") else "cells"
     cards = [
-        (f"{settings['n_predicted']:,}", "predicted cells"),
-        (f"{settings['n_real']:,}", "real cells, with controls" if with_controls else "real cells"),
+        (f"{settings['n_predicted']:,}", f"predicted {noun}"),
+        (f"{settings['n_real']:,}", f"real {noun}, with controls" if with_controls else f"real {noun}"),
         (f"{len(settings['true_labels' if labels else 'groups'])}", _UNITS.get(evaluation.task, "groups")),
     ]
     return cards + ([(f"{settings['genes']['compared']:,}", "genes compared")] if settings["genes"] else [])

@@ -1,4 +1,4 @@
-"""Settings of the data: files, obs columns, splits, names of labels, augmentation."""
+"""Settings of the data: files of cells and gene sets, obs columns, splits, names of labels, augmentation."""
 
 from __future__ import annotations
 
@@ -131,6 +131,30 @@ class TrainingFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneSetFile:
+    """One GMT file of gene sets, and the tasks that are learned from it."""
+
+    file: str
+    tasks: Mapping[str, float] = field(default_factory=lambda: {"name_gene_set": 1.0, "list_gene_set": 1.0})
+    """Task → number of draws of each set. Each draw of a set with more genes than the task's length has another random
+    part of them."""
+
+    organism: str = "Homo sapiens"
+    test: float = 0.1
+    """Share of the sets that is held out."""
+
+    hold_out: tuple[str, ...] = ()
+    """Names of sets to hold out, instead of a random share."""
+
+    seed: int = 0
+    """Seed of the random share."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test < 1:
+            raise ValueError(f"{self.file}: test is the share of sets to hold out, 0 to below 1, found {self.test}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Random changes of a cell's sentences from draw to draw, besides the order of ties."""
 
@@ -146,7 +170,10 @@ class Augmentation:
 class DataConfig:
     """Files, and settings for all of them."""
 
-    files: tuple[TrainingFile, ...]
+    files: tuple[TrainingFile, ...] = ()
+    gene_sets: tuple[GeneSetFile, ...] = ()
+    """GMT files."""
+
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
 
@@ -159,6 +186,6 @@ class DataConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        names = [data.file for data in self.files]
+        names = [data.file for data in (*self.files, *self.gene_sets)]
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
 from cell2sen.training.examples.pair import Pair
+from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
 
@@ -39,9 +40,19 @@ class Examples:
     lengths: Mapping[str, int]
     """Task → genes per sentence."""
 
+    sets: Mapping[str, TrainingSets] = field(default_factory=dict)
+    """GMT file → its gene sets."""
+
     def pairs(self, config: TrainConfig, *, held_out: bool) -> list[Pair]:
         """Pairs of all draws; of held-out cells ``checkpoints.eval_pairs`` random ones, equally many per task."""
         drawn: list[Pair] = self._drawn(pairs, config, held_out)
+        for number, file in enumerate(self.sets.values()):
+            for draw in range(1 if held_out else file.n_draws):
+                seed = config.seed + SEED_STEP * number
+                drawn += (
+                    Pair(*pair)
+                    for pair in file.pairs(self.tasks, draw=draw, held_out=held_out, lengths=self.lengths, seed=seed)
+                )
         if not held_out:
             return drawn
         generator = np.random.default_rng(config.seed)

@@ -11,12 +11,14 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
+from cell2sen.data.genes.gene_sets import name_in_text
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.task import Task
 from cell2sen.training.config.model import Scratch
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.network.loading import TrainableModel
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,11 @@ def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[st
 
 
 def new_model(
-    config: TrainConfig, genes: tuple[str, ...], cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
+    config: TrainConfig,
+    genes: tuple[str, ...],
+    cells: Mapping[str, TrainingCells],
+    tasks: Mapping[str, Task],
+    sets: Mapping[str, TrainingSets] | None = None,
 ) -> TrainableModel:
     """New network and tokenizer; with whole-gene tokens each of `genes` has one token."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -63,7 +69,10 @@ def new_model(
     assert shape.initial.std is not None  # `Scratch` sets both
     assert shape.initial.layer_norm_eps is not None
     whole = shape.tokenizer.kind == "genes"
-    tokenizer = gene_tokenizer.build(genes, _texts(config, shape, cells, tasks), shape.tokenizer.text_tokens, whole)
+    texts = _texts(config, shape, cells, tasks)
+    for file in (sets or {}).values():
+        texts += [f" {file.organism}", *(f" {name_in_text(name)}." for name in file.names)]
+    tokenizer = gene_tokenizer.build(genes, texts, shape.tokenizer.text_tokens, whole)
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=len(tokenizer),
@@ -83,7 +92,7 @@ def new_model(
         )
     )
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
-    if whole and shape.initial.gene_vectors:
+    if whole and shape.initial.gene_vectors and cells:
         _set_gene_vectors(network, tokens, genes, cells, shape, config.seed)
     return TrainableModel(network=network, tokenizer=tokenizer, tokens=tokens)
 

@@ -25,6 +25,7 @@ from cell2sen.training.config.data import DataConfig
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
 from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.pairs import Examples
 
 #: File with the losses and rewards of the measured steps.
@@ -55,6 +56,7 @@ def metadata_of(
     templates = {name: as_mapping(task) for name, task in examples.tasks.items()}
     no_perturbation = (file.data.no_perturbation for file in cells.values() if file.data.no_perturbation)
     organisms = {name for file in cells.values() for name in file.organism}
+    organisms |= {file.organism for file in examples.sets.values()}
     metadata: dict[str, Any] = {
         "recipe": dataclasses.asdict(_recipe(config, examples, start)),
         "lengths": {**before.get("lengths", {}), **examples.lengths},
@@ -71,7 +73,7 @@ def metadata_of(
         "no_perturbation": next(no_perturbation, before.get("no_perturbation")),
         "organisms": sorted({*before.get("organisms", []), *organisms}),
         "training": _settings(config, start),
-        "split": {name: split_of(file) for name, file in cells.items()},
+        "split": {name: split_of(file) for name, file in {**cells, **examples.sets}.items()},
         "started_from": None,
     }
     metadata |= _label_lists(examples)
@@ -134,8 +136,8 @@ def spellings(data: DataConfig) -> dict[str, list[str]]:
     return names
 
 
-def split_of(cells: TrainingCells) -> dict[str, Any]:
-    """Numbers of training and held-out cells, and a hash of the names of held-out cells."""
+def split_of(cells: TrainingCells | TrainingSets) -> dict[str, Any]:
+    """Numbers of training and held-out cells (or gene sets), and a hash of the names of the held-out ones."""
     names = [name for name, test in zip(cells.names, cells.test, strict=True) if test]
     return {"n_train": int(np.sum(~cells.test)), "n_held_out": len(names), "sha256_of_held_out": sha256_of_names(names)}
 
@@ -145,7 +147,7 @@ def write(
     network: Any,
     tokenizer: Any,
     metadata: dict[str, Any],
-    cells: Mapping[str, TrainingCells],
+    cells: Mapping[str, TrainingCells | TrainingSets],
     log: Sequence[Mapping[str, Any]],
     *,
     names: bool = True,

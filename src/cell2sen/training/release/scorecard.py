@@ -53,7 +53,7 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
     """
     model = resolve(folder)
     backend: Any = None
-    entries: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for file in cells:
         for task in [task for task in file.data.tasks if task in METRICS]:
             rows = _sampled_rows(file, task, limit, seed)
@@ -65,21 +65,22 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
             except (ValueError, KeyError) as error:  # such as too few cells of a group
                 logger.warning("the model card has no scores of task %r on %s: %s", task, file.data.file, error)
                 continue
-            entries += _entries(evaluated, file.data.file, task)
-    return entries
+            found += entries(evaluated, file.data.file, task)
+    return found
 
 
-def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
+def as_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
     """Scores as a Markdown table for the model card."""
-    if not entries:
+    if not scores:
         return "No held-out cells were scored."
     lines = ["| file | task | score | model (95 % interval) | best simple baseline | ceiling |", "|" + " --- |" * 6]
-    for entry in entries:
+    for entry in scores:
         interval = f" ({_number(entry['low'])} to {_number(entry['high'])})" if entry["low"] is not None else ""
         name = entry["best_baseline"]
         baseline = f"{name} {_number(entry['best_baseline_value'])}" if name else "–"
+        scored = f"{entry['n_cells']} {entry.get('unit', 'cells')}"
         lines.append(
-            f"| {entry['file']}, {entry['n_cells']} cells | {entry['task']} | {entry['metric']} | "
+            f"| {entry['file']}, {scored} | {entry['task']} | {entry['metric']} | "
             f"{_number(entry['model'])}{interval} | {baseline} | {_number(entry['ceiling'])} |"
         )
     return "\n".join(lines)
@@ -182,7 +183,8 @@ def _adata(cells: TrainingCells, rows: NDArray[np.int64], truth: NDArray[Any]) -
     return adata
 
 
-def _entries(evaluated: evaluation.Evaluation, file: str, task: str) -> list[dict[str, Any]]:
+def entries(evaluated: evaluation.Evaluation, file: str, task: str) -> list[dict[str, Any]]:
+    """Scores of an evaluation as plain values, those that have a value."""
     n_cells = int(evaluated.scores["n_predicted"].max())
     return [
         {

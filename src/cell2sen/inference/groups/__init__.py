@@ -1,0 +1,1 @@
+"""Verbs on groups: gene sets, and bulk samples as mixtures of cells."""
