@@ -20,7 +20,7 @@ def words_of(column: str) -> str:
 
 
 def context_line(values: Mapping[str, str | None]) -> str:
-    """Line in front of a prompt with what is known of its cell: ``"Known of this cell: tissue: lung; sex: male.\\n"``.
+    r"""Line in front of a prompt with what is known of its cell: ``"Known of this cell: tissue: lung; sex: male.\n"``.
 
     Missing values are left out, and without any value there is no line, so that the prompt is the plain one.
 

@@ -69,7 +69,9 @@ class Session:
         """Raise a ValueError if the answer of the task is in the prompt."""
         answers = {words_of(name) for name in (self.task.column, self.task.target) if name}
         if shown := [name for name in self.context.names if words_of(name) in answers]:
-            raise ValueError(f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)")
+            raise ValueError(
+                f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)"
+            )
 
     def __enter__(self) -> Session:
         return self
@@ -195,7 +197,8 @@ class Session:
         """Slots of the context, with the number of cells that have a value, or with the value of all."""
         slots: dict[str, Any] = {"slots": np.array(self.context.names, dtype=object)}
         if self.context.given is not None:
-            return slots | {"values": np.array([self.context.given.get(name, "") for name in self.context.names], object)}
+            values = [self.context.given.get(name, "") for name in self.context.names]
+            return slots | {"values": np.array(values, dtype=object)}
         return slots | {"n_cells": np.array(list(self.context.counts().values()), dtype=np.int64)}
 
 
@@ -293,9 +296,7 @@ def _read(
         on_error.enter_context(opened)
         columns_of(opened.obs, columns)
         backend = load_model(options)  # errors in the data come before a large model is loaded
-        expression, sentences = write_sentences(
-            opened, recipe, backend.known_genes, options, perturbations, columns
-        )
+        expression, sentences = write_sentences(opened, recipe, backend.known_genes, options, perturbations, columns)
         on_error.pop_all()
     return backend, expression, sentences
 
