@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.data.reader import open_reader
+from cell2sen.tasks import COLUMN_TASKS
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import errors_of, from_mapping, number, parse_yaml, read_values
 
@@ -35,6 +36,7 @@ PLACES = {
 #: Options that describe an AnnData file → dotted key of the file's entry.
 FILE_PLACES = {
     "task": "tasks",
+    "prompt_context": "prompt_context",
     "cell_type": "cell_type.column",
     "perturbation": "perturbation.column",
     "control": "perturbation.control",
@@ -90,7 +92,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
             raise ValueError(f"--{option.replace('_', '-')} needs --{needed.replace('_', '-')}")
     if "reward" in given:
         given["reward"] = _weights(given["reward"])
-    of_file = {key: given.pop(key) for key in FILE_PLACES if key in given}
+    of_file = {key: given.pop(key) for key in (*FILE_PLACES, *COLUMN_TASKS) if key in given}
     if source.suffix in (".yaml", ".yml"):
         if of_file:
             raise ValueError(f"{sorted(of_file)} describe one file: name them under data.files of {source} instead")
@@ -154,11 +156,13 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
     if rewarded:  # rewards compare sentences
         columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
+    of_columns = [f"{kind}:{column}" for kind in COLUMN_TASKS for column in options.get(kind, ())]
     tasks = options.get("task") or [task for task, column in columns.items() if column in options]
+    tasks = [*tasks, *of_columns]
     if not tasks:
         raise ValueError(
             "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "
-            "(--perturbation), or both"
+            "(--perturbation), of other labels (--label) or numbers (--number), or several of them"
         )
     entry: dict[str, Any] = {"file": source.name}
     for option, place in FILE_PLACES.items():

@@ -26,6 +26,7 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
 from cell2sen.training.examples.names import check_names, unite_combinations
+from cell2sen.training.examples.numbers import fit_bins
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
@@ -151,8 +152,11 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
+    given: dict[str, int] = {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
     lengths = {name: LENGTHS.get(name, DEFAULT_LENGTH) for name in worded}
-    lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
+    of_column = {name: given.get("annotate", LENGTHS["annotate"]) for name in worded if worded[name].column}
+    lengths |= {**of_column, **given}
+    fit_bins(cells, worded.values())
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths)
 

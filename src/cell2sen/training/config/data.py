@@ -104,7 +104,12 @@ class TrainingFile:
     perturbation: PerturbationColumn | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Slot of a task → obs column (``{tissue: tissue}``). For tasks that read several cells, ``sample`` is the column
-    whose values all cells of a sample share (``{tissue: tissue, sample: donor}``)."""
+    whose values all cells of a sample share (``{tissue: tissue, sample: donor}``). For ``label:COLUMN`` and
+    ``number:COLUMN`` it is needed only where a file has another name for the column."""
+
+    prompt_context: tuple[str, ...] = ()
+    """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.
+    Missing values are written as nothing."""
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""
@@ -138,6 +143,14 @@ class Augmentation:
 
     panel: float = 0.0
     """Share of cells that are written with a random part of the genes, as of a targeted panel."""
+
+    context_dropout: float = 0.0
+    """Share of the values of ``prompt_context`` that are left out at random, so that prompts without them are learned,
+    too."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_dropout <= 1:
+            raise ValueError(f"augmentation: context_dropout is a share from 0 to 1, found {self.context_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

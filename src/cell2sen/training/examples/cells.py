@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
 from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
-from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
+from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, obs_columns, text_column
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
+from cell2sen.inference.answers.numbers import Bins
+from cell2sen.prompt import words_of
 from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation, TrainingFile
 
 if TYPE_CHECKING:
@@ -62,12 +65,15 @@ class TrainingCells:
         Held-out cells, bool (cells,).
     label, perturbation
         Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
+    bins
+        Column of numbers → its bins.
     """
 
     def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
         self.data, self.case = data, case
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
+        self.bins: dict[str, Bins] = {}
         self._same: dict[str, str] = {}  # combinations of the file → the same ones in another order
         with (
             _named(data.file),
@@ -81,6 +87,7 @@ class TrainingCells:
             ) as expression,
         ):
             self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
+            obs_columns(self.obs, data.prompt_context, self.owner)
             self.label = self._labels()  # errors in names come before the matrix is read
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)
@@ -181,7 +188,7 @@ class TrainingCells:
         from anndata import AnnData
 
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
-        for column in self.data.context:
+        for column in dict.fromkeys((*self.data.context, *self.data.prompt_context)):
             obs[column] = pd.Categorical(self._column(column)[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
@@ -207,6 +214,31 @@ class TrainingCells:
                 f"available: {list(map(str, self.obs.columns))}"
             )
         return self._column(self.data.columns[slot])
+
+    def answers(self, task: Task) -> NDArray[Any]:
+        """Written answer of each cell to a task that is answered from obs, object (cells,); ``None`` where missing."""
+        if task.column is None:
+            return self.values(str(task.target))
+        if task.answer == "number":
+            return self.bins[task.column].write(self.numbers(task))
+        return self._column(self._column_of(task))
+
+    def numbers(self, task: Task) -> NDArray[np.float64]:
+        """Values of the column of a number task, float64 (cells,); NaN where missing."""
+        return number_column(self.obs, self._column_of(task), self.owner)
+
+    def _column_of(self, task: Task) -> str:
+        return self.data.columns.get(str(task.target), str(task.column))
+
+    @property
+    def prompt_context(self) -> Context:
+        """Values of the columns that are in prompts."""
+        return Context.of(self.data.prompt_context, self.obs)
+
+    def context_of(self, task: Task) -> list[str]:
+        """Columns that are in the prompts of a task: not that of its answer."""
+        answers = {words_of(name) for name in (task.column, task.target) if name}
+        return [name for name in self.data.prompt_context if words_of(name) not in answers]
 
     def is_control(self, cell: int) -> bool:
         """Whether a cell is unperturbed; true for all cells of a file without perturbations."""
@@ -234,7 +266,7 @@ class TrainingCells:
             names=names,
             organism=tuple(self.organism),
             perturbations=(None,) * len(names),
-            obs=pd.DataFrame(index=names),
+            obs=obs_columns(self.obs, self.data.prompt_context).set_axis(names),
             recipe=self.ranker.recipe,
             fit=None,
         )

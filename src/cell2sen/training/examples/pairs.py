@@ -24,7 +24,7 @@ from cell2sen.training.examples.references import ReferencedPrompt, prompts_with
 SEED_STEP = 7919
 
 #: Kinds of answers that are read from an obs column.
-_COLUMN_ANSWERS = ("label", "yes_no", "text")
+_COLUMN_ANSWERS = ("label", "number", "yes_no", "text")
 
 
 class Pair(NamedTuple):
@@ -138,7 +138,7 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.values(str(task.target)) if task.answer in _COLUMN_ANSWERS else None
+    answers = cells.answers(task) if task.answer in _COLUMN_ANSWERS else None
     slots = {slot: cells.values(slot) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)
@@ -183,7 +183,8 @@ def _pairs_of_samples(
     samples = split_into_samples(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed)
     variants = [drawn.variant(task) for _ in samples]
     slots = [{slot: columns[slot][sample[0]] for slot in task.slots} for sample in samples]
-    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants)
+    contexts = drawn.context_lines(task, samples)
+    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants, contexts=contexts)
     for prompt, sample, variant in zip(prompts, samples, variants, strict=True):
         answer: dict[str, Any] = {target: columns[target][sample[0]]}
         yield Pair(task.name, prompt, task.complete(variant=variant, **answer))

@@ -134,7 +134,7 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
     treated = np.asarray(cells.perturbation == name, dtype=bool)
     with_treated = {context[cell] for cell in np.flatnonzero(cells.test & treated)}
     rows = np.array([row for row in rows if context[row] in with_treated], dtype=np.int64)
-    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend)
+    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend, cells.data.prompt_context)
     both = treated | np.asarray(cells.perturbation == cells.data.control, dtype=bool)
     real = _adata(cells, np.flatnonzero(cells.test & both), truth=cells.perturbation)
     train = _adata(cells, _baseline_rows(~cells.test & both), truth=cells.perturbation)
@@ -155,11 +155,12 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
     )
 
 
-def _predicted(control: AnnData, perturbation: str, backend: Any) -> AnnData:
+def _predicted(control: AnnData, perturbation: str, backend: Any, context: Sequence[str]) -> AnnData:
     """Predicted cells, as :func:`cell2sen.tl.perturb` returns them."""
     from anndata import AnnData
 
-    session = start(control, "perturb", {"model": backend, "progress": False, "scale": "log1p"})
+    options: Any = {"model": backend, "progress": False, "scale": "log1p", "context": list(context)}
+    session = start(control, "perturb", options)
     response = predict_response(session, (perturbation,) * control.n_obs, sampling=SAMPLING)
     obs = control.obs.iloc[response.rows].copy()
     obs["perturbation"] = pd.Categorical(response.perturbations)
