@@ -30,13 +30,13 @@ PLACES = {
     "gene_sets": "grpo.genes.gmt",
     "gene_set": "grpo.genes.sets",
     "packing": "compute.packing",
+    "prompt_context": "data.context",
     "epochs": "optimiser.epochs",
 }
 
 #: Options that describe an AnnData file → dotted key of the file's entry.
 FILE_PLACES = {
     "task": "tasks",
-    "prompt_context": "prompt_context",
     "cell_type": "cell_type.column",
     "perturbation": "perturbation.column",
     "control": "perturbation.control",

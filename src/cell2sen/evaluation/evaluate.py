@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import leakage, metrics
+from cell2sen.evaluation import leakage, metrics, numbers
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
@@ -51,6 +51,7 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "perturb": ("change", "disjoint_change", "profile", "cells", "neighbours", "sentences"),
     "generate": ("profile", "change", "disjoint_change", "cells", "neighbours", "sentences"),
     "annotate": ("written_labels", "labels", "confidence", "text"),
+    "number": ("numbers", "intervals"),
 }
 
 #: Packages whose versions are recorded.
@@ -104,7 +105,7 @@ def evaluate(
     real
         The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"`` or ``"annotate"``. Default: as recorded in predictions of this package, else
+        ``"perturb"``, ``"generate"``, ``"annotate"`` (labels of any obs column) or ``"number"``. Default: as recorded in predictions of this package, else
         inferred from the columns.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
@@ -117,9 +118,9 @@ def evaluate(
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
-        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``.
+        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``; with the true number.
     predicted_label
-        Column of predicted labels. Default: that written by :func:`cell2sen.tl.annotate`.
+        Column of predicted labels or numbers. Default: that written by :func:`cell2sen.tl.annotate` for `label`.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
@@ -210,7 +211,12 @@ def evaluate(
     sides = read_sides(predicted, real, train, settings.values)
     task = task_of(sides.predicted, settings)
     chosen = choose_metrics(task, settings)
-    evaluation = _labels(sides, chosen, settings) if task == "annotate" else _cells(task, sides, chosen, settings)
+    if task == "annotate":
+        evaluation = _labels(sides, chosen, settings)
+    elif task == "number":
+        evaluation = _numbers(sides, chosen, settings)
+    else:
+        evaluation = _cells(task, sides, chosen, settings)
     for note in evaluation.notes:
         logger.warning("%s", note)
     return evaluation
@@ -227,6 +233,8 @@ def task_of(predicted: Cells, settings: Settings) -> Task:
     columns = settings.columns
     if settings.task is not None:
         return settings.task
+    if predicted.verb == "annotate" and labels.is_number(predicted, columns.predicted_label, as_list(columns.label)[0]):
+        return "number"
     if predicted.verb is not None:
         return predicted.verb
     if columns.predicted_label is not None:
@@ -321,9 +329,7 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
             "cells": len(answers),
             "true_labels": sorted({str(label) for label in answers.truth}),
             "predicted_labels": sorted({str(label) for label in answers.answer}),
-            "unit_of_group_intervals": "none (context= names one)"
-            if answers.units is None
-            else as_list(settings.columns.context)[0],
+            "unit_of_group_intervals": _unit_of_cells(answers.units, settings),
         },
         notes=tuple(notes),
         details={
@@ -331,6 +337,30 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
             "confusion": {"labels": classes, "counts": counts.tolist()},
         },
     )
+
+
+def _numbers(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    answers, notes = numbers.pair_numbers(sides, settings)
+    checks: list[Check] = [leakage.check_training_cells(answers.real.rows, sides, settings.leakage)]
+    if settings.leakage.leaks == "raise":
+        leakage.raise_on(checks)
+    scored = methods("number")
+    scores = numbers.score(answers, chosen, scored)
+    overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
+    return Evaluation(
+        task="number",
+        scores=tables.long_table(scores, overall, chosen, scored),
+        table=tables.table(overall, chosen, scored),
+        checks=tuple(checks),
+        settings=_record("number", sides, scored, settings)
+        | {"cells": len(answers), "unit_of_group_intervals": _unit_of_cells(answers.units, settings)},
+        notes=tuple(notes),
+    )
+
+
+def _unit_of_cells(units: Any, settings: Settings) -> str:
+    """Unit of the intervals over groups of cells with a label or number."""
+    return "none (context= names one)" if units is None else as_list(settings.columns.context)[0]
 
 
 def _unit(groups: Groups) -> str:

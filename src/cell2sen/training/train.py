@@ -145,7 +145,11 @@ def can_resume(out: str | Path) -> bool:
 def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     """Cells, tasks and sentence lengths of the run."""
     case = start.recipe.case if start else "upper"
-    cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
+    cells = {data.file: TrainingCells(data, base, case, config.data.context) for data in config.data.files}
+    if lost := [
+        name for name in config.data.context if not any(name in file.prompt_context.names for file in cells.values())
+    ]:
+        raise ValueError(f"data.context: no file has the obs column {lost[0]!r}; {_columns_of(cells)}")
     exclude_held_out(cells)
     unite_combinations(cells)
     names = sorted({name for data in config.data.files for name in data.tasks})
@@ -159,6 +163,10 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     fit_bins(cells, worded.values())
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths)
+
+
+def _columns_of(cells: Mapping[str, TrainingCells]) -> str:
+    return "; ".join(f"{name} has {list(map(str, file.obs.columns))}" for name, file in cells.items())
 
 
 def _initial_model(

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 Level = Literal[
     "written_labels", "labels", "confidence", "text", "profile", "change", "disjoint_change", "cells", "neighbours",
-    "sentences",
+    "sentences", "numbers", "intervals",
 ]  # fmt: skip
 """Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 
@@ -114,6 +114,8 @@ def metric(
             Two lists of normalised labels and the probability of each answer.
         ``text``
             Two lists of texts, and `encoder` where one was passed.
+        ``numbers``, ``intervals``
+            True and predicted numbers, float64 (cells,); or true numbers and both ends of the predicted intervals.
         ``profile``, ``change``, ``disjoint_change``
             Mean expression, or its change from control, float64 (genes,); also (resamples, genes) if the function
             accepts it. In ``disjoint_change`` true and predicted change are taken from different halves of the

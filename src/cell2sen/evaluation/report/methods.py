@@ -34,7 +34,10 @@ def readable(name: str) -> str:
 def paragraph(evaluation: Evaluation) -> str:
     """Text on cells, genes, baselines, ceiling, intervals, leak check, model and versions."""
     settings = evaluation.settings
-    sentences = _on_labels(evaluation) if evaluation.task == "annotate" else _on_cells(evaluation)
+    if evaluation.task == "number":
+        sentences = _on_numbers(evaluation)
+    else:
+        sentences = _on_labels(evaluation) if evaluation.task == "annotate" else _on_cells(evaluation)
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
     sentences += [
         *_on_checks(evaluation),
@@ -51,6 +54,17 @@ def _on_labels(evaluation: Evaluation) -> list[str]:
         f"{settings['arguments']['label']!r}, exactly (up to a final full stop) and after normalising case, "
         "punctuation and plural; macro F1 and calibration (expected calibration error with 15 bins of equal width, and "
         "the Brier score of the predicted label) use normalised labels.",
+        f"{_intervals(settings)}.",
+        f"Baselines are {_baselines(evaluation)}.",
+        f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
+    ]
+
+
+def _on_numbers(evaluation: Evaluation) -> list[str]:
+    settings = evaluation.settings
+    return [
+        f"Predicted numbers of {settings['cells']:,} cells were compared with those in column "
+        f"{settings['arguments']['label']!r}.",
         f"{_intervals(settings)}.",
         f"Baselines are {_baselines(evaluation)}.",
         f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",

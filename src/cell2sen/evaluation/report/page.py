@@ -25,6 +25,7 @@ _TITLES = {
     "perturb": "Predicted perturbation response",
     "generate": "Generated cells",
     "annotate": "Predicted cell labels",
+    "number": "Predicted numbers of cells",
 }
 
 
@@ -126,11 +127,16 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Numbers at the top of the page, with their text."""
     settings, labels = evaluation.settings, evaluation.task == "annotate"
+    numbers = evaluation.task == "number"
     with_controls = evaluation.task == "perturb"
     cards = [
         (f"{settings['n_predicted']:,}", "predicted cells"),
         (f"{settings['n_real']:,}", "real cells, with controls" if with_controls else "real cells"),
-        (f"{len(settings['true_labels' if labels else 'groups'])}", "true labels" if labels else "groups"),
+        *(
+            []
+            if numbers
+            else [(f"{len(settings['true_labels' if labels else 'groups'])}", "true labels" if labels else "groups")]
+        ),
     ]
     return cards + ([(f"{settings['genes']['compared']:,}", "genes compared")] if settings["genes"] else [])
 

@@ -105,11 +105,7 @@ class TrainingFile:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Slot of a task → obs column (``{tissue: tissue}``). For tasks that read several cells, ``sample`` is the column
     whose values all cells of a sample share (``{tissue: tissue, sample: donor}``). For ``label:COLUMN`` and
-    ``number:COLUMN`` it is needed only where a file has another name for the column."""
-
-    prompt_context: tuple[str, ...] = ()
-    """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.
-    Missing values are written as nothing."""
+    ``number:COLUMN``, and for the context, it is needed only where a file has another name for the column."""
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""
@@ -145,7 +141,7 @@ class Augmentation:
     """Share of cells that are written with a random part of the genes, as of a targeted panel."""
 
     context_dropout: float = 0.0
-    """Share of the values of ``prompt_context`` that are left out at random, so that prompts without them are learned,
+    """Share of the values of ``data.context`` that are left out at random, so that prompts without them are learned,
     too."""
 
     def __post_init__(self) -> None:
@@ -168,6 +164,9 @@ class DataConfig:
     """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
+    context: tuple[str, ...] = ()
+    """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.
+    Missing values, and columns that a file does not have, are written as nothing."""
 
     def __post_init__(self) -> None:
         names = [data.file for data in self.files]

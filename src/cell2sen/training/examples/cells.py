@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
 from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
-from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, obs_columns, text_column
+from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, text_column
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.answers.numbers import Bins
@@ -52,6 +52,8 @@ class TrainingCells:
         Folder that ``data.file`` is relative to.
     case
         ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
+    context
+        obs columns whose values are in prompts, where the file has them.
 
     Attributes
     ----------
@@ -69,8 +71,8 @@ class TrainingCells:
         Column of numbers → its bins.
     """
 
-    def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
-        self.data, self.case = data, case
+    def __init__(self, data: TrainingFile, base: Path, case: Any, context: Sequence[str] = ()) -> None:
+        self.data, self.case, self.context_names = data, case, tuple(context)
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
         self.bins: dict[str, Bins] = {}
@@ -87,7 +89,6 @@ class TrainingCells:
             ) as expression,
         ):
             self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
-            obs_columns(self.obs, data.prompt_context, self.owner)
             self.label = self._labels()  # errors in names come before the matrix is read
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)
@@ -188,8 +189,10 @@ class TrainingCells:
         from anndata import AnnData
 
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
-        for column in dict.fromkeys((*self.data.context, *self.data.prompt_context)):
+        for column in self.data.context:
             obs[column] = pd.Categorical(self._column(column)[rows])
+        for column, values in self._context_columns().items():
+            obs[column] = pd.Categorical(values[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
         values = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
@@ -232,13 +235,19 @@ class TrainingCells:
 
     @property
     def prompt_context(self) -> Context:
-        """Values of the columns that are in prompts."""
-        return Context.of(self.data.prompt_context, self.obs)
+        """What prompts tell of each cell besides its genes."""
+        columns = self._context_columns()
+        return Context(names=tuple(columns), values=list(zip(*columns.values(), strict=True)))
 
     def context_of(self, task: Task) -> list[str]:
         """Columns that are in the prompts of a task: not that of its answer."""
         answers = {words_of(name) for name in (task.column, task.target) if name}
-        return [name for name in self.data.prompt_context if words_of(name) not in answers]
+        return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def _context_columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of prompts that the file has: name → values as text, object (cells,)."""
+        columns = {name: self.data.columns.get(name, name) for name in self.context_names}
+        return {name: self._column(column) for name, column in columns.items() if column in self.obs}
 
     def is_control(self, cell: int) -> bool:
         """Whether a cell is unperturbed; true for all cells of a file without perturbations."""
@@ -266,7 +275,7 @@ class TrainingCells:
             names=names,
             organism=tuple(self.organism),
             perturbations=(None,) * len(names),
-            obs=obs_columns(self.obs, self.data.prompt_context).set_axis(names),
+            obs=pd.DataFrame(self._context_columns(), index=names),
             recipe=self.ranker.recipe,
             fit=None,
         )

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cell2sen.data.genes.symbol_table import table_year
-from cell2sen.data.obs import Context
 from cell2sen.data.splits import sha256_of_names
 from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
 from cell2sen.inference.annotate import LABEL_KEYS
@@ -137,8 +136,9 @@ def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
             (numbers if task.answer == "number" else labels).setdefault(task.column, Counter()).update(answers)
             if task.answer == "number":
                 bins[task.column] = file.bins[task.column].record()
-        named = Context.of(file.data.prompt_context, file.obs[~file.test])
-        context.update(named.counts())
+        values = file.prompt_context
+        for name, has in zip(values.names, np.array(values.values, dtype=object).T, strict=True):
+            context[name] += sum(value is not None for value in has[~file.test])
     counted = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
     binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
     found = {"label_columns": counted, "number_columns": binned, "context": dict(context)}

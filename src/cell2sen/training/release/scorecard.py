@@ -134,7 +134,7 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
     treated = np.asarray(cells.perturbation == name, dtype=bool)
     with_treated = {context[cell] for cell in np.flatnonzero(cells.test & treated)}
     rows = np.array([row for row in rows if context[row] in with_treated], dtype=np.int64)
-    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend, cells.data.prompt_context)
+    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend, cells.prompt_context.names)
     both = treated | np.asarray(cells.perturbation == cells.data.control, dtype=bool)
     real = _adata(cells, np.flatnonzero(cells.test & both), truth=cells.perturbation)
     train = _adata(cells, _baseline_rows(~cells.test & both), truth=cells.perturbation)
