@@ -105,8 +105,8 @@ def evaluate(
     real
         The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"``, ``"annotate"`` (labels of any obs column) or ``"number"``. Default: as recorded in predictions of this package, else
-        inferred from the columns.
+        ``"perturb"``, ``"generate"``, ``"annotate"`` (labels of any obs column), ``"number"``. Default: as recorded in
+        predictions of this package, else inferred from the columns.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation

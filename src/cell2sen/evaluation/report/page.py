@@ -132,12 +132,10 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
     cards = [
         (f"{settings['n_predicted']:,}", "predicted cells"),
         (f"{settings['n_real']:,}", "real cells, with controls" if with_controls else "real cells"),
-        *(
-            []
-            if numbers
-            else [(f"{len(settings['true_labels' if labels else 'groups'])}", "true labels" if labels else "groups")]
-        ),
     ]
+    if not numbers:
+        named = "true_labels" if labels else "groups"
+        cards.append((f"{len(settings[named])}", named.replace("_", " ")))
     return cards + ([(f"{settings['genes']['compared']:,}", "genes compared")] if settings["genes"] else [])
 
 
