@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell2sen.answer import ParsedSentence, parse_blocks, parse_label, parse_sentence, parse_yes_no
+from cell2sen.answer import ParsedSentence, parse_blocks, parse_label, parse_number, parse_sentence, parse_yes_no
 
 
 def slow_parse(text, vocabulary):
@@ -91,3 +91,11 @@ def test_blocks_are_read_back(block, n):
 def test_blocks_of_an_answer_that_was_cut_off():
     assert parse_blocks("\nCell 1: CD4 LYZ.\nCell 2:", "\nCell {number}: {sentence}.", "sentence") == ("CD4 LYZ", "")
     assert parse_blocks("Cells follow.", "\nCell {number}: {sentence}.", "sentence") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(" 45.", 45), ("4.5.", 4.5), ("-2e3 h", -2000), (" 3 days.", 3), ("about 3", None), ("3rd", None), ("", None)],
+)
+def test_parse_number(text: str, number: float | None) -> None:
+    assert parse_number(text) == number
