@@ -23,10 +23,10 @@ def with_dose(adata: ad.AnnData) -> ad.AnnData:
 @pytest.fixture
 def predicted() -> ad.AnnData:
     adata = with_dose(REAL)
-    noise = np.random.default_rng(0).normal(0, 2, adata.n_obs)
+    noise = np.random.default_rng(0).normal(0, 0.1, adata.n_obs)
     dose = REAL.obs["drug"].map({"control": 0.0, "alpha": 1.0, "beta": 5.0, "gamma": 20.0}).astype(float)
     adata.obs["cell2sen_dose"] = dose + noise
-    adata.obs["cell2sen_dose_low"], adata.obs["cell2sen_dose_high"] = dose + noise - 2, dose + noise + 2
+    adata.obs["cell2sen_dose_low"], adata.obs["cell2sen_dose_high"] = dose + noise - 0.1, dose + noise + 0.1
     record = {"column": "dose", "key": "cell2sen_dose", "labels": ["0", "20"], "interval": 0.9}
     adata.uns["cell2sen"] = {"annotate": record}
     return adata
@@ -50,7 +50,7 @@ def test_numbers_beside_their_baselines(predicted: ad.AnnData, tmp_path: Path) -
     assert error["mean_number"] == pytest.approx(np.abs(truth - learned.mean()).mean())
     assert max(error["nearest_training_cells"], error["ridge_regression"], error["ceiling"]) < error["median_number"]
     assert (error["verdict"], error["better"]) == ("better", "lower")
-    assert table.loc["interval_coverage", "prediction"] == pytest.approx((errors <= 2).mean())
+    assert table.loc["interval_coverage", "prediction"] == pytest.approx((errors <= 0.1).mean())
     of_ceiling = evaluation.scores.query("metric == 'interval_coverage' and method == 'ceiling'")
     assert of_ceiling["reason"].tolist() == ["this method has no intervals"]
     assert evaluation.notes == (f"{int((~known).sum())} cells have no true number and are not scored",)

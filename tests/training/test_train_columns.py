@@ -84,7 +84,7 @@ def test_context_is_left_out_at_random(cohort: Path) -> None:
 
 @pytest.fixture(scope="module")
 def columns_model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    steps = {"optimiser.max_steps": 120, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 60}
+    steps = {"optimiser.max_steps": 600, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 300}
     out = tmp_path_factory.mktemp("models") / "columns"
     return training_runs.run(cohort, out, config(**steps, **{"card.score_cells": 60}))
 
@@ -110,6 +110,11 @@ def test_a_model_of_columns_from_file_to_score(columns_model: Model, cohort: Pat
     assert error["prediction"] < 0.8 * error["median_number"]
     assert numbers.table.loc["interval_coverage", "prediction"] > 0.7
     numbers.report(tmp_path / "report.html")
+    card = training_runs.card(columns_model)
+    assert "* tissue: blood, lung, skin\n* age: " in card
+    assert "* In prompts: donor, donor state, tissue\n" in card
+    assert "Probabilities of number:age are calibrated on" in card
+    assert "number:age | mean_absolute_error" in card
 
 
 def columns_names(model: Model) -> list[str]:
