@@ -13,6 +13,7 @@ from cell2sen.answer import (
     named_genes,
     parse_blocks,
     parse_label,
+    parse_number,
     parse_sentence,
     parse_yes_no,
 )
@@ -124,3 +125,11 @@ def test_marked_pieces_are_the_text() -> None:
     pieces = marked(text, {"CD4": "present", "CD44": "absent"})
     assert "".join(piece for piece, _ in pieces) == text
     assert [piece for piece in pieces if piece[1]] == [("CD4", "present"), ("CD44", "absent"), ("CD4", "present")]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(" 45.", 45), ("4.5.", 4.5), ("-2e3 h", -2000), (" 3 days.", 3), ("about 3", None), ("3rd", None), ("", None)],
+)
+def test_parse_number(text: str, number: float | None) -> None:
+    assert parse_number(text) == number

@@ -1,4 +1,4 @@
-"""Parsing of answers: sentences with their validity, gene lists, labels, yes or no; genes that a text names."""
+"""Parsing of answers: sentences and their validity, gene lists, labels, numbers, yes or no; genes that a text names."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def parse_sentence(text: str, vocabulary: Collection[str]) -> ParsedSentence:
 def parse_label(text: str) -> str:
     """Text without surrounding whitespace and a final full stop."""
     return text.strip().removesuffix(".").strip()
+
+
+def parse_number(text: str) -> float | None:
+    """Number that the text begins with, ``None`` for other answers; what follows it, such as a unit, is ignored."""
+    number = re.match(r"\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w])", text)
+    return None if number is None else float(number[1])
 
 
 def parse_yes_no(text: str) -> bool | None:

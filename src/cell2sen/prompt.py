@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -11,6 +12,28 @@ from cell2sen.sentences.gene_list import GeneList
 
 #: Placeholder in text segments: number of genes of the longest list, or of the answer if there are no lists.
 N_GENES = "{n_genes}"
+
+
+def words_of(column: str) -> str:
+    """Name of an obs column as words: ``"development_stage"`` → ``"development stage"``."""
+    return " ".join(re.sub(r"[_.{}]+", " ", column).split())
+
+
+def context_line(values: Mapping[str, str | None]) -> str:
+    r"""Line in front of a prompt with what is known of its cell: ``"Known of this cell: tissue: lung; sex: male.\n"``.
+
+    Missing values are left out, and without any value there is no line, so that the prompt is the plain one.
+
+    Raises
+    ------
+    ValueError
+        A value contains :data:`N_GENES`.
+    """
+    known = {name: text.removesuffix(".") for name, text in values.items() if text}
+    if wrong := [name for name, text in known.items() if N_GENES in text]:
+        raise ValueError(f"context: the values of {wrong[0]!r} must not contain {N_GENES}")
+    listed = "; ".join(f"{words_of(name)}: {text}" for name, text in known.items())
+    return f"Known of this cell: {listed}.\n" if known else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.answer import parse_blocks, parse_label, parse_sentence, parse_yes_no
+from cell2sen.answer import parse_blocks, parse_label, parse_number, parse_sentence, parse_yes_no
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.prompt import N_GENES, Genes, Prompt
 from cell2sen.sentences.gene_list import GeneList
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 #: Slots that every template may have, filled by :meth:`Task.prompt` itself.
 BUILT_IN_SLOTS = ("cells", "genes", "n_cells", "n_genes", "number", "organism")
 
-#: Kinds of answers: none (embeddings), one label, one label per cell, yes or no, genes that are no cell (a gene set),
-#: sentences of one or several cells, free text.
-AnswerKind = Literal["none", "label", "labels", "yes_no", "genes", "sentences", "text"]
+#: Kinds of answers: none (embeddings), one label, one label per cell, a number, yes or no, genes that are no cell (a
+#: gene set), sentences of one or several cells, free text.
+AnswerKind = Literal["none", "label", "labels", "number", "yes_no", "genes", "sentences", "text"]
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -75,6 +75,9 @@ class Task:
 
     target: str | None = None
     """Slot of the answer."""
+
+    column: str | None = None
+    """obs column of the answer, for tasks that were made from its name (:func:`cell2sen.tasks.column_task`)."""
 
     cells: tuple[int, int] | None = None
     """Minimum and maximum number of cells in a sample, for tasks whose prompt or answer has ``{cells}``."""
@@ -131,6 +134,7 @@ class Task:
         key: str = "",
         answer_genes: int | None = None,
         variant: int = 0,
+        context: str = "",
         **slots: str | Sequence[str],
     ) -> Prompt:
         """Prompt from template number `variant`.
@@ -145,6 +149,8 @@ class Task:
             Name of the row, which seeds its sampling.
         answer_genes
             Number of genes in the answer, for answers that are gene lists.
+        context
+            Text in front of the template (:func:`cell2sen.prompt.context_line`); empty for none.
         **slots
             Text, or for a gene set its genes. Slots within the repeated block: one value, or one per cell.
 
@@ -157,7 +163,7 @@ class Task:
         cells = {key: genes} if cells is None else cells
         values: dict[str, Any] = {**self.defaults, **slots, "organism": scientific_name(organism)}
         values |= {"n_cells": str(len(cells)), "genes": Genes(symbols=_symbols(genes), cell=key)}
-        segments: list[str | Genes] = []
+        segments: list[str | Genes] = [context]
         for literal, slot in _parts(template.prompt):
             segments.append(literal)
             if slot == "cells":
@@ -179,6 +185,7 @@ class Task:
         answer_genes: Sequence[int] | NDArray[np.int64] | None = None,
         slots: Sequence[Mapping[str, Any]] | None = None,
         variants: Sequence[int] | None = None,
+        contexts: Sequence[str] | None = None,
     ) -> list[Prompt]:
         """Prompts of a dataset, one per cell or per sample of cells.
 
@@ -188,7 +195,7 @@ class Task:
             Row numbers of cells; for tasks of samples, those of each sample.
         length
             Maximum number of genes per cell. All cells of a sample have as many as its shortest sentence.
-        answer_genes, slots, variants
+        answer_genes, slots, variants, contexts
             One entry per prompt, as for :meth:`prompt`.
 
         Returns
@@ -220,6 +227,7 @@ class Task:
                     key=names[0],
                     answer_genes=None if answer_genes is None else int(answer_genes[position]),
                     variant=0 if variants is None else variants[position],
+                    context="" if contexts is None else contexts[position],
                     **(slots[position] if slots is not None else {}),
                 )
             )
@@ -249,6 +257,7 @@ class Task:
         Returns
         -------
         By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one per cell;
+        ``"number"`` a float, or ``None`` for other answers;
         ``"yes_no"`` a bool, or ``None`` for neither; ``"genes"`` a :class:`~cell2sen.answer.ParsedSentence`;
         ``"sentences"`` a tuple of them, one per cell.
         """
@@ -320,6 +329,7 @@ class Task:
 _PARSERS: dict[str, Any] = {
     "label": lambda text, _: parse_label(text),
     "text": lambda text, _: text.strip(),
+    "number": lambda text, _: parse_number(text),
     "yes_no": lambda text, _: parse_yes_no(text),
     "genes": parse_sentence,
 }

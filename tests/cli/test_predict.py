@@ -101,6 +101,23 @@ def test_annotate_samples(run: Run, model: str, tmp_path: Path) -> None:
     assert (refused.code, "sample_by" in refused.err) == (1, True)
 
 
+def test_annotate_several_columns_with_context(run: Run, model: str, tmp_path: Path) -> None:
+    adata = cells(6)
+    adata.write_h5ad(tmp_path / "donors.h5ad")
+    menu = ["--labels", "20; 45.5; 70", "--task", "number:age", "-m", model, "-q"]
+    assert run("annotate", "donors.h5ad", "out.h5ad", *menu, "--context", "donor").code == 0
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert {"cell2sen_age", "cell2sen_age_low", "cell2sen_age_high"} <= set(written.obs)
+    assert written.obsm["cell2sen_age_probabilities"].columns.tolist() == ["20", "45.5", "70"]
+    assert written.uns["cell2sen"]["annotate"]["context"]["slots"].tolist() == ["donor"]
+    done = run("annotate", "donors.h5ad", "out.csv", *menu, "--context", "tissue=lung", "--json")
+    assert set(json.loads(done.out)["counts"]) == {"25%", "50%", "75%"}
+    mixed = run("annotate", "donors.h5ad", "no.csv", *menu, "--context", "tissue=lung", "--context", "donor")
+    assert (mixed.code, "not both" in mixed.err) == (1, True)
+    refused = run("annotate", "donors.h5ad", "no.csv", "--task", "age", "-m", model)
+    assert (refused.code, "number:COLUMN" in refused.err) == (1, True)
+
+
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     done = run(
         "perturb", file, "out.h5ad", "-m", model, "--perturbation-column", "perturbation", "--n-genes", 5, "--json"

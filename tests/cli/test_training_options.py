@@ -136,3 +136,12 @@ def test_every_place_exists() -> None:
     assert configure("a.h5ad", values).data.files[0].matrix.use_raw
     on_pairs = {name: value for name, value in values.items() if name not in ("reward", "gene_sets", "gene_set")}
     assert configure("a.h5ad", {**on_pairs, "packing": True}).compute.packing
+
+
+def test_columns_of_labels_numbers_and_contexts(tmp_path: Path) -> None:
+    options = {"label": ["tissue", "donor state"], "number": ["age"], "prompt_context": ["donor"], "epochs": 2.0}
+    config = configure(tmp_path / "a.h5ad", options)
+    assert config.data.files[0].tasks == {"label:tissue": 2, "label:donor state": 2, "number:age": 2}
+    assert config.data.context == ("donor",)
+    both = configure(tmp_path / "a.h5ad", {"label": ["tissue"], "cell_type": "type", "epochs": 1.0})
+    assert list(both.data.files[0].tasks) == ["annotate", "label:tissue"]

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from cell2sen.data.obs import (
+    Context,
     cell_names,
     clean_perturbations,
     contexts,
     group_cells,
+    number_column,
     obs_column,
     obs_columns,
     perturbations_of_cells,
@@ -82,3 +84,23 @@ def test_cells_with_a_missing_value_are_in_no_group() -> None:
     assert {key: rows.tolist() for key, rows in groups.items()} == {("b", 1): [0, 3], ("a", 1): [1], ("a", 2): [4]}
     assert list(groups) == [("b", 1), ("a", 1), ("a", 2)]
     assert group_cells([]) == {}
+
+
+def test_numbers_from_any_kind_of_column() -> None:
+    obs = pd.DataFrame({"a": pd.Categorical(["1.50", "NA", "-2"]), "b": np.array([0.1, np.nan, 3], np.float32)})
+    np.testing.assert_array_equal(number_column(obs, "a"), [1.5, np.nan, -2])
+    np.testing.assert_array_equal(number_column(obs, "b"), [0.1, np.nan, 3], "float32 keeps its short decimals")
+    for text in ("12 years", "inf", "1,5"):
+        with pytest.raises(ValueError, match=r"must be numbers, found .* its task is 'label:c'"):
+            number_column(pd.DataFrame({"c": ["1", text]}), "c")
+
+
+def test_context_of_cells() -> None:
+    obs = pd.DataFrame({"tissue": ["lung", "NA", "lung"], "age": [30.0, 41.0, np.nan], "x": 1})
+    context = Context.of(["tissue", "age"], obs)
+    assert context.shared([0]) == {"tissue": "lung", "age": "30"}
+    assert context.shared([0, 2]) == {"tissue": "lung", "age": None}
+    assert context.counts() == {"tissue": 2, "age": 2}
+    assert not Context.of(None, obs)
+    assert not Context.of([], obs)
+    assert Context.of({"sex": "male", "batch": "nan"}, obs).shared([2]) == {"sex": "male", "batch": None}

@@ -268,7 +268,14 @@ def test_real_cells_rank_known_answers(kang: ad.AnnData) -> None:
 
 def test_metrics_are_those_of_the_task() -> None:
     names = [metric.name for metric in choose_metrics("annotate", Settings())]
-    assert names == ["accuracy", "normalised_accuracy", "macro_f1", "expected_calibration_error", "brier"]
+    assert names == [
+        "accuracy", "normalised_accuracy", "macro_f1", "balanced_accuracy", "expected_calibration_error", "brier",
+    ]  # fmt: skip
+    names = [metric.name for metric in choose_metrics("number", Settings())]
+    assert names == [
+        "mean_absolute_error", "median_absolute_error", "pearson_of_numbers", "spearman_of_numbers",
+        "interval_coverage",
+    ]  # fmt: skip
     assert choose_metrics("annotate", Settings(encoder="directory"))[-1].name == "bertscore"
     assert [metric.name for metric in choose_metrics("annotate", Settings(metrics=["biobert_score"]))] == [
         "biobert_score"

@@ -47,3 +47,31 @@ def test_one_template_decides_embeddings():
     assert len(tasks.load("embed").templates) == 1
     assert tasks.load("embed").templates == tasks.load("annotate").templates
     assert tasks.load("embed").answer == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "target"),
+    [
+        ("label:tissue", "tissue", "tissue"),
+        ("label:development_stage", "development stage", "development_stage"),
+        ("label:donor state", "donor state", "donor_state"),
+        ("number:dose (nM)", "dose (nM)", "dose_nM"),
+        ("label:organism", "organism", "organism_of_cell"),
+        ("label:a{b}.c", "a b c", "a_b_c"),
+    ],
+)
+def test_any_column_makes_a_task(name, words, target):
+    task = tasks.load(name)
+    assert (task.name, task.target, task.column) == (name, target, name.partition(":")[2])
+    assert task.answer == name.partition(":")[0]
+    prompt = task.prompt(genes=GENES, organism="mouse")
+    assert prompt.text.endswith(f"Cell sentence: CD4 LYZ.\nThe {words} of this cell is:")
+    answer = task.complete(**{target: "4.5"})
+    assert answer == " 4.5."
+    assert task.parse(answer) == (4.5 if task.answer == "number" else "4.5")
+
+
+@pytest.mark.parametrize("name", ["label:", "number: ", "label:__"])
+def test_columns_without_a_name(name):
+    with pytest.raises(ValueError, match="are named label:COLUMN or number:COLUMN"):
+        tasks.load(name)

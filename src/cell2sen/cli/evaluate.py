@@ -32,10 +32,10 @@ class ColumnOptions(Group):
         Many, typer.Option(help="obs column with the same value in a cell and its controls. May be repeated.")
     ] = None
     label: Annotated[
-        Many, typer.Option(help="obs column with the true label or text. May be repeated. Default: cell_type.")
+        Many, typer.Option(help="obs column with the true label, number or text. May be repeated. Default: cell_type.")
     ] = None
     predicted_label: Annotated[
-        str | None, typer.Option(help="obs column with the predicted label or text. Default: as cell2sen names it.")
+        str | None, typer.Option(help="obs column with the predictions. Default: as cell2sen names it.")
     ] = None
     rename: Annotated[
         Many, typer.Option(help="PREDICTED=REAL: names of one perturbation or label in the two files. May be repeated.")
@@ -102,7 +102,8 @@ def evaluate(
         Path | None, typer.Option(help="File for the scores of Arc's cell-eval, which must be installed (.csv).")
     ] = None,
     task: Annotated[
-        Literal["perturb", "generate", "annotate", "text", "integrate", "name_gene_set", "list_gene_set"] | None,
+        Literal["perturb", "generate", "annotate", "number", "text", "integrate", "name_gene_set", "list_gene_set"]
+        | None,
         typer.Option(help="What was predicted. Default: read from files that cell2sen wrote."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,

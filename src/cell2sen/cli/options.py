@@ -103,6 +103,13 @@ class RunOptions(Group):
     templates: Annotated[
         str | None, typer.Option(help="Prompt templates: a JSON file, cell2sen or cell2sentence. Default: the model's.")
     ] = None
+    context: Annotated[
+        Many,
+        typer.Option(
+            help="obs column whose values are in the prompt (tissue, donor), or NAME=VALUE for all cells. May be "
+            "repeated."
+        ),
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or one GPU, such as cuda:1.")] = "auto"
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts in a batch. Changes time and memory, not results.", min=1)
@@ -113,6 +120,8 @@ class RunOptions(Group):
         """Options that are set, under their names in Python."""
         values = super().arguments()
         values["offline"] = not values.pop("online")
+        if self.context:
+            values["context"] = _context(self.context)
         return values
 
 
@@ -133,6 +142,16 @@ class OutputOptions(Group):
             typer.echo(json.dumps(values, ensure_ascii=False))
         else:
             typer.echo(text, err=True)
+
+
+def _context(texts: list[str]) -> list[str] | dict[str, str]:
+    """Columns, or name → value."""
+    given = [text.partition("=") for text in texts]
+    if all(equals for _, equals, _ in given):
+        return {name.strip(): value.strip() for name, _, value in given}
+    if any(equals for _, equals, _ in given):
+        raise ValueError(f"--context takes obs columns or NAME=VALUE, not both, found {texts}")
+    return texts
 
 
 def arguments(*groups: Group) -> dict[str, Any]:

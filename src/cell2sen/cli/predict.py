@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,9 @@ from cell2sen.cli.options import (
     arguments,
     check_suffix,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,19 +130,20 @@ def annotate(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     labels: Annotated[
-        Many, typer.Option(help="Cell types, separated by semicolons. May be repeated. Default: the model's.")
+        Many, typer.Option(help="Labels or numbers, separated by semicolons. May be repeated. Default: the model's.")
     ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="Text file with one cell type per line.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="Text file with one label per line.")] = None,
     threshold: Annotated[
         float, typer.Option(help="Labels with a lower probability become 'unknown'.", min=0.0, max=1.0)
     ] = 0.0,
     task: Annotated[
-        str,
+        Many,
         typer.Option(
             help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells. sample_cell_types: "
-            "type of each cell of samples."
+            "type of each cell of samples. label:COLUMN, number:COLUMN: any column of obs. May be repeated. Default: "
+            "as the model was trained."
         ),
-    ] = "annotate",
+    ] = None,
     sample_by: Annotated[
         Many,
         typer.Option(help="obs column that defines samples, such as the donor, for tasks of samples. May be repeated."),
@@ -155,7 +159,7 @@ def annotate(
     run: RunOptions,
     output: OutputOptions,
 ) -> None:
-    """Choose the cell type of each cell from a list."""
+    """Choose the cell type of each cell from a list, or another label, or a number with an interval."""
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file, write_results
@@ -168,7 +172,7 @@ def annotate(
         tl.annotate(
             adata,
             menu,
-            task=task,
+            task=task or None,
             sample_by=sample_by,
             n_cells=n_cells,
             distinct=distinct,
@@ -176,16 +180,29 @@ def annotate(
             threshold=threshold,
             **arguments(cells, model, run, output),
         )
-        key = adata.uns["cell2sen"]["annotate"]["key"]
-        columns = [key, f"{key}_score", *([f"{key}_sample"] if sample_by else [])]
+        record = adata.uns["cell2sen"]["annotate"]
+        keys = list(record.get("results", [record["key"]]))
+        endings = ("", "_score", "_low", "_high", "_sample")
+        columns = [f"{key}{ending}" for key in keys for ending in endings if f"{key}{ending}" in adata.obs]
         if out.suffix == ".csv":
             adata.obs[columns].to_csv(temporary, index_label="cell")
         else:
-            write_results(file, temporary, adata, obsm=f"{key}_probabilities", obs=columns)
-        counts = {str(label): int(count) for label, count in adata.obs[key].value_counts().items() if count}
-    n_labelled = sum(counts.values())
-    text = ", ".join(f"{label} {count}" for label, count in counts.items())
-    output.summarise(f"{n_labelled:,} cells → {out}: {text}", file=str(out), n_cells=n_labelled, counts=counts)
+            write_results(file, temporary, adata, obsm=[f"{key}_probabilities" for key in keys], obs=columns)
+        results = {key: _summary(adata.obs[key]) for key in keys}
+    first = results[keys[0]]
+    lines = ["; ".join(f"{name} {value}" for name, value in values.items()) for values in results.values()]
+    text = (
+        f": {lines[0]}"
+        if len(keys) == 1
+        else "".join(f"\n  {key}: {line}" for key, line in zip(keys, lines, strict=True))
+    )
+    output.summarise(
+        f"{len(adata):,} cells → {out}{text}",
+        file=str(out),
+        n_cells=len(adata),
+        counts=first,
+        **({} if len(keys) == 1 else {"results": results}),
+    )
 
 
 def perturb(
@@ -303,6 +320,13 @@ def generate(
         n_cells=generated.n_obs,
         validity=validity,
     )
+
+
+def _summary(column: pd.Series[Any]) -> dict[str, Any]:
+    """Cells of each label; of numbers their quartiles."""
+    if column.dtype.kind == "f":
+        return {f"{share:.0%}": float(f"{value:.4g}") for share, value in column.quantile([0.25, 0.5, 0.75]).items()}
+    return {str(label): int(count) for label, count in column.value_counts().items() if count}
 
 
 def _names(texts: Many, file: Path | None) -> list[str] | None:

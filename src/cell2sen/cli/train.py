@@ -18,7 +18,14 @@ class ColumnOptions(Group):
     task: Annotated[
         Many, typer.Option("--task", "-t", help="Task to learn. May be repeated. Default: as the columns allow.")
     ] = None
-    cell_type: Annotated[str | None, typer.Option(help="obs column of the label.")] = None
+    cell_type: Annotated[str | None, typer.Option(help="obs column of the cell type.")] = None
+    label: Annotated[
+        Many, typer.Option(help="obs column of another label (tissue, disease, sex). May be repeated.")
+    ] = None
+    number: Annotated[Many, typer.Option(help="obs column of a number (age, dose, time). May be repeated.")] = None
+    prompt_context: Annotated[
+        Many, typer.Option(help="obs column whose values are in the prompts (tissue, donor). May be repeated.")
+    ] = None
     column: Annotated[
         Many,
         typer.Option(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.data.reader import open_reader
+from cell2sen.tasks import COLUMN_TASKS
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import errors_of, from_mapping, number, parse_yaml, read_values
 
@@ -29,6 +30,7 @@ PLACES = {
     "gene_sets": "grpo.genes.gmt",
     "gene_set": "grpo.genes.sets",
     "packing": "compute.packing",
+    "prompt_context": "data.context",
     "epochs": "optimiser.epochs",
 }
 
@@ -99,7 +101,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         given["reward"] = _weights(given["reward"])
     if "column" in given:
         given["column"] = _columns(given["column"])
-    of_file = {key: given.pop(key) for key in FILE_PLACES if key in given}
+    of_file = {key: given.pop(key) for key in (*FILE_PLACES, *COLUMN_TASKS) if key in given}
     if source.suffix in (".yaml", ".yml"):
         if of_file:
             raise ValueError(f"{sorted(of_file)} describe one file: name them under data.files of {source} instead")
@@ -185,11 +187,13 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     columns = {"annotate": "cell_type", "perturb": "perturbation"}
     if rewarded:  # rewards compare sentences
         columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
+    of_columns = [f"{kind}:{column}" for kind in COLUMN_TASKS for column in options.get(kind, ())]
     tasks = options.get("task") or [task for task, column in columns.items() if column in options]
+    tasks = [*tasks, *of_columns]
     if not tasks:
         raise ValueError(
             "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "
-            "(--perturbation), or both"
+            "(--perturbation), of other labels (--label) or numbers (--number), or several of them"
         )
     entry: dict[str, Any] = {"file": source.name}
     for option, place in FILE_PLACES.items():

@@ -1,16 +1,17 @@
-"""Columns of obs: one value or perturbation per cell, groups of cells."""
+"""Columns of obs: one value, number or perturbation per cell, context of prompts, groups of cells."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen.data.names.text import as_texts, decoded, missing_texts
+from cell2sen.data.names.text import as_text, as_texts, decoded, missing_texts, some
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,88 @@ def obs_column(obs: pd.DataFrame, name: str, owner: str = "adata.obs") -> pd.Ser
 def text_column(obs: pd.DataFrame, name: str, owner: str = "adata.obs") -> NDArray[Any]:
     """Values of one column as text, object (n,); ``None`` where missing. See :mod:`cell2sen.data.names.text`."""
     return np.array(as_texts(obs_column(obs, name, owner)), dtype=object)
+
+
+def number_column(obs: pd.DataFrame, name: str, owner: str = "adata.obs") -> NDArray[np.float64]:
+    """Values of one column as numbers, also where they are text or categories, float64 (n,); NaN where missing.
+
+    Raises
+    ------
+    KeyError
+        An unknown column; lists the available ones.
+    ValueError
+        Values that are no finite numbers.
+    """
+    texts = as_texts(obs_column(obs, name, owner))
+    numbers = {text: _number(text) for text in dict.fromkeys(texts) if text is not None}
+    if invalid := [text for text, number in numbers.items() if number is None]:
+        raise ValueError(
+            f"{owner}: the values of {name!r} must be numbers, found {some(invalid)}; as a label, its task is "
+            f"'label:{name}'"
+        )
+    return np.array([np.nan if text is None else numbers[text] for text in texts], dtype=np.float64)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What prompts tell of each cell besides its genes: values of columns of obs (tissue, donor, free text)."""
+
+    names: tuple[str, ...] = ()
+    """Columns, in the order of the prompt."""
+
+    values: Sequence[tuple[str | None, ...]] = ()
+    """Value of each column for each cell; ``None`` where missing, which is written as nothing."""
+
+    given: Mapping[str, str] | None = None
+    """Values that are the same for all cells, instead of columns."""
+
+    @classmethod
+    def of(cls, context: str | Sequence[str] | Mapping[str, Any] | None, obs: pd.DataFrame) -> Context:
+        """Context of the cells of `obs`: one column, several, or ``{name: value}`` for all cells.
+
+        Raises
+        ------
+        KeyError
+            An unknown column; lists the available ones.
+        """
+        if isinstance(context, Mapping):
+            given = {str(name): text for name, value in context.items() if (text := as_text(value)) is not None}
+            names = tuple(map(str, context))
+            return cls(names=names, values=[tuple(given.get(name) for name in names)] * len(obs), given=given)
+        names = tuple(context_columns(context))
+        return cls(names=names, values=contexts(obs, names))
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def shared(self, rows: Iterable[int]) -> dict[str, str | None]:
+        """Values that all these cells have in common; ``None`` for others."""
+        different = {self.values[row] for row in rows}
+        return {
+            name: next(iter(found)) if len(found := {values[number] for values in different}) == 1 else None
+            for number, name in enumerate(self.names)
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Number of cells with a value, for each column."""
+        return {
+            name: sum(values[number] is not None for values in self.values) for number, name in enumerate(self.names)
+        }
+
+
+def context_columns(context: str | Sequence[str] | Mapping[str, Any] | None) -> list[str]:
+    """Columns of obs that a context names: none for ``{name: value}``."""
+    if context is None or isinstance(context, Mapping):
+        return []
+    return list(dict.fromkeys([context] if isinstance(context, str) else map(str, context)))
 
 
 def cell_names(obs: pd.DataFrame) -> NDArray[Any]:

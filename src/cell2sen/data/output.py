@@ -171,23 +171,24 @@ def write_results(
     out: Path,
     adata: AnnData,
     *,
-    obsm: str | None = None,
+    obsm: str | Sequence[str] = (),
     obs: Sequence[str] = (),
     uns: str = "cell2sen",
 ) -> None:
-    """Copy of `file` at `out` as .h5ad, with results: columns of obs, ``obsm[obsm]`` (if named) and ``uns[uns]``.
+    """Copy of `file` at `out` as .h5ad, with results: columns of obs, keys of obsm and ``uns[uns]``.
 
     Of an .h5ad in today's layout the rest is copied unread; files of other formats are read and written whole.
     """
     import h5py
     from anndata.io import write_elem
 
+    keys = [obsm] if isinstance(obsm, str) else list(obsm)
     if not is_plain_h5ad(file):
         whole = read_anndata(file)
         for column in obs:
             whole.obs[column] = adata.obs[column].values
-        if obsm is not None:
-            whole.obsm[obsm] = adata.obsm[obsm]
+        for key in keys:
+            whole.obsm[key] = adata.obsm[key]
         whole.uns[uns] = adata.uns[uns]
         whole.write_h5ad(out, compression="gzip")
         return
@@ -202,6 +203,6 @@ def write_results(
         if obs:
             order = [str(text_of(name)) for name in stored.attrs.get("column-order", ())]
             stored.attrs["column-order"] = np.array([*dict.fromkeys([*order, *obs])], dtype=h5py.string_dtype())
-        if obsm is not None:
-            write_elem(target, f"obsm/{obsm}", adata.obsm[obsm])
+        for key in keys:
+            write_elem(target, f"obsm/{key}", adata.obsm[key])
         write_elem(target, f"uns/{uns}", adata.uns[uns])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import integration, leakage, metrics, texts
+from cell2sen.evaluation import integration, leakage, metrics, numbers, texts
 from cell2sen.evaluation.gene_sets import COLUMNS, evaluate_gene_sets
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
@@ -57,6 +57,7 @@ LEVELS: Mapping[Task, tuple[str, ...]] = {
     "integrate": ("pairs",),
     "name_gene_set": ("set_names", "text"),
     "list_gene_set": ("set_genes",),
+    "number": ("numbers", "intervals"),
 }
 
 #: Packages whose versions are recorded.
@@ -110,12 +111,12 @@ def evaluate(
     real
         The truth; for perturbations with the control cells, in the same object.
     task
-        ``"perturb"``, ``"generate"``, ``"annotate"`` or ``"text"``. Default: as recorded in predictions of this
-        package, else inferred from the columns. ``"integrate"``: FOSCTTM of bulk or pseudobulk profiles (`predicted`)
-        among the single cells that share their values of `context` (`real`), both with embeddings in
-        ``obsm[embedding]`` (default ``"X_cell2sen"``). ``"name_gene_set"``, ``"list_gene_set"``: `predicted` is a table
-        of :func:`cell2sen.tl.name_gene_sets` or :func:`cell2sen.tl.list_gene_sets` or its CSV file, `real` and `train`
-        are GMT files or ``{name: genes}``.
+        ``"perturb"``, ``"generate"``, ``"annotate"`` (labels of any obs column), ``"number"`` or ``"text"``. Default:
+        as recorded in predictions of this package, else inferred from the columns. ``"integrate"``: FOSCTTM of bulk or
+        pseudobulk profiles (`predicted`) among the single cells that share their values of `context` (`real`), both
+        with embeddings in ``obsm[embedding]`` (default ``"X_cell2sen"``). ``"name_gene_set"``, ``"list_gene_set"``:
+        `predicted` is a table of :func:`cell2sen.tl.name_gene_sets` or :func:`cell2sen.tl.list_gene_sets` or its CSV
+        file, `real` and `train` are GMT files or ``{name: genes}``.
     perturbation
         ``obs`` column of `real` with the perturbation of each cell; its value is `control` in control cells.
     predicted_perturbation
@@ -127,10 +128,10 @@ def evaluate(
         ``obs`` columns that perturbed and control cells must share (cell type, donor), in both files. A group is a
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
-        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``. For ``"text"`` the
-        references: an answer is compared with the nearest of several.
+        ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``; with the true number.
+        For ``"text"`` the references: an answer is compared with the nearest of several.
     predicted_label
-        Column of predicted labels or texts. Default: that written by this package.
+        Column of predicted labels, numbers or texts. Default: that written by this package for `label`.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
@@ -226,6 +227,8 @@ def evaluate(
     chosen = choose_metrics(task, settings)
     if task in ("annotate", "text"):
         return _noted(_labels(task, sides, chosen, settings))
+    if task == "number":
+        return _noted(_numbers(sides, chosen, settings))
     if task == "integrate":
         return _noted(_profiles(sides, chosen, settings))
     return _noted(_cells("perturb" if task == "perturb" else "generate", sides, chosen, settings))
@@ -249,6 +252,8 @@ def task_of(predicted: Cells, settings: Settings) -> Task:
     columns = settings.columns
     if settings.task is not None:
         return settings.task
+    if predicted.verb == "annotate" and labels.is_number(predicted, columns.predicted_label, as_list(columns.label)[0]):
+        return "number"
     if predicted.verb is not None:
         return predicted.verb
     if columns.predicted_label is not None:
@@ -345,9 +350,7 @@ def _labels(task: Literal["annotate", "text"], sides: Sides, chosen: list[Metric
             "cells": len(answers),
             "true_labels": sorted({str(label) for label in answers.truth}),
             "predicted_labels": sorted({str(label) for label in answers.answer}),
-            "unit_of_group_intervals": "none (context= names one)"
-            if answers.units is None
-            else as_list(settings.columns.context)[0],
+            "unit_of_group_intervals": _unit_of_cells(answers.units, settings),
         },
         notes=tuple(notes),
         details=details,
@@ -360,6 +363,8 @@ def _details_of_labels(answers: labels.Answers) -> dict[str, Any]:
         "calibration": labels.calibration(answers),
         "confusion": {"labels": classes, "counts": counts.tolist()},
     }
+
+
 def _profiles(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
     sampling = settings.sampling
     if sampling.embedding == "pca":  # the default of other tasks
@@ -383,6 +388,30 @@ def _profiles(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluat
         },
         notes=tuple(notes),
     )
+
+
+def _numbers(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluation:
+    answers, notes = numbers.pair_numbers(sides, settings)
+    checks: list[Check] = [leakage.check_training_cells(answers.real.rows, sides, settings.leakage)]
+    if settings.leakage.leaks == "raise":
+        leakage.raise_on(checks)
+    scored = methods("number")
+    scores = numbers.score(answers, chosen, scored)
+    overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
+    return Evaluation(
+        task="number",
+        scores=tables.long_table(scores, overall, chosen, scored),
+        table=tables.table(overall, chosen, scored),
+        checks=tuple(checks),
+        settings=_record("number", sides, scored, settings)
+        | {"cells": len(answers), "unit_of_group_intervals": _unit_of_cells(answers.units, settings)},
+        notes=tuple(notes),
+    )
+
+
+def _unit_of_cells(units: Any, settings: Settings) -> str:
+    """Unit of the intervals over groups of cells with a label or number."""
+    return "none (context= names one)" if units is None else as_list(settings.columns.context)[0]
 
 
 def _unit(groups: Groups) -> str:

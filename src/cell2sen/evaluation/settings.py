@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from cell2sen.data.scale.units import ScaleName
 
 Case = Literal["auto", "keep", "upper"]
-Task = Literal["perturb", "generate", "annotate", "text", "integrate", "name_gene_set", "list_gene_set"]
+Task = Literal["perturb", "generate", "annotate", "number", "text", "integrate", "name_gene_set", "list_gene_set"]
 TASKS: tuple[Task, ...] = get_args(Task)
 Leaks = Literal["raise", "report"]
 

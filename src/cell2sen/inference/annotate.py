@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from cell2sen.backend import Backend
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_texts, is_list, list_of_names
 from cell2sen.data.obs import contexts
-from cell2sen.inference.session import Session, warn_unknown
+from cell2sen.inference.session import Session, trained_names, warn_unknown
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 from cell2sen.sentences.samples import split_into_samples
-from cell2sen.task import Task
+from cell2sen.task import Task, Template
 
 #: Training cells that a label needs to be among the default labels: nothing is learned from one or two.
 MIN_TRAINING_CELLS = 3
@@ -59,6 +60,61 @@ class LabelProbabilities:
         return picked, scores
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClosedSet:
+    """Answers of one task to choose from."""
+
+    task: Task
+    labels: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    """Written answers that each label stands for (:func:`trained_labels`)."""
+
+    @property
+    def written(self) -> list[str]:
+        """All written answers, each once."""
+        return list(dict.fromkeys(name for names in self.groups for name in names))
+
+    @property
+    def answers(self) -> list[str]:
+        """Text of the template's answer for each of :attr:`written`."""
+        assert self.task.target is not None
+        slots: list[dict[str, Any]] = [{self.task.target: name} for name in self.written]
+        return [self.task.complete(**values) for values in slots]
+
+    @property
+    def places(self) -> list[list[int]]:
+        """Of each label, the places in :attr:`written` of the answers that it stands for."""
+        column = {name: number for number, name in enumerate(self.written)}
+        return [[column[name] for name in names] for names in self.groups]
+
+    def pooled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-likelihood of each label, float64 (n, labels), from those of :attr:`written`."""
+        return pool_scores(scores, self.places)
+
+
+def closed_set(task: Task, model: Model, labels: Sequence[str] | None = None) -> ClosedSet:
+    """Labels of a task, by default those that the model was trained on, with a warning of unknown ones.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two labels, two that mean the same, or a task whose answer is no label.
+    """
+    if task.answer in ("none", "text", "genes", "sentences"):
+        raise ValueError(f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}")
+    kind = kind_of(task)
+    labels = check_labels(default_labels(model, kind) if labels is None else labels)
+    spellings = {} if task.column else model.metadata.get("spellings") or {}
+    groups = trained_labels(labels, tuple(trained_names(model, kind)), spellings)
+    warn_unknown(kind, [name for names in groups for name in names], model)
+    return ClosedSet(task=task, labels=labels, groups=tuple(groups))
+
+
+def kind_of(task: Task) -> str:
+    """Kind of the names that a task answers with, see :func:`cell2sen.inference.session.trained_names`."""
+    return task.name if task.column else LABEL_KEYS.get(str(task.target), str(task.target))
+
+
 def label_probabilities(
     session: Session, labels: Sequence[str] | None = None, samples: Sequence[NDArray[np.int64]] | None = None
 ) -> LabelProbabilities:
@@ -81,60 +137,81 @@ def label_probabilities(
     ValueError
         Fewer than two labels, or two that mean the same; no samples for a task that reads them.
     """
-    task = session.task
-    if task.reads_samples and samples is None:
-        raise ValueError(
-            f"task {task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
-            "such as the donor"
-        )
-    menu = label_menu(session, labels)
-    assert task.target is not None
-    slots: list[dict[str, Any]] = [{task.target: name} for name in menu.scored]
-    rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
-    prompts = task.prompts(session.sentences, rows, length=session.length)
-    scores = session.backend.score(prompts, [task.complete(**values) for values in slots])
-    pooled = pool_scores(scores, menu.groups)
-    temperature, calibrated = temperature_of(session)
-    probabilities = np.full((len(session.sentences), len(menu.labels)), np.nan)
-    for cells, values_of_row in zip(rows, softmax(pooled / temperature, axis=1), strict=True):
-        probabilities[cells] = values_of_row
-    return LabelProbabilities(
-        labels=menu.labels, probabilities=probabilities, temperature=temperature, calibrated=calibrated
-    )
+    return probabilities_of(session, [closed_set(session.task, session.model, labels)], samples)[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Menu:
-    """Labels to choose from, and the trained labels that are scored for them."""
+def probabilities_of(
+    session: Session, sets: Sequence[ClosedSet], samples: Sequence[NDArray[np.int64]] | None = None
+) -> list[LabelProbabilities]:
+    """Probabilities of the labels of several tasks, as :func:`label_probabilities` computes them for each.
 
-    labels: tuple[str, ...]
-    scored: list[str]
-    groups: list[list[int]]
-    """Of each label, the numbers of the scored names that it stands for."""
-
-
-def label_menu(session: Session, labels: Sequence[str] | None) -> Menu:
-    """Menu of a closed set of labels; by default of those that the model was trained on.
+    Prompts that differ in their endings only are read once. If they are longer than the model's context, all have the
+    same genes, as many as fit with the longest ending and answer.
 
     Raises
     ------
     ValueError
-        Fewer than two labels, two that mean the same, or a task whose answer is no label.
+        No samples for a task that reads them.
     """
-    task, metadata = session.task, session.model.metadata
-    if task.answer in ("none", "text", "genes", "sentences"):
-        raise ValueError(f"task {task.name!r} does not choose among labels, its answer is of the kind {task.answer!r}")
-    kind = LABEL_KEYS.get(str(task.target), str(task.target))
-    names = check_labels(default_labels(session.model, kind) if labels is None else labels)
-    groups = trained_labels(names, tuple(metadata.get(kind) or ()), metadata.get("spellings") or {})
-    warn_unknown(kind, [name for group in groups for name in group], session.model)
-    scored = list(dict.fromkeys(name for group in groups for name in group))
-    return Menu(labels=names, scored=scored, groups=[[scored.index(name) for name in group] for group in groups])
+    for chosen in sets:
+        if chosen.task.reads_samples and samples is None:
+            raise ValueError(
+                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
+                "such as the donor"
+            )
+    rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
+    results = []
+    for chosen, scores in zip(sets, _scores(session, sets, rows), strict=True):
+        temperature, calibrated = temperature_of(session.model, chosen.task)
+        probabilities = np.full((len(session.sentences), len(chosen.labels)), np.nan)
+        for cells, values in zip(rows, softmax(chosen.pooled(scores) / temperature, axis=1), strict=True):
+            probabilities[cells] = values
+        results.append(
+            LabelProbabilities(
+                labels=chosen.labels, probabilities=probabilities, temperature=temperature, calibrated=calibrated
+            )
+        )
+    return results
 
 
-def temperature_of(session: Session) -> tuple[float, bool]:
-    """Divisor of the log-likelihoods of the session's task, and whether it was fitted."""
-    calibration = session.model.metadata.get("calibration", {}).get(session.task.name, {})
+def _scores(session: Session, sets: Sequence[ClosedSet], rows: Any) -> list[NDArray[np.float64]]:
+    """Log-likelihood of each written answer of each set, float64 (rows, answers), up to a constant of each row."""
+    sessions = [replace(session, task=chosen.task) for chosen in sets]
+    same_length = len({each.length for each in sessions}) == 1
+    cut = common_beginning([chosen.task for chosen in sets]) if same_length and len(sets) > 1 else None
+    if cut is None:
+        return [
+            each.backend.score(each.prompts(rows, length=each.length), chosen.answers)
+            for each, chosen in zip(sessions, sets, strict=True)
+        ]
+    beginning, endings = cut
+    task = replace(session.task, name="several", column=None, target=None, templates=(beginning,))
+    prompts = replace(session, task=task).prompts(rows, length=sessions[0].length)
+    answers = [ending + answer for ending, chosen in zip(endings, sets, strict=True) for answer in chosen.answers]
+    scores = session.backend.score(prompts, answers)
+    return np.split(scores, np.cumsum([len(chosen.answers) for chosen in sets])[:-1], axis=1)
+
+
+def common_beginning(tasks: Sequence[Task]) -> tuple[Template, list[str]] | None:
+    """Beginning that the prompts of tasks share, as a template, and the remaining text of each.
+
+    ``None`` if the endings have slots, so that they are not the same for all cells, or if the beginnings differ.
+    """
+    templates = [task.templates[0] for task in tasks]
+    prompts = [template.prompt for template in templates]
+    together = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*prompts, strict=False))
+    common = "".join(letters[0] for letters in together)
+    at = max(common.rfind(" "), common.rfind("\n"))
+    endings = [prompt[at:] for prompt in prompts]
+    same_cells = len({template.cell for template in templates}) == 1
+    if at < 1 or not same_cells or common[at - 1].isspace() or any("{" in ending for ending in endings):
+        return None
+    return Template(prompt=common[:at], cell=templates[0].cell), endings
+
+
+def temperature_of(model: Model, task: Task) -> tuple[float, bool]:
+    """Divisor of the log-likelihoods of a task, and whether it was fitted."""
+    calibration = model.metadata.get("calibration", {}).get(task.name, {})
     return float(calibration.get("temperature", 1.0)), bool(calibration)
 
 
@@ -186,7 +263,7 @@ def check_labels(labels: str | Iterable[Any]) -> tuple[str, ...]:
     given = list_of_names(labels)
     texts = as_texts(given)
     if invalid := [label for label, text in zip(given, texts, strict=True) if text is None or is_list(label)]:
-        raise ValueError(f"labels must be names of cell types, found missing values or other objects: {invalid[:5]}")
+        raise ValueError(f"labels must be names, found missing values or other objects: {invalid[:5]}")
     names = tuple(text for text in texts if text is not None)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"labels must differ, found {repeated[:5]} more than once in {len(names)} labels")
@@ -201,14 +278,14 @@ def default_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
     Parameters
     ----------
     kind
-        Key in the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, or the target of another task.
+        As for :func:`cell2sen.inference.session.trained_names`.
 
     Raises
     ------
     ValueError
         The model's metadata have no such label.
     """
-    counts: Mapping[str, int] = model.metadata.get(kind) or {}
+    counts = trained_names(model, kind)
     labels = tuple(label for label, count in counts.items() if count >= MIN_TRAINING_CELLS)
     if not labels:
         raise ValueError(f"{model.name} has no list of {kind}: pass the names to choose from as labels=[...]")

@@ -41,7 +41,7 @@ def embed_cells(
     rows = np.flatnonzero(sentences.n_genes > 0)
     prompt_of_row = {int(row): number for number, row in enumerate(rows)}
     embeddings = session.backend.embed(
-        session.task.prompts(sentences, rows, length=session.length),
+        session.prompts(rows, length=session.length),
         pooling=pooling,
         layer=hidden_layer,
         attention_for=[prompt_of_row[row] for row in attention_for if row in prompt_of_row],

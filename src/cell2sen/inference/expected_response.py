@@ -96,7 +96,7 @@ def expected_response(
         chunk = rows[part]
         filled = [{**(slots[row] or {}), "perturbation": name} for row, name in zip(chunk, perturbations, strict=True)]
         lengths = n_prompt_genes[chunk].tolist()
-        prompts = session.task.prompts(sentences, chunk, length=length, answer_genes=lengths, slots=filled)
+        prompts = session.prompts(chunk, length=length, answer_genes=lengths, slots=filled)
         return session.backend.expect(prompts, symbols, rank_values[part], seed=seed)
 
     parts = []

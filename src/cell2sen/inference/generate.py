@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,12 @@ from cell2sen.answer import ParsedSentence, parse_sentence
 from cell2sen.backend import Backend, Sampling
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.names.text import as_texts, is_list, list_of_names
+from cell2sen.data.obs import Context
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_unknown
+from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_of_context, warn_unknown
 from cell2sen.inference.templates import choose_templates
-from cell2sen.prompt import Genes, Prompt
+from cell2sen.prompt import Genes, Prompt, context_line
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
 
@@ -76,8 +77,9 @@ def generate_cells(
     warn_unknown("labels", cell_types, session.model)
     labels = [cell_type for cell_type in cell_types for _ in range(n)]
     names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(n)]
+    line = context_line(session.context.given or {})
     prompts = [
-        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length)
+        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length, context=line)
         for label, name in zip(labels, names, strict=True)
     ]
     texts = session.backend.generate(prompts, sampling, genes=symbols if guided else None)
@@ -102,6 +104,9 @@ def generation_session(
     ValueError
         Genes that the model cannot write, no genes at all, or more than one organism.
     """
+    context = options.get("context")
+    if context is not None and not isinstance(context, Mapping):
+        raise ValueError(f"context of generated cells must be {{name: value}}, found {context!r}")
     organism = options.get("organism") or None
     if organism is not None and not isinstance(organism, str):
         raise ValueError(f"organism must be one name for generated cells, found {organism!r}")
@@ -171,7 +176,9 @@ def session_over(genes: Sequence[str] | None, options: Options, task: str | Task
         fit=model.fit,
     )
     worded = choose_templates(tasks.load(task), model, options.get("templates"))
-    return Session(backend=backend, sentences=no_cells, task=worded, options=options)
+    context = Context.of(options.get("context"), no_cells.obs)
+    warn_of_context(model, context)
+    return Session(backend=backend, sentences=no_cells, task=worded, options=options, context=context)
 
 
 def write_cells(

@@ -71,6 +71,10 @@ class SentenceOptions(TypedDict, total=False):
     templates: str | Path | Mapping[str, Any]
     """Other prompt templates, see :func:`cell2sen.inference.templates.choose_templates`."""
 
+    context: str | Sequence[str] | Mapping[str, str]
+    """obs columns whose values are in the prompt (tissue, donor, disease, free text), or ``{name: value}`` for all
+    cells. Missing values are written as nothing: such a cell has the plain prompt."""
+
 
 class SpeedOptions(TypedDict, total=False):
     """Options that change no result beyond rounding."""

@@ -204,8 +204,7 @@ def predict_sentences(
             n_genes,
         )
     lists = sentences.gene_lists(length)
-    prompts = session.task.prompts(
-        sentences,
+    prompts = session.prompts(
         rows,
         length=length,
         answer_genes=[len(lists[row]) for row in rows],

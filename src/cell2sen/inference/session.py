@@ -21,11 +21,13 @@ from cell2sen import backends, tasks
 from cell2sen.backend import Backend
 from cell2sen.data.expression import Expression, var_of
 from cell2sen.data.names.text import some
-from cell2sen.data.obs import perturbations_of_cells
+from cell2sen.data.obs import Context, context_columns, perturbations_of_cells
+from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import EMBEDDED, Model, resolve
+from cell2sen.prompt import Prompt, context_line, words_of
 from cell2sen.sentences.rank_fit import RankFit
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.sentences.sentences import Sentences
@@ -63,6 +65,17 @@ class Session:
     """The open matrix that the sentences were written from; ``None`` if the session began with sentences."""
 
     options: Options = field(default_factory=lambda: Options())
+
+    context: Context = field(default_factory=Context)
+    """What the prompts tell of each cell besides its genes."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError if the answer of the task is in the prompt."""
+        answers = {words_of(name) for name in (self.task.column, self.task.target) if name}
+        if shown := [name for name in self.context.names if words_of(name) in answers]:
+            raise ValueError(
+                f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)"
+            )
 
     def __enter__(self) -> Session:
         return self
@@ -127,6 +140,25 @@ class Session:
             raise ValueError(f"n_genes must be at least 1, found {n_genes}")
         return n_genes or self.length
 
+    def prompts(
+        self,
+        rows: Sequence[int] | Sequence[NDArray[np.int64]] | NDArray[np.int64],
+        *,
+        length: int | None,
+        **arguments: Any,
+    ) -> list[Prompt]:
+        """Prompts of cells or samples, with their context: see :meth:`cell2sen.task.Task.prompts`.
+
+        A sample has the context that all its cells share.
+        """
+        lines = [context_line(self.context.shared(np.atleast_1d(row))) for row in rows] if self.context else None
+        return self.task.prompts(self.sentences, rows, length=length, contexts=lines, **arguments)
+
+    def with_task(self, task: str | Task) -> Session:
+        """The same cells and model with another task."""
+        chosen = choose_templates(tasks.load(task), self.model, self.options.get("templates"))
+        return replace(self, task=chosen)
+
     def rows_to_predict(self, slots: Slots) -> NDArray[np.int64]:
         """Rows that have slots and genes, int64 (m,), ascending.
 
@@ -161,8 +193,17 @@ class Session:
             "scale": str(self.sentences.scale or ""),
             "organism": " and ".join(sorted(set(self.sentences.organism))),
             "genes": dict(self.sentences.account),
+            **({"context": self._record_of_context()} if self.context else {}),
             **verb,
         }
+
+    def _record_of_context(self) -> dict[str, Any]:
+        """Slots of the context, with the number of cells that have a value, or with the value of all."""
+        slots: dict[str, Any] = {"slots": np.array(self.context.names, dtype=object)}
+        if self.context.given is not None:
+            values = [self.context.given.get(name, "") for name in self.context.names]
+            return slots | {"values": np.array(values, dtype=object)}
+        return slots | {"n_cells": np.array(list(self.context.counts().values()), dtype=np.int64)}
 
 
 def model_of(options: Options) -> Model:
@@ -233,31 +274,33 @@ def start(
         backend = load_model(options)
         sentences = drop_unknown_genes(data, backend)
     else:
-        backend, matrix, sentences = _read(data, options, perturbation_column, obs_columns)
+        columns = [*obs_columns, *context_columns(options.get("context"))]
+        backend, matrix, sentences = _read(data, options, perturbation_column, columns)
     session = Session(
         backend=backend,
         sentences=sentences,
         task=choose_templates(tasks.load(task), backend.model, options.get("templates")),
         data=matrix,
         options=options,
+        context=Context.of(options.get("context"), sentences.obs),
     )
     warn_of_organisms(session.model, session.sentences)
+    warn_of_context(session.model, session.context)
     _warn_max_genes(session)
     return session
 
 
 def _read(
-    data: AnnData | str | Path, options: Options, perturbation_column: str | None, obs_columns: Sequence[str]
+    data: AnnData | str | Path, options: Options, perturbation_column: str | None, columns: Sequence[str]
 ) -> tuple[Backend, Expression, Sentences]:
     """The loaded model, the open data and its sentences."""
     recipe = recipe_for(model_of(options), options)
     opened, perturbations = open_cells(data, recipe, options, perturbation_column)
     with contextlib.ExitStack() as on_error:
         on_error.enter_context(opened)
+        columns_of(opened.obs, columns)
         backend = load_model(options)  # errors in the data come before a large model is loaded
-        expression, sentences = write_sentences(
-            opened, recipe, backend.known_genes, options, perturbations, obs_columns
-        )
+        expression, sentences = write_sentences(opened, recipe, backend.known_genes, options, perturbations, columns)
         on_error.pop_all()
     return backend, expression, sentences
 
@@ -344,7 +387,8 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
 
 def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: those the model was trained with, at most the recipe's; ``None`` is all."""
-    trained = model.metadata.get("lengths", {}).get("annotate" if task.name == "embed" else task.name)
+    lengths = model.metadata.get("lengths", {})
+    trained = lengths.get(task.name, lengths.get("annotate") if task.name == "embed" or task.column else None)
     if trained is None and task.cells is not None and recipe.max_genes == model.recipe.max_genes:
         trained = DEFAULT_SAMPLE_GENES
     limits = [limit for limit in (trained, recipe.max_genes) if limit]
@@ -353,16 +397,44 @@ def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     return min(limits) if limits else None
 
 
+def trained_names(model: Model, kind: str) -> Mapping[str, int]:
+    """Names that a model was trained on, with their numbers of cells; empty if it has no such list.
+
+    Parameters
+    ----------
+    kind
+        Key of the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, the target of another task, or the
+        name of a task of an obs column (``"label:tissue"``).
+    """
+    _, colon, column = kind.partition(":")
+    names: Mapping[str, int] | None = (
+        model.metadata.get("label_columns", {}).get(column) if colon else model.metadata.get(kind)
+    )
+    return names or {}
+
+
+def warn_of_context(model: Model, context: Context) -> None:
+    """Log a warning about columns in the prompt that the model's prompts did not have in training."""
+    trained = {words_of(name) for name in model.metadata.get("context") or ()}
+    unknown = [name for name in context.names if words_of(name) not in trained]
+    if unknown and model.wording == "checkpoint":
+        logger.warning(
+            "%s was not trained with %s in its prompts, %s: whether it uses them is not known",
+            model.name,
+            some(unknown),
+            f"only with {some(sorted(trained))}" if trained else "but with genes alone",
+        )
+
+
 def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
     """Log one warning about names that the model was not trained on.
 
     Parameters
     ----------
     kind
-        Key of the trained names in the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, or the target
-        of another task. Models without this key give no warning.
+        As for :func:`trained_names`. Models without such names give no warning.
     """
-    trained: Mapping[str, int] = model.metadata.get(kind) or {}
+    trained = trained_names(model, kind)
     labels = _labels_of(model)
     unknown = [name for name in names if name not in trained and not (kind == "labels" and name in labels)]
     if not trained or not unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
-from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
+from cell2sen.inference.annotate import check_labels, samples_of_cells
+from cell2sen.inference.answers.columns import annotations, tasks_to_annotate
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
-from cell2sen.inference.samples.labels import label_cells
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
 from cell2sen.tl.results import (
@@ -118,9 +118,9 @@ def embed(
 
 def annotate(
     adata: AnnData,
-    labels: str | Sequence[str] | None = None,
+    labels: str | Sequence[Any] | Mapping[str, Any] | None = None,
     *,
-    task: str | Task = "annotate",
+    task: str | Task | Sequence[str | Task] | None = None,
     sample_by: str | Sequence[str] | None = None,
     n_cells: int = 10,
     distinct: bool = False,
@@ -130,19 +130,21 @@ def annotate(
     copy: bool = False,
     **options: Unpack[Options],
 ) -> AnnData | None:
-    """Most probable label of each cell or sample, from a closed set.
+    """Most probable label of each cell or sample, from a closed set; or a number, with an interval.
 
     Parameters
     ----------
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     labels
-        Cell types to choose from: a list, or one text, separated by semicolons. Default: those that the model was
-        trained on.
+        Labels or numbers to choose from: a list, or one text, separated by semicolons; for several tasks ``{task or
+        column: labels}``. Default: those that the model was trained on.
     task
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
         perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
-        cell, read together with the other cells of its sample.
+        cell, read together with the other cells of its sample, ``"label:COLUMN"`` or ``"number:COLUMN"`` for any column
+        of obs (disease, sex, age). The column's name is enough if the model was trained on it. A list: several tasks,
+        for which each cell is read once. Default: the cell type, or else all columns that the model was trained on.
     sample_by
         For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
         a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
@@ -158,7 +160,7 @@ def annotate(
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
     key_added
-        Key of the results. Default: ``"cell2sen_cell_type"``, for other tasks ``"cell2sen_"`` and their target.
+        Key of the results of one task. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their target.
     copy
         Write into a copy and return it.
     **options
@@ -166,13 +168,13 @@ def annotate(
 
     Returns
     -------
-    ``None``, or the copy. Sets
+    ``None``, or the copy. Sets, for each task,
 
-    ``obs[key_added]``
-        Label, categorical; ``"unknown"`` below the threshold and for cells without genes or in no sample.
-    ``obs[key_added + "_score"]``
-        Probability of this label, float64, also below the threshold; 0 for cells without genes or in no
-        sample.
+    ``obs[key_added]``, ``obs[key_added + "_score"]``
+        Label, categorical, and its probability, float64. Below the threshold the label is ``"unknown"``; for cells
+        without genes or in no sample, too, whose probability is 0.
+    ``obs[key_added]``, ``obs[key_added + "_low"]``, ``obs[key_added + "_high"]``
+        Of a number: expected value and the interval with 90 % of the probability, float64; NaN for cells without genes.
     ``obsm[key_added + "_probabilities"]``
         Probabilities, a DataFrame with a column per label, in the order of ``uns["cell2sen"]["annotate"]["labels"]``;
         NaN for cells without genes or in no sample. ``/`` in names of columns is written ``%2F``, since keys of HDF5
@@ -180,7 +182,8 @@ def annotate(
     ``obs[key_added + "_sample"]``
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
-        Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells.
+        Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells. Of several
+        tasks that of the first, and of all in ``"results"``, by key.
 
     Raises
     ------
@@ -194,39 +197,26 @@ def annotate(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
-    if labels is not None:
-        labels = check_labels(labels)
     check_input(adata, copy=copy)
+    check_options(options)
+    tasks = tasks_to_annotate(task, model_of(options))
+    if labels is not None and not isinstance(labels, Mapping) and tasks[0].answer in ("label", "labels"):
+        labels = check_labels(labels)
     columns = [sample_by] if isinstance(sample_by, str) else list(sample_by or ())
-    session = start(adata, task, options, obs_columns=columns)
-    key_added = key_added or f"cell2sen_{session.task.target}"
+    session = start(adata, tasks[0], options, obs_columns=columns)
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
-    if session.task.answer == "labels" and samples is not None:
-        probabilities = label_cells(session, labels, samples, distinct=distinct)
-    elif distinct:
-        raise ValueError(f"distinct is for tasks with a label for each cell of a sample, not for {session.task.name!r}")
-    else:
-        probabilities = label_probabilities(session, labels, samples)
-    picked, scores = probabilities.pick(threshold, UNKNOWN)
+    results = annotations(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
     adata = copied(adata) if copy else adata
-    used = set(picked)
-    categories = [label for label in dict.fromkeys((*probabilities.labels, UNKNOWN)) if label in used]
-    adata.obs[key_added] = pd.Categorical(picked, categories=categories)
-    adata.obs[f"{key_added}_score"] = scores
-    adata.obsm[f"{key_added}_probabilities"] = pd.DataFrame(
-        probabilities.probabilities,
-        index=adata.obs_names,
-        columns=[label.replace("/", "%2F") for label in probabilities.labels],
-    )
-    if samples is not None:
-        adata.obs[f"{key_added}_sample"] = sample_names(adata, samples)
+    for result in results:
+        for name, values in result.obs(threshold, UNKNOWN).items():
+            adata.obs[name] = values
+        adata.obsm[f"{result.key}_probabilities"] = result.table(adata.obs_names)
+        if samples is not None:
+            adata.obs[f"{result.key}_sample"] = sample_names(adata, samples)
     sampled = {"sample_by": np.array(columns, dtype=object), "n_cells": n_cells, "seed": seed, "distinct": distinct}
     provenance = session.provenance(
-        labels=np.array(probabilities.labels, dtype=object),
-        threshold=threshold,
-        temperature=probabilities.temperature,
-        calibrated=probabilities.calibrated,
-        key=key_added,
+        **results[0].record(threshold),
+        **({"results": {result.key: result.record(threshold) for result in results}} if len(results) > 1 else {}),
         **({} if samples is None else sampled),
     )
     record(adata, "annotate", provenance)
@@ -254,8 +244,9 @@ def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
         raise KeyError(f"adata.obsm has no {name!r}, which tl.annotate writes; available: {list(adata.obsm.keys())}")
     stored: Any = adata.obsm[name]
     labels = [str(column).replace("%2F", "/") for column in stored.columns]
-    if record.get("key") == (key or record.get("key")):
-        labels = list(map(str, record["labels"]))
+    records = {record.get("key"): record, **record.get("results", {})}
+    if (chosen := records.get(key or record.get("key"))) is not None:
+        labels = list(map(str, chosen["labels"]))
     return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)
 
 

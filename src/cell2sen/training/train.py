@@ -27,6 +27,7 @@ from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
 from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.names import check_names, unite_combinations
+from cell2sen.training.examples.numbers import fit_bins
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
@@ -148,7 +149,11 @@ def can_resume(out: str | Path) -> bool:
 def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     """Cells, tasks and sentence lengths of the run."""
     case = start.recipe.case if start else "upper"
-    cells = {data.file: TrainingCells(data, base, case) for data in config.data.files}
+    cells = {data.file: TrainingCells(data, base, case, config.data.context) for data in config.data.files}
+    if lost := [
+        name for name in config.data.context if not any(name in file.prompt_context.names for file in cells.values())
+    ]:
+        raise ValueError(f"data.context: no file has the obs column {lost[0]!r}; {_columns_of(cells)}")
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
@@ -156,13 +161,20 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
+    given: dict[str, int] = {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
     lengths = {
         name: LENGTHS.get(name, DEFAULT_LENGTH if task.cells is None else DEFAULT_SAMPLE_LENGTH)
         for name, task in worded.items()
     }
-    lengths |= {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
+    of_column = {name: given.get("annotate", LENGTHS["annotate"]) for name in worded if worded[name].column}
+    lengths |= {**of_column, **given}
+    fit_bins(cells, worded.values())
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
+
+
+def _columns_of(cells: Mapping[str, TrainingCells]) -> str:
+    return "; ".join(f"{name} has {list(map(str, file.obs.columns))}" for name, file in cells.items())
 
 
 def _initial_model(

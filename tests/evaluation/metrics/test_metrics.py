@@ -69,6 +69,14 @@ def example_of_cells(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any
     return (x, rng.normal(0.4, 1.3, size=(50, 5))), (x, x)
 
 
+def example_of_numbers(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
+    truth = rng.normal(50, 10, 300)
+    answer = truth + rng.normal(3, 5, 300)
+    if metric.level == "intervals":
+        return (truth, answer - 6, answer + 6), (truth, truth, truth)
+    return (truth, answer), (truth, truth)
+
+
 #: Level → arguments of an imperfect and of a perfect answer.
 EXAMPLES: dict[str, Callable[[np.random.Generator, Metric], tuple[Any, Any]]] = {
     "written_labels": example_of_labels,
@@ -83,6 +91,8 @@ EXAMPLES: dict[str, Callable[[np.random.Generator, Metric], tuple[Any, Any]]] = 
     "cells": example_of_cells,
     "neighbours": example_of_neighbours,
     "sentences": example_of_sentences,
+    "numbers": example_of_numbers,
+    "intervals": example_of_numbers,
 }
 
 
@@ -282,6 +292,14 @@ ORACLES: dict[str, Callable[..., float]] = {
     "direction_top50": lambda x, y, genes: float(np.mean([x[gene] * y[gene] > 0 for gene in genes[:50]])),
     "changed_overlap_50": lambda x, y: len(top_set(np.abs(x), 50) & top_set(np.abs(y), 50)) / 50,
     "rmse_delta": scikit_learn("root_mean_squared_error"),
+    "balanced_accuracy": lambda x, y: np.mean(
+        [np.mean([b == label for a, b in zip(x, y, strict=True) if a == label]) for label in set(x)]
+    ),
+    "mean_absolute_error": scikit_learn("mean_absolute_error"),
+    "median_absolute_error": scikit_learn("median_absolute_error"),
+    "pearson_of_numbers": lambda x, y: np.corrcoef(x, y)[0, 1],
+    "spearman_of_numbers": lambda x, y: np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1],
+    "interval_coverage": lambda x, low, high: sum(a <= v <= b for v, a, b in zip(x, low, high, strict=True)) / len(x),
     "discrimination": rank_among,
 }
 #: Against their definition, with an encoder, in test_text.py.

@@ -85,6 +85,7 @@ def test_the_menu_has_each_method_with_its_role() -> None:
         "majority_label",
         "label_shuffle",
         "nearest_training_cell",
+        "logistic_regression",
         "ceiling",
     ]
     for methods in roles.values():

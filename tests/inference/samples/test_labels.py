@@ -12,7 +12,7 @@ from cells import cells, fake
 
 import cell2sen as c2s
 from cell2sen.backend import Backend
-from cell2sen.inference.annotate import samples_of_cells
+from cell2sen.inference.annotate import closed_set, samples_of_cells
 from cell2sen.inference.samples.labels import label_cells
 from cell2sen.inference.session import Session
 from cell2sen.prompt import Prompt
@@ -46,7 +46,7 @@ def scores_behind_plain_text(opened: Session, rows: list[int], answered: list[st
 def test_labels_in_turn_equal_those_behind_plain_text() -> None:
     opened = session(tiny.backend())
     samples = samples_of_cells(opened, ["donor"], n_cells=5)
-    found = label_cells(opened, LABELS, samples)
+    found = label_cells(opened, closed_set(opened.task, opened.model, LABELS), samples)
     picked, scores = found.pick()
     for rows in samples:
         answered: list[str] = []
@@ -62,7 +62,7 @@ def test_labels_in_turn_equal_those_behind_plain_text() -> None:
 def test_different_labels_have_the_highest_product_of_all_assignments() -> None:
     opened = session(tiny.backend())
     samples = samples_of_cells(opened, ["donor"], n_cells=5)
-    found = label_cells(opened, LABELS, samples, distinct=True)
+    found = label_cells(opened, closed_set(opened.task, opened.model, LABELS), samples, distinct=True)
     picked, scores = found.pick()
     for rows in samples:
         logs = np.array(
@@ -99,8 +99,8 @@ def test_spellings_of_a_label_are_pooled() -> None:
     backend = fake(spellings={"CD4 T cell": ["T cell"], "NK cell": ["T cell"]})
     opened = session(backend)
     samples = samples_of_cells(opened, ["donor"], n_cells=5)
-    apart = label_cells(opened, ["B cell", "CD4 T cell", "NK cell"], samples)
-    pooled = label_cells(opened, ["B cell", "T cell"], samples)
+    apart = label_cells(opened, closed_set(opened.task, opened.model, ["B cell", "CD4 T cell", "NK cell"]), samples)
+    pooled = label_cells(opened, closed_set(opened.task, opened.model, ["B cell", "T cell"]), samples)
     firsts = [rows[0] for rows in samples]  # later cells depend on the labels before them
     np.testing.assert_allclose(pooled.probabilities[firsts, 1], apart.probabilities[firsts, 1:].sum(axis=1))
 

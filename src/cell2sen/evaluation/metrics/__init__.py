@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 Level = Literal[
-    "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "profile", "change",
-    "disjoint_change", "cells", "neighbours", "sentences", "set_genes", "set_names", "pairs",
+    "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "numbers", "intervals", "profile",
+    "change", "disjoint_change", "cells", "neighbours", "sentences", "set_genes", "set_names", "pairs",
 ]  # fmt: skip
 """Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 
@@ -116,6 +116,9 @@ def metric(
             Two lists of texts, and `encoder` where one was passed. ``free_text``: without encoder, for the task text.
         ``named_genes``
             For each answer, the genes that it names and those that its cells express, as two lists of sets.
+            Two lists of texts, and `encoder` where one was passed.
+        ``numbers``, ``intervals``
+            True and predicted numbers, float64 (cells,); or true numbers and both ends of the predicted intervals.
         ``profile``, ``change``, ``disjoint_change``
             Mean expression, or its change from control, float64 (genes,); also (resamples, genes) if the function
             accepts it. In ``disjoint_change`` true and predicted change are taken from different halves of the

@@ -72,6 +72,23 @@ def macro_f1(truth: Sequence[str], answer: Sequence[str]) -> float:
     return float(f1_of_confusion(confusion(truth, answer)[0]))
 
 
+def balanced_of_confusion(counts: NDArray[Any]) -> Any:
+    """Mean recall over the true labels of confusion matrices (…, labels, labels)."""
+    right, named = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1)
+    recall = np.divide(right, named, out=np.zeros(right.shape), where=named > 0)
+    return recall.sum(axis=-1) / (named > 0).sum(axis=-1)
+
+
+@metric(level="labels", perfect=1.0, range=(0.0, 1.0), resampling=OfConfusion(balanced_of_confusion))
+def balanced_accuracy(truth: Sequence[str], answer: Sequence[str]) -> float:
+    """Share of right answers for each true label, averaged over these labels, as in scikit-learn.
+
+    1 / number of labels for a constant answer, whatever the frequencies (Brodersen et al., ICPR 2010).
+    """
+    truth, answer = paired(truth, answer)
+    return float(balanced_of_confusion(confusion(truth, answer)[0]))
+
+
 def confusion(truth: Labels, answer: Labels) -> tuple[NDArray[np.int64], list[Any]]:
     """Counts of (truth, answer), int64 (labels, labels), and the labels in alphabetical order."""
     labels = sorted(set(truth) | set(answer))

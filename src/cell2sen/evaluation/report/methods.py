@@ -66,6 +66,9 @@ def _on_texts(evaluation: Evaluation) -> list[str]:
         f"{_intervals(settings).replace('over cells', 'over samples')}.",
         f"Baselines are {_baselines(evaluation)}.",
         f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
+    ]
+
+
 def _on_sets(evaluation: Evaluation) -> list[str]:
     what = "names" if evaluation.task == "name_gene_set" else "genes"
     return [
@@ -89,6 +92,17 @@ def _on_profiles(evaluation: Evaluation) -> list[str]:
         "intervals over profiles (2,000 resamples).",
         f"Baselines are {_baselines(evaluation)}.",
         f"The ceiling is {_ceiling(evaluation)}.",
+    ]
+
+
+def _on_numbers(evaluation: Evaluation) -> list[str]:
+    settings = evaluation.settings
+    return [
+        f"Predicted numbers of {settings['cells']:,} cells were compared with those in column "
+        f"{settings['arguments']['label']!r}.",
+        f"{_intervals(settings)}.",
+        f"Baselines are {_baselines(evaluation)}.",
+        f"The ceiling is {_ceiling(evaluation)} (50 principal components of the 2,000 most variable genes).",
     ]
 
 
@@ -183,6 +197,8 @@ def _on_model(model: Any) -> list[str]:
 
 #: Task → sentences on what was compared; other tasks compare cells.
 _TEXTS = {
+    "text": _on_texts,
+    "number": _on_numbers,
     "annotate": _on_labels,
     "integrate": _on_profiles,
     "name_gene_set": _on_sets,

@@ -29,6 +29,7 @@ _TITLES = {
     "integrate": "Profiles among single cells",
     "name_gene_set": "Predicted names of gene sets",
     "list_gene_set": "Predicted genes of gene sets",
+    "number": "Predicted numbers of cells",
 }
 
 #: Task → what its true values are, where these are no groups.
@@ -140,8 +141,10 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str]]:
     cards = [
         (f"{settings['n_predicted']:,}", f"predicted {noun}"),
         (f"{settings['n_real']:,}", f"real {noun}, with controls" if with_controls else f"real {noun}"),
-        (f"{len(settings['true_labels' if labels else 'groups'])}", _UNITS.get(evaluation.task, "groups")),
     ]
+    if evaluation.task != "number":
+        named = "true_labels" if labels else "groups"
+        cards.append((f"{len(settings[named])}", _UNITS.get(evaluation.task, "groups")))
     return cards + ([(f"{settings['genes']['compared']:,}", "genes compared")] if settings["genes"] else [])
 
 

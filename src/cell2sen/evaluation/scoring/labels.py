@@ -123,30 +123,55 @@ def nearest_training_cell(answers: Answers, rng: np.random.Generator) -> NDArray
     return np.array([label_of[row] for row in known[nearest]], dtype=object)
 
 
+@baseline("annotate")
+def logistic_regression(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
+    """Logistic regression trained on the training cells (50 principal components of ln(1 + CP10k))."""
+    train, real = answers.train, answers.real
+    if train is None:
+        raise Missing("training cells are not known; pass train=")
+    known = rng.permutation(train.cells.by_name(train.rows))[:_MAX_LEARNED_CELLS]
+    label_of = dict(zip(train.rows, train.labels, strict=True))
+    labels = np.array([str(label_of[row]) for row in known])
+    return _logistic(train.cells, known, labels, real.cells, real.rows, "one label among the training cells")
+
+
 @baseline("annotate", role="ceiling")
 def ceiling(answers: Answers, rng: np.random.Generator) -> NDArray[Any]:
     """Logistic regression trained on one half of the real cells and tested on the other, both ways.
 
     The score of a simple model on these cells; a model that was trained on more cells may be better.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise ImportError("the ceiling needs scikit-learn: pip install 'cell2sen[eval]'") from error
     cells, rows, truth = answers.real.cells, answers.real.rows, answers.truth
     mixed = rng.permutation(len(rows))
     halves = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
     labels = np.empty(len(rows), dtype=object)
     for known, tested in (halves, halves[::-1]):
         known = known[:_MAX_LEARNED_CELLS]
-        if len(set(truth[known])) < 2:
-            raise Missing("one label in one half of the real cells")
-        embedding = Embedding.fit("pca", cells, rows[known], _COMPONENTS)
-        coordinates = embedding.cells(cells, rows[known])
-        spread = coordinates.std(axis=0).max() or 1.0
-        model = LogisticRegression(C=1.0, max_iter=2000).fit(coordinates / spread, truth[known].astype(str))
-        labels[tested] = model.predict(embedding.cells(cells, rows[tested]) / spread)
+        alone = "one label in one half of the real cells"
+        labels[tested] = _logistic(cells, rows[known], truth[known].astype(str), cells, rows[tested], alone)
     return labels
+
+
+def _logistic(
+    known: Cells,
+    known_rows: NDArray[np.int64],
+    labels: NDArray[Any],
+    tested: Cells,
+    rows: NDArray[np.int64],
+    alone: str,
+) -> NDArray[Any]:
+    """Labels that logistic regression predicts; `alone` is the reason if there is one label only."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError("logistic regression needs scikit-learn: pip install 'cell2sen[eval]'") from error
+    if len(set(labels)) < 2:
+        raise Missing(alone)
+    embedding = Embedding.fit("pca", known, known_rows, _COMPONENTS)
+    coordinates = embedding.cells(known, known_rows)
+    spread = coordinates.std(axis=0).max() or 1.0
+    model = LogisticRegression(C=1.0, max_iter=2000).fit(coordinates / spread, labels)
+    return np.asarray(model.predict(embedding.cells(tested, rows) / spread), dtype=object)
 
 
 # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -277,7 +302,7 @@ def _of_values(values: NDArray[np.float64], answers: Answers) -> Estimates:
     """Means over all cells, and over those of each true label."""
     resamples, n = answers.settings.sampling.resamples, len(values)
     drawn = bootstrap.weights(answers.generator("over cells"), resamples, n)
-    by_units = _over_units(
+    by_units = over_units(
         lambda sums: sums[:, 0] / sums[:, 1], lambda some: np.array([values[some].sum(), len(some)]), answers
     )
     total = Estimate(value=float(values.mean()), by_cells=drawn @ values / n, by_units=by_units)
@@ -305,7 +330,7 @@ def _of_confusion(
     return Estimate(
         value=float(of_counts(np.bincount(code, minlength=size**2).astype(float))),
         by_cells=np.asarray(of_counts(np.stack(counts) if counts else np.zeros((0, size**2)))),
-        by_units=_over_units(of_counts, lambda some: np.bincount(code[some], minlength=size**2), answers),
+        by_units=over_units(of_counts, lambda some: np.bincount(code[some], minlength=size**2), answers),
     )
 
 
@@ -321,10 +346,16 @@ def _of_draws(metric: Metric, arrays: tuple[NDArray[Any], ...], extra: tuple[Any
     return Estimate(value=value, by_cells=np.array(replicates))
 
 
-def _over_units(
-    function: Callable[[Any], Any], sums_of: Callable[[NDArray[np.int64]], NDArray[Any]], answers: Answers
+def over_units(
+    function: Callable[[Any], Any], sums_of: Callable[[NDArray[np.int64]], NDArray[Any]], answers: Any
 ) -> NDArray[np.float64]:
-    """Bootstrap replicates of a function of sums over cells; all cells of a unit are drawn together."""
+    """Bootstrap replicates of a function of sums over cells; all cells of a unit are drawn together.
+
+    Parameters
+    ----------
+    answers
+        Labels (:class:`Answers`) or numbers, with ``units`` and ``generator``.
+    """
     if answers.units is None:
         return np.array([])
     names = sorted({str(unit) for unit in answers.units if unit is not None})
@@ -350,7 +381,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     named = as_list(columns.label)
     if len(named) != 1:
         raise ValueError(f"label must be one column of the real cells, found {named}")
-    column = _predicted_column(predicted, columns.predicted_label)
+    column = predicted_column(predicted, columns.predicted_label, named[0])
     labels, truth = predicted.column(column), real.column(named[0])
     if column == named[0] and predicted.obs is real.obs:
         raise ValueError(
@@ -380,12 +411,32 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     return answers, notes + _notes_on(answers)
 
 
-def _predicted_column(predicted: Cells, column: str | None) -> str:
-    """The obs column with predicted labels: as passed, as recorded by this package, or its default."""
-    record = (
-        predicted.provenance if predicted.verb == "annotate" else dict(predicted.uns.get(UNS, {}).get("annotate", {}))
-    )
-    return str(column or record.get("key") or "cell2sen_cell_type")
+def predicted_column(predicted: Cells, column: str | None, label: str) -> str:
+    """The obs column with predictions of a label: as passed, as recorded by this package, or its default.
+
+    Raises
+    ------
+    ValueError
+        This package recorded several columns, none of which is of `label`.
+    """
+    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
+    results: Mapping[str, Any] = record.get("results", {})
+    of_label = [key for key, result in results.items() if label in (result.get("column"), key)]
+    if column is None and results and not of_label:
+        raise ValueError(
+            f"predictions of {label!r} are not among {list(results)}: name the column with predicted_label="
+        )
+    return str(column or next(iter(of_label), None) or record.get("key") or "cell2sen_cell_type")
+
+
+def is_number(predicted: Cells, column: str | None, label: str) -> bool:
+    """Whether this package recorded that the predictions of a label are numbers."""
+    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
+    records = record.get("results") or {str(record.get("key")): record}
+    keys = [
+        key for key, result in records.items() if column == key or (column is None and label == result.get("column"))
+    ]
+    return any("interval" in records[key] for key in keys)
 
 
 def common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:

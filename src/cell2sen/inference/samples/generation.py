@@ -14,7 +14,7 @@ from cell2sen.backend import Backend, Sampling
 from cell2sen.data.names.text import as_text, as_texts, list_of_names
 from cell2sen.inference.generate import write_cells
 from cell2sen.inference.session import DEFAULT_GENES, Session, warn_unknown
-from cell2sen.prompt import Prompt
+from cell2sen.prompt import Prompt, context_line
 from cell2sen.task import Task
 
 #: What a sample is generated from → task.
@@ -146,13 +146,14 @@ def generate_samples(
     for kind, names in (("tissue", _values(origin, "tissue")), ("labels", _values(origin, "cell_type"))):
         if names:
             warn_unknown(kind, names, session.model)
-    samples = _repeated(origin, n)
+    samples, line = _repeated(origin, n), context_line(session.context.given or {})
     prompts = [
         task.prompt(
             cells={f"{name}/{place + 1}": () for place in range(origin.n_cells)},
             organism=organism,
             key=name,
             answer_genes=1,
+            context=line,
             **slots,
         )
         for name, slots in samples

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from cell2sen.inference.annotate import LabelProbabilities, choose_labels, label_menu, temperature_of
+from cell2sen.inference.annotate import ClosedSet, LabelProbabilities, choose_labels, temperature_of
 from cell2sen.inference.session import Session
 
 
 def label_cells(
-    session: Session, labels: Sequence[str] | None, samples: Sequence[NDArray[np.int64]], *, distinct: bool = False
+    session: Session, menu: ClosedSet, samples: Sequence[NDArray[np.int64]], *, distinct: bool = False
 ) -> LabelProbabilities:
     """Label of each cell of samples, from a closed set.
 
     Parameters
     ----------
-    labels
-        Closed set; by default the labels that the model was trained on.
+    menu
+        Labels to choose from (:func:`cell2sen.inference.annotate.closed_set`).
     samples
         Rows of each sample (:func:`cell2sen.inference.annotate.samples_of_cells`).
     distinct
@@ -38,16 +38,15 @@ def label_cells(
     Raises
     ------
     ValueError
-        Fewer than two labels, two that mean the same, or with `distinct` fewer labels than a sample has cells.
+        With `distinct` fewer labels than a sample has cells.
     """
-    menu = label_menu(session, labels)
     n_labels, largest = len(menu.labels), max(map(len, samples), default=0)
     if distinct and largest > n_labels:
         raise ValueError(
             f"{largest} cells of a sample cannot have different labels of {n_labels}: pass more labels, or fewer cells "
             "(n_cells)"
         )
-    temperature, calibrated = temperature_of(session)
+    temperature, calibrated = temperature_of(session.model, session.task)
     scores = np.full((len(session.sentences), n_labels), np.nan)
     by_size: dict[int, list[NDArray[np.int64]]] = {}
     for sample in samples:
@@ -55,10 +54,10 @@ def label_cells(
     for size, members in by_size.items():
         # Each rotation has another cell in the first place.
         rows = [np.roll(sample, -first) for sample in members for first in range(size)] if distinct else members
-        prompts = session.task.prompts(session.sentences, rows, length=session.length)
+        prompts = session.prompts(rows, length=session.length)
         answered = 1 if distinct else size
         _, logs = choose_labels(
-            session.backend, session.task, prompts, menu.scored, n_cells=answered, groups=menu.groups
+            session.backend, session.task, prompts, menu.written, n_cells=answered, groups=menu.places
         )
         for cells, values in zip(rows, logs, strict=True):
             scores[cells[:answered]] = values

@@ -134,8 +134,7 @@ def write_texts(
     slots
         Values of the prompt for each sample, such as the question.
     """
-    task = session.task
-    prompts = task.prompts(session.sentences, samples, length=session.length, slots=slots)
+    prompts = session.prompts(samples, length=session.length, slots=slots)
     prompts = [
         replace(prompt, key="/".join([prompt.key, *values.values()]))
         for prompt, values in zip(prompts, slots, strict=True)

@@ -106,7 +106,8 @@ class TrainingFile:
     """Slot of a task → obs column (``{tissue: tissue}``). For tasks that read several cells, ``sample`` is the column
     whose values all cells of a sample share (``{tissue: tissue, sample: donor}``), ``<task>_sample`` that of one task
     (``caption_sample: cluster``). A pattern stands for several columns (``{question: question_*, answer: answer_*}``),
-    which the draws use in turn, in the order of their names."""
+    which the draws use in turn, in the order of their names. For ``label:COLUMN`` and ``number:COLUMN``, and for the
+    context, it is needed only where a file has another name for the column."""
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""
@@ -165,6 +166,14 @@ class Augmentation:
     panel: float = 0.0
     """Share of cells that are written with a random part of the genes, as of a targeted panel."""
 
+    context_dropout: float = 0.0
+    """Share of the values of ``data.context`` that are left out at random, so that prompts without them are learned,
+    too."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_dropout <= 1:
+            raise ValueError(f"augmentation: context_dropout is a share from 0 to 1, found {self.context_dropout}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -184,6 +193,9 @@ class DataConfig:
     """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
+    context: tuple[str, ...] = ()
+    """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.
+    Missing values, and columns that a file does not have, are written as nothing."""
 
     def __post_init__(self) -> None:
         names = [data.file for data in (*self.files, *self.gene_sets)]

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
 from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
-from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
+from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, text_column
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
+from cell2sen.inference.answers.numbers import Bins
+from cell2sen.prompt import words_of
 from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
+from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation, TrainingFile
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class TrainingCells:
         Folder that ``data.file`` is relative to.
     case
         ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
+    context
+        obs columns whose values are in prompts, where the file has them.
 
     Attributes
     ----------
@@ -63,12 +68,15 @@ class TrainingCells:
         Held-out cells, bool (cells,).
     label, perturbation
         Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
+    bins
+        Column of numbers → its bins.
     """
 
-    def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
-        self.data, self.case = data, case
+    def __init__(self, data: TrainingFile, base: Path, case: Any, context: Sequence[str] = ()) -> None:
+        self.data, self.case, self.context_names = data, case, tuple(context)
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
+        self.bins: dict[str, Bins] = {}
         self._same: dict[str, str] = {}  # combinations of the file → the same ones in another order
         with (
             _named(data.file),
@@ -184,6 +192,8 @@ class TrainingCells:
         obs = pd.DataFrame(index=np.asarray(self.names, dtype=object)[rows])
         for column in self.data.context:
             obs[column] = pd.Categorical(self._column(column)[rows])
+        for column, values in self._context_columns().items():
+            obs[column] = pd.Categorical(values[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
         values = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
@@ -231,6 +241,37 @@ class TrainingCells:
             raise KeyError(f"{self.owner} has no column {name!r}; available: {available}")
         return found
 
+    def answers(self, task: Task, draw: int = 0) -> NDArray[Any]:
+        """Written answer of each cell to a task that is answered from obs, object (cells,); ``None`` where missing."""
+        if task.column is None:
+            return self.values(str(task.target), draw)
+        if task.answer == "number":
+            return self.bins[task.column].write(self.numbers(task))
+        return self._column(self._column_of(task))
+
+    def numbers(self, task: Task) -> NDArray[np.float64]:
+        """Values of the column of a number task, float64 (cells,); NaN where missing."""
+        return number_column(self.obs, self._column_of(task), self.owner)
+
+    def _column_of(self, task: Task) -> str:
+        return self.data.columns.get(str(task.target), str(task.column))
+
+    @property
+    def prompt_context(self) -> Context:
+        """What prompts tell of each cell besides its genes."""
+        columns = self._context_columns()
+        return Context(names=tuple(columns), values=list(zip(*columns.values(), strict=True)))
+
+    def context_of(self, task: Task) -> list[str]:
+        """Columns that are in the prompts of a task: not that of its answer."""
+        answers = {words_of(name) for name in (task.column, task.target) if name}
+        return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def _context_columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of prompts that the file has: name → values as text, object (cells,)."""
+        columns = {name: self.data.columns.get(name, name) for name in self.context_names}
+        return {name: self._column(column) for name, column in columns.items() if column in self.obs}
+
     def is_control(self, cell: int) -> bool:
         """Whether a cell is unperturbed; true for all cells of a file without perturbations."""
         return self.perturbation is None or self.perturbation[cell] == self.data.control
@@ -257,7 +298,7 @@ class TrainingCells:
             names=names,
             organism=tuple(self.organism),
             perturbations=(None,) * len(names),
-            obs=pd.DataFrame(index=names),
+            obs=pd.DataFrame(self._context_columns(), index=names),
             recipe=self.ranker.recipe,
             fit=None,
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.prompt import Prompt
+from cell2sen.prompt import Prompt, context_line
 from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
@@ -33,6 +33,7 @@ class Draw:
     ) -> None:
         self.cells, self.number, self.held_out = cells, number, held_out
         self.generator = np.random.default_rng(seeds)
+        self.context, self.context_dropout = cells.prompt_context, augmentation.context_dropout
         self.sentences = cells.sentences(number, augmentation, seeds[0])
         #: Cells of this side of the split that have genes.
         self.side = np.flatnonzero((cells.test == held_out) & (self.sentences.n_genes > 0))
@@ -41,6 +42,20 @@ class Draw:
         """Cells drawn for a task: all; a random share in the last draw of a fractional number; none after that."""
         share = 1.0 if self.held_out else self.cells.data.tasks[task] - self.number
         return self.side if share >= 1 else self.side[self.generator.random(len(self.side)) < share]
+
+    def context_lines(self, task: Task, rows: Sequence[int] | Sequence[NDArray[np.int64]]) -> list[str] | None:
+        """Context of the prompts of cells or samples; of a sample the values that its cells share."""
+        if not self.context:
+            return None
+        names = self.cells.context_of(task)
+        kept = np.ones((len(rows), len(names)), dtype=bool)
+        if self.context_dropout:
+            kept = self.generator.random(kept.shape) >= self.context_dropout
+        lines = []
+        for row, keep in zip(rows, kept, strict=True):
+            values = self.context.shared(np.atleast_1d(row))
+            lines.append(context_line({name: values[name] for name, has in zip(names, keep, strict=True) if has}))
+        return lines
 
     def variant(self, task: Task) -> int:
         """Number of a randomly chosen template."""
@@ -51,7 +66,7 @@ class ChosenCells:
     """Rows of a draw for which prompts are built."""
 
     def __init__(self, drawn: Draw) -> None:
-        self.sentences = drawn.sentences
+        self.drawn, self.sentences = drawn, drawn.sentences
         self.sources: list[int] = []
         self.cells: list[int] = []
         self.slots: list[Mapping[str, Any]] = []
@@ -67,12 +82,18 @@ class ChosenCells:
         self.n_genes.append(n_genes)
 
     def prompts(self, task: Task, length: int) -> list[Prompt]:
-        """Prompts for the chosen cells; the key of each is the name of the answer's cell."""
+        """Prompts for the chosen cells; keys are names of the answers' cells, contexts those of the prompts'."""
         answers, prompts = self.sentences[np.array(self.cells, dtype=np.int64)], range(len(self.cells))
         sources = self.sentences[np.array(self.sources, dtype=np.int64)]
         named = replace(sources, names=answers.names, organism=answers.organism)
         return task.prompts(
-            named, prompts, length=length, answer_genes=self.n_genes, slots=self.slots, variants=self.variants
+            named,
+            prompts,
+            length=length,
+            answer_genes=self.n_genes,
+            slots=self.slots,
+            variants=self.variants,
+            contexts=self.drawn.context_lines(task, self.sources),
         )
 
 

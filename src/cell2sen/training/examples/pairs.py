@@ -15,8 +15,8 @@ from cell2sen.training.config.data import Augmentation
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
-from cell2sen.training.examples.pair import Pair
 from cell2sen.training.examples.gene_sets import TrainingSets
+from cell2sen.training.examples.pair import Pair
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
 
@@ -26,7 +26,7 @@ __all__ = ["Examples", "Pair", "pairs"]
 SEED_STEP = 7919
 
 #: Kinds of answers that are read from an obs column.
-_COLUMN_ANSWERS = ("label", "yes_no", "text")
+_COLUMN_ANSWERS = ("label", "number", "yes_no", "text")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +138,7 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.values(str(task.target), drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    answers = cells.answers(task, drawn.number) if task.answer in _COLUMN_ANSWERS else None
     slots = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)

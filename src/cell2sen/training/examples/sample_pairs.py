@@ -51,14 +51,18 @@ def pairs_of_samples(
     seed = int(drawn.generator.integers(2**32))
     # Equal sizes use all cells, but a group of 3 cells is no sample of exactly 2.
     split = draw_samples if fewest == most else split_into_samples
-    for sample in split(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed):
+    samples = split(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed)
+    contexts = drawn.context_lines(task, samples) or [""] * len(samples)
+    for sample, context in zip(samples, contexts, strict=True):
         slots = {slot: columns[slot][sample[0]] for slot in task.slots if slot in columns}
         slots |= {slot: list(of_cells[slot][sample]) for slot in task.slots if slot in of_cells}
         variant = drawn.variant(task)
         if task.answer == "sentences":
-            yield _of_sentences(task, drawn, sample, slots, variant, length)
+            yield _of_sentences(task, drawn, sample, {**slots, "context": context}, variant, length)
             continue
-        [prompt] = task.prompts(drawn.sentences, [sample], length=length, slots=[slots], variants=[variant])
+        [prompt] = task.prompts(
+            drawn.sentences, [sample], length=length, slots=[slots], variants=[variant], contexts=[context]
+        )
         target = str(task.target)
         answer = list(of_cells[target][sample]) if task.answer == "labels" else columns[target][sample[0]]
         if task.answer == "text":

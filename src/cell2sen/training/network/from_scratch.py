@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from cell2sen.data.genes.gene_sets import name_in_text
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokens
+from cell2sen.prompt import context_line
 from cell2sen.task import Task
 from cell2sen.training.config.model import Scratch
 from cell2sen.training.config.settings import TrainConfig
@@ -34,6 +35,9 @@ GENE_VECTOR_SCALE = 0.1
 
 #: Maximum number of training cells of a file from which gene vectors are computed.
 MAX_VECTOR_CELLS = 2000
+
+#: Maximum number of cells of a file whose contexts the tokenizer is trained on.
+MAX_CONTEXT_LINES = 2000
 
 #: Added to the share of cells that express a gene, before its logarithm is taken.
 MIN_EXPRESSED_SHARE = 1e-3
@@ -105,6 +109,8 @@ def _texts(
     texts = [getattr(each, part) for task in tasks.values() for each in task.templates for part in parts]
     texts += _texts_of_columns(cells, tasks)
     texts += [f" {label}." for label in _all_labels(config, cells)] * 2
+    texts += [f" {answer}." for answer in _column_answers(cells, tasks)] * 2
+    texts += sorted({line for file in cells.values() for line in _context_lines(file)})
     texts += [f" {name}" for file in cells.values() for name in sorted(set(file.organism))]
     perturbations = {name for file in cells.values() if file.perturbation is not None for name in file.perturbation}
     texts += [f" {name}" for name in sorted(name for name in perturbations if name)]
@@ -129,6 +135,21 @@ def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list
         str(label) for file in cells.values() if file.label is not None for label in file.label if label is not None
     }
     return sorted(labels | {spelling for spellings in config.data.spellings.values() for spelling in spellings})
+
+
+def _column_answers(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:
+    """Answers of the tasks of obs columns."""
+    answers: set[str] = set()
+    for file in cells.values():
+        for task in (tasks[name] for name in file.data.tasks if tasks[name].column):
+            answers |= set(file.answers(task).tolist()) - {None}
+    return sorted(answers)
+
+
+def _context_lines(cells: TrainingCells) -> list[str]:
+    """Contexts of the first cells."""
+    context = cells.prompt_context
+    return [context_line(context.shared([row])) for row in range(len(context.values))][:MAX_CONTEXT_LINES]
 
 
 def _set_gene_vectors(

@@ -77,6 +77,7 @@ def metadata_of(
         "started_from": None,
     }
     metadata |= _label_lists(examples)
+    metadata |= _columns(examples, before)
     if start is not None:
         history = {key: before[key] for key in ("labels", "split", "training", "started_from") if before.get(key)}
         metadata["started_from"] = {**start.provenance(), **history}
@@ -113,10 +114,38 @@ def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
     lists: dict[str, dict[str, int]] = {}
     for file in examples.cells.values():
         for task in (examples.tasks[name] for name in file.data.tasks):
-            if task.answer == "label" and task.target is not None and task.target not in LABEL_KEYS:
+            of_slot = task.answer == "label" and task.column is None
+            if of_slot and task.target is not None and task.target not in LABEL_KEYS:
                 values = [str(value) for value in file.values(task.target)[~file.test] if value is not None]
                 lists[task.target] = dict(sorted((Counter(lists.get(task.target)) + Counter(values)).items()))
     return lists
+
+
+def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Names, numbers and contexts of obs columns: under ``label_columns``, ``number_columns`` and ``context``.
+
+    Of labels and contexts the number of training cells; of numbers their bins, and the training cells of each.
+    """
+    labels: dict[str, Counter[str]] = {}
+    numbers: dict[str, Counter[str]] = {}
+    bins: dict[str, dict[str, Any]] = {}
+    context: Counter[str] = Counter()
+    for file in examples.cells.values():
+        for task in (examples.tasks[name] for name in file.data.tasks):
+            if task.column is None:
+                continue
+            answers = [str(answer) for answer in file.answers(task)[~file.test] if answer is not None]
+            (numbers if task.answer == "number" else labels).setdefault(task.column, Counter()).update(answers)
+            if task.answer == "number":
+                bins[task.column] = file.bins[task.column].record()
+        values = file.prompt_context
+        for name, has in zip(values.names, np.array(values.values, dtype=object).T, strict=True):
+            context[name] += sum(value is not None for value in has[~file.test])
+    counted = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
+    binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
+    found = {"label_columns": counted, "number_columns": binned, "context": dict(context)}
+    merged = {key: {**before.get(key, {}), **values} for key, values in found.items()}
+    return {key: values for key, values in merged.items() if values}
 
 
 def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Recipe:

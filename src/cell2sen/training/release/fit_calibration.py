@@ -1,4 +1,4 @@
-"""Calibration of label probabilities: a temperature fitted on held-out cells."""
+"""Calibration of probabilities of labels and numbers: a temperature per task, fitted on held-out cells."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+from cell2sen import tasks
 from cell2sen.data.splits import barcode
 from cell2sen.evaluation.metrics.labels import calibration_error
-from cell2sen.inference.annotate import MIN_TRAINING_CELLS, label_probabilities
-from cell2sen.inference.session import load_model, start
-from cell2sen.model import resolve
+from cell2sen.inference.annotate import MIN_TRAINING_CELLS, kind_of
+from cell2sen.inference.answers.columns import annotations, trained_bins
+from cell2sen.inference.session import load_model, start, trained_names
+from cell2sen.model import Model, resolve
+from cell2sen.task import Task
+from cell2sen.tasks import COLUMN_TASKS
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.directory import update_metadata
@@ -55,19 +59,43 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
 
 
 def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = False) -> dict[str, Any]:
-    """Fit the temperature of the task ``annotate`` and write it into the model's metadata.
+    """Fit the temperatures of the task ``annotate`` and of tasks of obs columns, and write them into the metadata.
 
-    It is fitted on the calibration half of the held-out cells, over the labels with at least
-    :data:`cell2sen.inference.annotate.MIN_TRAINING_CELLS` training cells. Without such cells nothing is written, and
-    probabilities stay marked as not calibrated.
+    Each is fitted on the calibration half of the held-out cells, over the labels with at least
+    :data:`cell2sen.inference.annotate.MIN_TRAINING_CELLS` training cells, or over all bins of numbers. Without such
+    cells nothing is written, and probabilities stay marked as not calibrated.
 
     Returns
     -------
-    ``temperature``, ``n_cells``, ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``); empty
-    without cells.
+    Task → ``temperature``, ``n_cells``, ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``).
     """
     model = resolve(folder)
-    known: dict[str, int] = model.metadata.get("labels") or {}
+    named = dict.fromkeys(name for file in cells for name in file.data.tasks if name.partition(":")[0] in COLUMN_TASKS)
+    results: dict[str, Any] = {}
+    backend: Any = None
+    for name in ["annotate", *named]:
+        answers = _answers(model, name)
+        if name not in model.metadata.get("templates", {}) or len(answers) < 2:
+            continue
+        backend = backend or load_model({"model": model, "progress": progress})
+        if result := _calibrated(backend, name, answers, cells):
+            results[name] = result
+            logger.info(
+                "%s: temperature %.3f on %d held-out cells: calibration error %.3f → %.3f",
+                name,
+                *(result[key] for key in ("temperature", "n_cells", "ece_before", "ece_after")),
+            )
+    if results:
+        update_metadata(folder, {"calibration": results})
+    return results
+
+
+def _answers(model: Model, name: str) -> list[str]:
+    """Numbers, or labels with enough training cells; a warning names the others."""
+    task = tasks.load(name)
+    if task.answer == "number":
+        return list(trained_bins(model, str(task.column)).answers)
+    known = trained_names(model, kind_of(task))
     labels = [label for label, count in known.items() if count >= MIN_TRAINING_CELLS]
     if rare := sorted(set(known) - set(labels)):
         logger.warning(
@@ -75,28 +103,31 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
             MIN_TRAINING_CELLS,
             ", ".join(rare),
         )
-    if "annotate" not in model.metadata.get("templates", {}) or len(labels) < 2:
-        return {}
-    backend = load_model({"model": model, "progress": progress})
+    return labels
+
+
+def _calibrated(backend: Any, name: str, answers: Sequence[str], cells: Sequence[TrainingCells]) -> dict[str, Any]:
+    """Result of one task; empty without held-out cells that have one of the answers."""
+    task = tasks.load(name)
     scores, truth = [], []
     for file in cells:
-        rows = _rows(file, labels, MAX_CALIBRATION_CELLS // len(cells))
-        if not len(rows):
+        values = _truth(file, task)
+        rows = _rows(file, values, answers, MAX_CALIBRATION_CELLS // len(cells))
+        if values is None or not len(rows):
             continue
         sentences = file.sentences(0, Augmentation(), 0)[rows]
-        choices = label_probabilities(start(sentences, "annotate", {"model": backend}), labels)
-        scores.append(np.log(np.maximum(choices.probabilities, 1e-300)))
-        assert file.label is not None
-        truth.append(np.array([labels.index(str(label)) for label in file.label[rows]]))
-    if not scores:
-        return {}
-    result = _fitted(np.concatenate(scores), np.concatenate(truth))
-    logger.info(
-        "temperature %.3f on %d held-out cells: calibration error %.3f → %.3f",
-        *(result[key] for key in ("temperature", "n_cells", "ece_before", "ece_after")),
-    )
-    update_metadata(folder, {"calibration": {"annotate": result}})
-    return result
+        session = start(sentences, task, {"model": backend, "context": file.context_of(task)})
+        [found] = annotations(session, [session.task], list(answers) if task.answer == "label" else None)
+        scores.append(np.log(np.maximum(found.probabilities.probabilities, 1e-300)))
+        truth.append(np.array([answers.index(str(value)) for value in values[rows]]))
+    return _fitted(np.concatenate(scores), np.concatenate(truth)) if scores else {}
+
+
+def _truth(cells: TrainingCells, task: Task) -> NDArray[Any] | None:
+    """Written answer of each cell, object (cells,); ``None`` for a file without them."""
+    if task.column is None:
+        return cells.label
+    return cells.answers(task) if task.name in cells.data.tasks else None
 
 
 def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> dict[str, Any]:
@@ -112,14 +143,12 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
     }
 
 
-def _rows(cells: TrainingCells, labels: Sequence[str], limit: int) -> NDArray[np.int64]:
-    """First cells of the calibration half that have one of the labels, and genes."""
-    if cells.label is None:
+def _rows(cells: TrainingCells, truth: NDArray[Any] | None, answers: Sequence[str], limit: int) -> NDArray[np.int64]:
+    """First cells of the calibration half that have one of the answers, and genes."""
+    if truth is None:
         return np.array([], dtype=np.int64)
     names, has_genes = cells.names, np.diff(cells.matrix.indptr) > 0
     usable = [
-        row
-        for row in np.flatnonzero(cells.test)
-        if cells.label[row] in labels and calibrates(names[row]) and has_genes[row]
+        row for row in np.flatnonzero(cells.test) if truth[row] in answers and calibrates(names[row]) and has_genes[row]
     ]
     return np.asarray(usable[:limit], dtype=np.int64)

@@ -157,7 +157,8 @@ def _residuals(
     sampled = [np.sort(generator.permutation(group.control)[:n_control]) for group in groups]
     adata = cells.anndata(np.concatenate(sampled))
     adata.obs_names_make_unique()
-    session = start(adata, "perturb", {"model": backend, "progress": False, "scale": "log1p"})
+    options: Any = {"context": list(cells.prompt_context.names)}
+    session = start(adata, "perturb", {"model": backend, "progress": False, "scale": "log1p", **options})
     slots = [{"perturbation": groups[0].perturbation}] * adata.n_obs
     response = expected_response(session, slots, seed=seed, correction=False)
     change = sp.csr_matrix(response.predicted - response.control)

@@ -64,6 +64,12 @@ def _data(metadata: Mapping[str, Any]) -> str:
     rows = [f"| {file} | {split['n_train']} | {split['n_held_out']} |" for file, split in metadata["split"].items()]
     lists = [
         f"* Labels: {', '.join(metadata['labels']) or 'none'}",
+        *[f"* {column}: {', '.join(names)}" for column, names in metadata.get("label_columns", {}).items()],
+        *[
+            f"* {column}: {min(bins['values']):g} to {max(bins['values']):g} in {len(bins['values'])} bins"
+            for column, bins in metadata.get("number_columns", {}).items()
+        ],
+        *([f"* In prompts: {', '.join(metadata['context'])}"] if metadata.get("context") else []),
         f"* Perturbations: {', '.join(metadata['perturbations']) or 'none'}",
         f"* Organisms: {', '.join(metadata['organisms'])}",
     ]
@@ -107,12 +113,13 @@ def _training_measure(config: TrainConfig, state: Any) -> str:
 
 
 def _calibration(metadata: Mapping[str, Any]) -> str:
-    calibration = metadata.get("calibration", {}).get("annotate")
+    calibration = metadata.get("calibration") or {}
     if not calibration:
         return "Label probabilities are not calibrated"
-    return (
-        f"Label probabilities are calibrated on {calibration['n_cells']} held-out cells, temperature "
-        f"{calibration['temperature']:.2f}"
+    return "\n* ".join(
+        f"{'Label probabilities' if name == 'annotate' else f'Probabilities of {name}'} are calibrated on "
+        f"{fit['n_cells']} held-out cells, temperature {fit['temperature']:.2f}"
+        for name, fit in calibration.items()
     )
 
 

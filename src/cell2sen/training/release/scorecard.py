@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cell2sen import tasks
 from cell2sen.backend import SENTENCE_END, Sampling
 from cell2sen.evaluation import evaluate as evaluation
 from cell2sen.evaluation.inputs import UNS
-from cell2sen.inference.annotate import label_probabilities
+from cell2sen.inference.answers.columns import annotations
 from cell2sen.inference.perturb import predict_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
+from cell2sen.task import Task
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.fit_calibration import calibrates
 
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Task → metrics on the card.
+#: Task, or beginning of the name of a task of an obs column → metrics on the card.
 METRICS = {
     "annotate": ("accuracy", "macro_f1", "expected_calibration_error"),
     "perturb": ("pearson_delta", "kendall_tau", "gene_overlap_100"),
+    "label": ("accuracy", "balanced_accuracy", "expected_calibration_error"),
+    "number": ("mean_absolute_error", "spearman_of_numbers", "interval_coverage"),
 }
 
 #: Maximum number of training cells for baselines, and number of bootstrap samples: a card must take less time than a
@@ -55,13 +59,15 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
     backend: Any = None
     found: list[dict[str, Any]] = []
     for file in cells:
-        for task in [task for task in file.data.tasks if task in METRICS]:
+        for task in [task for task in file.data.tasks if task.partition(":")[0] in METRICS]:
             rows = _sampled_rows(file, task, limit, seed)
             if not len(rows):
                 continue
             backend = backend or load_model({"model": model, "progress": False})
             try:
-                evaluated = (_annotation if task == "annotate" else _response)(file, rows, backend)
+                evaluated = (
+                    _response(file, rows, backend) if task == "perturb" else _annotation(file, rows, backend, task)
+                )
             except (ValueError, KeyError) as error:  # such as too few cells of a group
                 logger.warning("the model card has no scores of task %r on %s: %s", task, file.data.file, error)
                 continue
@@ -89,34 +95,46 @@ def as_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
 def _sampled_rows(cells: TrainingCells, task: str, limit: int, seed: int) -> NDArray[np.int64]:
     """Random held-out cells with genes: labelled cells outside the calibration half, or controls."""
     usable = cells.test & (np.diff(cells.matrix.indptr) > 0)
-    if task == "annotate":
-        usable &= _labelled(cells) & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
+    if task != "perturb":
+        known = pd.notna(_truth(cells, tasks.load(task)))
+        usable &= known & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
     else:
         usable &= np.asarray(cells.perturbation == cells.data.control, dtype=bool)
     return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:limit])
 
 
-def _labelled(cells: TrainingCells) -> NDArray[np.bool_]:
-    labels = cells.label if cells.label is not None else [None] * len(cells.names)
-    return np.array([label is not None for label in labels], dtype=bool)
+def _truth(cells: TrainingCells, task: Task) -> NDArray[Any]:
+    """True label or number of each cell, (cells,); missing values as ``None`` or NaN."""
+    if task.answer == "number":
+        return cells.numbers(task)
+    if task.column is not None:
+        return cells.answers(task)
+    return np.full(len(cells.names), None, dtype=object) if cells.label is None else cells.label
 
 
-def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> evaluation.Evaluation:
-    """Evaluation of predicted labels."""
-    assert cells.label is not None
-    adata = _adata(cells, rows, truth=cells.label)
-    session = start(adata, "annotate", {"model": backend, "progress": False, "scale": "log1p"})
-    adata.obs["predicted"], adata.obs["predicted_score"] = label_probabilities(session).pick()
+def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any, name: str) -> evaluation.Evaluation:
+    """Evaluation of predicted labels or numbers."""
+    task = tasks.load(name)
+    truth, adata = _truth(cells, task), cells.anndata(rows)
+    options: Any = {"model": backend, "progress": False, "scale": "log1p", "context": cells.context_of(task)}
+    session = start(adata, task, options)
+    [found] = annotations(session, [session.task])
+    adata.obs["truth"] = truth[rows]
+    for column, values in found.obs().items():
+        adata.obs[f"predicted{column.removeprefix(found.key)}"] = values
     adata.uns[UNS] = {"annotate": session.provenance()}
-    train = _adata(cells, _baseline_rows(~cells.test & _labelled(cells)), truth=cells.label)
+    learned = _baseline_rows(~cells.test & pd.notna(truth))
+    train = cells.anndata(learned)
+    train.obs["truth"] = truth[learned]
+    kind = name.partition(":")[0]
     return evaluation.evaluate(
         adata,
         adata,
-        task="annotate",
+        task="number" if kind == "number" else "annotate",
         label="truth",
         predicted_label="predicted",
         train=train,
-        metrics=METRICS["annotate"],
+        metrics=METRICS[kind],
         scale="log1p",
         real_scale="log1p",
         leaks="report",
@@ -135,7 +153,7 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
     treated = np.asarray(cells.perturbation == name, dtype=bool)
     with_treated = {context[cell] for cell in np.flatnonzero(cells.test & treated)}
     rows = np.array([row for row in rows if context[row] in with_treated], dtype=np.int64)
-    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend)
+    predicted = _predicted(_adata(cells, rows, truth=cells.perturbation), name, backend, cells.prompt_context.names)
     both = treated | np.asarray(cells.perturbation == cells.data.control, dtype=bool)
     real = _adata(cells, np.flatnonzero(cells.test & both), truth=cells.perturbation)
     train = _adata(cells, _baseline_rows(~cells.test & both), truth=cells.perturbation)
@@ -156,11 +174,12 @@ def _response(cells: TrainingCells, rows: NDArray[np.int64], backend: Any) -> ev
     )
 
 
-def _predicted(control: AnnData, perturbation: str, backend: Any) -> AnnData:
+def _predicted(control: AnnData, perturbation: str, backend: Any, context: Sequence[str]) -> AnnData:
     """Predicted cells, as :func:`cell2sen.tl.perturb` returns them."""
     from anndata import AnnData
 
-    session = start(control, "perturb", {"model": backend, "progress": False, "scale": "log1p"})
+    options: Any = {"model": backend, "progress": False, "scale": "log1p", "context": list(context)}
+    session = start(control, "perturb", options)
     response = predict_response(session, (perturbation,) * control.n_obs, sampling=SAMPLING)
     obs = control.obs.iloc[response.rows].copy()
     obs["perturbation"] = pd.Categorical(response.perturbations)

@@ -1,0 +1,1 @@
+"""Answers of tasks of obs columns: numbers, and several columns at once."""

@@ -1,0 +1,193 @@
+"""Annotations: labels or numbers of obs columns, one task or several on prompts that are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cell2sen import tasks
+from cell2sen.inference.annotate import ClosedSet, LabelProbabilities, check_labels, closed_set, probabilities_of
+from cell2sen.inference.answers.numbers import LEVEL, Bins
+from cell2sen.inference.samples.labels import label_cells
+from cell2sen.inference.session import Session
+from cell2sen.model import Model
+from cell2sen.task import Task
+
+#: Kinds of answers that are chosen from a closed set.
+CHOSEN = ("label", "labels", "number")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Annotation:
+    """Probabilities of the answers of one task, and what is written into AnnData."""
+
+    task: Task
+    key: str
+    """Key of the results in ``obs`` and ``obsm``."""
+
+    probabilities: LabelProbabilities
+    bins: Bins | None = None
+    """Of numbers; ``None`` for labels."""
+
+    def obs(self, threshold: float = 0.0, abstain: str = "unknown") -> dict[str, Any]:
+        """Columns of obs: label and its probability; or expected number and the ends of its interval (NaN: no genes).
+
+        Parameters
+        ----------
+        threshold, abstain
+            Of labels, see :meth:`cell2sen.inference.annotate.LabelProbabilities.pick`.
+        """
+        if self.bins is not None:
+            low, high = self.bins.interval(self.probabilities.probabilities).T
+            expected = self.bins.expected(self.probabilities.probabilities)
+            return {self.key: expected, f"{self.key}_low": low, f"{self.key}_high": high}
+        picked, scores = self.probabilities.pick(threshold, abstain)
+        used = set(picked)
+        categories = [label for label in dict.fromkeys((*self.probabilities.labels, abstain)) if label in used]
+        return {self.key: pd.Categorical(picked, categories=categories), f"{self.key}_score": scores}
+
+    def table(self, index: pd.Index[Any]) -> pd.DataFrame:
+        """Probabilities, a column per answer; ``/`` in its name is ``%2F``, since keys of HDF5 cannot have it."""
+        columns = [label.replace("/", "%2F") for label in self.probabilities.labels]
+        return pd.DataFrame(self.probabilities.probabilities, index=index, columns=columns)
+
+    def record(self, threshold: float) -> dict[str, Any]:
+        """Settings of this answer, as plain values for ``adata.uns``."""
+        chosen = self.probabilities
+        return {
+            "labels": np.array(chosen.labels, dtype=object),
+            "temperature": chosen.temperature,
+            "calibrated": chosen.calibrated,
+            "key": self.key,
+            "column": self.task.column or str(self.task.target),
+            **({"threshold": threshold} if self.bins is None else {"interval": LEVEL}),
+        }
+
+
+def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Model) -> list[Task]:
+    """Tasks of an annotation.
+
+    Parameters
+    ----------
+    task
+        One or several. The name of an obs column is enough for a task that the model was trained on. ``None``: the cell
+        type, or else all columns that the model was trained on.
+
+    Raises
+    ------
+    ValueError
+        No such task, one twice, or one whose answers are not chosen from a closed set.
+    """
+    trained = model.metadata.get("templates") or {}
+    if task is None:
+        columns = [name for name in trained if name.partition(":")[0] in tasks.COLUMN_TASKS and ":" in name]
+        task = "annotate" if "annotate" in trained or not columns else columns
+    given = [task] if isinstance(task, str | Task) else list(task)
+    chosen = [tasks.load(_trained_name(name, trained) if isinstance(name, str) else name) for name in given]
+    if not chosen:
+        raise ValueError("task must name at least one task, found none")
+    if wrong := [each.name for each in chosen if each.answer not in CHOSEN]:
+        raise ValueError(f"task must have a label or a number as its answer, found {wrong}")
+    names = [each.name for each in chosen]
+    if len({each.target for each in chosen}) < len(names):
+        raise ValueError(f"tasks must be of different columns, found {names}")
+    return chosen
+
+
+def annotations(
+    session: Session,
+    chosen: Sequence[Task],
+    labels: Any = None,
+    *,
+    key: str | None = None,
+    samples: Sequence[NDArray[np.int64]] | None = None,
+    distinct: bool = False,
+) -> list[Annotation]:
+    """Answers of all tasks for all cells.
+
+    Parameters
+    ----------
+    chosen
+        Tasks, from :func:`tasks_to_annotate`.
+    labels
+        Labels or numbers to choose from; for several tasks ``{task or column: labels}``. Default: those that the model
+        was trained on.
+    key
+        Key of the results of a single task. Default: ``"cell2sen_"`` and the task's target.
+    samples
+        As for :func:`cell2sen.inference.annotate.label_probabilities`.
+    distinct
+        For a task with a label of each cell of a sample: see :func:`cell2sen.inference.samples.labels.label_cells`.
+
+    Raises
+    ------
+    ValueError
+        Labels or a key that belong to no single task, a task with a label of each cell of a sample beside others, or as
+        for :func:`cell2sen.inference.annotate.label_probabilities`.
+    """
+    of_cells = [task.name for task in chosen if task.answer == "labels"]
+    if of_cells and len(chosen) > 1:
+        raise ValueError(f"{of_cells[0]!r} has a label for each cell of a sample: pass it alone, without other tasks")
+    if distinct and not of_cells:
+        raise ValueError(
+            f"distinct is for tasks with a label for each cell of a sample, not for {[task.name for task in chosen]}"
+        )
+    if len(chosen) > 1 and (key is not None or not isinstance(labels, Mapping | None)):
+        names = [task.name for task in chosen]
+        raise ValueError(f"{names} are several tasks: pass labels= as {{task: labels}}, and no key_added=")
+    menus = {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {chosen[0].name: labels}
+    sessions = [session.with_task(task) for task in chosen]
+    sets, bins = [], []
+    for each in sessions:
+        known = {name for name in (each.task.name, each.task.column, each.task.target) if name}
+        menu = next((menus.pop(name) for name in list(menus) if name in known), None)
+        answers, numbers = _closed_set(each.task, each.model, menu)
+        sets.append(answers)
+        bins.append(numbers)
+    if menus:
+        raise ValueError(f"labels= names {sorted(menus)}, which are none of the tasks {[task.name for task in chosen]}")
+    if of_cells and samples is not None:
+        results = [label_cells(sessions[0], sets[0], samples, distinct=distinct)]
+    else:
+        results = probabilities_of(sessions[0], sets, samples)
+    return [
+        Annotation(task=each.task, key=key or f"cell2sen_{each.task.target}", probabilities=result, bins=numbers)
+        for each, result, numbers in zip(sessions, results, bins, strict=True)
+    ]
+
+
+def trained_bins(model: Model, column: str) -> Bins:
+    """Numbers of an obs column that a model was trained on.
+
+    Raises
+    ------
+    ValueError
+        It was trained on none.
+    """
+    record = model.metadata.get("number_columns", {}).get(column)
+    if record is None:
+        raise ValueError(
+            f"{model.name} was not trained on numbers of {column!r}: pass those to choose from as labels=[...]"
+        )
+    return Bins.from_record(record)
+
+
+def _closed_set(task: Task, model: Model, menu: Any) -> tuple[ClosedSet, Bins | None]:
+    if task.answer != "number":
+        return closed_set(task, model, None if menu is None else check_labels(menu)), None
+    bins = trained_bins(model, str(task.column)) if menu is None else Bins.of(_as_list(menu))
+    return ClosedSet(task=task, labels=bins.answers, groups=tuple((name,) for name in bins.answers)), bins
+
+
+def _as_list(menu: Any) -> list[Any]:
+    return [part for part in menu.split(";") if part.strip()] if isinstance(menu, str) else list(menu)
+
+
+def _trained_name(task: str, trained: Mapping[str, Any]) -> str:
+    names = (task, *(f"{kind}:{task}" for kind in tasks.COLUMN_TASKS))
+    return next((name for name in names if name in trained), task)
