@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate."""
+"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate; cells in space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import pandas as pd
 
-from cell2sen.answer import ParsedSentence
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, label_probabilities, samples_of_cells
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
@@ -18,17 +17,33 @@ from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
+from cell2sen.tools.results import UNIT, UNKNOWN, UNS
+from cell2sen.tools.results import add_sentences as _add_sentences
+from cell2sen.tools.results import check_input as _check_input
+from cell2sen.tools.results import copied as _copy
+from cell2sen.tools.results import record as _record
+from cell2sen.tools.results import sampling_record as _sampling_record
+from cell2sen.tools.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-UNS = "cell2sen"
-
-#: Label of cells whose most probable label is below the threshold, and of cells without genes.
-UNKNOWN = "unknown"
-
-#: Unit of predicted expression.
-UNIT = "ln(1 + CP10k)"
+__all__ = [
+    "UNIT",
+    "UNKNOWN",
+    "UNS",
+    "annotate",
+    "embed",
+    "generate",
+    "held_out_regions",
+    "neighbour",
+    "neighbourhoods",
+    "niche",
+    "perturb",
+    "probabilities",
+    "same_neighbourhood",
+    "same_niche",
+]
 
 
 def embed(
@@ -440,16 +455,6 @@ def generate(
     return result
 
 
-def _sampling_record(sampling: Sampling) -> dict[str, Any]:
-    """Sampling as plain values for ``uns``."""
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k or 0,
-        "top_p": sampling.top_p or 1.0,
-        "seed": sampling.seed,
-    }
-
-
 def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:
     """Annotations of predicted cells: the control's columns, the perturbations and the predicted sentences."""
     obs: pd.DataFrame = adata.obs.iloc[response.rows].copy()
@@ -460,39 +465,9 @@ def _obs_of_response(adata: AnnData, response: Response, perturbation_column: st
     return obs
 
 
-def _add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
-    """Add the generated sentences and their quality to `obs`."""
-    obs["sentence"] = [" ".join(answer.genes) for answer in answers]
-    obs["validity"] = np.array([answer.validity for answer in answers], dtype=np.float64)
-    obs["uniqueness"] = np.array([answer.uniqueness for answer in answers], dtype=np.float64)
-    obs["n_unknown"] = np.array([answer.n_unknown for answer in answers], dtype=np.int64)
-    obs["n_repeated"] = np.array([answer.n_repeated for answer in answers], dtype=np.int64)
-
-
-def _check_input(adata: Any, *, copy: bool) -> None:
-    """Raise an error if `adata` is no AnnData, or a view of a file, which anndata cannot write results into."""
-    if not hasattr(adata, "obs_names"):
-        raise TypeError(
-            f"expected an AnnData object, found {type(adata).__name__}: open a file with "
-            "anndata.read_h5ad(path, backed='r'), or use the command line, which takes files"
-        )
-    if adata.isbacked and adata.is_view and not copy:
-        raise ValueError(
-            "adata is a view of a backed file, which cannot store results: call .to_memory() on it, or pass copy=True"
-        )
-
-
 def _sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
     """Sample of each cell, categorical: the name of the sample's first cell; missing for cells in no sample."""
     names = np.full(adata.n_obs, None, dtype=object)
     for rows in samples:
         names[rows] = adata.obs_names[rows[0]]
     return pd.Categorical(names)
-
-
-def _copy(adata: AnnData) -> AnnData:
-    return adata.to_memory() if adata.isbacked else adata.copy()
-
-
-def _record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
-    adata.uns[UNS] = {**adata.uns.get(UNS, {}), verb: provenance}
