@@ -21,7 +21,7 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 #: of the data.
 TOP_MODULES = ("tl.py", "pl.py", "helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli", "nano",
+    "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "tools", "training", "cli", "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.

@@ -38,6 +38,7 @@ from cell2sen.evaluation.settings import (
     Values,
     as_list,
 )
+from cell2sen.evaluation.space import methods_of_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -307,7 +308,7 @@ def _labels(sides: Sides, chosen: list[Metric], settings: Settings) -> Evaluatio
     checks: list[Check] = [leakage.check_training_cells(answers.real.rows, sides, settings.leakage)]
     if settings.leakage.leaks == "raise":
         leakage.raise_on(checks)
-    scored = methods("annotate")
+    scored = methods_of_labels(answers)
     scores = labels.score(answers, chosen, scored)
     overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
     counts, classes = labels.confusion_table(answers)

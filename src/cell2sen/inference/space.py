@@ -62,9 +62,7 @@ def yes_probabilities(session: Session, samples: Sequence[SpaceSample]) -> NDArr
     return np.asarray(softmax(session.backend.score(prompts, answers), axis=1)[:, 0], dtype=np.float64)
 
 
-def pool_over_neighbours(
-    probabilities: NDArray[np.float64], neighbourhoods: Neighbourhoods
-) -> NDArray[np.float64]:
+def pool_over_neighbours(probabilities: NDArray[np.float64], neighbourhoods: Neighbourhoods) -> NDArray[np.float64]:
     """Probabilities of labels from each cell and its neighbours: softmax of the mean of their log-probabilities.
 
     Parameters

@@ -122,9 +122,7 @@ def held_out_regions(
     """
     check_input(adata, copy=False)
     found = read_space(adata, **space)
-    regions = split_by_space(
-        found.coordinates, found.neighbourhoods, share=share, sections=found.sections, seed=seed
-    )
+    regions = split_by_space(found.coordinates, found.neighbourhoods, share=share, sections=found.sections, seed=seed)
     names = np.where(regions.held_out, "held out", np.where(regions.margin, "margin", "training"))
     adata.obs[key_added] = pd.Categorical(names, categories=["training", "held out", "margin"])
 
@@ -200,9 +198,7 @@ def niche(
     return adata if copy else None
 
 
-def same_neighbourhood(
-    adata: AnnData, *, n_cells: int = 5, seed: int = 0, **options: Unpack[VerbOptions]
-) -> AnnData:
+def same_neighbourhood(adata: AnnData, *, n_cells: int = 5, seed: int = 0, **options: Unpack[VerbOptions]) -> AnnData:
     """Whether cells are of one neighbourhood: a question about each cell and its neighbours, and one about strangers.
 
     Each cell with neighbours gives two samples of the same size: with cells of its neighbourhood (true answer yes), and
@@ -244,7 +240,7 @@ def same_neighbourhood(
 def same_niche(
     adata: AnnData, niche: str, *, n_cells: int = 5, seed: int = 0, **options: Unpack[VerbOptions]
 ) -> AnnData:
-    """Whether cells are of one niche: a question about each cell and others of its niche, and one about cells of others.
+    """Whether cells are of one niche: a question about each cell and others of its niche, and one about strangers.
 
     Parameters
     ----------
@@ -414,7 +410,9 @@ def _sample_means(expression: sp.csr_matrix, samples: Sequence[SpaceSample]) -> 
     rows = np.repeat(np.arange(len(samples)), [len(sample.cells) for sample in samples])
     columns = np.concatenate([sample.cells for sample in samples])
     weights = np.concatenate([np.full(len(sample.cells), 1 / len(sample.cells)) for sample in samples])
-    means = sp.csr_matrix(sp.csr_matrix((weights, (rows, columns)), shape=(len(samples), len(cp10k.indptr) - 1)) @ cp10k)
+    means = sp.csr_matrix(
+        sp.csr_matrix((weights, (rows, columns)), shape=(len(samples), len(cp10k.indptr) - 1)) @ cp10k
+    )
     means.data = np.log1p(means.data)
     return means.astype(np.float32)
 
@@ -429,4 +427,3 @@ def _overlap(truth: Sequence[str], genes: Sequence[str], n: int) -> float:
     """Share of the first `n` genes of a sentence that are among the first `n` of the true one."""
     n = min(n, len(truth))
     return len(set(truth[:n]) & set(list(genes)[:n])) / n if n else 0.0
-

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 #: Default number of genes per sentence, for tasks without a length in the training file and in the starting model.
 LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "tissue": 100}
+LENGTHS |= {"niche": 400, "same_neighbourhood": 100, "same_niche": 100, "neighbour": 100}
 DEFAULT_LENGTH = 200
 
 

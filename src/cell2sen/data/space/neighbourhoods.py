@@ -74,7 +74,7 @@ def read_neighbourhoods(obsp: Mapping[str, Any], uns: Mapping[str, Any], key: st
     connectivities = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
     connectivities.data[:] = 1.0  # an entry that was stored twice
     name = str(record.get("distances_key", f"{key}_distances"))
-    distances = sp.csr_matrix(obsp[name] if name in obsp else shape, dtype=np.float64)
+    distances = sp.csr_matrix(obsp.get(name, shape), dtype=np.float64)
     return Neighbourhoods(connectivities=connectivities, distances=distances, params=dict(record.get("params", {})))
 
 

@@ -68,7 +68,7 @@ def read_space(
         Both `radius` and `k`, or neither of them and no stored graph.
     """
     if isinstance(data, str | Path):
-        with open_anndata(data) as adata:
+        with open_anndata(data, whole=True) as adata:
             return read_space(adata, radius=radius, k=k, section=section, coordinates=coordinates)
     if coordinates not in data.obsm:
         raise KeyError(

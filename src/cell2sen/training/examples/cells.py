@@ -19,12 +19,14 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
 from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
 from cell2sen.data.obs import cell_names, contexts, obs_column, text_column
+from cell2sen.data.space.reading import read_space
+from cell2sen.data.space.regions import held_out_regions
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
 from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
-from cell2sen.training.config.data import Augmentation, TrainingFile
+from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,6 +62,8 @@ class TrainingCells:
         Sum of each cell over all genes of the file, float64 (cells,).
     test
         Held-out cells, bool (cells,).
+    space
+        Coordinates and neighbourhoods of the cells; ``None`` without settings of space.
     label, perturbation
         Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
     """
@@ -91,6 +95,19 @@ class TrainingCells:
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
+        space = data.space
+        self.space = (
+            None
+            if space is None
+            else read_space(
+                base / data.file, radius=space.radius, k=space.k, section=space.section, coordinates=space.coordinates
+            )
+        )
+        self.margin = np.zeros(len(self.obs), dtype=bool)
+        if split.by == BY_SPACE:
+            self.test, self.margin = self._regions()
+            self._keep_cells()
+            return
         self.test = held_out_cells(
             self._groups_of_split(),
             by=split.by,
@@ -101,8 +118,20 @@ class TrainingCells:
         )
         self._keep_cells()
 
+    def _regions(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Held-out cells and the margin around them, of a split by space."""
+        if self.space is None:
+            raise ValueError(
+                f"split: by: space on {self.data.file} needs its neighbourhoods, such as space: {{radius: 50}}"
+            )
+        split, space = self.data.split, self.space
+        regions = held_out_regions(
+            space.coordinates, space.neighbourhoods, share=split.test, sections=space.sections, seed=split.seed
+        )
+        return regions.held_out, regions.margin
+
     def _keep_cells(self) -> None:
-        wanted = np.ones(len(self.obs), dtype=bool)
+        wanted = ~self.margin
         for column, value in self.data.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
@@ -114,6 +143,7 @@ class TrainingCells:
             return
         self.obs, self.matrix, self.totals = self.obs[wanted], self.matrix[wanted], self.totals[wanted]
         self.organism, self.test = self.organism[wanted], self.test[wanted]
+        self.space = None if self.space is None else self.space.within(wanted)
         self.label = None if self.label is None else self.label[wanted]
         self.perturbation = None if self.perturbation is None else self.perturbation[wanted]
 

@@ -93,12 +93,26 @@ def _texts(
 ) -> list[str]:
     """Texts that the tokenizer is trained on: templates, labels, organisms, perturbations, words and numbers."""
     texts = [text for task in tasks.values() for each in task.templates for text in (each.prompt, each.answer)]
+    texts += [each.cell for task in tasks.values() for each in task.templates if each.cell]
+    texts += [f" {word}." for task in tasks.values() if task.answer == "yes_no" for word in ("yes", "no")]
+    texts += [f" {label}." for label in _labels_of_columns(cells, tasks)]
     texts += [f" {label}." for label in _all_labels(config, cells)] * 2
     texts += [f" {name}" for file in cells.values() for name in sorted(set(file.organism))]
     perturbations = {name for file in cells.values() if file.perturbation is not None for name in file.perturbation}
     texts += [f" {name}" for name in sorted(name for name in perturbations if name)]
     texts += [f" {word}" for word in shape.tokenizer.words]
     return [*texts, *(f" {number}" for number in range(1000))]
+
+
+def _labels_of_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:
+    """Labels other than cell types and perturbations: tissues, niches."""
+    columns = [
+        file.values(str(task.target))
+        for file in cells.values()
+        for task in (tasks[name] for name in file.data.tasks)
+        if task.answer == "label" and task.target in file.data.columns
+    ]
+    return sorted({str(label) for column in columns for label in column if label is not None})
 
 
 def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list[str]:
