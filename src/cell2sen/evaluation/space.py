@@ -32,7 +32,7 @@ def methods_of_labels(answers: Answers) -> list[Method]:
     known = methods("annotate")
     if _are_samples(answers.real.cells):
         kept = [method for method in known if method.name not in _OF_CELLS]
-        return [*kept, _method(expression_distance), _method(best_distance, role="ceiling")]
+        return [*kept, _method(expression_distance), _method(best_distance, name="ceiling", role="ceiling")]
     if answers.train is not None and all(_has_graph(side.cells) for side in (answers.real, answers.train)):
         ceilings = [method for method in known if method.role == "ceiling"]
         return [
@@ -110,13 +110,15 @@ def _distances(samples: Labelled) -> NDArray[np.float64]:
 
 
 def _are_samples(cells: Cells) -> bool:
-    return DISTANCE in cells.obs and "annotate" in cells.uns.get(UNS, {})
+    return DISTANCE in cells.obs and "samples" in cells.uns.get(UNS, {})
 
 
 def _has_graph(cells: Cells) -> bool:
     return read_neighbourhoods(cells.obsp, cells.uns) is not None
 
 
-def _method(function: Any, role: Any = "baseline") -> Method:
+def _method(function: Any, *, name: str = "", role: Any = "baseline") -> Method:
     first_line = str(function.__doc__).strip().splitlines()[0].rstrip(".")
-    return Method(name=function.__name__, summary=first_line[:1].lower() + first_line[1:], role=role, run=function)
+    return Method(
+        name=name or function.__name__, summary=first_line[:1].lower() + first_line[1:], role=role, run=function
+    )

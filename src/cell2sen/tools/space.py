@@ -226,8 +226,8 @@ def same_neighbourhood(adata: AnnData, *, n_cells: int = 5, seed: int = 0, **opt
         − Pearson correlation over the pairs of its cells).
     ``X``
         Expression of the sample: mean of its cells' CP10k as ln(1 + CP10k), float32 CSR.
-    ``uns["cell2sen"]["annotate"]``
-        Provenance.
+    ``uns["cell2sen"]["annotate"]``, ``uns["cell2sen"]["samples"]``
+        Provenance; what the rows are.
 
     Raises
     ------
@@ -386,6 +386,7 @@ def _questions(
         space=_record_of(space),
     )
     record(result, "annotate", provenance)
+    record(result, "samples", {"task": name, "unit": UNIT})
     return result
 
 
