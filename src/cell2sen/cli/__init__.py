@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, demo, evaluate, predict, space, train
+from cell2sen.cli import check, corpus, demo, evaluate, predict, space, train
 from cell2sen.cli.options import with_groups
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ COMMANDS = (
     predict.perturb,
     predict.generate,
     space.space,
+    corpus.corpus,
     train.train,
     evaluate.evaluate,
     check.models,

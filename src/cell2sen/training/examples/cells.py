@@ -51,6 +51,8 @@ class TrainingCells:
         Folder that ``data.file`` is relative to.
     case
         ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
+    rows
+        Cells to read, int64 (cells,); by default all. The split does not depend on it.
 
     Attributes
     ----------
@@ -68,7 +70,7 @@ class TrainingCells:
         Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
     """
 
-    def __init__(self, data: TrainingFile, base: Path, case: Any) -> None:
+    def __init__(self, data: TrainingFile, base: Path, case: Any, rows: NDArray[np.int64] | None = None) -> None:
         self.data, self.case = data, case
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
@@ -89,7 +91,7 @@ class TrainingCells:
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)
             blocks, totals = [], []
-            for block in expression.blocks():
+            for block in (expression if rows is None else expression[rows]).blocks():
                 totals.append(expression.row_sums(block))
                 blocks.append(block.values.astype(np.float32))
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
@@ -106,7 +108,7 @@ class TrainingCells:
         self.margin = np.zeros(len(self.obs), dtype=bool)
         if split.by == BY_SPACE:
             self.test, self.margin = self._regions()
-            self._keep_cells()
+            self._keep_cells(rows)
             return
         self.test = held_out_cells(
             self._groups_of_split(),
@@ -116,7 +118,7 @@ class TrainingCells:
             control=self._control_of_split(),
             seed=split.seed,
         )
-        self._keep_cells()
+        self._keep_cells(rows)
 
     def _regions(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Held-out cells and the margin around them, of a split by space."""
@@ -130,7 +132,7 @@ class TrainingCells:
         )
         return regions.held_out, regions.margin
 
-    def _keep_cells(self) -> None:
+    def _keep_cells(self, rows: NDArray[np.int64] | None) -> None:
         wanted = ~self.margin
         for column, value in self.data.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
@@ -139,13 +141,15 @@ class TrainingCells:
             raise ValueError(
                 f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
             )
-        if wanted.all():
+        read = np.arange(len(wanted)) if rows is None else rows
+        if rows is None and wanted.all():
             return
-        self.obs, self.matrix, self.totals = self.obs[wanted], self.matrix[wanted], self.totals[wanted]
-        self.organism, self.test = self.organism[wanted], self.test[wanted]
-        self.space = None if self.space is None else self.space.within(wanted)
-        self.label = None if self.label is None else self.label[wanted]
-        self.perturbation = None if self.perturbation is None else self.perturbation[wanted]
+        kept = read[wanted[read]]
+        self.matrix, self.totals = self.matrix[wanted[read]], self.totals[wanted[read]]
+        self.obs, self.organism, self.test = self.obs.iloc[kept], self.organism[kept], self.test[kept]
+        self.space = None if self.space is None else self.space.within(kept)
+        self.label = None if self.label is None else self.label[kept]
+        self.perturbation = None if self.perturbation is None else self.perturbation[kept]
 
     @property
     def n_draws(self) -> int:
