@@ -12,6 +12,7 @@ from cells import fake
 from sections import NICHES, section
 
 import cell2sen as c2s
+from cell2sen.sentences.writing import from_anndata
 
 SPACE = {"radius": 1.6, "progress": False}
 
@@ -123,16 +124,6 @@ def log_cp10k(adata: anndata.AnnData) -> np.ndarray:
 
 
 def highest(adata: anndata.AnnData, n: int) -> list[list[str]]:
-    return (
-        c2s.Sentences.from_anndata(adata).gene_names(n)
-        if hasattr(c2s.Sentences, "from_anndata")
-        else _written(adata, n)
-    )
-
-
-def _written(adata: anndata.AnnData, n: int) -> list[list[str]]:
-    from cell2sen.sentences.writing import from_anndata
-
     return from_anndata(adata, c2s.Recipe(), progress=False).gene_names(n)
 
 

@@ -170,7 +170,10 @@ class Augmentation:
 class DataConfig:
     """Files, and settings for all of them."""
 
-    files: tuple[TrainingFile, ...]
+    files: tuple[TrainingFile, ...] = ()
+    corpus: str | None = None
+    """Folder that ``cell2sen corpus`` wrote, instead of `files`; it stays on disk."""
+
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
 
@@ -184,5 +187,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         names = [data.file for data in self.files]
+        if self.corpus and self.files:
+            raise ValueError("data: name either files or a corpus")
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")

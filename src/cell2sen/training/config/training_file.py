@@ -134,7 +134,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
         each other.
     """
     data = values.get("data")
-    if not data or (isinstance(data, Mapping) and "files" in data and not data["files"]):
+    if not data or (isinstance(data, Mapping) and not data.get("files") and not data.get("corpus")):
         raise ValueError(
             "no data: name the files, as in data: {files: [{file: cells.h5ad, tasks: [annotate], cell_type: COLUMN}]}"
         )

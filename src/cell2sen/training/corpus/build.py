@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from cell2sen.training.corpus.settings import CorpusConfig
 from cell2sen.training.corpus.shards import Part, parts_of, write_shard
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.train import DEFAULT_LENGTH, LENGTHS
-
-logger = logging.getLogger(__name__)
 
 #: File with the settings, the hashes of the input files and the templates.
 MANIFEST = "corpus.json"
@@ -177,7 +175,7 @@ def _write_part(
     """Write the shards of a part that do not exist yet."""
     file = config.files[part.file]
     held_out_study = config.study(file.file) in config.held_out
-    n_draws = max(-(-int(draws * 1000) // 1000) for draws in file.tasks.values())
+    n_draws = max(map(math.ceil, file.tasks.values()))
     missing = [shard for shard in part.shards(n_draws, held_out_study) if not (folder / shard[0]).exists()]
     if not missing:
         return
