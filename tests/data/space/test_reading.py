@@ -37,7 +37,7 @@ def test_refused() -> None:
     adata = section()
     with pytest.raises(KeyError, match=r"no 'X_space'.*spatial"):
         read_space(adata, radius=1, coordinates="X_space")
-    with pytest.raises(ValueError, match="no cell has a neighbour within radius=0.001"):
+    with pytest.raises(ValueError, match=r"no cell has a neighbour within radius=0\.001"):
         read_space(adata, radius=0.001)
     with pytest.raises(KeyError, match="has no column 'slide'"):
         read_space(adata, radius=1, section="slide")

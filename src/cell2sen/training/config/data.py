@@ -60,6 +60,9 @@ class SpaceSettings:
     n_cells: int = 5
     """Largest number of cells in a prompt; each draw has a random one up to it."""
 
+    interactions: str | None = None
+    """Table of ligands and receptors (.csv, .tsv) for the task ``receptors``, in which a draw is of each ligand."""
+
 
 #: Value of ``split.by`` for blocks of space.
 BY_SPACE = "space"

@@ -71,7 +71,7 @@ class TrainingCells:
     """
 
     def __init__(self, data: TrainingFile, base: Path, case: Any, rows: NDArray[np.int64] | None = None) -> None:
-        self.data, self.case = data, case
+        self.data, self.base, self.case = data, base, case
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
         self._same: dict[str, str] = {}  # combinations of the file → the same ones in another order

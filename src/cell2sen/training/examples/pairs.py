@@ -19,7 +19,7 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
-from cell2sen.training.examples.space import prompts_of_space
+from cell2sen.training.examples.space import prompts_of_interactions, prompts_of_space
 
 #: Added to the seed from one file to the next, so that files draw independently.
 SEED_STEP = 7919
@@ -116,6 +116,10 @@ def pairs(
         if tasks[name].space is not None:
             of_space = prompts_of_space(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
             yield from (Pair(name, prompt, completion) for prompt, completion in of_space)
+            continue
+        if tasks[name].slots == {"ligand"}:
+            of_table = prompts_of_interactions(cells, tasks[name], drawn)
+            yield from (Pair(name, prompt, completion) for prompt, completion in of_table)
             continue
         _check_learnable(tasks[name])
         pairs_of = _pairs_of_samples if tasks[name].reads_samples else _pairs_of_task

@@ -1,4 +1,4 @@
-"""Training pairs of cells in space: same neighbourhood, same niche, a further cell of a neighbourhood."""
+"""Training pairs of cells in space: same neighbourhood or niche, a further neighbour; ligands and receptors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.space.interactions import read_interactions
 from cell2sen.data.space.samples import SpaceCells, draw_samples
 from cell2sen.prompt import Prompt
 from cell2sen.task import Task
@@ -66,3 +67,32 @@ def prompts_of_space(
     )
     for prompt, answer, variant in zip(prompts, answers, variants, strict=True):
         yield prompt, task.complete(variant=variant, **answer)
+
+
+def prompts_of_interactions(cells: TrainingCells, task: Task, drawn: Draw) -> Iterator[tuple[Prompt, str]]:
+    """Prompts and answers of a draw of a table of ligands and receptors, all in the training; none are held out.
+
+    In the last draw of a fractional number they are a random share.
+
+    Raises
+    ------
+    ValueError
+        The training file names no table.
+    """
+    settings = cells.data.space
+    if settings is None or settings.interactions is None:
+        raise ValueError(
+            f"task {task.name!r} on {cells.data.file} needs a table of ligands and receptors, such as space: "
+            "{interactions: pairs.csv}"
+        )
+    if drawn.held_out:
+        return
+    share = cells.data.tasks[task.name] - drawn.number
+    organism = str(cells.organism[0])
+    for ligand, receptors in read_interactions(cells.base / settings.interactions, cells.symbols).items():
+        if drawn.generator.random() < share:
+            variant = drawn.variant(task)
+            prompt = task.prompt(
+                organism=organism, ligand=ligand, key=ligand, answer_genes=len(receptors), variant=variant
+            )
+            yield prompt, task.complete(variant=variant, receptors=receptors)
