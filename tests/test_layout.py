@@ -19,9 +19,9 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 
 #: Modules and folders of `src/cell2sen`, in the order in which the README lists them: faces and contracts, then the way
 #: of the data.
-TOP_MODULES = ("tl.py", "pl.py", "helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
+TOP_MODULES = ("pl.py", "helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "tools", "training", "cli", "nano",
+    "tl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli", "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from cell2sen.task import Task
 
 
 def names() -> list[str]:
     """Names of the available tasks."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(_modules())
 
 
 def load(task: str | Task) -> Task:
@@ -23,7 +24,21 @@ def load(task: str | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
-    if task not in names():
+    if task not in _modules():
         raise ValueError(f"no task {task!r}; available: {names()}")
-    loaded: Task = importlib.import_module(f"cell2sen.tasks.{task}").TASK
+    loaded: Task = importlib.import_module(_modules()[task]).TASK
     return loaded
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """Name of each task → its module, in this folder or one below."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        name = f"{__name__}.{module.name}"
+        if module.ispkg:
+            below = pkgutil.iter_modules(importlib.import_module(name).__path__)
+            found.update({inner.name: f"{name}.{inner.name}" for inner in below})
+        else:
+            found[module.name] = name
+    return found

@@ -95,10 +95,10 @@ def test_draws_differ_and_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="split: by: space on cells.h5ad needs its neighbourhoods"):
+    with pytest.raises(ValueError, match="needs its neighbourhoods, such as space"):
         training_cells(tmp_path, space=None)
     cells = training_cells(tmp_path, space=None, split={}, tasks=["same_neighbourhood"])
-    with pytest.raises(ValueError, match="needs the neighbourhoods of the cells"):
+    with pytest.raises(ValueError, match="needs the neighbourhoods"):
         drawn(cells)
     cells = training_cells(tmp_path, columns={}, tasks=["same_niche"])
     with pytest.raises(ValueError, match="need the obs column of 'niche'"):

@@ -1,4 +1,4 @@
-"""Tools for AnnData: embed, annotate (and its probabilities), perturb, generate; cells in space."""
+"""Tools for cells: embed, annotate (and its probabilities), perturb, generate."""
 
 from __future__ import annotations
 
@@ -17,33 +17,22 @@ from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
-from cell2sen.tools.results import UNIT, UNKNOWN, UNS
-from cell2sen.tools.results import add_sentences as _add_sentences
-from cell2sen.tools.results import check_input as _check_input
-from cell2sen.tools.results import copied as _copy
-from cell2sen.tools.results import record as _record
-from cell2sen.tools.results import sampling_record as _sampling_record
-from cell2sen.tools.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
+from cell2sen.tl.results import (
+    UNIT,
+    UNS,
+    add_sentences,
+    check_input,
+    copied,
+    record,
+    sample_names,
+    sampling_record,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = [
-    "UNIT",
-    "UNKNOWN",
-    "UNS",
-    "annotate",
-    "embed",
-    "generate",
-    "held_out_regions",
-    "neighbour",
-    "neighbourhoods",
-    "niche",
-    "perturb",
-    "probabilities",
-    "same_neighbourhood",
-    "same_niche",
-]
+#: Label of cells whose most probable label is below the threshold, and of cells without genes.
+UNKNOWN = "unknown"
 
 
 def embed(
@@ -100,18 +89,18 @@ def embed(
     TypeError
         `adata` is no AnnData object, or an option does not exist.
     """
-    _check_input(adata, copy=copy)
+    check_input(adata, copy=copy)
     rows = rows_of_cells(adata.obs_names, attention_for)
     session = start(adata, "embed", options)
     embeddings = embed_cells(
         session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
     )
-    adata = _copy(adata) if copy else adata
+    adata = copied(adata) if copy else adata
     adata.obsm[key_added] = embeddings.vectors
     settings = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
-    _record(adata, "embed", session.provenance(**settings))
+    record(adata, "embed", session.provenance(**settings))
     adata.uns[UNS].pop("attention", None)  # an earlier call may have used another model
     if embeddings.attention is not None:
         maps = {adata.obs_names[row]: embeddings.attention[row] for row in rows}
@@ -200,14 +189,14 @@ def annotate(
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
     if labels is not None:
         labels = check_labels(labels)
-    _check_input(adata, copy=copy)
+    check_input(adata, copy=copy)
     columns = [sample_by] if isinstance(sample_by, str) else list(sample_by or ())
     session = start(adata, task, options, obs_columns=columns)
     key_added = key_added or f"cell2sen_{session.task.target}"
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
     probabilities = label_probabilities(session, labels, samples)
     picked, scores = probabilities.pick(threshold, UNKNOWN)
-    adata = _copy(adata) if copy else adata
+    adata = copied(adata) if copy else adata
     used = set(picked)
     categories = [label for label in dict.fromkeys((*probabilities.labels, UNKNOWN)) if label in used]
     adata.obs[key_added] = pd.Categorical(picked, categories=categories)
@@ -218,7 +207,7 @@ def annotate(
         columns=[label.replace("/", "%2F") for label in probabilities.labels],
     )
     if samples is not None:
-        adata.obs[f"{key_added}_sample"] = _sample_names(adata, samples)
+        adata.obs[f"{key_added}_sample"] = sample_names(adata, samples)
     provenance = session.provenance(
         labels=np.array(probabilities.labels, dtype=object),
         threshold=threshold,
@@ -227,7 +216,7 @@ def annotate(
         key=key_added,
         **({} if samples is None else {"sample_by": np.array(columns, dtype=object), "n_cells": n_cells, "seed": seed}),
     )
-    _record(adata, "annotate", provenance)
+    record(adata, "annotate", provenance)
     return adata if copy else None
 
 
@@ -342,7 +331,7 @@ def perturb(
     """
     from anndata import AnnData
 
-    _check_input(adata, copy=True)
+    check_input(adata, copy=True)
     check_options(options)
     perturbations = perturbations_to_predict(adata.obs, perturbation, perturbation_column, control, model_of(options))
     sampling = Sampling(
@@ -370,9 +359,9 @@ def perturb(
         corrected=np.array(response.corrected, dtype=object),
         guided=guided,
         n_genes=n_genes or session.length or 0,
-        **_sampling_record(sampling),
+        **sampling_record(sampling),
     )
-    _record(result, "perturb", provenance)
+    record(result, "perturb", provenance)
     return result
 
 
@@ -446,12 +435,12 @@ def generate(
         session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
-    _add_sentences(obs, cells.answers)
+    add_sentences(obs, cells.answers)
     result = AnnData(X=cells.expression, obs=obs, var=session.var())
     provenance = session.provenance(
-        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **_sampling_record(sampling)
+        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
     )
-    _record(result, "generate", provenance)
+    record(result, "generate", provenance)
     return result
 
 
@@ -461,13 +450,5 @@ def _obs_of_response(adata: AnnData, response: Response, perturbation_column: st
     if "perturbation" in obs and perturbation_column != "perturbation":
         obs["perturbation_before"] = obs["perturbation"]
     obs["perturbation"] = pd.Categorical(response.perturbations)
-    _add_sentences(obs, response.answers)
+    add_sentences(obs, response.answers)
     return obs
-
-
-def _sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
-    """Sample of each cell, categorical: the name of the sample's first cell; missing for cells in no sample."""
-    names = np.full(adata.n_obs, None, dtype=object)
-    for rows in samples:
-        names[rows] = adata.obs_names[rows[0]]
-    return pd.Categorical(names)

@@ -1,4 +1,4 @@
-"""Results of the tools: where they are stored, and what they have in common."""
+"""Results of verbs in AnnData: checks of the input, sentences and samples in obs, records in uns."""
 
 from __future__ import annotations
 
@@ -14,24 +14,11 @@ from cell2sen.backend import Sampling
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Key of the records in ``uns``.
+#: Key of ``uns`` with the records of all verbs.
 UNS = "cell2sen"
-
-#: Label of cells whose most probable label is below the threshold, and of cells without genes.
-UNKNOWN = "unknown"
 
 #: Unit of predicted expression.
 UNIT = "ln(1 + CP10k)"
-
-
-def sampling_record(sampling: Sampling) -> dict[str, Any]:
-    """Sampling as plain values for ``uns``."""
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k or 0,
-        "top_p": sampling.top_p or 1.0,
-        "seed": sampling.seed,
-    }
 
 
 def add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
@@ -56,11 +43,29 @@ def check_input(adata: Any, *, copy: bool) -> None:
         )
 
 
+def sample_names(adata: AnnData, samples: Sequence[Any]) -> Any:
+    """Sample of each cell, categorical: the name of the sample's first cell; missing for cells in no sample."""
+    names = np.full(adata.n_obs, None, dtype=object)
+    for rows in samples:
+        names[rows] = adata.obs_names[rows[0]]
+    return pd.Categorical(names)
+
+
 def copied(adata: AnnData) -> AnnData:
     """A copy in memory."""
     return adata.to_memory() if adata.isbacked else adata.copy()
 
 
 def record(adata: AnnData, verb: str, provenance: dict[str, Any]) -> None:
-    """Store the provenance of a verb in ``uns``."""
+    """Store the provenance of a verb in ``uns``, beside those of others."""
     adata.uns[UNS] = {**adata.uns.get(UNS, {}), verb: provenance}
+
+
+def sampling_record(sampling: Sampling) -> dict[str, Any]:
+    """Sampling as plain values for ``uns``."""
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k or 0,
+        "top_p": sampling.top_p or 1.0,
+        "seed": sampling.seed,
+    }
