@@ -16,6 +16,7 @@ import training_cells
 from cell2sen import training
 from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import METADATA_FILE
+from cell2sen.prompt import Prompt
 from cell2sen.training.config.training_file import build as built
 from cell2sen.training.corpus import build as module
 from cell2sen.training.corpus.build import build_corpus
@@ -57,7 +58,7 @@ def settings(folder: Path, **changes: Any) -> CorpusConfig:
         "model": str(folder / "model"),
         "lengths": {"annotate": 12, "generate": 8, "perturb": 8},
         "part_cells": 40,
-        "context": 200,
+        "context": 400,
     }
     config: CorpusConfig = built(CorpusConfig, values | changes)
     return config
@@ -127,12 +128,12 @@ def test_sides_copies_and_columns(folder: Path, tmp_path: Path) -> None:
     n_train = sum(donor[name] != "d4" for name in ours - copied)
     assert counts["annotate"] == 2 * n_train
     assert {row["data_set"] for row in held_out} == {"a", "study B"}
-    [model] = [load_tokens(str(folder / "model"), local_files_only=True)]
+    model = load_tokens(str(folder / "model"), local_files_only=True)
     for row in train[:20]:
         assert row["completion"].startswith(" ")
-        ids = model.ids([row["prompt"] + row["completion"]])[0]
-        assert row["prompt_tokens"] + row["completion_tokens"] == len(ids)
-        assert len(ids) <= 200
+        [whole] = model.encode([Prompt(segments=(row["prompt"],))], [row["completion"]])
+        assert (row["prompt_tokens"], row["prompt_tokens"] + row["completion_tokens"]) == (whole.answer, len(whole))
+        assert len(whole) <= 400
     types = dict(zip(first.obs_names, first.obs["cell_type"], strict=True))
     for row in train:
         if row["task"] == "annotate":

@@ -92,8 +92,9 @@ def write_shard(
 ) -> None:
     """Write the pairs of one draw of a part, in random order. The file appears when it is complete."""
     seed = config.seed + SEED_STEP * part.file + PART_STEP * part.number
-    drawn = list(
-        pairs(
+    drawn: list[Pair] = []
+    if len(cells.test):  # none where the file's `where` leaves no cell of the part
+        drawn += pairs(
             cells,
             tasks,
             draw=draw,
@@ -102,7 +103,6 @@ def write_shard(
             augmentation=Augmentation() if held_out else config.augmentation,
             seed=seed,
         )
-    )
     order = np.random.default_rng([seed, draw, int(held_out)]).permutation(len(drawn))
     table = as_table([drawn[place] for place in order], config.study(cells.data.file), tokens, config.context)
     with complete_file(path) as temporary:
