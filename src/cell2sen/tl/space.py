@@ -20,7 +20,7 @@ from cell2sen.data.space.samples import SpaceSample
 from cell2sen.inference.annotate import LabelProbabilities, check_labels, label_probabilities
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.session import start
-from cell2sen.inference.space import (
+from cell2sen.inference.space.answers import (
     YES_NO,
     expression_distances,
     generate_neighbours,

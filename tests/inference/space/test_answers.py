@@ -12,7 +12,7 @@ from cell2sen.backend import Sampling
 from cell2sen.data.space.reading import read_space
 from cell2sen.data.space.samples import SpaceSample
 from cell2sen.inference.session import start
-from cell2sen.inference.space import (
+from cell2sen.inference.space.answers import (
     expression_distances,
     generate_neighbours,
     pool_over_neighbours,

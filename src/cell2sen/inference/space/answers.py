@@ -1,4 +1,4 @@
-"""Cells in space: answers to the spatial questions, labels pooled over neighbours, generated neighbours."""
+"""Answers to the spatial questions, labels pooled over neighbours, generated neighbours."""
 
 from __future__ import annotations
 
