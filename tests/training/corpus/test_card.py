@@ -22,7 +22,7 @@ def test_counts(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows[:2], schema=SCHEMA), tmp_path / "train-0000-00000-000.parquet")
     pq.write_table(pa.Table.from_pylist(rows[2:], schema=SCHEMA), tmp_path / "train-0000-00000-001.parquet")
     config: CorpusConfig = build(CorpusConfig, {"files": [{"file": "A.h5ad"}], "seed": 7})
-    write_card(tmp_path, config, {"version": "1", "model": "tiny"}, duplicates=[3])
+    write_card(tmp_path, config, {"version": "1", "settings": {"model": "tiny"}}, duplicates=[3])
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| annotate | 2 | 34 | 0 | 0 |" in card
     assert "| generate | 1 | 7 | 0 | 0 |" in card

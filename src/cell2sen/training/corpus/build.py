@@ -100,9 +100,8 @@ def _manifest(config: CorpusConfig, model: Model, worded: dict[str, Task], base:
     from cell2sen import __version__
 
     return {
-        "settings": plain(config),
+        "settings": plain(config) | {"model": model.name},  # no local path
         "inputs": {file.file: _sha256(base / file.file) for file in config.files},
-        "model": model.name,
         "templates": {name: task.template_hash for name, task in worded.items()},
         "version": __version__,
     }
