@@ -28,8 +28,8 @@ def write_card(folder: Path, config: CorpusConfig, manifest: Mapping[str, Any], 
     lines = [
         "# Corpus of cell sentences",
         "",
-        f"Made by cell2sen {manifest['version']} for the tokenizer of {manifest['settings']['model']}; seed {config.seed}. "
-        "`corpus.json` holds all settings and the SHA-256 of each input file.",
+        f"Made by cell2sen {manifest['version']} for the tokenizer of {manifest['settings']['model']}; seed "
+        f"{config.seed}. `corpus.json` holds all settings and the SHA-256 of each input file.",
         "",
         *_table("Samples by task", counts, "task"),
         *_table("Samples by data set", counts, "data_set"),
