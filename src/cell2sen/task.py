@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cell2sen.answer import parse_blocks, parse_label, parse_number, parse_sentence, parse_yes_no
 from cell2sen.data.genes.organism import scientific_name
+from cell2sen.data.space.samples import SpaceSamples
 from cell2sen.prompt import N_GENES, Genes, Prompt
 from cell2sen.sentences.gene_list import GeneList
 
@@ -81,6 +82,9 @@ class Task:
 
     cells: tuple[int, int] | None = None
     """Minimum and maximum number of cells in a sample, for tasks whose prompt or answer has ``{cells}``."""
+
+    space: SpaceSamples | None = None
+    """Samples of cells with coordinates that the task is of (:mod:`cell2sen.data.space.samples`)."""
 
     source: str = "cell2sen"
     """Origin of the templates, for the provenance and for comparison with those that a checkpoint was trained on."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import bulk, check, demo, evaluate, gene_sets, predict, samples, text, train
+from cell2sen.cli import bulk, check, corpus, demo, evaluate, gene_sets, predict, samples, space, text, train
 from cell2sen.cli.options import with_groups
 
 __all__ = ["app", "main"]
@@ -30,6 +30,8 @@ COMMANDS = (
     gene_sets.list_gene_sets,
     bulk.pseudobulk,
     bulk.compose,
+    space.space,
+    corpus.corpus,
     train.train,
     evaluate.evaluate,
     check.models,

@@ -43,9 +43,23 @@ class ColumnOptions(Group):
     context: Annotated[
         Many, typer.Option(help="obs column with the same value in a cell and its control. May be repeated.")
     ] = None
-    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole.")] = None
+    split_by: Annotated[str | None, typer.Option(help="obs column whose groups are held out whole; space: blocks.")] = (
+        None
+    )
     hold_out: Annotated[Many, typer.Option(help="Group to hold out. May be repeated. Default: a random share.")] = None
     test: Annotated[float | None, typer.Option(help="Share of cells or groups to hold out. Default: 0.1.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(Group):
+    """Cells in space."""
+
+    niche: Annotated[str | None, typer.Option(help="obs column of the niche (layer, region).")] = None
+    radius: Annotated[
+        float | None, typer.Option(help="Neighbours are cells within this distance. Default: the stored graph.")
+    ] = None
+    nearest: Annotated[int | None, typer.Option(help="Neighbours are this number of nearest cells.", min=1)] = None
+    section: Annotated[str | None, typer.Option(help="obs column of the section (slide).")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +121,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     *,
     columns: ColumnOptions,
+    space: SpaceOptions,
     matrix: MatrixOptions,
     fine_tuning: FineTuningOptions,
     new_model: NewModelOptions,
@@ -117,7 +132,7 @@ def train(
     from cell2sen import training
     from cell2sen.cli.training_options import configure
 
-    options: dict[str, Any] = arguments(columns, matrix, fine_tuning, new_model, rewards)
+    options: dict[str, Any] = arguments(columns, space, matrix, fine_tuning, new_model, rewards)
     config = configure(source, options, settings or ())
     base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
     try:

@@ -9,6 +9,8 @@ from typing import Any
 
 from cell2sen.data.reader import open_reader
 from cell2sen.tasks import COLUMN_TASKS
+from cell2sen.tasks import load as loaded
+from cell2sen.training.config.data import BY_SPACE
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import errors_of, from_mapping, number, parse_yaml, read_values
 
@@ -45,6 +47,10 @@ FILE_PLACES = {
     "split_by": "split.by",
     "hold_out": "split.values",
     "test": "split.test",
+    "niche": "columns.niche",
+    "radius": "space.radius",
+    "nearest": "space.k",
+    "section": "space.section",
     "layer": "matrix.layer",
     "use_raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
@@ -184,7 +190,7 @@ def _draws(source: Path) -> int:
 
 def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws: float) -> dict[str, Any]:
     """The entry of an AnnData file under ``data.files``."""
-    columns = {"annotate": "cell_type", "perturb": "perturbation"}
+    columns = {"annotate": "cell_type", "perturb": "perturbation", "niche": "niche"}
     if rewarded:  # rewards compare sentences
         columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
     of_columns = [f"{kind}:{column}" for kind in COLUMN_TASKS for column in options.get(kind, ())]
@@ -193,12 +199,15 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     if not tasks:
         raise ValueError(
             "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "
-            "(--perturbation), of other labels (--label) or numbers (--number), or several of them"
+            "(--perturbation), of the niche (--niche), of other labels (--label) or numbers (--number), or several of "
+            "them"
         )
     entry: dict[str, Any] = {"file": source.name}
     for option, place in FILE_PLACES.items():
         if option in options:
             put(entry, place, options[option])
+    if options.get("split_by") == BY_SPACE or any(loaded(task).space for task in tasks):
+        entry.setdefault("space", {})
     if "cell_type" in options and "perturbation" in options:
         entry["perturbation"].setdefault("context", [options["cell_type"]])
     return entry | {"tasks": dict.fromkeys(tasks, draws)}

@@ -40,6 +40,7 @@ from cell2sen.evaluation.settings import (
     Values,
     as_list,
 )
+from cell2sen.evaluation.space import methods_of_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -336,7 +337,7 @@ def _labels(task: Literal["annotate", "text"], sides: Sides, chosen: list[Metric
     checks: list[Check] = [leakage.check_training_cells(rows, sides, settings.leakage)]
     if settings.leakage.leaks == "raise":
         leakage.raise_on(checks)
-    scored = methods(task)
+    scored = methods(task) if of_texts else methods_of_labels(answers)
     scores = labels.score(answers, chosen, scored)
     overall = tables.over_groups(scores, chosen, scored, "", settings.sampling.seed)
     details: dict[str, Any] = {"texts": texts.shown_texts(answers)} if of_texts else _details_of_labels(answers)

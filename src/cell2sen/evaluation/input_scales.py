@@ -19,7 +19,7 @@ from cell2sen.data.scale.units import LN_CP10K, NAMED, TARGET, Scale, ScaleName,
 logger = logging.getLogger(__name__)
 
 #: Verbs of this package that write ln(1 + CP10k).
-_WRITES_LN_CP10K = ("perturb", "generate")
+_WRITES_LN_CP10K = ("perturb", "generate", "samples")
 
 #: ln(1 + CP10k) is at most this large, with rounding.
 _MAX_LN_CP10K = np.log1p(TARGET) + 0.05

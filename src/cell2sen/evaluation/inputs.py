@@ -50,6 +50,7 @@ class Cells:
     """Positions of the compared genes in ``expression.symbols``, int64 (genes,), in the order of the common genes."""
 
     obsm: Mapping[str, Any] = field(default_factory=dict)
+    obsp: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
     layer_scales: Mapping[str, Scale] = field(default_factory=dict)
@@ -185,6 +186,7 @@ def read(
         expression=expression,
         columns=np.arange(len(expression.symbols)),
         obsm=adata.obsm,
+        obsp=adata.obsp,
         uns=adata.uns,
         layers={layer: adata.layers[layer] for layer in layers},
         layer_scales=layers,

@@ -6,6 +6,7 @@ from cell2sen.tl.bulk import compose, pseudobulk
 from cell2sen.tl.cells import UNIT, UNKNOWN, UNS, annotate, embed, generate, perturb, probabilities
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
 from cell2sen.tl.samples import generate_sample
+from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
 from cell2sen.tl.text import ask, caption, interpret
 
 __all__ = [
@@ -19,10 +20,16 @@ __all__ = [
     "embed",
     "generate",
     "generate_sample",
+    "held_out_regions",
     "interpret",
     "list_gene_sets",
     "name_gene_sets",
+    "neighbour",
+    "neighbourhoods",
+    "niche",
     "perturb",
     "probabilities",
     "pseudobulk",
+    "same_neighbourhood",
+    "same_niche",
 ]

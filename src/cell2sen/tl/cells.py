@@ -11,7 +11,7 @@ import pandas as pd
 
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, samples_of_cells
-from cell2sen.inference.answers.columns import annotations, tasks_to_annotate
+from cell2sen.inference.answers.columns import annotate_cells, tasks_to_annotate
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
@@ -205,7 +205,7 @@ def annotate(
     columns = [sample_by] if isinstance(sample_by, str) else list(sample_by or ())
     session = start(adata, tasks[0], options, obs_columns=columns)
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
-    results = annotations(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
+    results = annotate_cells(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
     adata = copied(adata) if copy else adata
     for result in results:
         for name, values in result.obs(threshold, UNKNOWN).items():

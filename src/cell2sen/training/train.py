@@ -22,6 +22,7 @@ from cell2sen.inference.templates import choose_templates
 from cell2sen.model import METADATA_FILE, Model, resolve
 from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
+from cell2sen.training.config.lengths import genes_per_sentence
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
@@ -41,11 +42,6 @@ from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
 
 logger = logging.getLogger(__name__)
-
-#: Default number of genes per sentence, for tasks without a length in the training file and in the starting model; for
-#: other tasks, of single cells or gene sets and of samples of several cells.
-LENGTHS = {"annotate": 400, "identify": 400, "generate": 200, "perturb": 200, "list_gene_set": 100}
-DEFAULT_LENGTH, DEFAULT_SAMPLE_LENGTH = 200, 100
 
 
 @contextlib.contextmanager
@@ -161,13 +157,8 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     worded: dict[str, Task] = {
         name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
     }
-    given: dict[str, int] = {**(start.metadata.get("lengths", {}) if start else {}), **config.data.lengths}
-    lengths = {
-        name: LENGTHS.get(name, DEFAULT_LENGTH if task.cells is None else DEFAULT_SAMPLE_LENGTH)
-        for name, task in worded.items()
-    }
-    of_column = {name: given.get("annotate", LENGTHS["annotate"]) for name in worded if worded[name].column}
-    lengths |= {**of_column, **given}
+    trained = start.metadata.get("lengths", {}) if start else {}
+    lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
     fit_bins(cells, worded.values())
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)

@@ -10,7 +10,7 @@ from cells import cells, fake
 
 import cell2sen as c2s
 from cell2sen.backend import Backend
-from cell2sen.inference.answers.columns import annotations, tasks_to_annotate
+from cell2sen.inference.answers.columns import annotate_cells, tasks_to_annotate
 from cell2sen.inference.session import start
 
 TRAINED: dict[str, Any] = {
@@ -104,10 +104,10 @@ def test_labels_of_other_tasks() -> None:
     session = start(cells(), "annotate", {"model": model(), "progress": False})
     chosen = tasks_to_annotate(SEVERAL[:2], session.model)
     with pytest.raises(ValueError, match=r"labels= names \['sex'\]"):
-        annotations(session, chosen, {"sex": ["m", "f"]})
+        annotate_cells(session, chosen, {"sex": ["m", "f"]})
     with pytest.raises(ValueError, match="are several tasks"):
-        annotations(session, chosen, ["blood", "lung"])
+        annotate_cells(session, chosen, ["blood", "lung"])
     with pytest.raises(ValueError, match="not trained on numbers of 'dose'"):
-        annotations(session, tasks_to_annotate("number:dose", session.model))
+        annotate_cells(session, tasks_to_annotate("number:dose", session.model))
     with pytest.raises(ValueError, match="has no list of label:sex"):
-        annotations(session, tasks_to_annotate("label:sex", session.model))
+        annotate_cells(session, tasks_to_annotate("label:sex", session.model))

@@ -99,7 +99,7 @@ def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Mod
     return chosen
 
 
-def annotations(
+def annotate_cells(
     session: Session,
     chosen: Sequence[Task],
     labels: Any = None,

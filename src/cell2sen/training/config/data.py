@@ -42,11 +42,39 @@ class PerturbationColumn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceSettings:
+    """Coordinates of the cells, and which of them are neighbours, for the tasks and splits of space."""
+
+    coordinates: str = "spatial"
+    """Key of the coordinates in ``obsm``, and of a stored graph in ``obsp`` as squidpy names it."""
+
+    radius: float | None = None
+    """Neighbours are all cells within this distance, in units of the coordinates."""
+
+    k: int | None = None
+    """Neighbours are the k nearest cells. With neither `radius` nor `k`: the stored graph."""
+
+    section: str | None = None
+    """obs column of the section (slide) of each cell."""
+
+    n_cells: int = 5
+    """Largest number of cells in a prompt; each draw has a random one up to it."""
+
+    interactions: str | None = None
+    """Table of ligands and receptors (.csv, .tsv) for the task ``receptors``, in which a draw is of each ligand."""
+
+
+#: Value of ``split.by`` for blocks of space.
+BY_SPACE = "space"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split:
-    """Held-out cells: single cells, or whole groups (donor, cell type, perturbation)."""
+    """Held-out cells: single cells, whole groups (donor, cell type, perturbation), or blocks of space."""
 
     by: str = "cell"
-    """``"cell"``, or the obs column of the groups: all cells of a group are on the same side."""
+    """``"cell"``, or the obs column of the groups: all cells of a group are on the same side. ``"space"``: blocks of
+    space, with a margin as wide as a neighbourhood that is on neither side (needs ``space:``)."""
 
     test: float = 0.1
     """Share of cells (or of groups) that is held out."""
@@ -66,7 +94,7 @@ class Split:
     def __post_init__(self) -> None:
         if not 0 <= self.test < 1:
             raise ValueError(f"split: test is the share of cells to hold out, from 0 to below 1, found {self.test}")
-        if self.by == "cell" and self.values:
+        if self.by in ("cell", BY_SPACE) and self.values:
             raise ValueError(f"split: values {list(self.values)} are groups of an obs column; name it as by:")
 
 
@@ -112,6 +140,7 @@ class TrainingFile:
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""
 
+    space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)
     split: Split = field(default_factory=Split)
 
@@ -182,6 +211,8 @@ class DataConfig:
     files: tuple[TrainingFile, ...] = ()
     gene_sets: tuple[GeneSetFile, ...] = ()
     """GMT files."""
+    corpus: str | None = None
+    """Folder that ``cell2sen corpus`` wrote, instead of `files`; it stays on disk."""
 
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
@@ -199,5 +230,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         names = [data.file for data in (*self.files, *self.gene_sets)]
+        if self.corpus and names:
+            raise ValueError("data: name either files or a corpus")
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")

@@ -134,7 +134,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
         each other.
     """
     data = values.get("data")
-    if not data or (isinstance(data, Mapping) and not data.get("files") and not data.get("gene_sets")):
+    if not data or (isinstance(data, Mapping) and not any(data.get(key) for key in ("files", "gene_sets", "corpus"))):
         raise ValueError(
             "no data: name the files, as in data: {files: [{file: cells.h5ad, tasks: [annotate], cell_type: COLUMN}]}"
         )

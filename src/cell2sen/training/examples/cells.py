@@ -20,6 +20,8 @@ from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
 from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
 from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, text_column
+from cell2sen.data.space.reading import read_space
+from cell2sen.data.space.regions import held_out_regions
 from cell2sen.data.splits import are_counted, barcode, held_out_cells
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.answers.numbers import Bins
@@ -28,7 +30,7 @@ from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
-from cell2sen.training.config.data import Augmentation, TrainingFile
+from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,6 +57,8 @@ class TrainingCells:
         ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
     context
         obs columns whose values are in prompts, where the file has them.
+    rows
+        Cells to read, int64 (cells,); by default all. The split does not depend on it.
 
     Attributes
     ----------
@@ -66,14 +70,23 @@ class TrainingCells:
         Sum of each cell over all genes of the file, float64 (cells,).
     test
         Held-out cells, bool (cells,).
+    space
+        Coordinates and neighbourhoods of the cells; ``None`` without settings of space.
     label, perturbation
         Names in prompts and answers, object (cells,), ``None`` where missing; ``None`` without such a column.
     bins
         Column of numbers → its bins.
     """
 
-    def __init__(self, data: TrainingFile, base: Path, case: Any, context: Sequence[str] = ()) -> None:
-        self.data, self.case, self.context_names = data, case, tuple(context)
+    def __init__(
+        self,
+        data: TrainingFile,
+        base: Path,
+        case: Any,
+        context: Sequence[str] = (),
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.data, self.base, self.case, self.context_names = data, base, case, tuple(context)
         matrix = data.matrix
         self.owner = f"obs of {data.file}"
         self.bins: dict[str, Bins] = {}
@@ -94,12 +107,25 @@ class TrainingCells:
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(matrix.organism), dtype=object)
             blocks, totals = [], []
-            for block in expression.blocks():
+            for block in (expression if rows is None else expression[rows]).blocks():
                 totals.append(expression.row_sums(block))
                 blocks.append(block.values.astype(np.float32))
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
+        space = data.space
+        self.space = (
+            None
+            if space is None
+            else read_space(
+                base / data.file, radius=space.radius, k=space.k, section=space.section, coordinates=space.coordinates
+            )
+        )
+        self.margin = np.zeros(len(self.obs), dtype=bool)
+        if split.by == BY_SPACE:
+            self.test, self.margin = self._regions()
+            self._keep_cells(rows)
+            return
         self.test = held_out_cells(
             self._groups_of_split(),
             by=split.by,
@@ -108,10 +134,22 @@ class TrainingCells:
             control=self._control_of_split(),
             seed=split.seed,
         )
-        self._keep_cells()
+        self._keep_cells(rows)
 
-    def _keep_cells(self) -> None:
-        wanted = np.ones(len(self.obs), dtype=bool)
+    def _regions(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Held-out cells and the margin around them, of a split by space."""
+        if self.space is None:
+            raise ValueError(
+                f"split: by: space on {self.data.file} needs its neighbourhoods, such as space: {{radius: 50}}"
+            )
+        split, space = self.data.split, self.space
+        regions = held_out_regions(
+            space.coordinates, space.neighbourhoods, share=split.test, sections=space.sections, seed=split.seed
+        )
+        return regions.held_out, regions.margin
+
+    def _keep_cells(self, rows: NDArray[np.int64] | None) -> None:
+        wanted = ~self.margin
         for column, value in self.data.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
@@ -119,12 +157,15 @@ class TrainingCells:
             raise ValueError(
                 f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
             )
-        if wanted.all():
+        read = np.arange(len(wanted)) if rows is None else rows
+        if rows is None and wanted.all():
             return
-        self.obs, self.matrix, self.totals = self.obs[wanted], self.matrix[wanted], self.totals[wanted]
-        self.organism, self.test = self.organism[wanted], self.test[wanted]
-        self.label = None if self.label is None else self.label[wanted]
-        self.perturbation = None if self.perturbation is None else self.perturbation[wanted]
+        kept = read[wanted[read]]
+        self.matrix, self.totals = self.matrix[wanted[read]], self.totals[wanted[read]]
+        self.obs, self.organism, self.test = self.obs.iloc[kept], self.organism[kept], self.test[kept]
+        self.space = None if self.space is None else self.space.within(kept)
+        self.label = None if self.label is None else self.label[kept]
+        self.perturbation = None if self.perturbation is None else self.perturbation[kept]
 
     @property
     def n_draws(self) -> int:

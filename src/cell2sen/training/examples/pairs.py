@@ -19,6 +19,7 @@ from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.examples.pair import Pair
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
+from cell2sen.training.examples.space import prompts_of_interactions, prompts_of_space
 
 __all__ = ["Examples", "Pair", "pairs"]
 
@@ -116,6 +117,14 @@ def pairs(
     """
     drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 1])
     for name in cells.data.tasks:
+        if tasks[name].space is not None:
+            of_space = prompts_of_space(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
+            yield from (Pair(name, prompt, completion) for prompt, completion in of_space)
+            continue
+        if tasks[name].slots == {"ligand"}:
+            of_table = prompts_of_interactions(cells, tasks[name], drawn)
+            yield from (Pair(name, prompt, completion) for prompt, completion in of_table)
+            continue
         _check_learnable(tasks[name])
         pairs_of = pairs_of_samples if tasks[name].cells is not None else _pairs_of_task
         yield from pairs_of(cells, tasks[name], drawn, drawn.rows(name), lengths[name])

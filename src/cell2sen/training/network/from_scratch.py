@@ -107,6 +107,7 @@ def _texts(
     """Texts that the tokenizer is trained on: templates, labels, organisms, perturbations, words and numbers."""
     parts = ("prompt", "answer", "cell", "answer_cell")
     texts = [getattr(each, part) for task in tasks.values() for each in task.templates for part in parts]
+    texts += [f" {word}." for task in tasks.values() if task.answer == "yes_no" for word in ("yes", "no")]
     texts += _texts_of_columns(cells, tasks)
     texts += [f" {label}." for label in _all_labels(config, cells)] * 2
     texts += [f" {answer}." for answer in _column_answers(cells, tasks)] * 2

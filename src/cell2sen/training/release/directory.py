@@ -153,7 +153,7 @@ def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Rec
     recipe = start.recipe if start else Recipe(max_genes=config.data.lengths.get("annotate"), case="upper")
     if recipe.max_genes is None:
         return recipe
-    return dataclasses.replace(recipe, max_genes=max(recipe.max_genes, *examples.lengths.values()))
+    return dataclasses.replace(recipe, max_genes=max([recipe.max_genes, *examples.lengths.values()]))
 
 
 def spellings(data: DataConfig) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from cell2sen import tasks
 from cell2sen.data.splits import barcode
 from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.annotate import MIN_TRAINING_CELLS, kind_of
-from cell2sen.inference.answers.columns import annotations, trained_bins
+from cell2sen.inference.answers.columns import annotate_cells, trained_bins
 from cell2sen.inference.session import load_model, start, trained_names
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
@@ -117,7 +117,7 @@ def _calibrated(backend: Any, name: str, answers: Sequence[str], cells: Sequence
             continue
         sentences = file.sentences(0, Augmentation(), 0)[rows]
         session = start(sentences, task, {"model": backend, "context": file.context_of(task)})
-        [found] = annotations(session, [session.task], list(answers) if task.answer == "label" else None)
+        [found] = annotate_cells(session, [session.task], list(answers) if task.answer == "label" else None)
         scores.append(np.log(np.maximum(found.probabilities.probabilities, 1e-300)))
         truth.append(np.array([answers.index(str(value)) for value in values[rows]]))
     return _fitted(np.concatenate(scores), np.concatenate(truth)) if scores else {}

@@ -15,7 +15,7 @@ from cell2sen import tasks
 from cell2sen.backend import SENTENCE_END, Sampling
 from cell2sen.evaluation import evaluate as evaluation
 from cell2sen.evaluation.inputs import UNS
-from cell2sen.inference.answers.columns import annotations
+from cell2sen.inference.answers.columns import annotate_cells
 from cell2sen.inference.perturb import predict_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
@@ -118,7 +118,7 @@ def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any, nam
     truth, adata = _truth(cells, task), cells.anndata(rows)
     options: Any = {"model": backend, "progress": False, "scale": "log1p", "context": cells.context_of(task)}
     session = start(adata, task, options)
-    [found] = annotations(session, [session.task])
+    [found] = annotate_cells(session, [session.task])
     adata.obs["truth"] = truth[rows]
     for column, values in found.obs().items():
         adata.obs[f"predicted{column.removeprefix(found.key)}"] = values

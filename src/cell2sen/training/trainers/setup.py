@@ -117,9 +117,17 @@ class TrainingRun:
     @functools.cached_property
     def sets(self) -> tuple[Dataset, Dataset]:
         """Tokenised training pairs and held-out pairs."""
-        from cell2sen.training.trainers.token_batches import samples
+        from cell2sen.training.trainers.token_batches import corpus_samples, samples
 
         context = int(self.model.network.config.get_text_config().max_position_embeddings)
+        if self.config.data.corpus:
+            place, cache = self.base / self.config.data.corpus, self.folder / "corpus"
+            return (
+                corpus_samples(place, "train", self.model.tokens, context, cache),
+                corpus_samples(
+                    place, "held_out", self.model.tokens, context, cache, limit=self.config.checkpoints.eval_pairs
+                ),
+            )
         train_set, eval_set = (
             samples(self.examples.pairs(self.config, held_out=held_out), self.model.tokens, context)
             for held_out in (False, True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +102,67 @@ def _fitting_answers(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tup
             context,
         )
     return prompts, completions
+
+
+def corpus_samples(
+    folder: Path, side: str, tokens: Tokens, context: int, cache: Path, limit: int | None = None
+) -> Dataset:
+    """Tokenised samples of one side of a corpus, on disk, with the columns of :func:`samples`.
+
+    Parameters
+    ----------
+    folder
+        Folder that :func:`cell2sen.training.corpus.build.build_corpus` wrote.
+    side
+        ``"train"`` or ``"held_out"``.
+    cache
+        Folder for the tokenised samples, from which batches are read.
+    limit
+        Number of samples, spread evenly over the shards; by default all.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder has no such shards.
+    ValueError
+        A sample is longer than the context.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    files = sorted(map(str, folder.glob(f"{side}-*.parquet")))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no {side}-*.parquet, as cell2sen corpus writes them")
+    disable_progress_bars()
+    dataset = Dataset.from_parquet(files, columns=["task", "prompt", "completion"], cache_dir=str(cache))
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.select(np.linspace(0, len(dataset) - 1, limit).astype(np.int64))
+    end = min(tokens.eos)
+
+    def tokenised(rows: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokens.encode([Prompt(segments=(text,)) for text in rows["prompt"]], rows["completion"])
+        columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
+        for row in encoded:
+            ids = np.append(row.ids, end).astype(np.int32)
+            if len(ids) > context:
+                raise ValueError(
+                    f"{folder}: a sample has {len(ids)} tokens, the model reads {context}: build the corpus with "
+                    f"context: {context - RESERVED_TOKENS}"
+                )
+            labels = ids.copy()
+            labels[: row.answer] = IGNORED
+            for name, value in (("input_ids", ids), ("labels", labels), ("length", len(ids))):
+                columns[name].append(value)
+        return columns
+
+    fingerprint = hashlib.sha256(repr([side, context, limit, *files]).encode()).hexdigest()[:16]
+    cache.mkdir(parents=True, exist_ok=True)
+    return dataset.map(
+        tokenised,
+        batched=True,
+        batch_size=1024,
+        new_fingerprint=fingerprint,
+        cache_file_name=str(cache / f"{side}-{fingerprint}.arrow"),
+    )
 
 
 class GroupedOrder(torch.utils.data.Sampler[int]):

@@ -1,0 +1,1 @@
+"""Cells in space: neighbourhoods, samples of them, held-out regions."""

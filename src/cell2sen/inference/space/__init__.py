@@ -1,0 +1,1 @@
+"""Cells in space: questions, pooled labels, generated neighbours."""

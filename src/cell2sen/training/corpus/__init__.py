@@ -1,0 +1,1 @@
+"""Corpus: pairs of many files and tasks as sharded Parquet, to train on later."""
