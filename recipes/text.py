@@ -48,10 +48,10 @@ def terms(path: Path) -> dict[str, tuple[str, str]]:
     table = pd.read_csv(path, dtype=str).fillna("")
     found: dict[str, tuple[str, str]] = {}
     for column in ("label", "synonyms"):  # labels win over synonyms
-        for row in table[table["definition"] != ""].itertuples():
-            for name in getattr(row, column).split("|"):
+        for row in table[table["definition"] != ""].to_dict("records"):
+            for name in row[column].split("|"):
                 if name:
-                    found.setdefault(normalise_label(name), (row.label, first_sentence(row.definition)))
+                    found.setdefault(normalise_label(name), (row["label"], first_sentence(row["definition"])))
     return found
 
 
@@ -115,7 +115,9 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     adata = anndata.read_h5ad(given.cells)
-    names = dict(pd.read_csv(given.names, header=None, dtype=str).itertuples(index=False)) if given.names else {}
+    names: dict[str, str] = (
+        dict(pd.read_csv(given.names, header=None, dtype=str).itertuples(index=False)) if given.names else {}
+    )
     known, found = terms(given.ontology), text_column(adata.obs, given.label)
     described = [None if label is None else known.get(normalise_label(names.get(label, label))) for label in found]
     missing = sorted({str(label) for label, term in zip(found, described, strict=True) if label and term is None})

@@ -88,11 +88,12 @@ def space(
             result = tl.neighbour(adata, n_cells=n_cells, temperature=temperature, seed=seed, **options)
             counts = result.obs[["overlap", "context_overlap", "nearest_overlap"]].mean().round(4)
         else:
-            if task == "same_niche" and niche is None:
+            if task == "same_neighbourhood":
+                result = tl.same_neighbourhood(adata, n_cells=n_cells, seed=seed, **options)
+            elif niche is None:
                 raise ValueError("--task same_niche needs --niche, the obs column of the niche")
-            question = tl.same_neighbourhood if niche is None or task == "same_neighbourhood" else tl.same_niche
-            column = {} if question is tl.same_neighbourhood else {"niche": niche}
-            result = question(adata, n_cells=n_cells, seed=seed, **column, **options)
+            else:
+                result = tl.same_niche(adata, n_cells=n_cells, seed=seed, niche=niche, **options)
             counts = result.obs[f"cell2sen_{task}"].value_counts()
         result.write_h5ad(temporary, compression="gzip")
     summary = {str(name): float(value) for name, value in counts.items()}

@@ -99,8 +99,8 @@ def weighted_sums(expression: Expression, weights: sp.csr_matrix) -> sp.csr_matr
         linear = sp.csr_matrix((expression.scale.linear(cells.data), cells.indices, cells.indptr), shape=cells.shape)
         if expression.scale.of_counts:
             linear.data = np.rint(linear.data)
-        total += by_cell[:, block.first : block.first + cells.shape[0]] @ linear
-    return sp.csr_matrix(total)
+        total = sp.csr_matrix(total + by_cell[:, block.first : block.first + cells.shape[0]] @ linear)
+    return total
 
 
 def check_summable(scale: Scale, where: str, hint: str = "") -> None:

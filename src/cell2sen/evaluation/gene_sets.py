@@ -118,7 +118,12 @@ def ceiling(answers: SetAnswers, rng: np.random.Generator) -> list[Any]:
         return [names[int(np.argmax(word_f1s([name] * len(names), names)))] for name in answers.names]
     best = [known[int(np.argmax(shares_listed([genes] * len(known), known)))] for genes in answers.genes]
     wanted = [set(genes) for genes in answers.genes]
-    return answers.as_many([sorted(b, key=lambda gene, w=w: gene not in w) for b, w in zip(best, wanted, strict=True)])
+    # Those of the truth first, since as many genes are kept as the truth has.
+    ordered = [
+        [*(gene for gene in genes if gene in own), *(gene for gene in genes if gene not in own)]
+        for genes, own in zip(best, wanted, strict=True)
+    ]
+    return answers.as_many(ordered)
 
 
 # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,7 +199,7 @@ def _scores(answers: SetAnswers, method: Method, chosen: Sequence[Metric], setti
     n = len(answers.names)
     drawn = bootstrap.weights(bootstrap.generator(settings.sampling.seed, "over sets"), settings.sampling.resamples, n)
     for metric in chosen:
-        names = {"metric": metric.name, "method": method.name}
+        names: dict[str, Any] = {"metric": metric.name, "method": method.name}
         try:
             values = _values(metric, answers, answered, settings)
         except (Missing, ImportError, OSError) as why:

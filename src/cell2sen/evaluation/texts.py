@@ -153,7 +153,7 @@ def shown_texts(answers: Answers) -> list[Mapping[str, Any]]:
     cells = answers.real.cells
     symbols = np.array(cells.expression.symbols, dtype=object)
     measured, organisms = by_upper_case(symbols), cells.expression.organism()
-    shown = []
+    shown: list[Mapping[str, Any]] = []
     for text, truth, rows in list(zip(answers.answer, answers.truth, answers.cells_of, strict=True))[:MAX_SHOWN]:
         over = cells.expression.over_symbols(cells.expression.reader.read(rows))
         expressed = set(symbols[np.unique(over.indices[over.data > 0])])

@@ -280,9 +280,12 @@ def _table(adata: AnnData, answers: Sequence[Answer], by: Sequence[str]) -> pd.D
     rows = []
     for answer in answers:
         genes = {state: " ".join(found) for state, found in states(answer.genes).items()}
-        group = {name: str(values[answer.rows[0]]) for name, values in columns.items()}
+        group: dict[str, Any] = {name: str(values[answer.rows[0]]) for name, values in columns.items()}
         rows.append(
-            {**group, **answer.slots, "text": answer.text, "complete": answer.complete, **genes}
+            group
+            | dict(answer.slots)
+            | {"text": answer.text, "complete": answer.complete}
+            | genes
             | {"n_cells": len(answer.rows), "cells": "\t".join(map(str, names[answer.rows]))}
         )
     index = pd.Index([str(names[answer.rows[0]]) for answer in answers], dtype=object)

@@ -124,7 +124,7 @@ def train(
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        named = {**examples.cells, **examples.sets}
+        named: dict[str, Any] = {**examples.cells, **examples.sets}
         directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
@@ -153,9 +153,8 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
-    names = sorted({name for data in (*config.data.files, *config.data.gene_sets) for name in data.tasks})
     worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in names
+        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in config.data.tasks
     }
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
@@ -193,8 +192,10 @@ def _initial_model(
         writable = model.tokens.known(symbols)
         return writable & np.isin(symbols, genes) if genes else writable
 
-    for file in (*examples.cells.values(), *examples.sets.values()):
-        file.keep_genes(known)
+    for cells in examples.cells.values():
+        cells.keep_genes(known)
+    for sets in examples.sets.values():
+        sets.keep_genes(known)
     networks.set_dropout(model.network, config)
     size = config.model.change_vectors
     if size is None:

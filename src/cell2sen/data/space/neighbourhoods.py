@@ -79,7 +79,11 @@ def read_neighbourhoods(obsp: Mapping[str, Any], uns: Mapping[str, Any], key: st
 
 
 def find_neighbourhoods(
-    coordinates: Any, *, radius: float | None = None, k: int | None = None, sections: Sequence[Any] | None = None
+    coordinates: Any,
+    *,
+    radius: float | None = None,
+    k: int | None = None,
+    sections: Sequence[Any] | NDArray[Any] | None = None,
 ) -> Neighbourhoods:
     """Neighbourhoods by distance, with scipy's k-d tree.
 
@@ -150,8 +154,9 @@ def _nearest(points: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     for row in np.flatnonzero(tied):
         around = np.asarray(tree.query_ball_point(points[row], limit[row]), dtype=np.int64)
         parts.append(np.stack([np.full(len(around), row), around], axis=1))
-    links = np.concatenate(parts).astype(np.int64)
-    return links[links[:, 0] != links[:, 1]]
+    links: NDArray[np.int64] = np.concatenate(parts).astype(np.int64)
+    between: NDArray[np.int64] = links[links[:, 0] != links[:, 1]]
+    return between
 
 
 def _storable(value: Any) -> Any:

@@ -31,7 +31,7 @@ def held_out_regions(
     neighbourhoods: Neighbourhoods,
     *,
     share: float,
-    sections: Sequence[Any] | None = None,
+    sections: Sequence[Any] | NDArray[Any] | None = None,
     seed: int = 0,
 ) -> Regions:
     """Random blocks of each section that hold about a share of its cells, and the margin around them.

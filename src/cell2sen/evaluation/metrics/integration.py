@@ -36,7 +36,7 @@ def closer_than_own(similarity: NDArray[np.float64], own: NDArray[np.int64]) -> 
         left = np.searchsorted(others, similarity[profile, mine], side="left")
         right = np.searchsorted(others, similarity[profile, mine], side="right")
         among_cells[profile] = np.mean(1 - (left + right) / (2 * len(others)))
-    return (among_profiles + among_cells) / 2
+    return np.asarray((among_profiles + among_cells) / 2, dtype=np.float64)
 
 
 @metric(level="pairs", perfect=0.0, range=(0.0, 1.0), undefined="there is only one profile")

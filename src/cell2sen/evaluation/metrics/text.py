@@ -124,7 +124,8 @@ def chrf_scores(truth: Sequence[str], answer: Sequence[str]) -> NDArray[np.float
     scores: dict[tuple[str, str], float] = {}
     for pair in dict.fromkeys((str(a), str(t)) for t, a in zip(truth, answer, strict=True)):
         if all(map(str.strip, pair)):
-            scores[pair] = float(chrf_score([pair[0]], [[pair[1]]], n_word_order=0))
+            score: Any = chrf_score([pair[0]], [[pair[1]]], n_word_order=0)
+            scores[pair] = float(score)
     return np.array([scores.get((str(a), str(t)), 0.0) for t, a in zip(truth, answer, strict=True)])
 
 

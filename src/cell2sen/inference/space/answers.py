@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -58,7 +59,8 @@ def yes_probabilities(session: Session, samples: Sequence[SpaceSample]) -> NDArr
     """Probability of yes for each sample, float64 (samples,): softmax over the log-likelihoods of yes and no."""
     task = session.task
     prompts = session.prompts([sample.cells for sample in samples], length=session.length)
-    answers = [task.complete(**{str(task.target): word}) for word in YES_NO]
+    slots: list[dict[str, Any]] = [{str(task.target): word} for word in YES_NO]
+    answers = [task.complete(**values) for values in slots]
     return np.asarray(softmax(session.backend.score(prompts, answers), axis=1)[:, 0], dtype=np.float64)
 
 
@@ -74,10 +76,10 @@ def pool_over_neighbours(probabilities: NDArray[np.float64], neighbourhoods: Nei
     -------
     float64 (cells, labels), NaN where neither the cell nor a neighbour has probabilities.
     """
-    known = np.isfinite(probabilities).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(probabilities).all(axis=1))
     logs = np.where(known[:, None], np.log(np.clip(np.nan_to_num(probabilities), 1e-12, None)), 0.0)
-    links = sp.csr_matrix(neighbourhoods.connectivities + sp.identity(len(known), format="csr"))
-    n_known = np.asarray(links @ known.astype(np.float64))
+    links = sp.csr_matrix(neighbourhoods.connectivities + sp.eye(len(known), format="csr"))
+    n_known = np.asarray(links @ known[:, None].astype(np.float64)).ravel()
     means = np.asarray(links @ logs) / np.maximum(n_known, 1)[:, None]
     return np.where(n_known[:, None] > 0, np.exp(log_softmax(means, axis=1)), np.nan)
 

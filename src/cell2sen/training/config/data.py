@@ -229,8 +229,14 @@ class DataConfig:
     Missing values, and columns that a file does not have, are written as nothing."""
 
     def __post_init__(self) -> None:
-        names = [data.file for data in (*self.files, *self.gene_sets)]
+        names = [data.file for data in self.files] + [data.file for data in self.gene_sets]
         if self.corpus and names:
             raise ValueError("data: name either files or a corpus")
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks of all files, sorted."""
+        of_cells = {name for data in self.files for name in data.tasks}
+        return sorted(of_cells | {name for data in self.gene_sets for name in data.tasks})

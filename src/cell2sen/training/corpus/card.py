@@ -67,7 +67,8 @@ def _counts(folder: Path, side: str) -> pd.DataFrame:
         frames.append(grouped.agg(samples="size", tokens="sum").reset_index())
     if not frames:
         return pd.DataFrame({"task": [], "data_set": [], "samples": [], "tokens": []})
-    return pd.concat(frames, ignore_index=True)
+    counts: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return counts
 
 
 def _table(title: str, counts: Mapping[str, pd.DataFrame], key: str) -> list[str]:

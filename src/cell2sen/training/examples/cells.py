@@ -237,8 +237,8 @@ class TrainingCells:
             obs[column] = pd.Categorical(values[rows])
         obs["organism"] = pd.Categorical(self.organism[rows])
         var = pd.DataFrame(index=pd.Index(self.symbols, dtype=object))
-        values = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
-        return AnnData(values.astype(np.float32), obs=obs, var=var)
+        matrix = self.scale.ln_cp10k(sp.csr_matrix(self.matrix[rows]), self.totals[rows])
+        return AnnData(matrix.astype(np.float32), obs=obs, var=var)
 
     def values(self, slot: str, draw: int = 0) -> NDArray[Any]:
         """Values of a slot of prompts or answers, object (cells,); ``None`` where missing.

@@ -52,7 +52,7 @@ class Draw:
         if self.context_dropout:
             kept = self.generator.random(kept.shape) >= self.context_dropout
         lines = []
-        for row, keep in zip(rows, kept, strict=True):
+        for row, keep in zip(map(np.asarray, rows), kept, strict=True):
             values = self.context.shared(np.atleast_1d(row))
             lines.append(context_line({name: values[name] for name, has in zip(names, keep, strict=True) if has}))
         return lines

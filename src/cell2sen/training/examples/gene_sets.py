@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class TrainingSets:
                 variant = int(generator.integers(len(task.templates))) if len(task.templates) > 1 else 0
                 gene_set = self.names[place]
                 members = listed_genes(self.genes[place], lengths[name], gene_set, seed + draw)
-                slots: dict[str, str | Sequence[str]] = {"gene_set": name_in_text(gene_set), "members": members}
+                slots: dict[str, Any] = {"gene_set": name_in_text(gene_set), "members": members}
                 prompt = task.prompt(
                     organism=self.organism,
                     key=gene_set,
@@ -117,7 +118,8 @@ class TrainingSets:
                     variant=variant,
                     **{slot: slots[slot] for slot in task.slots},
                 )
-                yield name, prompt, task.complete(variant=variant, **{str(task.target): slots[str(task.target)]})
+                answer: dict[str, Any] = {str(task.target): slots[str(task.target)]}
+                yield name, prompt, task.complete(variant=variant, **answer)
 
 
 def _held_out(names: Sequence[str], data: GeneSetFile) -> NDArray[np.bool_]:

@@ -163,7 +163,7 @@ def _pairs_of_task(
         if answers is None and not task.reads_cells and not cells.is_control(cell):
             continue
         if task.answer == "text":
-            answer = as_line(answer, ends=task.templates[variant].answer.endswith("}"))
+            answer = as_line(str(answer), ends=task.templates[variant].answer.endswith("}"))
         filled = {"sentence": lists[cell]} if answers is None else {str(task.target): answer}
         completions.append(task.complete(variant=variant, **filled))
         chosen.add(source, cell, values, variant, len(lists[cell]))

@@ -66,7 +66,7 @@ def pairs_of_samples(
         target = str(task.target)
         answer = list(of_cells[target][sample]) if task.answer == "labels" else columns[target][sample[0]]
         if task.answer == "text":
-            answer = as_line(answer, ends=task.templates[variant].answer.endswith("}"))
+            answer = as_line(str(answer), ends=task.templates[variant].answer.endswith("}"))
         filled: dict[str, Any] = {target: answer}
         yield Pair(task.name, prompt, task.complete(variant=variant, n_cells=len(sample), **filled))
 

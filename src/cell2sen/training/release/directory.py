@@ -73,7 +73,7 @@ def metadata_of(
         "no_perturbation": next(no_perturbation, before.get("no_perturbation")),
         "organisms": sorted({*before.get("organisms", []), *organisms}),
         "training": _settings(config, start),
-        "split": {name: split_of(file) for name, file in {**cells, **examples.sets}.items()},
+        "split": {name: split_of(file) for files in (cells, examples.sets) for name, file in files.items()},
         "started_from": None,
     }
     metadata |= _label_lists(examples)
@@ -143,8 +143,8 @@ def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
             context[name] += sum(value is not None for value in has[~file.test])
     counted = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
     binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
-    found = {"label_columns": counted, "number_columns": binned, "context": dict(context)}
-    merged = {key: {**before.get(key, {}), **values} for key, values in found.items()}
+    found: dict[str, dict[str, Any]] = {"label_columns": counted, "number_columns": binned, "context": dict(context)}
+    merged: dict[str, dict[str, Any]] = {key: {**before.get(key, {}), **values} for key, values in found.items()}
     return {key: values for key, values in merged.items() if values}
 
 

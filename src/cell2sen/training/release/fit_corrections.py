@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cell2sen.backend import Unsupported
 from cell2sen.inference.corrections import CORRECTION_FILE, Corrections
 from cell2sen.inference.expected_response import expected_response
+from cell2sen.inference.options import Options
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
 from cell2sen.training.examples.cells import MIN_GROUP_CELLS, TrainingCells
@@ -157,8 +158,10 @@ def _residuals(
     sampled = [np.sort(generator.permutation(group.control)[:n_control]) for group in groups]
     adata = cells.anndata(np.concatenate(sampled))
     adata.obs_names_make_unique()
-    options: Any = {"context": list(cells.prompt_context.names)}
-    session = start(adata, "perturb", {"model": backend, "progress": False, "scale": "log1p", **options})
+    options: Options = {"model": backend, "progress": False, "scale": "log1p"}
+    if names := list(cells.prompt_context.names):
+        options["context"] = names
+    session = start(adata, "perturb", options)
     slots = [{"perturbation": groups[0].perturbation}] * adata.n_obs
     response = expected_response(session, slots, seed=seed, correction=False)
     change = sp.csr_matrix(response.predicted - response.control)

@@ -54,10 +54,10 @@ def set_scores(folder: Path, sets: Iterable[TrainingSets], limit: int, *, seed: 
             evaluated = evaluate(
                 predicted,
                 real,
-                task=task,
+                task=task,  # type: ignore[arg-type]
                 train=train,
                 leaks="report",
-                resamples=RESAMPLES,  # type: ignore[arg-type]
+                resamples=RESAMPLES,
             )
             scores += [{**entry, "unit": "sets"} for entry in entries(evaluated, file.data.file, task)]
     return scores
