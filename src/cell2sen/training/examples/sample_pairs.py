@@ -87,7 +87,7 @@ def _of_sentences(
         **slots,
     )
     write = partial(_with_genes, task, prompt, genes, variant)
-    return PairOfCells.of(task.name, write, min(map(len, genes)))
+    return PairOfCells.of(task.name, write, min(map(len, genes)), names)
 
 
 def _with_genes(
