@@ -43,10 +43,10 @@ def write_cells(path: Path, n_cells: int, symbols: list[str], seed: int = 0) -> 
     rates = np.exp(generator.normal(-3.2, 1.7, len(symbols)) + generator.normal(0, 0.7, (30, len(symbols))))
     kind = generator.integers(30, size=5000)
     depth = generator.lognormal(0, 0.35, (5000, 1))
+    parts = [slice(row, row + 500) for row in range(0, 5000, 500)]
     first = sp.vstack(
-        [sp.csr_matrix(generator.poisson(rates[kind[row : row + 500]] * depth[row : row + 500])) for row in range(0, 5000, 500)],
-        format="csr",
-    )  # fmt: skip
+        [sp.csr_matrix(generator.poisson(rates[kind[part]] * depth[part])) for part in parts], format="csr"
+    )
     for start in range(0, n_cells, 5000):
         counts = first[: n_cells - start].astype(np.float32)
         if start:

@@ -62,6 +62,10 @@ class Compute:
     gradient_accumulation: int = 1
     """Batches in a step, for trainings on pairs. With rewards a step has ``grpo.answers.prompts`` prompts."""
 
+    def __post_init__(self) -> None:
+        if self.packed_tokens and not self.packing:
+            raise ValueError("compute.packed_tokens is the length of packed rows: add compute.packing: true")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,7 +147,7 @@ def _made_of(config: CorpusConfig, model: Model, worded: Mapping[str, Task], bas
 
     files = [data.file for data in (*config.files, *config.gene_sets)]
     tables = [data.space.interactions for data in config.files if data.space and data.space.interactions]
-    texts = [path.relative_to(base).as_posix() for data in config.files for path in text_files(data.texts, base)]
+    texts = [os.path.relpath(path, base) for data in config.files for path in text_files(data.texts, base)]
     return {
         "settings": plain(config) | {"model": model.name},  # no local path
         "inputs": {file: _sha256(base / file) for file in dict.fromkeys([*files, *tables, *texts])},

@@ -98,18 +98,19 @@ def _check_columns(file: TrainingCells, task: Task) -> None:
 
 
 def keep_distinct(examples: Examples, config: CorpusConfig, base: Path, work: Path) -> dict[str, int]:
-    """Drop cells without genes and, with ``deduplicate``, copies of others; number of those of each file.
+    """With ``deduplicate`` drop copies of other cells, and cells without genes; number of those of each file.
 
     Which cells are kept is written into a folder, so that a build that is continued does not read all files again.
     """
     files = list(examples.cells.values())
+    if not config.deduplicate:
+        return dict.fromkeys(examples.cells, 0)
     paths = [work / f"kept-{number:04d}.npy" for number in range(len(files))]
     if not all(path.exists() for path in paths):
         hashes = [hashes_of_file(file.data, base)[file.rows] for file in files]
         # Copies stay in held-out studies.
         order = sorted(range(len(files)), key=lambda number: (not config.is_held_out(files[number].data), number))
-        kept = first_of_each(hashes, order) if config.deduplicate else [each != 0 for each in hashes]
-        for path, mask in zip(paths, kept, strict=True):
+        for path, mask in zip(paths, first_of_each(hashes, order), strict=True):
             with complete_file(path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, mask)
     left_out: dict[str, int] = {}

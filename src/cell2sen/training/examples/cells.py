@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MIN_GROUP_CELLS = 10
 
 #: Rows between two cells above which the file is read separately for each: fewer reads are faster than fewer rows.
-MAX_GAP = 64
+MAX_GAP = 256
 
 #: Maximum number of training cells of a file in the rank fit.
 MAX_FIT_CELLS = 1024

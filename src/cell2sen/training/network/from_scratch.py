@@ -106,9 +106,10 @@ def new_model(
         )
     )
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
-    if whole and shape.initial.gene_vectors and (cells or corpus):
-        matrices = corpus.sentences(MAX_VECTOR_CELLS) if corpus else list(_log_normalised(cells))
-        _set_gene_vectors(network, tokens, genes, matrices, shape, config.seed)
+    if whole and shape.initial.gene_vectors:
+        matrices = list(_log_normalised(cells)) if corpus is None else corpus.sentences(MAX_VECTOR_CELLS)
+        if matrices:
+            _set_gene_vectors(network, tokens, genes, matrices, shape, config.seed)
     return TrainableModel(network=network, tokenizer=tokenizer, tokens=tokens)
 
 

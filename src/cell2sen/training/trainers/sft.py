@@ -90,7 +90,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         batch_size = int(self.args.per_device_train_batch_size)
         # Packed samples need no similar length.
         together = 1 if self.packing else SORTED_BATCHES
-        return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0), together)
+        return GroupedOrder(dataset["length"][:], batch_size, int(self.args.data_seed or 0), together)
 
 
 def draw_tokens(chosen_BL: torch.Tensor, limit: int | None) -> torch.Tensor:
