@@ -41,9 +41,10 @@ def write_cells(path: Path, n_cells: int, symbols: list[str], seed: int = 0) -> 
     generator = np.random.default_rng(seed)
     types = np.array([f"type {number}" for number in range(30)])
     rates = np.exp(generator.normal(-3.2, 1.7, len(symbols)) + generator.normal(0, 0.7, (30, len(symbols))))
-    kind = generator.integers(30, size=5000)
-    depth = generator.lognormal(0, 0.35, (5000, 1))
-    parts = [slice(row, row + 500) for row in range(0, 5000, 500)]
+    n_first = min(5000, n_cells)
+    kind = generator.integers(30, size=n_first)
+    depth = generator.lognormal(0, 0.35, (n_first, 1))
+    parts = [slice(row, row + 500) for row in range(0, n_first, 500)]
     first = sp.vstack(
         [sp.csr_matrix(generator.poisson(rates[kind[part]] * depth[part])) for part in parts], format="csr"
     )
