@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,12 @@ import pytest
 import tiny
 import training_cells
 
+from cell2sen.data.output import complete_file
 from cell2sen.engine.tokenization.tokenizer import load_tokens
 from cell2sen.model import METADATA_FILE
 from cell2sen.prompt import Prompt
 from cell2sen.training.config.training_file import build as built
-from cell2sen.training.corpus import shards
+from cell2sen.training.corpus import build, card, plan, shards, shuffling
 from cell2sen.training.corpus.build import build_corpus
 from cell2sen.training.corpus.reading import RECORD
 from cell2sen.training.corpus.settings import CorpusConfig
@@ -125,6 +129,32 @@ def test_built_twice_and_interrupted_once(
     assert contents(other)["train-00000.parquet"] != contents(corpus)["train-00000.parquet"]
 
 
+def test_interrupted_again_and_again(
+    corpus: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+
+    @contextlib.contextmanager
+    def stopping(path: Path) -> Iterator[Path]:
+        with complete_file(path) as temporary:
+            yield temporary
+            if next(calls) % 7 == 5:
+                raise KeyboardInterrupt  # with a file that is not complete
+        if next(calls) % 7 == 4:
+            raise KeyboardInterrupt
+
+    for module in (build, plan, shards, shuffling, card):
+        monkeypatch.setattr(module, "complete_file", stopping)
+    n_stopped = 0
+    while not (tmp_path / "out").exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            run(folder, tmp_path / "out")
+        n_stopped += not (tmp_path / "out").exists()
+        assert n_stopped < 100
+    assert n_stopped > 5
+    assert contents(tmp_path / "out") == contents(corpus)
+
+
 #: Arguments: settings as JSON, output, base.
 PROGRAM = """
 import json, sys
@@ -164,10 +194,10 @@ def test_killed_at_random_moments(folder: Path, tmp_path: Path) -> None:
     assert start(values, tmp_path / "once", folder).wait() == 0
     whole = time.monotonic() - began
     generator, killed = np.random.default_rng(0), 0
-    for _ in range(40):
+    for share in [0.55, 0.75, 0.65, *generator.uniform(0.4, 1.4, 20)]:
         process = start(values, tmp_path / "again", folder)
         try:
-            assert process.wait(timeout=float(generator.uniform(0.02, 0.5)) * whole) == 0
+            assert process.wait(timeout=float(share) * whole) == 0
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)

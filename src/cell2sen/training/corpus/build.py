@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from cell2sen import tasks
-from cell2sen.data.output import complete_file, remove_stale
+from cell2sen.data.output import complete_file
 from cell2sen.engine.tokenization.tokenizer import known_genes, load_tokens
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model, resolve
@@ -120,8 +120,6 @@ def _build(
         for side in ("train", "held_out")
     }
     writer = PartWriter(config=config, examples=examples, tokens=tokens, folder=work)
-    for path in [*work.iterdir(), *folder.iterdir()]:
-        remove_stale(path)  # temporary files of a build that was killed
     with tqdm(total=len(parts), disable=not progress, desc="corpus", unit="part") as bar:
         for part in parts:
             if not sides["held_out" if part.held_out else "train"].dealt.exists():
