@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -84,7 +85,13 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     work.mkdir(parents=True, exist_ok=True)
     _check_resumed(folder, made_of)
     if not (folder / CARD).exists():
-        _build(config, model, worded, made_of, base, folder, progress)
+        try:
+            _build(config, model, worded, made_of, base, folder, progress)
+        except OSError as error:
+            if error.errno != errno.ENOSPC and "No space left" not in str(error):
+                raise
+            text = f"no space left for {folder}, which keeps what is done: make room, and the same call continues it"
+            raise OSError(errno.ENOSPC, text) from error
     shutil.rmtree(work, ignore_errors=True)
     folder.rename(out)
     return out
