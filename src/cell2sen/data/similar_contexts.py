@@ -44,7 +44,7 @@ class KnownChanges:
 class Transfer:
     """Rule by which the change of a context follows from those of others.
 
-    A context has the weight √n · exp(ρ / temperature), with its number of perturbed cells n and the correlation ρ of its
+    A context has the weight √n · exp(ρ / temperature): n is the number of its perturbed cells, ρ the correlation of its
     control mean with that of the predicted context.
     """
 
@@ -92,8 +92,8 @@ class Transfer:
 def fit_transfer(perturbations: Sequence[KnownChanges], default: Transfer | None = None) -> Transfer:
     """Temperature and rule of falls with which contexts are predicted best from the others of the same perturbation.
 
-    The criterion is the mean correlation of predicted and true change, with weights √n. A context that is to be predicted
-    must not be among them.
+    The criterion is the mean correlation of predicted and true change, with weights √n. A context that is to be
+    predicted must not be among them.
 
     Parameters
     ----------
