@@ -42,8 +42,8 @@ def baseline(*tasks: Task, role: Role = "baseline") -> Callable[[Registered], Re
         first_line = (registered.__doc__ or "").strip().splitlines()[0].rstrip(".")
         run: Any = registered
         if isinstance(registered, type):
-            registered.name = name
-            run = registered()
+            run.name = name
+            run = run()
         method = Method(name=name, summary=first_line[:1].lower() + first_line[1:], role=role, run=run)
         for task in tasks:
             _METHODS[task][name] = method
