@@ -71,7 +71,8 @@ class Session:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the answer of the task is in the prompt."""
-        answers = {words_of(name) for name in (self.task.column, self.task.target) if name}
+        parts = self.task.answered
+        answers = {words_of(name) for part in parts for name in (part.column, part.target) if name}
         if shown := [name for name in self.context.names if words_of(name) in answers]:
             raise ValueError(
                 f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)"
@@ -388,7 +389,7 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
 def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: those the model was trained with, at most the recipe's; ``None`` is all."""
     lengths = model.metadata.get("lengths", {})
-    trained = lengths.get(task.name, lengths.get("annotate") if task.name == "embed" or task.column else None)
+    trained = lengths.get(task.name, lengths.get("annotate") if task.name == "embed" or task.is_of_columns else None)
     if trained is None and task.cells is not None and recipe.max_genes == model.recipe.max_genes:
         trained = DEFAULT_SAMPLE_GENES
     limits = [limit for limit in (trained, recipe.max_genes) if limit]

@@ -158,7 +158,7 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     }
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
-    fit_bins(cells, worded.values())
+    fit_bins(cells, worded)
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 

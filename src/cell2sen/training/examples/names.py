@@ -51,9 +51,10 @@ def check_names(
             if None in file.perturbation.tolist():  # not where they are the controls
                 warn_of_missing(file.obs, file.data.perturbation.column, file.owner, "they are left out")
         for task in learned:
-            if task.column is not None:
-                column = file.data.columns.get(str(task.target), task.column)
-                warn_of_missing(file.obs, column, file.owner, f"task {task.name!r} is not learned from them")
+            for part in task.answered:
+                if part.column is not None:
+                    column = file.data.columns.get(str(part.target), part.column)
+                    warn_of_missing(file.obs, column, file.owner, f"task {task.name!r} is not learned from them")
         for column in file.data.context:
             warn_of_missing(file.obs, column, file.owner, "they are not paired with controls")
     for kind, counts, key in (
