@@ -38,7 +38,7 @@ def test_every_task(name):
     for template in task.templates:
         one = template.answer_cell if template.answer == "{cells}" else template.answer
         assert one[0].isspace()
-        assert one.endswith(f"{{{task.target}}}" + ("" if task.answer == "text" else "."))
+        assert one.endswith("." if task.answer != "text" else (f"{{{task.target}}}", f"{{{task.target}}}."))
         assert template.prompt == template.prompt.strip()
 
 

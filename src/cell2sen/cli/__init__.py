@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import bulk, check, corpus, demo, evaluate, gene_sets, predict, samples, space, text, train
+from cell2sen.cli import check, corpus, demo, evaluate, predict, train
 from cell2sen.cli.options import with_groups
+from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
 __all__ = ["app", "main"]
 

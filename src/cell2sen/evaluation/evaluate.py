@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import integration, leakage, metrics, numbers, texts
-from cell2sen.evaluation.gene_sets import COLUMNS, evaluate_gene_sets
+from cell2sen.evaluation import leakage, matching, metrics
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
@@ -40,7 +39,9 @@ from cell2sen.evaluation.settings import (
     Values,
     as_list,
 )
-from cell2sen.evaluation.space import methods_of_labels
+from cell2sen.evaluation.tasks import integration, numbers, texts
+from cell2sen.evaluation.tasks.gene_sets import COLUMNS, evaluate_gene_sets
+from cell2sen.evaluation.tasks.space import methods_of_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -253,7 +254,8 @@ def task_of(predicted: Cells, settings: Settings) -> Task:
     columns = settings.columns
     if settings.task is not None:
         return settings.task
-    if predicted.verb == "annotate" and labels.is_number(predicted, columns.predicted_label, as_list(columns.label)[0]):
+    label = as_list(columns.label)[0]
+    if predicted.verb == "annotate" and matching.is_number(predicted, columns.predicted_label, label):
         return "number"
     if predicted.verb is not None:
         return predicted.verb

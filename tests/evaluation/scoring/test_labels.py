@@ -42,19 +42,6 @@ def test_nearest_training_cell_needs_training_cells(labelled: ad.AnnData) -> Non
     assert evaluation.table.loc["normalised_accuracy", "logistic_regression"] > 0.95
 
 
-def test_labels_of_any_column_are_found_as_recorded(labelled: ad.AnnData) -> None:
-    several = labelled.copy()
-    several.obs["cell2sen_donor"] = several.obs["donor"]
-    results = {f"cell2sen_{name}": {"column": name, "key": f"cell2sen_{name}"} for name in ("cell_type", "donor")}
-    several.uns["cell2sen"] = {"annotate": {**results["cell2sen_cell_type"], "results": results}}
-    options = {"resamples": 5, "metrics": ["balanced_accuracy"], "leaks": "report"}
-    assert evaluate(several, labelled, label="donor", **options).table.loc["balanced_accuracy", "prediction"] == 1
-    with pytest.raises(
-        ValueError, match=r"predictions of 'drug' are not among \['cell2sen_cell_type', 'cell2sen_donor'\]"
-    ):
-        evaluate(several, labelled, label="drug", **options)
-
-
 def test_labels_of_other_tools(labelled: ad.AnnData) -> None:
     predicted = labelled.copy()
     del predicted.uns["cell2sen"]

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from cell2sen.data.obs import number_column
 from cell2sen.evaluation.inputs import Cells, Sides
+from cell2sen.evaluation.matching import common_cells, predicted_column
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.scoring import bootstrap
 from cell2sen.evaluation.scoring.baselines import Method, baseline
 from cell2sen.evaluation.scoring.bootstrap import Estimate
-from cell2sen.evaluation.scoring.labels import common_cells, over_units, predicted_column
+from cell2sen.evaluation.scoring.labels import over_units
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.scoring.tables import Score
 from cell2sen.evaluation.settings import Settings, as_list

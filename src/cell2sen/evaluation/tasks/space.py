@@ -18,7 +18,7 @@ from cell2sen.evaluation.scoring.labels import Answers, Labelled
 DISTANCE = "expression_distance"
 
 #: Methods of labels that learn from the expression of single cells, which samples are not.
-_OF_CELLS = ("nearest_training_cell", "ceiling")
+_OF_CELLS = ("nearest_training_cell", "logistic_regression", "ceiling")
 
 #: Training cells, genes with the highest variance, and principal components of the regression.
 _MAX_CELLS, _GENES, _COMPONENTS = 5000, 2000, 50

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import cell2sen as c2s
 from cell2sen.evaluation.inputs import read
-from cell2sen.evaluation.space import best_threshold, neighbour_means
+from cell2sen.evaluation.tasks.space import best_threshold, neighbour_means
 
 
 def split(side: int = 12):
