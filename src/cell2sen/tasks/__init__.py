@@ -117,13 +117,13 @@ def column_task(name: str) -> Task:
 
 
 def joint_task(name: str) -> Task:
-    """Task of several obs columns: cell sentence → the cell's values in them, in one answer.
+    r"""Task of several obs columns: cell sentence → the cell's values in them, in one answer.
 
     Parameters
     ----------
     name
         ``"joint:tissue+disease+sex"``. Columns are labels; those of numbers are written ``number:age``. A ``+`` within
-        the name of a column is written ``\\+`` (:func:`joint_name`).
+        the name of a column is written ``\+`` (:func:`joint_name`).
 
     Raises
     ------
@@ -136,8 +136,8 @@ def joint_task(name: str) -> Task:
     named = [str(part.column) for part in parts]
     if kind != JOINT or len(parts) < 2 or len(set(named)) < len(named):
         raise ValueError(
-            f"tasks of several columns of obs are named {JOINT}:COLUMN+COLUMN, with two different columns or more, found "
-            f"{name!r}"
+            f"tasks of several columns of obs are named {JOINT}:COLUMN+COLUMN, with two different columns or more, "
+            f"found {name!r}"
         )
     slots: list[str] = []
     for part in parts:  # "donor.state" and "donor_state" are one slot

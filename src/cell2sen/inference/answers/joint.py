@@ -60,7 +60,7 @@ def in_joint_answer(menu: ClosedSet) -> ClosedSet:
     written = [name for names in groups for name in names]
     if alike := sorted({name for name in written if written.count(name) > 1}):
         raise ValueError(
-            f"{menu.task.name!r}: labels that differ in a semicolon only, such as {alike[0]!r}, are the same in a joint "
-            "answer: rename one, or learn the column alone"
+            f"{menu.task.name!r}: labels that differ in a semicolon only, such as {alike[0]!r}, are the same in a "
+            "joint answer: rename one, or learn the column alone"
         )
     return replace(menu, groups=groups)

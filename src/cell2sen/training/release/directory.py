@@ -141,7 +141,9 @@ def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
                 before_it = learned.get(key, known)
                 learned[key] = [one if one is not None else other for one, other in zip(before_it, known, strict=True)]
         for (answer, column), values in learned.items():
-            counted = [str(value) for value, test in zip(values, file.test, strict=True) if value is not None and not test]
+            counted = [
+                str(value) for value, test in zip(values, file.test, strict=True) if value is not None and not test
+            ]
             (numbers if answer == "number" else labels).setdefault(column, Counter()).update(counted)
             if answer == "number":
                 bins[column] = file.bins[column].record()
@@ -150,7 +152,11 @@ def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
             context[name] += sum(value is not None for value in has[~file.test])
     sorted_labels = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
     binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
-    found: dict[str, dict[str, Any]] = {"label_columns": sorted_labels, "number_columns": binned, "context": dict(context)}
+    found: dict[str, dict[str, Any]] = {
+        "label_columns": sorted_labels,
+        "number_columns": binned,
+        "context": dict(context),
+    }
     merged: dict[str, dict[str, Any]] = {key: {**before.get(key, {}), **values} for key, values in found.items()}
     return {key: values for key, values in merged.items() if values}
 

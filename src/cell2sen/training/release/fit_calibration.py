@@ -67,7 +67,8 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
 
     Returns
     -------
-    Task (:func:`cell2sen.inference.annotate.calibration_key`) → ``temperature``, ``n_cells``, ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``).
+    Task, or part of one (:func:`cell2sen.inference.annotate.calibration_key`) → ``temperature``, ``n_cells``,
+    ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``).
     """
     model = resolve(folder)
     named = dict.fromkeys(name for file in cells for name in file.data.tasks if tasks.is_of_columns(name))
@@ -120,9 +121,7 @@ def _calibrated(
         sentences = file.sentences(0, Augmentation(), 0)[rows]
         session = start(sentences, task, {"model": backend, "context": file.context_of(task)})
         menus = {
-            part.name: list(menu)
-            for part, menu in zip(task.answered, answers, strict=True)
-            if part.answer == "label"
+            part.name: list(menu) for part, menu in zip(task.answered, answers, strict=True) if part.answer == "label"
         }
         found = {result.task.name: result for result in annotate_cells(session, [session.task], menus)}
         for part, menu, column in zip(task.answered, answers, values, strict=True):
