@@ -110,6 +110,11 @@ class Task:
         return tuple(sorted(self.parts, key=lambda part: answer.find(f"{{{part.target}}}"))) or (self,)
 
     @property
+    def answer_names(self) -> list[str]:
+        """Columns and slots of the answers, which must not be in the prompt."""
+        return [name for part in self.answered for name in (part.column, part.target) if name]
+
+    @property
     def is_of_columns(self) -> bool:
         """Whether the task was made from names of obs columns."""
         return self.column is not None or bool(self.parts)

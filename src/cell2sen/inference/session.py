@@ -71,8 +71,7 @@ class Session:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the answer of the task is in the prompt."""
-        parts = self.task.answered
-        answers = {words_of(name) for part in parts for name in (part.column, part.target) if name}
+        answers = set(map(words_of, self.task.answer_names))
         if shown := [name for name in self.context.names if words_of(name) in answers]:
             raise ValueError(
                 f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)"
@@ -286,7 +285,7 @@ def start(
         context=Context.of(options.get("context"), sentences.obs),
     )
     warn_of_organisms(session.model, session.sentences)
-    warn_of_context(session.model, session.context)
+    warn_of_context(session.model, session.context, session.task)
     _warn_max_genes(session)
     return session
 
@@ -414,8 +413,8 @@ def trained_names(model: Model, kind: str) -> Mapping[str, int]:
     return names or {}
 
 
-def warn_of_context(model: Model, context: Context) -> None:
-    """Log a warning about columns in the prompt that the model's prompts did not have in training."""
+def warn_of_context(model: Model, context: Context, task: Task) -> None:
+    """Log a warning about columns that are in the prompt and were not in training, or the other way round."""
     trained = {words_of(name) for name in model.metadata.get("context") or ()}
     unknown = [name for name in context.names if words_of(name) not in trained]
     if unknown and model.wording == "checkpoint":
@@ -424,6 +423,15 @@ def warn_of_context(model: Model, context: Context) -> None:
             model.name,
             some(unknown),
             f"only with {some(sorted(trained))}" if trained else "but with genes alone",
+        )
+    data: Mapping[str, Any] = (model.metadata.get("training") or {}).get("data") or {}
+    given = {words_of(name) for name in (*context.names, *task.answer_names)}
+    missing = [name for name in data.get("context") or () if words_of(name) not in given]
+    learned = task.name in (model.metadata.get("templates") or {})
+    if missing and learned and not (data.get("augmentation") or {}).get("context_dropout"):
+        advice = "pass them as context=, or train with data.augmentation.context_dropout"
+        logger.warning(
+            "%s was trained with %s in all prompts, these are without: %s", model.name, some(missing), advice
         )
 
 

@@ -23,7 +23,7 @@ JOINT = "joint"
 PLUS = r"\+"
 
 #: Slots of other meaning, which no column may have.
-_RESERVED = frozenset({*BUILT_IN_SLOTS, "sample", "sentence", "key", "variant", "context", "answer_genes"})
+_RESERVED = frozenset({*BUILT_IN_SLOTS, "sample", "sentence", "key", "variant", "context", "answer_genes", "self"})
 
 
 def names() -> list[str]:

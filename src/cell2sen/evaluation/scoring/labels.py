@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cell2sen.answer import by_upper_case, named_genes
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_text
-from cell2sen.evaluation.inputs import Cells, Sides, some_of
+from cell2sen.evaluation.inputs import UNS, Cells, Sides, some_of
 from cell2sen.evaluation.matching import common_cells, predicted_columns
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
 from cell2sen.evaluation.metrics.distributions import neighbours
@@ -407,7 +407,7 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
         train=labelled(sides.train, *named) if sides.train is not None else None,
         settings=settings,
     )
-    return answers, notes + _notes_on(answers)
+    return answers, notes + _notes_on(answers) + _notes_on_menus(answers, predicted, found, named)
 
 
 def _joined(columns: Sequence[Sequence[Any] | NDArray[Any]]) -> NDArray[Any]:
@@ -446,6 +446,23 @@ def _notes_on(answers: Answers) -> list[str]:
             f"{len(unknown)} of {len(written)} predicted labels ({some_of(unknown)}) are none of the real cells' "
             f"labels ({some_of(real, 12)}); they count as wrong. rename= maps names of the same type"
         )
+    return notes
+
+
+def _notes_on_menus(answers: Answers, predicted: Cells, found: Sequence[str], named: Sequence[str]) -> list[str]:
+    """True labels that were not among those to choose from, as this package recorded them."""
+    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
+    records = {record.get("key"): record, **record.get("results", {})}
+    notes = []
+    for column, name in zip(found, named, strict=True):
+        menu = set(answers.normalised(list(map(str, records.get(column, {}).get("labels", ())))))
+        truth = answers.real.cells.column(name)[answers.real.rows]
+        lost = [label for label, plain in zip(truth, answers.normalised(truth), strict=True) if plain not in menu]
+        if menu and lost:
+            notes.append(
+                f"{len(lost)} cells have a true {name} ({some_of(sorted(set(map(str, lost))))}) that was not among the "
+                "labels to choose from; they count as wrong"
+            )
     return notes
 
 

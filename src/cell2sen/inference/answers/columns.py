@@ -154,14 +154,26 @@ def annotate_cells(
         bins.append(numbers)
     if menus:
         raise ValueError(f"labels= names {sorted(menus)}, which are none of the tasks {[part.name for part in parts]}")
+    keys = [key or f"cell2sen_{part.target}" for part in parts]
+    _check_keys(keys)
     if of_cells and samples is not None:
         results = [label_cells(sessions[0], sets[0], samples, distinct=distinct)]
     else:
         results = _probabilities(sessions, sets, samples)
     return [
-        Annotation(task=part, key=key or f"cell2sen_{part.target}", probabilities=result, bins=numbers)
-        for part, result, numbers in zip(parts, results, bins, strict=True)
+        Annotation(task=part, key=name, probabilities=result, bins=numbers)
+        for part, name, result, numbers in zip(parts, keys, results, bins, strict=True)
     ]
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Raise a ValueError if results of one column would overwrite those of another: ``x`` and ``x_score``."""
+    for key in keys:
+        if clash := [other for other in keys if other.removeprefix(key) in ("_score", "_low", "_high", "_sample")]:
+            raise ValueError(
+                f"the results of two tasks would be in the same columns of obs, {key!r} with {clash[0]!r}: annotate "
+                "them one after the other, with key_added="
+            )
 
 
 def _probabilities(

@@ -322,8 +322,12 @@ class TrainingCells:
 
     def context_of(self, task: Task) -> list[str]:
         """Columns that are in the prompts of a task: not that of its answer."""
-        answers = {words_of(name) for part in task.answered for name in (part.column, part.target) if name}
+        answers = set(map(words_of, task.answer_names))
         return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def context_values(self, name: str) -> NDArray[Any]:
+        """Values of a column of prompts, object (cells,); ``None`` where missing, or in a file without the column."""
+        return self._context_columns().get(name, np.full(len(self.names), None, dtype=object))
 
     def _context_columns(self) -> dict[str, NDArray[Any]]:
         """Columns of prompts that the file has: name → values as text, object (cells,)."""
