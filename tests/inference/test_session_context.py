@@ -111,3 +111,32 @@ def test_contexts_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> No
         begin("embed", adata_with_tissue(), model=FakeBackend(model), context="tissue"),
     ):
         assert "was not trained with 'tissue' in its prompts, but with genes alone" in caplog.text
+
+
+def test_a_model_that_was_trained_with_context_needs_it(caplog: pytest.LogCaptureFixture) -> None:
+    trained: dict[str, Any] = {
+        "templates": {
+            "annotate": [{"prompt": "{genes} is", "answer": " {cell_type}."}],
+            "label:tissue": [{"prompt": "{genes} is", "answer": " {tissue}."}],
+        },
+        "training": {"data": {"context": ["tissue", "donor_id"], "augmentation": {"context_dropout": 0.0}}},
+        "context": {"tissue": 9, "donor_id": 9},
+    }
+    backend = fake(**trained)
+    for context, task, missing in (
+        (None, "annotate", "'tissue', 'donor_id'"),
+        ("donor_id", "annotate", "'tissue'"),
+        (None, "label:tissue", "'donor_id'"),
+        (["tissue", "donor_id"], "annotate", ""),
+        ("donor_id", "label:tissue", ""),
+    ):
+        caplog.clear()
+        with begin(task, adata_with_tissue(), model=backend, context=context):
+            pass
+        expected = f"fake was trained with {missing} in all prompts, these are without: pass them as context="
+        assert (expected in caplog.text) == bool(missing)
+        assert ("was trained with" in caplog.text) == bool(missing)
+    trained["training"]["data"]["augmentation"]["context_dropout"] = 0.3
+    caplog.clear()
+    with begin("annotate", adata_with_tissue(), model=fake(**trained)):
+        assert "was trained with" not in caplog.text

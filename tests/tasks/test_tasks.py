@@ -59,6 +59,8 @@ def test_one_template_decides_embeddings():
         ("number:dose (nM)", "dose (nM)", "dose_nM"),
         ("label:organism", "organism", "organism_of_cell"),
         ("label:a{b}.c", "a b c", "a_b_c"),
+        ("label:self", "self", "self_of_cell"),
+        ("label:Genes", "Genes", "Genes_of_cell"),
     ],
 )
 def test_any_column_makes_a_task(name, words, target):

@@ -150,3 +150,14 @@ def test_several_columns_are_right_together(labelled: ad.AnnData) -> None:
     assert any("3 cells have no true label" in note for note in evaluation.notes)
     with pytest.raises(ValueError, match="must name a column for each of the labels"):
         evaluate(predicted, predicted.copy(), label=["sex", "cell_type"], predicted_label="guess", task="annotate")
+
+
+def test_true_labels_that_could_not_be_chosen_are_named(labelled: ad.AnnData) -> None:
+    predicted, real = labelled.copy(), labelled.copy()
+    predicted.uns["cell2sen"] = {"annotate": {"key": "cell2sen_cell_type", "labels": np.array(["B cell", "T cell"])}}
+    real.obs["cell_type"] = ["monocyte", *real.obs["cell_type"].astype(str)[1:]]
+    notes = evaluate(predicted, real, resamples=5, task="annotate").notes
+    assert "1 cells have a true cell_type (monocyte) that was not among the labels to choose from" in " ".join(notes)
+    assert not any(
+        "to choose from" in note for note in evaluate(predicted, labelled, resamples=5, task="annotate").notes
+    )

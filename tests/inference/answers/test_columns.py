@@ -111,3 +111,9 @@ def test_labels_of_other_tasks() -> None:
         annotate_cells(session, tasks_to_annotate("number:dose", session.model))
     with pytest.raises(ValueError, match="has no list of label:sex"):
         annotate_cells(session, tasks_to_annotate("label:sex", session.model))
+
+
+def test_results_do_not_overwrite_each_other() -> None:
+    menus = {"x": ["a", "b"], "x_score": ["c", "d"]}
+    with pytest.raises(ValueError, match="same columns of obs, 'cell2sen_x' with 'cell2sen_x_score'"):
+        c2s.tl.annotate(cells(), menus, task=["label:x", "label:x_score"], model=fake(), **QUIET)

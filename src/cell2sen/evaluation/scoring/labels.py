@@ -16,7 +16,7 @@ from cell2sen.answer import by_upper_case, named_genes
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_text
 from cell2sen.evaluation.inputs import UNS, Cells, Sides, some_of
-from cell2sen.evaluation.matching import common_cells, predicted_columns
+from cell2sen.evaluation.matching import common_cells, is_number, predicted_columns
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.metrics.labels import calibration_curve, confusion, matches
@@ -382,6 +382,8 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     predicted, real, columns = sides.predicted, sides.real, settings.columns
     named = as_list(columns.label)
     found = predicted_columns(predicted, columns.predicted_label, named)
+    if len(named) > 1 and (of_numbers := [name for name in named if is_number(predicted, None, name)]):
+        raise ValueError(f"numbers are not right or wrong: score {of_numbers[0]!r} alone, as label=")
     if same := sorted(set(found) & set(named)) if predicted.obs is real.obs else []:
         raise ValueError(
             f"predicted and true labels are the same column {same[0]!r}; name another with predicted_label= or label="

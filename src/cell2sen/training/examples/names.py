@@ -97,6 +97,12 @@ def _check_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
                     f"{len(frequent)} of {len(counts)} in obs[{part.column!r}] ({some(sorted(map(str, counts)))})"
                     f"{' of cells with all values' if task.parts else ''}{advice}"
                 )
+            for group in twins(counts) if part.answer == "label" else ():
+                logger.warning(
+                    "the labels %s of obs[%r] differ only in spelling and are learned apart; give them one name",
+                    " and ".join(f"{name!r} ({counts[name]} cells)" for name in group),
+                    part.column,
+                )
             _warn_of_answers_in_context(files, task, part, answers)
 
 
