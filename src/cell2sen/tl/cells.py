@@ -143,9 +143,9 @@ def annotate(
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
         perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
         cell, read together with the other cells of its sample, ``"label:COLUMN"`` or ``"number:COLUMN"`` for any column
-        of obs (disease, sex, age), ``"joint:COLUMN+COLUMN"`` for several in one answer, each conditional on those before
-        it. The column's name is enough if the model was trained on it. A list: several tasks, for which each cell is
-        read once. Default: the cell type, or else all columns that the model was trained on.
+        of obs (disease, sex, age), ``"joint:COLUMN+COLUMN"`` for several in one answer, each conditional on those
+        before it. The column's name is enough if the model was trained on it. A list: several tasks, for which each
+        cell is read once. Default: the cell type, or else all columns that the model was trained on.
     sample_by
         For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
         a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
@@ -172,8 +172,8 @@ def annotate(
     ``None``, or the copy. Sets, for each task and each column of a joint answer,
 
     ``obs[key_added]``, ``obs[key_added + "_score"]``
-        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Below the threshold the label is ``"unknown"``; for cells
-        without genes or in no sample, too, whose probability is 0.
+        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Below
+        the threshold the label is ``"unknown"``; for cells without genes or in no sample, too, whose probability is 0.
     ``obs[key_added]``, ``obs[key_added + "_low"]``, ``obs[key_added + "_high"]``
         Of a number: expected value and the interval with 90 % of the probability, float64; NaN for cells without genes.
     ``obsm[key_added + "_probabilities"]``

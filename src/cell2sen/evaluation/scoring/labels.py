@@ -441,8 +441,11 @@ def _notes_on(answers: Answers) -> list[str]:
     written = sorted({str(label) for label in answers.answer if label})
     real = sorted({str(label) for label in answers.truth})
     known = set(answers.normalised(real))
+    several = len(as_list(answers.settings.columns.label)) > 1  # any combination can be predicted
     if unknown := [
-        label for label, plain in zip(written, answers.normalised(written), strict=True) if plain not in known
+        label
+        for label, plain in zip(written, answers.normalised(written), strict=True)
+        if plain not in known and not several
     ]:
         notes.append(
             f"{len(unknown)} of {len(written)} predicted labels ({some_of(unknown)}) are none of the real cells' "
