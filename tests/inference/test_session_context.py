@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from anndata_objects import QUIET, PromptRecorder
 from cells import cells, fake
@@ -71,6 +72,14 @@ def test_slots_are_recorded(tmp_path: Path) -> None:
     record = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["cell2sen"]["embed"]["context"]
     assert record["slots"].tolist() == ["tissue", "donor_id"]
     assert record["n_cells"].tolist() == [2, 4]
+    adata.obs["tissue"] = adata.obs["tissue"].astype("category")
+    adata.obs["age"] = [1.0, np.nan, 3.0, 4.0, np.nan, 6.0]
+    adata.obs["treated"] = [True, False, None, True, pd.NA, False]
+    slots = ["age", "tissue", "treated"]
+    c2s.tl.annotate(adata, ["B cell", "NK cell"], model=fake(), context=slots, **QUIET)
+    assert adata.uns["cell2sen"]["annotate"]["context"]["n_cells"].tolist() == [4, 2, 4]
+    perturbed = c2s.tl.perturb(adata, "IFN-beta", model=fake(), context=slots, **QUIET)
+    assert perturbed.uns["cell2sen"]["perturb"]["context"]["n_cells"].tolist() == [4, 2, 4]
     c2s.tl.embed(adata, model=fake(), **QUIET)
     assert "context" not in adata.uns["cell2sen"]["embed"]
     made = c2s.tl.generate(
