@@ -19,7 +19,7 @@ from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.result import Evaluation
 from cell2sen.evaluation.scoring import bootstrap, cells, figure_data, labels, tables
-from cell2sen.evaluation.scoring.baselines import Method, methods
+from cell2sen.evaluation.scoring.baselines.method import Method, methods
 from cell2sen.evaluation.scoring.groups import (
     Groups,
     label_groups,

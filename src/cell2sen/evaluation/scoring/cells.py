@@ -16,7 +16,7 @@ from cell2sen.evaluation.metrics import Faster, MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.changes import de_genes
 from cell2sen.evaluation.metrics.distributions import Neighbours
 from cell2sen.evaluation.scoring import bootstrap, figure_data
-from cell2sen.evaluation.scoring.baselines import Method
+from cell2sen.evaluation.scoring.baselines.method import Method
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.groups import Groups, Key
 from cell2sen.evaluation.scoring.pca import Embedding

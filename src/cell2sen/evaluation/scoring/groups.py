@@ -61,6 +61,9 @@ class Groups:
     notes: tuple[str, ...] = ()
     """Names that were read as others, and cells in no group."""
 
+    fitted: dict[Any, Any] = field(default_factory=dict)
+    """What baselines have learned, by name and groups, so that it is learned once."""
+
     _means: dict[Any, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property

@@ -21,7 +21,7 @@ from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.metrics.labels import calibration_curve, confusion, matches
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines import Method, baseline
+from cell2sen.evaluation.scoring.baselines.method import Method, baseline
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.scoring.tables import Score

@@ -19,7 +19,7 @@ from cell2sen.evaluation.metrics import MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.gene_sets import jaccards, shares_listed, word_f1s
 from cell2sen.evaluation.result import Evaluation
 from cell2sen.evaluation.scoring import bootstrap, tables
-from cell2sen.evaluation.scoring.baselines import Method, baseline, methods
+from cell2sen.evaluation.scoring.baselines.method import Method, baseline, methods
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.tables import Score
 from cell2sen.evaluation.settings import Settings, Task

@@ -13,7 +13,7 @@ from cell2sen.evaluation.inputs import UNS, Cells, Sides, group_name, group_rows
 from cell2sen.evaluation.metrics import Metric, Missing
 from cell2sen.evaluation.metrics.integration import closer_than_own
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines import Method, baseline
+from cell2sen.evaluation.scoring.baselines.method import Method, baseline
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.tables import Score
 from cell2sen.evaluation.settings import Settings, as_list

@@ -16,7 +16,7 @@ from cell2sen.evaluation.matching import common_cells, predicted_columns
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines import Method, baseline
+from cell2sen.evaluation.scoring.baselines.method import Method, baseline
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.labels import over_units
 from cell2sen.evaluation.scoring.pca import Embedding

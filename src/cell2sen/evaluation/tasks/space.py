@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cell2sen.data.space.neighbourhoods import read_neighbourhoods
 from cell2sen.evaluation.inputs import UNS, Cells
 from cell2sen.evaluation.metrics import Missing
-from cell2sen.evaluation.scoring.baselines import Method, methods
+from cell2sen.evaluation.scoring.baselines.method import Method, methods
 from cell2sen.evaluation.scoring.labels import Answers, Labelled
 
 #: obs column of the mean distance of expression between the cells of a sample, which ``tl.same_neighbourhood`` writes.

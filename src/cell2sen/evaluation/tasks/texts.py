@@ -14,7 +14,7 @@ from cell2sen.evaluation.inputs import Sides
 from cell2sen.evaluation.matching import common_cells
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
-from cell2sen.evaluation.scoring.baselines import baseline
+from cell2sen.evaluation.scoring.baselines.method import baseline
 from cell2sen.evaluation.scoring.labels import Answers, Labelled, labelled
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.settings import Settings, as_list

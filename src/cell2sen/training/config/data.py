@@ -100,7 +100,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Matrix, gene symbols and organism of a file."""
+    """Matrix, gene symbols and organism of a file, and the cells to use."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -112,6 +112,9 @@ class Matrix:
 
     scale: ScaleName | None = None
     """Scale of the values, such as ``counts`` or ``log1p``; by default it is recognised."""
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Use only cells with these values in obs."""
 
     def __post_init__(self) -> None:
         check_scale_name(self.scale, "matrix.scale")
@@ -136,9 +139,6 @@ class TrainingFile:
     (``caption_sample: cluster``). A pattern stands for several columns (``{question: question_*, answer: answer_*}``),
     which the draws use in turn, in the order of their names. For ``label:COLUMN`` and ``number:COLUMN``, and for the
     context, it is needed only where a file has another name for the column."""
-
-    where: Mapping[str, str] = field(default_factory=dict)
-    """Use only cells with these values in obs."""
 
     space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)

@@ -151,12 +151,12 @@ class TrainingCells:
 
     def _keep_cells(self, rows: NDArray[np.int64] | None) -> None:
         wanted = ~self.margin
-        for column, value in self.data.where.items():
+        for column, value in self.data.matrix.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
-            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.where}
+            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.matrix.where}
             raise ValueError(
-                f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
+                f"no cell of {self.data.file} has the values {dict(self.data.matrix.where)}; available: {present}"
             )
         read = np.arange(len(wanted)) if rows is None else rows
         if rows is None and wanted.all():

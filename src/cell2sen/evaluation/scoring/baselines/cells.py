@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import abc
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,66 +10,19 @@ from numpy.typing import NDArray
 from cell2sen.evaluation.inputs import Cells, group_name
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
+from cell2sen.evaluation.scoring.baselines.method import baseline
 from cell2sen.evaluation.scoring.groups import Groups, Key, Rows
 from cell2sen.evaluation.scoring.resampling import Group, Profile, Transform, at_most
-from cell2sen.evaluation.settings import TASKS, Task
-
-Role = Literal["prediction", "baseline", "ceiling"]
-"""A prediction should score better than the baselines; ceilings are scores of real cells."""
 
 #: Training cells among which the nearest is searched, at most.
 _MAX_POOL_CELLS = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A scored method: the prediction, a baseline or a ceiling."""
-
-    name: str
-    summary: str
-    """Description in tables and reports."""
-
-    role: Role
-    run: Any
-    """A :class:`Baseline`, or for labels a function ``(answers, rng) → labels``."""
-
-
-_METHODS: dict[Task, dict[str, Method]] = {task: {} for task in TASKS}
-
-Registered = TypeVar("Registered", bound=Callable[..., Any])
-
-
-def baseline(*tasks: Task, role: Role = "baseline") -> Callable[[Registered], Registered]:
-    """Decorator of a class (for cells) or function (for labels): a method of `tasks`, under its name in snake_case.
-
-    The first line of its documentation is the description in tables and reports.
-    """
-
-    def register(registered: Registered) -> Registered:
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", registered.__name__).lower()
-        first_line = (registered.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        run: Any = registered
-        if isinstance(registered, type) and issubclass(registered, Baseline):
-            registered.name = name
-            run = registered()
-        method = Method(name=name, summary=first_line[:1].lower() + first_line[1:], role=role, run=run)
-        for task in tasks:
-            _METHODS[task][name] = method
-        return registered
-
-    return register
-
-
-def methods(task: Task) -> list[Method]:
-    """All methods of a task: the prediction, its baselines, its ceilings."""
-    return list(_METHODS[task].values())
 
 
 class Baseline:
     """Base class of methods for cells. Scores of what a subclass does not define are missing, with a reason."""
 
     name: str
-    """Set by :func:`baseline`."""
+    """Set by :func:`cell2sen.evaluation.scoring.baselines.method.baseline`."""
 
     def available(self, groups: Groups) -> bool:
         """Whether the method is scored at all."""

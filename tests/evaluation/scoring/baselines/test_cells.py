@@ -10,7 +10,8 @@ from experiment import DRUGS, REAL, TWIN, TYPES, groups_of, means, own_predictio
 
 from cell2sen.evaluation.metrics import Missing
 from cell2sen.evaluation.result import Evaluation
-from cell2sen.evaluation.scoring import baselines
+from cell2sen.evaluation.scoring.baselines import cells as baselines
+from cell2sen.evaluation.scoring.baselines import method as menu
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.scoring.resampling import Group, Profile
 
@@ -65,7 +66,7 @@ def test_training_cells_feed_the_baselines() -> None:
 
 def test_the_menu_has_each_method_with_its_role() -> None:
     roles = {
-        task: {method.name: method.role for method in baselines.methods(task)}
+        task: {method.name: method.role for method in menu.methods(task)}
         for task in ("perturb", "generate", "annotate")
     }
     assert list(roles["perturb"]) == [
@@ -76,6 +77,8 @@ def test_the_menu_has_each_method_with_its_role() -> None:
         "mean_shift",
         "nearest_training_cell",
         "label_shuffle",
+        "similar_contexts",
+        "ridge_on_control",
         "sentence_ceiling",
         "ceiling",
     ]
@@ -91,14 +94,14 @@ def test_the_menu_has_each_method_with_its_role() -> None:
     for methods in roles.values():
         assert methods["prediction"] == "prediction"
         assert {name for name, role in methods.items() if role == "ceiling"} <= {"ceiling", "sentence_ceiling"}
-    summaries = {method.name: method.summary for method in baselines.methods("perturb")}
+    summaries = {method.name: method.summary for method in menu.methods("perturb")}
     assert summaries["mean_shift"] == "control cells of the same context plus the mean change in training"
 
 
 def test_a_baseline_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "_METHODS", {task: dict(menu) for task, menu in baselines._METHODS.items()})
+    monkeypatch.setattr(menu, "_METHODS", {task: dict(methods) for task, methods in menu._METHODS.items()})
 
-    @baselines.baseline("perturb")
+    @menu.baseline("perturb")
     class TwiceTheShift(baselines.Baseline):
         """Twice the mean change in training."""
 
@@ -122,7 +125,7 @@ def test_cells_of_each_method_are_near_controls_or_real_cells() -> None:
     group = Group(groups, KEY, embedding)
     control = embedding.cells(groups.real.cells, groups.real.controls[("B",)])
     real = embedding.cells(groups.real.cells, group.real_rows)
-    for method in baselines.methods("perturb"):
+    for method in menu.methods("perturb"):
         if not method.run.available(groups):
             assert method.name == "sentence_ceiling"
             continue
