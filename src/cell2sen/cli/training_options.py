@@ -197,7 +197,9 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     tasks = options.get("task") or [task for task, column in columns.items() if column in options]
     if options.get("joint"):
         if len(of_columns) < 2:
-            raise ValueError(f"--joint answers several columns in one text: name them with --label, found {of_columns}")
+            raise ValueError(
+                f"--joint answers several columns in one text: name them with --label, also the cell type; found {of_columns}"
+            )
         of_columns = [joint_name(of_columns)]
     tasks = [*tasks, *of_columns]
     if not tasks:
