@@ -198,7 +198,8 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     if options.get("joint"):
         if len(of_columns) < 2:
             raise ValueError(
-                f"--joint answers several columns in one text: name them with --label, also the cell type; found {of_columns}"
+                "--joint answers several columns in one text: name them with --label, also the cell type; found "
+                f"{of_columns}"
             )
         of_columns = [joint_name(of_columns)]
     tasks = [*tasks, *of_columns]

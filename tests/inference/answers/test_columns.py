@@ -82,6 +82,11 @@ def test_the_name_of_a_trained_column_is_enough() -> None:
     assert [task.name for task in tasks_to_annotate(["disease", "age"], trained)] == ["label:disease", "number:age"]
     assert [task.name for task in tasks_to_annotate(None, trained)] == SEVERAL
     assert [task.name for task in tasks_to_annotate(None, fake().model)] == ["annotate"]
+    before: dict[str, Any] = {"annotate": TRAINED["templates"]["label:tissue"], **TRAINED["templates"]}
+    assert [task.name for task in tasks_to_annotate(None, fake(templates=before).model)] == ["annotate"]
+    files = [{"file": "a.h5ad", "tasks": {"label:tissue": 3}}]
+    tuned = fake(templates=before, training={"data": {"files": files}}).model
+    assert [task.name for task in tasks_to_annotate(None, tuned)] == ["label:tissue"], "not what it began with"
     assert [task.name for task in tasks_to_annotate("tissue", fake().model)] == ["tissue"], "of samples of cells"
 
 

@@ -455,11 +455,17 @@ def _notes_on(answers: Answers) -> list[str]:
 
 
 def _notes_on_menus(answers: Answers, predicted: Cells, found: Sequence[str], named: Sequence[str]) -> list[str]:
-    """True labels that were not among those to choose from, as this package recorded them."""
+    """Predictions of another column, and true labels that could not be chosen, as this package recorded them."""
     record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
     records = {record.get("key"): record, **record.get("results", {})}
     notes = []
     for column, name in zip(found, named, strict=True):
+        recorded = records.get(column, {}).get("column")
+        if (
+            recorded not in (None, name, "cell_type", "perturbation")
+            and answers.settings.columns.predicted_label is None
+        ):
+            notes.append(f"{column!r} has predictions of {recorded!r}, which are compared with obs[{name!r}]")
         menu = set(answers.normalised(list(map(str, records.get(column, {}).get("labels", ())))))
         truth = answers.real.cells.column(name)[answers.real.rows]
         lost = [label for label, plain in zip(truth, answers.normalised(truth), strict=True) if plain not in menu]

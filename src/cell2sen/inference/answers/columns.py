@@ -77,7 +77,8 @@ def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Mod
     ----------
     task
         One or several. The name of an obs column is enough for a task that the model was trained on. ``None``: the cell
-        type, or else all columns that the model was trained on.
+        type, or else all columns that the model was trained on; of a model that was fine-tuned from another, what its
+        own training had.
 
     Raises
     ------
@@ -86,8 +87,9 @@ def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Mod
     """
     trained = model.metadata.get("templates") or {}
     if task is None:
-        columns = _trained_on_columns(trained)
-        task = "annotate" if "annotate" in trained or not columns else columns
+        last = _tasks_of_last_training(model) & set(trained) or set(trained)
+        columns = _trained_on_columns([name for name in trained if name in last])
+        task = "annotate" if "annotate" in last or not columns else columns
     given = [task] if isinstance(task, str | Task) else list(task)
     chosen = [tasks.load(_trained_name(name, trained, model) if isinstance(name, str) else name) for name in given]
     if not chosen:
@@ -236,7 +238,13 @@ def _trained_name(task: str, trained: Mapping[str, Any], model: Model) -> str:
     return task
 
 
-def _trained_on_columns(trained: Mapping[str, Any]) -> list[str]:
+def _tasks_of_last_training(model: Model) -> set[str]:
+    """Tasks of the training that made the model, without those of the model that it began with."""
+    data: Mapping[str, Any] = (model.metadata.get("training") or {}).get("data") or {}
+    return {name for file in data.get("files") or () for name in file.get("tasks") or ()}
+
+
+def _trained_on_columns(trained: Sequence[str]) -> list[str]:
     """Trained tasks of obs columns, each column once: joint answers where all of their columns are in none else."""
     names = [name for name in trained if tasks.is_of_columns(name)]
     chosen: list[str] = []
