@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import training_cells
 import training_runs
+from cells import checkpoint
 
 import cell2sen as c2s
-from cell2sen import training
-from cell2sen.model import Model
+from cell2sen import tasks, training
+from cell2sen.model import Model, resolve
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.pairs import Pair, pairs
 from cell2sen.training.release import directory
@@ -81,6 +82,14 @@ def test_context_is_left_out_at_random(cohort: Path) -> None:
     assert all(pair.prompt.text.startswith("Below are") for pair in drawn(cohort, 1.0)[0])
     with pytest.raises(ValueError, match=r"no file has the obs column 'organ'; cells\.h5ad has"):
         _examples(config(**{"data.context": ["organ"]}), None, cohort)
+
+
+def test_tasks_that_are_new_to_a_starting_model(cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    templates = {"annotate": [{"prompt": "{genes} is", "answer": " {cell_type}."}]}
+    start = resolve(str(checkpoint(tmp_path / "start", templates=templates)))
+    examples = _examples(config(), start, cohort)
+    assert examples.tasks["label:tissue"] == tasks.load("label:tissue")
+    assert "its answers are guesses" not in caplog.text, "before they are learned"
 
 
 @pytest.fixture(scope="module")
