@@ -74,7 +74,8 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
     named = dict.fromkeys(name for file in cells for name in file.data.tasks if tasks.is_of_columns(name))
     results: dict[str, Any] = {}
     backend: Any = None
-    for name in ["annotate", *named]:
+    of_types = ["annotate"] if any(file.label is not None for file in cells) else []
+    for name in [*of_types, *named]:
         answers = [_answers(model, part) for part in tasks.load(name).answered]
         if name not in model.metadata.get("templates", {}) or min(map(len, answers)) < 2:
             continue
