@@ -19,12 +19,18 @@ def predicted_columns(predicted: Cells, columns: str | Sequence[str] | None, lab
     Raises
     ------
     ValueError
-        Not as many columns as labels, or as for :func:`predicted_column`.
+        Not as many columns as labels, one column for two of them, or as for :func:`predicted_column`.
     """
     given = [None] * len(labels) if columns is None else as_list(columns)
     if len(given) != len(labels):
         raise ValueError(f"predicted_label must name a column for each of the labels {list(labels)}, found {given}")
-    return [predicted_column(predicted, column, label) for column, label in zip(given, labels, strict=True)]
+    found = [predicted_column(predicted, column, label) for column, label in zip(given, labels, strict=True)]
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"the labels {list(labels)} need a column of predictions each, found {found}: name them with "
+            "predicted_label="
+        )
+    return found
 
 
 def predicted_column(predicted: Cells, column: str | None, label: str) -> str:

@@ -116,7 +116,7 @@ def test_texts_without_an_encoder_have_a_reason(labelled: ad.AnnData) -> None:
 def test_one_object_needs_two_columns(labelled: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="are the same column 'cell_type'"):
         evaluate(labelled, labelled, predicted_label="cell_type")
-    with pytest.raises(ValueError, match="label must be one column"):
+    with pytest.raises(ValueError, match="need a column of predictions each, found"):
         evaluate(labelled, labelled, label=["cell_type", "donor"])
     unlabelled = labelled.copy()
     unlabelled.obs["truth"] = None

@@ -110,7 +110,7 @@ def test_labels_of_other_tasks() -> None:
     chosen = tasks_to_annotate(SEVERAL[:2], session.model)
     with pytest.raises(ValueError, match=r"labels= names \['sex'\]"):
         annotate_cells(session, chosen, {"sex": ["m", "f"]})
-    with pytest.raises(ValueError, match="are several tasks"):
+    with pytest.raises(ValueError, match="are several columns"):
         annotate_cells(session, chosen, ["blood", "lung"])
     with pytest.raises(ValueError, match="not trained on numbers of 'dose'"):
         annotate_cells(session, tasks_to_annotate("number:dose", session.model))

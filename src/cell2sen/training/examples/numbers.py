@@ -27,7 +27,7 @@ def fit_bins(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> N
         if part.answer == "number" and part.column is not None
     ]
     for column, name in {str(part.column): part.name for part, _ in learned}.items():
-        files = {file.data.file: (part, file) for part, file in learned if part.column == column}
+        files = {id(file): (part, file) for part, file in learned if part.column == column}
         values = [file.numbers(part)[~file.test] for part, file in files.values()]
         try:
             bins = Bins.fit(np.concatenate(values))
