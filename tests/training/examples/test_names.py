@@ -124,7 +124,7 @@ def test_combinations_have_one_name_in_all_files(tmp_path: Path, caplog: pytest.
 
 
 def test_columns_of_labels_are_named_where_they_are_doubtful(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    values = {"state": ["ill", "Ill", True, 1, None, "nan", "a; b", "a/b\nc"], "sex": ["male", "female"]}
+    values = {"state": ["ill", "Ill", "TRUE", "1.0", None, "nan", "a; b", "a/b\nc"], "sex": ["male", "female"]}
     checked(written(tmp_path, **values), tasks=["label:state", "joint:state+sex"], cell_type=None)
     assert "the labels 'Ill' (" in caplog.text
     assert "of obs['state'] differ only in spelling" in caplog.text
@@ -159,5 +159,11 @@ def test_contexts_with_the_answer_are_named(tmp_path: Path, caplog: pytest.LogCa
     settings = build(TrainingFile, {"file": "cells.h5ad", "tasks": ["label:disease"]})
     cells = TrainingCells(settings, folder, "upper", ["patient", "batch", "text", "disease"])
     check_names({"cells.h5ad": cells}, {"label:disease": tasks.load("label:disease")}, {})
-    assert "'patient' in the prompt (data.context) determines 'disease'" in caplog.text
+    assert "'patient' in the prompt determines 'disease'" in caplog.text
     assert all(f"{name!r} in the prompt" not in caplog.text for name in ("batch", "text", "disease"))
+
+
+def test_the_organism_is_in_the_prompt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = written(tmp_path, organism=["Homo sapiens", "Mus musculus"], species=["human", "mouse"])
+    checked(folder, tasks=["label:species"], cell_type=None)
+    assert "'organism' in the prompt determines 'species'" in caplog.text

@@ -117,16 +117,16 @@ def _learned_answers(file: TrainingCells, task: Task) -> list[NDArray[Any]]:
 def _warn_of_answers_in_context(files: Sequence[TrainingCells], task: Task, part: Task, answers: NDArray[Any]) -> None:
     """Log contexts that have one answer for each of their values: donor, where the disease is learned."""
     known = [np.array([value is not None for value in file.answers_of_parts(task)[0]]) & ~file.test for file in files]
-    for name in dict.fromkeys(name for file in files for name in file.context_of(task)):
-        values = np.concatenate(
-            [np.array(file.context_values(name), dtype=object)[rows] for file, rows in zip(files, known, strict=True)]
-        )
+    slots = {"organism": [file.organism for file in files]}
+    slots |= {name: [file.context_values(name) for file in files] for file in files for name in file.context_of(task)}
+    for name, columns in slots.items():
+        values = np.concatenate([column[rows] for column, rows in zip(columns, known, strict=True)])
         pairs = {(value, answer) for value, answer in zip(values, answers, strict=True) if value is not None}
         different = {value for value, _ in pairs}
         if len({answer for _, answer in pairs}) > 1 and len(pairs) == len(different) <= len(answers) / 2:
             logger.warning(
-                "task %r: in the training cells, %r in the prompt (data.context) determines %r: the model may read the "
-                "answer there instead of in the genes",
+                "task %r: in the training cells, %r in the prompt determines %r: the model may read the answer there "
+                "instead of in the genes",
                 task.name,
                 name,
                 part.column or part.target,
