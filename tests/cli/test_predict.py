@@ -16,6 +16,7 @@ from cells import LABELS, cells
 from command import Run, digest, names
 
 from cell2sen import tl
+from cell2sen.cli.predict import _menus
 
 CHOICE = ";".join(LABELS)
 
@@ -216,3 +217,29 @@ def test_a_device_that_is_not_there_is_one_line(run: Run, file: Path, model: str
     done = run("embed", file, "no.npy", "-m", model, "--device", "tpu")
     assert (done.code, done.err.strip().count("\n")) == (1, 0)
     assert "no device 'tpu'" in done.err
+
+
+def test_labels_of_several_columns() -> None:
+    joint = ["joint:tissue+age"]
+    texts = ["tissue=lung; blood", "age = 20;40", "tissue=skin"]
+    assert _menus(texts, joint) == {"tissue": "lung; blood; skin", "age": " 20;40"}
+    assert _menus(["sex=f=1; m"], ["label:sex", "label:x"]) == {"sex": "f=1; m"}
+    assert _menus(["a=b; c"], ["label:x"]) is None
+    assert _menus(None, joint) is None
+    with pytest.raises(ValueError, match="takes COLUMN=LABEL; LABEL, found 'lung; blood'"):
+        _menus(["lung; blood"], joint)
+
+
+def test_annotate_a_joint_answer(run: Run, model: str, tmp_path: Path) -> None:
+    cells().write_h5ad(tmp_path / "in.h5ad")
+    options = ("--labels", "tissue=lung; blood", "--labels", "age=20; 40", "--task", "joint:tissue+number:age")
+    done = run("annotate", "in.h5ad", "out.csv", "--model", model, *options, "--json")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "out.csv", index_col=0)
+    keys = ["cell2sen_tissue", "cell2sen_tissue_score", "cell2sen_age", "cell2sen_age_low", "cell2sen_age_high"]
+    assert list(table.columns) == keys
+    assert set(json.loads(done.out)["results"]) == {"cell2sen_tissue", "cell2sen_age"}
+    expected = cells()
+    menus = {"tissue": ["lung", "blood"], "age": [20, 40]}
+    tl.annotate(expected, menus, task="joint:tissue+number:age", model=model, progress=False)
+    np.testing.assert_allclose(table["cell2sen_age"], expected.obs["cell2sen_age"], rtol=1e-4)

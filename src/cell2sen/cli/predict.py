@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,11 @@ def annotate(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     labels: Annotated[
-        Many, typer.Option(help="Labels or numbers, separated by semicolons. May be repeated. Default: the model's.")
+        Many,
+        typer.Option(
+            help="Labels or numbers, separated by semicolons; of several columns COLUMN=LABEL; LABEL. May be repeated. "
+            "Default: the model's."
+        ),
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Text file with one label per line.")] = None,
     threshold: Annotated[
@@ -140,8 +145,8 @@ def annotate(
         Many,
         typer.Option(
             help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells. sample_cell_types: "
-            "type of each cell of samples. label:COLUMN, number:COLUMN: any column of obs. May be repeated. Default: "
-            "as the model was trained."
+            "type of each cell of samples. label:COLUMN, number:COLUMN: any column of obs. joint:COLUMN+COLUMN: "
+            "several in one answer. May be repeated. Default: as the model was trained."
         ),
     ] = None,
     sample_by: Annotated[
@@ -167,7 +172,7 @@ def annotate(
     check_suffix(out, ".h5ad", ".csv")
     if labels and labels_file:
         raise ValueError("pass either --labels or --labels-file, not both")
-    menu = _names(labels, labels_file)
+    menu = _menus(labels, task or ()) or _names(labels, labels_file)
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         tl.annotate(
             adata,
@@ -327,6 +332,20 @@ def _summary(column: pd.Series[Any]) -> dict[str, Any]:
     if column.dtype.kind == "f":
         return {f"{share:.0%}": float(f"{value:.4g}") for share, value in column.quantile([0.25, 0.5, 0.75]).items()}
     return {str(label): int(count) for label, count in column.value_counts().items() if count}
+
+
+def _menus(texts: Many, tasks: Sequence[str]) -> dict[str, str] | None:
+    """Column → its labels, of ``COLUMN=LABEL; LABEL``; ``None`` for tasks of one column."""
+    if not texts or (len(tasks) < 2 and not any(name.startswith("joint:") for name in tasks)):
+        return None
+    menus: dict[str, str] = {}
+    for text in texts:
+        column, equals, labels = text.partition("=")
+        if not equals:
+            raise ValueError(f"the tasks are of several columns: --labels takes COLUMN=LABEL; LABEL, found {text!r}")
+        column = column.strip()
+        menus[column] = f"{menus[column]}; {labels}" if column in menus else labels
+    return menus
 
 
 def _names(texts: Many, file: Path | None) -> list[str] | None:

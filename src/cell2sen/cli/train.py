@@ -23,6 +23,9 @@ class ColumnOptions(Group):
         Many, typer.Option(help="obs column of another label (tissue, disease, sex). May be repeated.")
     ] = None
     number: Annotated[Many, typer.Option(help="obs column of a number (age, dose, time). May be repeated.")] = None
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Answer all --label and --number columns in one text, in this order.")
+    ] = False
     prompt_context: Annotated[
         Many, typer.Option(help="obs column whose values are in the prompts (tissue, donor). May be repeated.")
     ] = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.data.reader import open_reader
-from cell2sen.tasks import COLUMN_TASKS
+from cell2sen.tasks import COLUMN_TASKS, joint_name
 from cell2sen.tasks import load as loaded
 from cell2sen.training.config.data import BY_SPACE
 from cell2sen.training.config.settings import TrainConfig
@@ -107,7 +107,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         given["reward"] = _weights(given["reward"])
     if "column" in given:
         given["column"] = _columns(given["column"])
-    of_file = {key: given.pop(key) for key in (*FILE_PLACES, *COLUMN_TASKS) if key in given}
+    of_file = {key: given.pop(key) for key in (*FILE_PLACES, *COLUMN_TASKS, "joint") if key in given}
     if source.suffix in (".yaml", ".yml"):
         if of_file:
             raise ValueError(f"{sorted(of_file)} describe one file: name them under data.files of {source} instead")
@@ -195,6 +195,13 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
         columns = {"perturb": "perturbation"} if "perturbation" in options else {"generate": "cell_type"}
     of_columns = [f"{kind}:{column}" for kind in COLUMN_TASKS for column in options.get(kind, ())]
     tasks = options.get("task") or [task for task, column in columns.items() if column in options]
+    if options.get("joint"):
+        if len(of_columns) < 2:
+            raise ValueError(
+                "--joint answers several columns in one text: name them with --label, also the cell type; found "
+                f"{of_columns}"
+            )
+        of_columns = [joint_name(of_columns)]
     tasks = [*tasks, *of_columns]
     if not tasks:
         raise ValueError(

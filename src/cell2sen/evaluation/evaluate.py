@@ -79,7 +79,7 @@ def evaluate(
     control: str | Sequence[str | None] | None = "control",
     context: str | Sequence[str] = (),
     label: str | Sequence[str] = "cell_type",
-    predicted_label: str | None = None,
+    predicted_label: str | Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     train: AnnData | str | Path | None = None,
     train_names: Any = None,
@@ -131,9 +131,10 @@ def evaluate(
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
         ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``; with the true number.
+        Several for ``"annotate"``: an answer is right where all of them are, as of a task ``joint:…``.
         For ``"text"`` the references: an answer is compared with the nearest of several.
     predicted_label
-        Column of predicted labels, numbers or texts. Default: that written by this package for `label`.
+        Column of predicted labels, numbers or texts, one for each of `label`. Default: as this package writes them.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,27 @@ from numpy.typing import NDArray
 
 from cell2sen.data.splits import are_counted
 from cell2sen.evaluation.inputs import UNS, Cells
+from cell2sen.evaluation.settings import as_list
+
+
+def predicted_columns(predicted: Cells, columns: str | Sequence[str] | None, labels: Sequence[str]) -> list[str]:
+    """The obs columns with predictions of several labels, see :func:`predicted_column`.
+
+    Raises
+    ------
+    ValueError
+        Not as many columns as labels, one column for two of them, or as for :func:`predicted_column`.
+    """
+    given = [None] * len(labels) if columns is None else as_list(columns)
+    if len(given) != len(labels):
+        raise ValueError(f"predicted_label must name a column for each of the labels {list(labels)}, found {given}")
+    found = [predicted_column(predicted, column, label) for column, label in zip(given, labels, strict=True)]
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"the labels {list(labels)} need a column of predictions each, found {found}: name them with "
+            "predicted_label="
+        )
+    return found
 
 
 def predicted_column(predicted: Cells, column: str | None, label: str) -> str:
@@ -30,8 +51,9 @@ def predicted_column(predicted: Cells, column: str | None, label: str) -> str:
     return str(column or next(iter(of_label), None) or record.get("key") or "cell2sen_cell_type")
 
 
-def is_number(predicted: Cells, column: str | None, label: str) -> bool:
+def is_number(predicted: Cells, columns: str | Sequence[str] | None, label: str) -> bool:
     """Whether this package recorded that the predictions of a label are numbers."""
+    column = None if columns is None else as_list(columns)[0]
     record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
     records = record.get("results") or {str(record.get("key")): record}
     keys = [

@@ -37,7 +37,7 @@ class Columns:
     control: str | Sequence[str | None] | None = "control"
     context: str | Sequence[str] = ()
     label: str | Sequence[str] = "cell_type"
-    predicted_label: str | None = None
+    predicted_label: str | Sequence[str] | None = None
     rename: Mapping[str, str] | None = None
 
 

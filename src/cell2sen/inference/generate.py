@@ -177,7 +177,7 @@ def session_over(genes: Sequence[str] | None, options: Options, task: str | Task
     )
     worded = choose_templates(tasks.load(task), model, options.get("templates"))
     context = Context.of(options.get("context"), no_cells.obs)
-    warn_of_context(model, context)
+    warn_of_context(model, context, worded)
     return Session(backend=backend, sentences=no_cells, task=worded, options=options, context=context)
 
 

@@ -137,14 +137,15 @@ def annotate(
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     labels
-        Labels or numbers to choose from: a list, or one text, separated by semicolons; for several tasks ``{task or
-        column: labels}``. Default: those that the model was trained on.
+        Labels or numbers to choose from: a list, or one text, separated by semicolons; for several columns ``{column:
+        labels}``. Default: those that the model was trained on.
     task
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
         perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
         cell, read together with the other cells of its sample, ``"label:COLUMN"`` or ``"number:COLUMN"`` for any column
-        of obs (disease, sex, age). The column's name is enough if the model was trained on it. A list: several tasks,
-        for which each cell is read once. Default: the cell type, or else all columns that the model was trained on.
+        of obs (disease, sex, age), ``"joint:COLUMN+COLUMN"`` for several in one answer, each conditional on those
+        before it. The column's name is enough if the model was trained on it. A list: several tasks, for which each
+        cell is read once. Default: the cell type, or else all columns that the model was trained on.
     sample_by
         For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
         a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
@@ -160,7 +161,7 @@ def annotate(
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
     key_added
-        Key of the results of one task. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their target.
+        Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.
     copy
         Write into a copy and return it.
     **options
@@ -168,11 +169,11 @@ def annotate(
 
     Returns
     -------
-    ``None``, or the copy. Sets, for each task,
+    ``None``, or the copy. Sets, for each task and each column of a joint answer,
 
     ``obs[key_added]``, ``obs[key_added + "_score"]``
-        Label, categorical, and its probability, float64. Below the threshold the label is ``"unknown"``; for cells
-        without genes or in no sample, too, whose probability is 0.
+        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Below
+        the threshold the label is ``"unknown"``; for cells without genes or in no sample, too, whose probability is 0.
     ``obs[key_added]``, ``obs[key_added + "_low"]``, ``obs[key_added + "_high"]``
         Of a number: expected value and the interval with 90 % of the probability, float64; NaN for cells without genes.
     ``obsm[key_added + "_probabilities"]``
@@ -183,7 +184,7 @@ def annotate(
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
         Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells. Of several
-        tasks that of the first, and of all in ``"results"``, by key.
+        columns that of the first, and of all in ``"results"``, by key.
 
     Raises
     ------

@@ -154,13 +154,19 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
     worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in config.data.tasks
+        name: choose_templates(tasks.load(name), start) if start and _is_worded(name, start) else tasks.load(name)
+        for name in config.data.tasks
     }
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
-    fit_bins(cells, worded.values())
+    fit_bins(cells, worded)
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
+
+
+def _is_worded(task: str, start: Model) -> bool:
+    """Whether a model has templates of a task; of tasks that are new to it a warning would be wrong."""
+    return start.wording != "checkpoint" or task in start.metadata["templates"]
 
 
 def _columns_of(cells: Mapping[str, TrainingCells]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.obs import number_column
 from cell2sen.evaluation.inputs import Cells, Sides
-from cell2sen.evaluation.matching import common_cells, predicted_column
+from cell2sen.evaluation.matching import common_cells, predicted_columns
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.scoring import bootstrap
@@ -238,7 +238,7 @@ def pair_numbers(sides: Sides, settings: Settings) -> tuple[NumberAnswers, list[
     named = as_list(columns.label)
     if len(named) != 1:
         raise ValueError(f"label must be one column of the real cells, found {named}")
-    column = predicted_column(predicted, columns.predicted_label, named[0])
+    [column] = predicted_columns(predicted, columns.predicted_label, named)
     if column == named[0] and predicted.obs is real.obs:
         raise ValueError(
             f"predicted and true numbers are the same column {column!r}; name another with predicted_label= or label="

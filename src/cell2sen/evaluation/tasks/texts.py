@@ -106,7 +106,8 @@ def pair_texts(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     """
     predicted, real, columns = sides.predicted, sides.real, settings.columns
     named = as_list(columns.label)
-    column = str(columns.predicted_label or predicted.record("text").get("key") or "cell2sen_answer")
+    given = as_list(columns.predicted_label or ())
+    column = str(next(iter(given), None) or predicted.record("text").get("key") or "cell2sen_answer")
     if column in named and predicted.obs is real.obs:
         raise ValueError(
             f"predicted and true texts are the same column {column!r}; name another with predicted_label= or label="

@@ -30,6 +30,7 @@ from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
+from cell2sen.tasks import written_in_joint
 from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
 
 if TYPE_CHECKING:
@@ -287,8 +288,24 @@ class TrainingCells:
         if task.column is None:
             return self.values(str(task.target), draw)
         if task.answer == "number":
+            if task.column not in self.bins:
+                raise ValueError(f"task {task.name!r} is learned by cell2sen train, which finds its bins in all files")
             return self.bins[task.column].write(self.numbers(task))
         return self._column(self._column_of(task))
+
+    def answers_of_parts(self, task: Task, draw: int = 0) -> list[NDArray[Any]]:
+        """Written answers of each cell: of each column of a joint answer, as they are written in it; else of the task.
+
+        Without one of its parts a cell has no joint answer: all are ``None``.
+        """
+        columns = [self.answers(part, draw) for part in task.answered]
+        if not task.parts:
+            return columns
+        complete = np.all([[value is not None for value in column] for column in columns], axis=0)
+        return [
+            np.array([written_in_joint(value) if kept else None for value, kept in zip(column, complete, strict=True)])
+            for column in columns
+        ]
 
     def numbers(self, task: Task) -> NDArray[np.float64]:
         """Values of the column of a number task, float64 (cells,); NaN where missing."""
@@ -305,8 +322,12 @@ class TrainingCells:
 
     def context_of(self, task: Task) -> list[str]:
         """Columns that are in the prompts of a task: not that of its answer."""
-        answers = {words_of(name) for name in (task.column, task.target) if name}
+        answers = set(map(words_of, task.answer_names))
         return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def context_values(self, name: str) -> NDArray[Any]:
+        """Values of a column of prompts, object (cells,); ``None`` where missing, or in a file without the column."""
+        return self._context_columns().get(name, np.full(len(self.names), None, dtype=object))
 
     def _context_columns(self) -> dict[str, NDArray[Any]]:
         """Columns of prompts that the file has: name → values as text, object (cells,)."""
