@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from cell2sen import tasks
 from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import METADATA_FILE, Model, resolve
-from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.lengths import genes_per_sentence
 from cell2sen.training.config.settings import TrainConfig
@@ -153,9 +152,9 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
-    worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in config.data.tasks
-    }
+    templates = templates_file(config.data.templates, base)
+    new = start or Model(name="new model", path="")
+    worded = {name: choose_templates(tasks.load(name), new, templates) for name in config.data.tasks}
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
     fit_bins(cells, worded.values())
