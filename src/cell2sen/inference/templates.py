@@ -234,5 +234,6 @@ def _warn_untrained(task: Task, model: Model) -> None:
         _warn_once(
             model.name,
             task.name,
-            f"{model.name} was not trained on task {task.name!r}, only on {', '.join(trained)}: its answers are guesses",
+            f"{model.name} was not trained on task {task.name!r}, only on {', '.join(trained)}: its answers are "
+            "guesses",
         )
