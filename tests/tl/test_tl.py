@@ -86,7 +86,7 @@ OF_CELLS: dict[str, Callable[..., pd.DataFrame]] = {
     "tissue": annotate(TISSUES, task="tissue", **SAMPLED),
     "sample_cell_types": annotate(task="sample_cell_types", **SAMPLED),
     "distinct": annotate(
-        [*LABELS, "platelet", "monocyte"], task="sample_cell_types", sample_by="donor", n_cells=5, distinct=True
+        [*LABELS, *(f"type {number}" for number in range(6))], task="sample_cell_types", distinct=True, **SAMPLED
     ),
     "perturb": rows_of(tl.perturb, perturbation="IFN-beta", readout="sentence", n_genes=4, control=None, **DRAWN),
     "caption": rows_of(tl.caption, cluster="cluster", n_samples=2, max_new_tokens=5, **DRAWN),

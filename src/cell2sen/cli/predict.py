@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,11 @@ def annotate(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     labels: Annotated[
-        Many, typer.Option(help="Labels or numbers, separated by semicolons. May be repeated. Default: the model's.")
+        Many,
+        typer.Option(
+            help="Labels or numbers, separated by semicolons. May be repeated; of several tasks 'COLUMN=flu; none' each. "
+            "Default: the model's."
+        ),
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Text file with one label per line.")] = None,
     threshold: Annotated[
@@ -167,7 +172,8 @@ def annotate(
     check_suffix(out, ".h5ad", ".csv")
     if labels and labels_file:
         raise ValueError("pass either --labels or --labels-file, not both")
-    menu = _names(labels, labels_file)
+    several = len(task or ()) > 1 and labels
+    menu = _menus(labels or [], task or []) if several else _names(labels, labels_file)
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         tl.annotate(
             adata,
@@ -337,3 +343,17 @@ def _names(texts: Many, file: Path | None) -> list[str] | None:
     if file is not None:
         return read_labels(file)
     return [name for text in texts for name in list_of_names(text)] if texts else None
+
+
+def _menus(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Labels of each of several tasks, from ``COLUMN=label; label`` or ``TASK=label; label``."""
+    from cell2sen.data.names.text import list_of_names
+
+    known = {name for task in tasks for name in (task, task.partition(":")[2] or task)}
+    menus: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, names = text.partition("=")
+        if not equals or name.strip() not in known:
+            raise ValueError(f"--labels of several tasks are COLUMN=LABEL; LABEL for {sorted(known)}, found {text!r}")
+        menus.setdefault(name.strip(), []).extend(list_of_names(names))
+    return menus
