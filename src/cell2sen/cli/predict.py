@@ -133,7 +133,7 @@ def annotate(
     labels: Annotated[
         Many,
         typer.Option(
-            help="Labels or numbers, separated by semicolons. May be repeated; of several tasks 'COLUMN=flu; none' each. "
+            help="Labels or numbers, separated by semicolons. May be repeated; of several tasks COLUMN=a; b each. "
             "Default: the model's."
         ),
     ] = None,

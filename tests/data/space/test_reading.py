@@ -56,7 +56,7 @@ def test_sections_upon_each_other_and_missing_coordinates(caplog: pytest.LogCapt
     read_space(first, radius=1.6)
     assert "uns['spatial'] has 2 sections" in caplog.text
     first.obsm["spatial"][:] = np.nan
-    with pytest.raises(ValueError, match=r"no cell has coordinates: all values of obsm\['spatial'\] are missing"):
+    with pytest.raises(ValueError, match=r"no cell has coordinates: each has a missing value in obsm\['spatial'\]"):
         read_space(first, radius=1.6)
     with pytest.raises(ValueError, match=r"no cell has a neighbour: .*each section needs two cells"):
         read_space(second[:1].copy(), k=3)

@@ -83,7 +83,7 @@ def read_space(
     sections = None if section is None else text_column(data.obs, section)
     n_missing = int((~np.isfinite(points).all(axis=1)).sum())
     if n_missing == len(points):
-        raise ValueError(f"no cell has coordinates: all values of obsm[{coordinates!r}] are missing")
+        raise ValueError(f"no cell has coordinates: each has a missing value in obsm[{coordinates!r}]")
     if section is None:
         _warn_of_sections(points, data.uns.get(SPATIAL))
     if n_missing:
