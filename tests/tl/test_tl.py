@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 from cells import GENES, LABELS, cells
+from sections import tissue_of_donors
 
 from cell2sen import tl
 
@@ -23,23 +24,6 @@ NEAR: dict[str, Any] = {"radius": 1.1, "section": "section"}
 
 #: Inputs of verbs without cells; each list is reversed, and extended by others.
 TISSUES, SETS = ["blood", "lung"], {"first": GENES[:5], "second": GENES[4:12]}
-
-
-def tissue_of_donors(donors: tuple[str, ...] = ("d1", "d2"), *, seed: int = 0) -> anndata.AnnData:
-    """Nine cells of each donor, on a square of its own section."""
-    parts = []
-    for place, donor in enumerate(donors):
-        part = cells(9, seed=seed + place)
-        part.obs_names = [f"{donor}-{name}" for name in part.obs_names]
-        part.obs["donor"] = part.obs["section"] = donor
-        part.obs["cluster"] = [f"{donor}/{cell % 2}" for cell in range(9)]
-        part.obs["layer"] = ["inner" if cell < 5 else "outer" for cell in range(9)]
-        part.obs["age"] = np.arange(9.0)
-        part.obsm["spatial"] = np.stack(np.divmod(np.arange(9), 3), axis=1).astype(float)
-        parts.append(part)
-    joined = anndata.concat(parts)
-    joined.uns["organism"] = "Homo sapiens"
-    return joined
 
 
 def backend(batch_size: int | None = None) -> Any:
