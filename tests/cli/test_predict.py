@@ -119,6 +119,18 @@ def test_annotate_several_columns_with_context(run: Run, model: str, tmp_path: P
     assert (refused.code, "number:COLUMN" in refused.err) == (1, True)
 
 
+def test_annotate_labels_of_several_tasks(run: Run, model: str, tmp_path: Path) -> None:
+    cells(6).write_h5ad(tmp_path / "donors.h5ad")
+    tasks = ["--task", "label:disease", "--task", "number:age", "-m", model, "-q"]
+    menus = ["--labels", "disease=flu; none", "--labels", "number:age=20; 70"]
+    assert run("annotate", "donors.h5ad", "out.h5ad", *tasks, *menus).code == 0
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert written.obsm["cell2sen_disease_probabilities"].columns.tolist() == ["flu", "none"]
+    assert written.obsm["cell2sen_age_probabilities"].columns.tolist() == ["20", "70"]
+    refused = run("annotate", "donors.h5ad", "no.csv", *tasks, "--labels", "flu; none")
+    assert (refused.code, "COLUMN=LABEL; LABEL for ['age', 'disease'" in refused.err) == (1, True)
+
+
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     done = run(
         "perturb", file, "out.h5ad", "-m", model, "--perturbation-column", "perturbation", "--n-genes", 5, "--json"

@@ -203,7 +203,8 @@ def write_cells(
     written: list[list[ParsedSentence]] = [[] for _ in prompts]
     openings, known = task.openings(n_cells), frozenset(genes)
     for number in range(n_cells):
-        opening = openings[number].rstrip()
+        opening = openings[number].rstrip(" ")
+        space = "" if opening.endswith("\n") else " "
         prompts = [
             replace(prompt.extended(opening) if opening else prompt, key=f"{prompt.key}/{number}") for prompt in prompts
         ]
@@ -211,7 +212,10 @@ def write_cells(
         for sentences, text in zip(written, texts, strict=True):
             sentences.append(parse_sentence(text, known))
         prompts = [
-            replace(prompt.extended(" ", Genes(symbols=sentences[-1].genes)), key=prompt.key.rpartition("/")[0])
+            replace(
+                prompt.extended(*filter(None, [space]), Genes(symbols=sentences[-1].genes)),
+                key=prompt.key.rpartition("/")[0],
+            )
             for prompt, sentences in zip(prompts, written, strict=True)
         ]
     return [tuple(sentences) for sentences in written]

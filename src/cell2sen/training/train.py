@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from cell2sen import tasks
 from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import METADATA_FILE, Model, resolve
-from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.lengths import genes_per_sentence
 from cell2sen.training.config.settings import TrainConfig
@@ -153,10 +152,8 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
-    worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start and _is_worded(name, start) else tasks.load(name)
-        for name in config.data.tasks
-    }
+    templates = templates_file(config.data.templates, base)
+    worded = {name: _worded(tasks.load(name), start, templates) for name in config.data.tasks}
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
     fit_bins(cells, worded)
@@ -164,9 +161,12 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 
 
-def _is_worded(task: str, start: Model) -> bool:
-    """Whether a model has templates of a task; of tasks that are new to it a warning would be wrong."""
-    return start.wording != "checkpoint" or task in start.metadata["templates"]
+def _worded(task: Task, start: Model | None, templates: str | Path | None) -> Task:
+    """The task with the given templates, else with those of the starting model, else with this project's."""
+    is_new = start is not None and start.wording == "checkpoint" and task.name not in start.metadata["templates"]
+    if is_new and templates is None:
+        return task  # without the warning that the model was not trained on it
+    return choose_templates(task, start or Model(name="new model", path=""), templates)
 
 
 def _columns_of(cells: Mapping[str, TrainingCells]) -> str:

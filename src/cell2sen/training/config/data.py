@@ -217,6 +217,10 @@ class DataConfig:
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
 
+    templates: str | None = None
+    """Prompt templates: ``cell2sen``, ``cell2sentence`` (of the authors' package, if installed) or a JSON file; by
+    default those of the starting model. Each sample has one of a task's templates at random."""
+
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
 

@@ -17,7 +17,7 @@ from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
 from cell2sen.data.reader import open_reader
 from cell2sen.engine.tokenization.tokenizer import Tokens, known_genes, load_tokens
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
 from cell2sen.training.config.lengths import genes_per_sentence
@@ -71,7 +71,7 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     folder = out.with_name(f"{out.name}.part")
     folder.mkdir(parents=True, exist_ok=True)
     model = resolve(config.model)
-    worded = _tasks(config, model)
+    worded = _tasks(config, model, base)
     manifest = _manifest(config, model, worded, base)
     _check_resumed(folder, manifest)
     tokens = load_tokens(str(model.path), local_files_only=True)
@@ -89,9 +89,10 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     return out
 
 
-def _tasks(config: CorpusConfig, model: Model) -> dict[str, Task]:
+def _tasks(config: CorpusConfig, model: Model, base: Path) -> dict[str, Task]:
+    templates = templates_file(config.templates, base)
     names = sorted({name for file in config.files for name in file.tasks})
-    return {name: choose_templates(tasks.load(name), model) for name in names}
+    return {name: choose_templates(tasks.load(name), model, templates) for name in names}
 
 
 def _manifest(config: CorpusConfig, model: Model, worded: dict[str, Task], base: Path) -> dict[str, Any]:
