@@ -19,10 +19,10 @@
 ``--where``
     COLUMN=VALUE of obs: only these cells have texts.
 
-The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``part``, ``caption``, ``sample``, ``summary``, and
-``question_0``, ``answer_0``, … for each of several questions, from which ``recipes/text.yaml`` trains. Texts are made
-from ontology definitions, names of gene sets, obs, and the genes that cells of one type and metadata express more than
-the others, found in the training cells alone. Held-out cells (``part``) are those that ``split: {by: cell}`` of a
+The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``part``, ``caption``, ``sample``, ``summary``,
+and ``question_0``, ``answer_0``, … for each of several questions, from which ``recipes/text.yaml`` trains. Texts are
+made from ontology definitions, names of gene sets, obs, and the genes that cells of one type and metadata express more
+than the others, found in the training cells alone. Held-out cells (``part``) are those that ``split: {by: cell}`` of a
 training holds out with the same share and seed. Cells without a label in the ontology have no text.
 """
 

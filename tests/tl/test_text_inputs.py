@@ -62,7 +62,7 @@ def test_a_cluster_of_one_cell(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     "question",
     [
-        'They said "yes" and \'no\'',
+        "They said \"yes\" and 'no'",
         "100 % of {these}, or {}, or %s, or {0}?",
         "{question}",
         "{n_genes} {cells} {genes} {organism}",
@@ -93,7 +93,9 @@ def test_a_question_that_is_too_long() -> None:
         c2s.tl.ask(adata, "Which cells are these? " * 2000, model=backend, **QUICK)
 
 
-@pytest.mark.parametrize(("question", "error"), [("", ValueError), (" \n", ValueError), (None, TypeError), (5, TypeError)])
+@pytest.mark.parametrize(
+    ("question", "error"), [("", ValueError), (" \n", ValueError), (None, TypeError), (5, TypeError)]
+)
 def test_no_question(question: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="question must be a text"):
         c2s.tl.ask(clusters(), question, model=fake())
@@ -106,7 +108,7 @@ def test_cells_without_genes() -> None:
     adata.X = counts
     [read] = c2s.tl.ask(adata, "Why?", cells={"cluster": 1}, model=fake())["cells"]
     assert read.split("\t") == ["c9"]
-    with pytest.raises(ValueError, match="none of the 2 chosen cells has an expressed gene that .* can write"):
+    with pytest.raises(ValueError, match="none of the 2 chosen cells has an expressed gene"):
         c2s.tl.ask(adata, "Why?", cells=["c1", "c5"], model=fake())
     adata.X = counts * 0
     with pytest.raises(ValueError, match="none of the"):
@@ -192,9 +194,7 @@ def test_chat_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_chat_templates_that_do_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, chat in enumerate(("{{ raise_exception('no') }}", "{{ messages | length }}")):
-        backend = backends.load(
-            resolve(instructed(tmp_path / str(number), chat)), "transformers", progress=False
-        )
+        backend = backends.load(resolve(instructed(tmp_path / str(number), chat)), "transformers", progress=False)
         assert backend.chat is None
     assert "the chat template of the checkpoint cannot be used" in caplog.text
     assert tiny.backend().chat is None

@@ -56,7 +56,11 @@ def ask(
     file: File,
     question: Annotated[str, typer.Argument(help="Question on the cells.", show_default=False)],
     cells: Annotated[
-        Many, typer.Option("--cells", help="COLUMN=VALUE of obs: only these cells. Of one column, any of several values; of several columns, all.")
+        Many,
+        typer.Option(
+            "--cells",
+            help="COLUMN=VALUE of obs: only these cells. Any of several values of a column, and all of several columns.",
+        ),
     ] = None,
     sample_by: Annotated[
         Many, typer.Option(help="obs column: an answer for each of its groups. May be repeated.")

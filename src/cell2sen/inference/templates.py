@@ -30,7 +30,9 @@ _PACKAGE_FILES = {
 _warned: set[tuple[str, str]] = set()
 
 
-def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None) -> Task:
+def choose_templates(
+    task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None, *, to_learn: bool = False
+) -> Task:
     """The task with the templates that fit the model.
 
     Parameters
@@ -39,6 +41,8 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
         ``None``: the checkpoint's own templates if it has some, those of the installed package ``cell2sentence`` for a
         published checkpoint, else those of this project. ``"cell2sen"`` and ``"cell2sentence"`` choose one of the last
         two. A path or mapping ``{task: [{"prompt": …, "answer": …}]}`` gives the user's own templates.
+    to_learn
+        The task is learned now: no warning that the model was not trained on it.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
             )
     if model.wording == PACKAGE and chosen.source != PACKAGE:
         _warn_other_templates(task, model)
-    if model.wording == "checkpoint":
+    if model.wording == "checkpoint" and not to_learn:
         _warn_untrained(task, model)
     return chosen
 

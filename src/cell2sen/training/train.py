@@ -154,7 +154,8 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
     worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in config.data.tasks
+        name: choose_templates(tasks.load(name), start, to_learn=True) if start else tasks.load(name)
+        for name in config.data.tasks
     }
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})

@@ -63,9 +63,7 @@ def pairs_of_samples(
         yield from _of_sentences(task, drawn, samples, slots, variants, contexts, length)
         return
     # Together, since the gene lists of all cells are made for each call.
-    prompts = task.prompts(
-        drawn.sentences, samples, length=length, slots=slots, variants=variants, contexts=contexts
-    )
+    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants, contexts=contexts)
     target = str(task.target)
     for sample, prompt, variant in zip(samples, prompts, variants, strict=True):
         answer = list(of_cells[target][sample]) if task.answer == "labels" else columns[target][sample[0]]
