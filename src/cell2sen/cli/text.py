@@ -59,7 +59,7 @@ def ask(
         Many,
         typer.Option(
             "--cells",
-            help="COLUMN=VALUE of obs: only these cells. Any of several values of a column, and all of several columns.",
+            help="COLUMN=VALUE of obs: only these cells; any of several values of one column.",
         ),
     ] = None,
     sample_by: Annotated[
