@@ -24,7 +24,7 @@ def pairs(n: int = 12, seed: int = 0) -> list[Pair]:
     for number, prompt in enumerate(tiny.prompts(n, seed=seed)):
         genes = generator.permutation(tiny.GENES)[: 20 + number]
         label, sentence = Pair("annotate", prompt, " T."), Pair("perturb", prompt, f" {' '.join(genes)}.")
-        text = Pair("ask", prompt, f" {'These are cells. ' * (1 + number)}")
+        text = Pair("ask", prompt, " These are cells." * (1 + number))
         rows.append((label, sentence, text)[number % 3])
     return rows
 
