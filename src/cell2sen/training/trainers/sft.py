@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: trl's trainer, each answer with the same weight.
+"""Supervised fine-tuning: trl's trainer, with a weight for each answer.
 
 Axes in names: B batch, L length, D hidden size, N tokens with a loss, V vocabulary.
 """
