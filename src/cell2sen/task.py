@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cell2sen.answer import parse_blocks, parse_label, parse_number, parse_sentence, parse_yes_no
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.space.samples import SpaceSamples
-from cell2sen.prompt import N_GENES, Genes, Prompt
+from cell2sen.prompt import N_GENES, Genes, Prompt, as_it_is
 from cell2sen.sentences.gene_list import GeneList
 
 if TYPE_CHECKING:
@@ -333,9 +333,7 @@ class Task:
             return [N_GENES]
         value = self._value(slot, values)
         if isinstance(value, str):
-            if N_GENES in value:
-                raise ValueError(f"task {self.name!r}: the value of {slot!r} must not contain {N_GENES}")
-            return [value]
+            return [as_it_is(value)]
         if isinstance(value, Genes):
             return [value]
         return [Genes(symbols=_symbols(value))] if isinstance(value, Sequence) else [str(value)]

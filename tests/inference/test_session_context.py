@@ -17,7 +17,7 @@ from sessions import begin
 
 import cell2sen as c2s
 from cell2sen.backends.fake import FakeBackend
-from cell2sen.prompt import context_line
+from cell2sen.prompt import Prompt, context_line
 
 TISSUES = ["lung", None, "NA", np.nan, "", "bone  marrow."]
 
@@ -107,13 +107,16 @@ def test_samples_have_what_their_cells_share() -> None:
     assert prompt.text.startswith("Known of this cell: donor: d0.\n")
 
 
+def test_values_in_braces_stay_as_they_are() -> None:
+    prompt = Prompt(segments=(context_line({"text": "has {n_genes} genes"}), "{n_genes} genes"), answer_genes=7)
+    assert prompt.text == "Known of this cell: text: has {n_genes} genes.\n7 genes"
+
+
 def test_contexts_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyError, match="no column 'organ'; available"):
         texts("organ")
     with pytest.raises(ValueError, match="predicts 'tissue', which must not be in the prompt"):
         texts("tissue", "label:tissue")
-    with pytest.raises(ValueError, match="must not contain"):
-        context_line({"text": "has {n_genes} genes"})
     model = replace(fake(context={"donor_id": 5}).model, wording="checkpoint", metadata={"templates": {"embed": []}})
     with (
         caplog.at_level(logging.WARNING),

@@ -123,6 +123,7 @@ class TransformersBackend(Backend):
         self.model = model
         self.network = network.eval()
         self.tokens = tokens
+        self.chat = tokens.chat
         self.batch_size = batch_size
         self.progress = progress
         self.base = network.base_model

@@ -48,7 +48,9 @@ _NAMED = ("cell2sen", PACKAGE)
 _warned: set[tuple[str, str]] = set()
 
 
-def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None) -> Task:
+def choose_templates(
+    task: Task, model: Model, templates: str | Path | Mapping[str, Any] | None = None, *, to_learn: bool = False
+) -> Task:
     """The task with the templates that fit the model.
 
     Parameters
@@ -58,6 +60,8 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
         published checkpoint, else those of this project. ``"cell2sen"`` and ``"cell2sentence"`` choose one of the last
         two. A path or mapping ``{task: [{"prompt": …, "answer": …}]}`` gives the user's own templates; in place of the
         list it may have one of these names. A task without templates there has those of ``None``, with a warning.
+    to_learn
+        The task is learned now: no warning that the model was not trained on it.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def choose_templates(task: Task, model: Model, templates: str | Path | Mapping[s
             )
     if model.wording == PACKAGE and chosen.source != PACKAGE:
         _warn_other_templates(task, model)
-    if model.wording == "checkpoint":
+    if model.wording == "checkpoint" and not to_learn:
         _warn_untrained(task, model)
     return chosen
 

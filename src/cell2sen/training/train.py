@@ -153,20 +153,13 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
     templates = templates_file(config.data.templates, base)
-    worded = {name: _worded(tasks.load(name), start, templates) for name in config.data.tasks}
+    new = start or Model(name="new model", path="")
+    worded = {name: choose_templates(tasks.load(name), new, templates, to_learn=True) for name in config.data.tasks}
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
     fit_bins(cells, worded)
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
-
-
-def _worded(task: Task, start: Model | None, templates: str | Path | None) -> Task:
-    """The task with the given templates, else with those of the starting model, else with this project's."""
-    is_new = start is not None and start.wording == "checkpoint" and task.name not in start.metadata["templates"]
-    if is_new and templates is None:
-        return task  # without the warning that the model was not trained on it
-    return choose_templates(task, start or Model(name="new model", path=""), templates)
 
 
 def _columns_of(cells: Mapping[str, TrainingCells]) -> str:

@@ -22,7 +22,7 @@ def test_generate_sample(run: Run, file: Path, model: str, tmp_path: Path) -> No
     )
     assert written.obs["sentence"].tolist() == expected.obs["sentence"].tolist()
     np.testing.assert_allclose(written.X.toarray(), expected.X.toarray())
-    (tmp_path / "abstract.txt").write_text("We studied\nblood.")
+    (tmp_path / "abstract.txt").write_bytes("\ufeffWe studied\r\nblood.\r\n".encode())  # as editors save it
     done = run("generate-sample", "more.h5ad", "--abstract", "abstract.txt", "--n-cells", "2", *options)
     assert done.code == 0, done.err
     assert anndata.read_h5ad(tmp_path / "more.h5ad").uns["cell2sen"]["generate"]["abstract"] == "We studied blood."

@@ -42,6 +42,8 @@ def test_ask(run: Run, file: Path, text_model: str, tmp_path: Path) -> None:
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.uns["cell2sen"]["ask"]["question"] == "What are these?"
     assert written.obs["cell2sen_answer"].notna().sum() == 3
+    both = run(*arguments, "--cells", "cluster=0", "--json")
+    assert json.loads(both.out)["texts"][0]["n_cells"] == 6
     plain = run(*arguments)
     assert "(3 cells): " in plain.out
     assert names(tmp_path) == {"in.h5ad", "out.h5ad", "model"}
@@ -66,6 +68,7 @@ def test_refused(run: Run, file: Path) -> None:
     for arguments, match in (
         (("ask", file, "Why?"), "nano was not trained to write text"),
         (("ask", file, "Why?", "--cells", "cluster"), "--cells takes COLUMN=VALUE"),
+        (("ask", file, "Why?", "--cells", "=3"), "--cells takes COLUMN=VALUE"),
         (("caption", file), "name the obs column of the clusters"),
         (("interpret", file), "name the obs columns that define samples"),
         (("ask", file, "Why?", "--out", "out.txt"), "must end in .h5ad or .csv"),

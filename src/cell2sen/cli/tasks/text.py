@@ -56,7 +56,11 @@ def ask(
     file: File,
     question: Annotated[str, typer.Argument(help="Question on the cells.", show_default=False)],
     cells: Annotated[
-        Many, typer.Option("--cells", help="COLUMN=VALUE of obs: only these cells. May be repeated.")
+        Many,
+        typer.Option(
+            "--cells",
+            help="COLUMN=VALUE of obs: only these cells; any of several values of one column.",
+        ),
     ] = None,
     sample_by: Annotated[
         Many, typer.Option(help="obs column: an answer for each of its groups. May be repeated.")
@@ -199,9 +203,12 @@ def _readable(name: str, row: pd.Series[Any]) -> str:
     return "\n".join(lines)
 
 
-def _chosen(cells: Many) -> dict[str, str] | None:
-    """Obs column → value."""
-    if wrong := [text for text in cells or () if "=" not in text]:
-        raise ValueError(f"--cells takes COLUMN=VALUE, found {wrong[0]!r}")
-    pairs = (text.split("=", 1) for text in cells or ())
-    return {column.strip(): value.strip() for column, value in pairs} or None
+def _chosen(cells: Many) -> dict[str, list[str]] | None:
+    """Obs column → its values."""
+    chosen: dict[str, list[str]] = {}
+    for text in cells or ():
+        column, sign, value = text.partition("=")
+        if not sign or not column.strip():
+            raise ValueError(f"--cells takes COLUMN=VALUE, found {text!r}")
+        chosen.setdefault(column.strip(), []).append(value.strip())
+    return chosen or None
