@@ -9,6 +9,7 @@ from cell2sen.tl.results import UNIT, UNS
 from cell2sen.tl.samples import generate_sample
 from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
 from cell2sen.tl.text import ask, caption, interpret
+from cell2sen.tl.transfer import transfer
 
 __all__ = [
     "UNIT",
@@ -33,4 +34,5 @@ __all__ = [
     "pseudobulk",
     "same_neighbourhood",
     "same_niche",
+    "transfer",
 ]

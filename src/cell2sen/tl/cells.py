@@ -224,27 +224,32 @@ def annotate(
 
 
 def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
-    """Probabilities that :func:`annotate` stored, under the labels as they are, with ``/``: cells × labels.
+    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.transfer` stored, under the labels: cells × labels.
 
     Parameters
     ----------
     adata
         Annotated cells, also read from a file.
     key
-        ``key_added`` of :func:`annotate`; by default that of its last call.
+        ``key_added`` of that call; by default that of the last call of :func:`annotate`, or else of
+        :func:`cell2sen.tl.transfer`.
 
     Raises
     ------
     KeyError
         `adata` has no such probabilities.
     """
-    record = adata.uns.get(UNS, {}).get("annotate", {})
+    verbs = adata.uns.get(UNS, {})
+    transferred = verbs.get("transfer", {})
+    record = verbs.get("annotate", transferred)
     name = f"{key or record.get('key')}_probabilities"
     if name not in adata.obsm:
-        raise KeyError(f"adata.obsm has no {name!r}, which tl.annotate writes; available: {list(adata.obsm.keys())}")
+        raise KeyError(
+            f"adata.obsm has no {name!r}, which tl.annotate and tl.transfer write; available: {list(adata.obsm.keys())}"
+        )
     stored: Any = adata.obsm[name]
     labels = [str(column).replace("%2F", "/") for column in stored.columns]
-    records = {record.get("key"): record, **record.get("results", {})}
+    records = {transferred.get("key"): transferred, record.get("key"): record, **record.get("results", {})}
     if (chosen := records.get(key or record.get("key"))) is not None:
         labels = list(map(str, chosen["labels"]))
     return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)

@@ -1,0 +1,363 @@
+"""Labels of a reference, carried over to a query: choice of a classifier, probabilities, distances."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from cell2sen.data.names.labels import twins, without_type
+from cell2sen.data.names.text import some
+from cell2sen.data.obs import text_column, warn_of_missing
+from cell2sen.data.splits import equal_by_chance
+from cell2sen.inference.annotate import LabelProbabilities
+from cell2sen.inference.transfer.classifiers import (
+    MAX_COMPARED,
+    METHODS,
+    N_FOLDS,
+    Candidate,
+    Fitted,
+    Method,
+    compare,
+    fit_classifier,
+    folds_of,
+)
+from cell2sen.inference.transfer.features import FEATURES, FeatureName, Space
+from cell2sen.inference.transfer.novelty import Novelty, distance
+from cell2sen.inference.transfer.sides import MIN_SHARED_COUNTS, Overlap, Sides
+from cell2sen.inference.transfer.stored import Stored
+from cell2sen.inference.transfer.votes import confusion_of
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_OBS = "reference.obs"
+
+#: Share of query cells that are farther from the reference than this quantile of its own cells, above which a warning
+#: is logged.
+MAX_SHARE_FAR, FAR = 0.5, 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings:
+    """What is carried over, and how."""
+
+    label: str
+    """Column of the reference's obs."""
+
+    classifier: Method | Literal["auto"] = "auto"
+    features: FeatureName | Literal["auto"] = "auto"
+    held_out_by: str | None = None
+    """Column of the reference's obs with donors or batches that are held out as a whole; ``None``: cells are."""
+
+    min_cells: int = 3
+    """Cells that a label needs in the reference."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a choice that does not exist."""
+        for name, value, menu in (
+            ("classifier", self.classifier, METHODS),
+            ("features", self.features, FEATURES),
+        ):
+            if value not in ("auto", *menu):
+                raise ValueError(f"{name} must be 'auto' or one of {list(menu)}, found {value!r}")
+        if self.min_cells < 1:
+            raise ValueError(f"min_cells must be at least 1, found {self.min_cells}")
+
+    @property
+    def menu(self) -> list[tuple[Method, FeatureName]]:
+        """Classifiers to compare."""
+        methods: Sequence[Method] = METHODS if self.classifier == "auto" else (self.classifier,)
+        features: Sequence[FeatureName] = FEATURES if self.features == "auto" else (self.features,)
+        return [(method, name) for name in features for method in methods]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transferred:
+    """Labels of the query cells."""
+
+    probabilities: LabelProbabilities
+    distance: NDArray[np.float64]
+    """float64 (n,): Euclidean distance to the 10th nearest reference cell in the scaled embedding; NaN without genes."""
+
+    unseen: NDArray[np.float64]
+    """float64 (n,): see :meth:`cell2sen.inference.transfer.novelty.Novelty.score`."""
+
+    in_reference: NDArray[np.bool_]
+    """bool (n,): cells that are in the reference, which were labelled without their fold."""
+
+    embedding: NDArray[np.float32]
+    """float32 (n, hidden), over the shared genes."""
+
+    confusion: pd.DataFrame
+    """Share of held-out reference cells of each label (row) that got each label (column)."""
+
+    record: dict[str, Any] = field(default_factory=dict)
+    """Choice of the classifier, held-out scores and numbers of cells and genes, as plain values for ``uns``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Reference:
+    """Labelled cells of the reference, in an order that does not depend on that of its file."""
+
+    rows: NDArray[np.int64]
+    """int64 (n,): row of each cell in the file."""
+
+    codes: NDArray[np.int64]
+    labels: tuple[str, ...]
+    folds: NDArray[np.int64]
+    left_out: dict[str, Any]
+    """Numbers of cells that were left out, for the record."""
+
+
+def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | None = None) -> Transferred:
+    """Labels of all cells of the query.
+
+    Parameters
+    ----------
+    stored
+        Where embeddings of the reference are kept; ``None``: nowhere.
+
+    Raises
+    ------
+    KeyError
+        No such column of the reference; lists the available ones.
+    ValueError
+        Fewer than two labels with enough cells, or fewer than two groups to hold out.
+    """
+    overlap = sides.in_reference()
+    reference = _labelled(sides, settings, overlap)
+    menu = settings.menu
+    needs_expression = any(name != "embedding" for _, name in menu)
+    vectors = sides.reference.embedding(stored)[reference.rows]
+    expression, query_expression, shares = None, None, (1.0, 1.0)
+    if needs_expression:
+        whole, share_reference = sides.reference.expression(sides.symbols)
+        expression = sp.csr_matrix(whole[reference.rows])
+        query_expression, share_query = sides.query.expression(sides.symbols)
+        shares = (share_query, share_reference)
+        _warn_of_shared(shares)
+    space = Space.of(vectors, expression)
+    features = {name: space(name, vectors, expression) for name in dict.fromkeys(["embedding", *_names(menu)])}
+    candidates, sample = _compared(features, reference, menu)
+    chosen = choose(candidates)
+    embedding = sides.query.embedding()
+    rows = np.flatnonzero(sides.query.has_genes)
+    of_query = {
+        name: space(name, embedding[rows], None if query_expression is None else sp.csr_matrix(query_expression[rows]))
+        for name in dict.fromkeys(["embedding", chosen.features])
+    }
+    twin = _twin_folds(overlap, reference, sides)[rows]
+    log_probabilities, distances = _predicted(chosen, features, of_query, reference, twin)
+    novelty = Novelty.of(features["embedding"], reference.codes, reference.folds)
+    best = log_probabilities.argmax(axis=1)
+    unseen = novelty.score(distances, best)
+    _warn_of_far(unseen)
+    probabilities = np.exp(log_probabilities)
+    n_cells = len(embedding)
+    return Transferred(
+        probabilities=LabelProbabilities(
+            labels=reference.labels,
+            probabilities=_spread(probabilities / probabilities.sum(axis=1, keepdims=True), rows, n_cells),
+            temperature=chosen.temperature,
+            calibrated=True,
+        ),
+        distance=_spread(distances, rows, n_cells),
+        unseen=_spread(unseen, rows, n_cells),
+        in_reference=_spread((twin >= 0).astype(float), rows, n_cells) == 1,
+        embedding=embedding,
+        confusion=confusion_of(reference.labels, reference.codes[sample], chosen.log_probabilities),
+        record={
+            **_record(candidates, chosen),
+            **reference.left_out,
+            "label": settings.label,
+            "labels": np.array(reference.labels, dtype=object),
+            "cells_per_label": np.bincount(reference.codes, minlength=len(reference.labels)),
+            "held_out_by": settings.held_out_by or "cell",
+            "n_reference": len(reference.rows),
+            "n_compared": len(sample),
+            "n_in_reference": int((twin >= 0).sum()),
+            "n_shared_genes": len(sides.symbols),
+            "n_genes_query": sides.n_genes[0],
+            "n_genes_reference": sides.n_genes[1],
+            "share_of_counts_query": shares[0],
+            "share_of_counts_reference": shares[1],
+        },
+    )
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """Classifier with the smallest log loss of held-out cells after calibration; of equal ones the first."""
+    return min(candidates, key=lambda candidate: round(candidate.scores["log_loss"], 6))
+
+
+def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Reference:
+    side = sides.reference
+    assert side.session.data is not None
+    obs = side.session.data.obs
+    texts = text_column(obs, settings.label, REFERENCE_OBS)
+    warn_of_missing(obs, settings.label, REFERENCE_OBS, "they are left out")
+    counts = {text: int(np.sum(texts == text)) for text in dict.fromkeys(texts) if text is not None}
+    nameless = without_type(counts)
+    if nameless:
+        logger.warning("%s: cells with the labels %s are left out", REFERENCE_OBS, some(nameless))
+    few = [text for text, count in counts.items() if count < settings.min_cells and text not in nameless]
+    if few:
+        logger.warning(
+            "%s: %s have fewer than %d cells and are left out; min_cells= changes the limit",
+            REFERENCE_OBS,
+            some([f"{text} ({counts[text]})" for text in few]),
+            settings.min_cells,
+        )
+    labels = tuple(sorted(set(counts) - set(nameless) - set(few)))
+    if len(labels) < 2:
+        raise ValueError(
+            f"{REFERENCE_OBS}[{settings.label!r}] must have at least two labels with {settings.min_cells} cells or "
+            f"more, found {list(labels)}"
+        )
+    for group in twins(labels):
+        logger.warning("%s: the labels %s differ in spelling only, but are kept apart", REFERENCE_OBS, group)
+    code = {label: number for number, label in enumerate(labels)}
+    usable = np.flatnonzero(np.array([text in code for text in texts]) & side.has_genes)
+    groups = None
+    if settings.held_out_by is not None:
+        values = text_column(obs, settings.held_out_by, REFERENCE_OBS)
+        warn_of_missing(obs, settings.held_out_by, REFERENCE_OBS, "they are left out")
+        usable = usable[[values[row] is not None for row in usable]]
+        groups = values
+    names = side.names
+    keys = [overlap.contents[row] or names[row] for row in range(len(names))]
+    rows = np.array(sorted(usable.tolist(), key=lambda row: (names[row], keys[row])), dtype=np.int64)
+    codes = np.array([code[texts[row]] for row in rows], dtype=np.int64)
+    folds = folds_of([keys[row] for row in rows], codes, None if groups is None else [groups[row] for row in rows])
+    left_out = {
+        "n_without_label": int(sum(text is None for text in texts)) + sum(counts[text] for text in nameless),
+        "labels_left_out": np.array([*nameless, *few], dtype=object),
+    }
+    return _Reference(rows=rows, codes=codes, labels=labels, folds=folds, left_out=left_out)
+
+
+def _compared(
+    features: dict[FeatureName, NDArray[np.float64]], reference: _Reference, menu: Sequence[tuple[Method, FeatureName]]
+) -> tuple[list[Candidate], NDArray[np.int64]]:
+    """Candidates, and the numbers of the reference cells that they were compared on."""
+    sample = compared_cells(reference.rows, reference.codes, MAX_COMPARED)
+    folds = reference.folds[sample]
+    candidates = compare(lambda name: features[name][sample], reference.codes[sample], folds, len(reference.labels), menu)
+    return candidates, sample
+
+
+def compared_cells(rows: NDArray[np.int64], codes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Numbers of about `most` cells, spread evenly over each label, int64 ascending; at least 25 of a label."""
+    if len(rows) <= most:
+        return np.arange(len(rows))
+    kept = []
+    for code in np.unique(codes):
+        cells = np.flatnonzero(codes == code)
+        n = min(len(cells), max(25, round(len(cells) * most / len(rows))))
+        digests = [hashlib.blake2b(str(cell).encode(), digest_size=8).digest() for cell in cells]
+        kept.append(cells[np.argsort(np.array(digests), kind="stable")[:n]])
+    return np.sort(np.concatenate(kept))
+
+
+def _predicted(
+    chosen: Candidate,
+    features: dict[FeatureName, NDArray[np.float64]],
+    of_query: dict[FeatureName, NDArray[np.float64]],
+    reference: _Reference,
+    twin: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Calibrated log-probabilities (n, labels), and distances (n,), of the query cells.
+
+    Cells that are in the reference are compared with the folds that they are not in.
+
+    Parameters
+    ----------
+    twin
+        Fold of the same cell in the reference, int64 (n,); -1 for cells that are not in it.
+    """
+    n_labels = len(reference.labels)
+    scores = np.zeros((len(twin), n_labels))
+    distances = np.zeros(len(twin))
+    for fold in np.unique(twin):
+        cells = twin == fold
+        used = reference.folds != fold
+        fitted: Fitted = fit_classifier(
+            chosen.method, features[chosen.features][used], reference.codes[used], n_labels
+        )
+        scores[cells] = fitted.log_probabilities(of_query[chosen.features][cells])
+        distances[cells] = distance(features["embedding"][used], of_query["embedding"][cells])
+    return np.asarray(log_softmax(scores / chosen.temperature, axis=1)), distances
+
+
+def _twin_folds(overlap: Overlap, reference: _Reference, sides: Sides) -> NDArray[np.int64]:
+    """Fold of the same cell in the reference for each query cell, int64 (n,), -1 without one; warns of them."""
+    fold_of_row = np.full(len(sides.reference.names), -1, dtype=np.int64)
+    fold_of_row[reference.rows] = reference.folds
+    twin = overlap.twin
+    folds = np.where(twin >= 0, fold_of_row[np.maximum(twin, 0)], -1)
+    n_same, n_named = int((overlap.same_content >= 0).sum()), int((overlap.same_name >= 0).sum())
+    by_chance = equal_by_chance(sides.query.names, sides.reference.names)
+    if n_same or n_named > 3 * by_chance + 3:
+        logger.warning(
+            "%d cells of the query have the expression and %d the name of a cell of the reference: they are labelled "
+            "by the other cells of the reference, in_reference marks them",
+            n_same,
+            n_named,
+        )
+    return np.asarray(folds, dtype=np.int64)
+
+
+def _names(menu: Sequence[tuple[Method, FeatureName]]) -> list[FeatureName]:
+    return [name for _, name in menu]
+
+
+def _spread(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Values of some of `n` cells, NaN for the others."""
+    result = np.full((n, *values.shape[1:]), np.nan)
+    result[rows] = values
+    return result
+
+
+def _record(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any]:
+    table = pd.DataFrame(
+        [candidate.scores | {"temperature": candidate.temperature} for candidate in candidates],
+        index=[candidate.name for candidate in candidates],
+    )
+    return {
+        "classifier": chosen.method,
+        "features": chosen.features,
+        "temperature": chosen.temperature,
+        "calibrated": True,
+        "held_out": dict(chosen.scores),
+        "candidates": table,
+        "n_folds": N_FOLDS,
+    }
+
+
+def _warn_of_shared(shares: tuple[float, float]) -> None:
+    for name, share in zip(("query", "reference"), shares, strict=True):
+        if share < MIN_SHARED_COUNTS:
+            logger.warning(
+                "%.0f %% of the counts of the %s are in genes that both files have: labels are less certain than the "
+                "held-out scores",
+                100 * share,
+                name,
+            )
+
+
+def _warn_of_far(unseen: NDArray[np.float64]) -> None:
+    share = float(np.mean(unseen > FAR)) if len(unseen) else 0.0
+    if share > MAX_SHARE_FAR:
+        logger.warning(
+            "%.0f %% of the query cells are farther from the reference than 99 %% of its own cells: they were measured "
+            "in another way, or their types are not in the reference. Compare unseen scores within the query only",
+            100 * share,
+        )
