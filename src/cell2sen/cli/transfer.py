@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Copies of menus, as in cell2sen.cli.options.
-Classifier = Literal["auto", "logistic", "neighbours"]
+Classifier = Literal["auto", "logistic", "neighbours", "model"]
 Features = Literal["auto", "embedding", "expression", "both"]
 
 
@@ -82,9 +82,17 @@ def transfer(
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     label: Annotated[str, typer.Option("--label", "-l", help="obs column of the reference with the labels.")],
     classifier: Annotated[
-        Classifier, typer.Option(help="Logistic regression or nearest neighbours. auto: the better on held-out cells.")
+        Classifier,
+        typer.Option(
+            help="Logistic regression or nearest neighbours. auto: the better on held-out cells. model: the model's "
+            "own probabilities."
+        ),
     ] = "auto",
     features: Annotated[Features, typer.Option(help="What it compares. auto: the better on held-out cells.")] = "auto",
+    fine_tune: Annotated[
+        Path | None,
+        typer.Option(help="Train the model on the reference first, write it to this folder, and use its probabilities."),
+    ] = None,
     threshold: Annotated[
         float, typer.Option(help="Labels with a lower probability become 'unknown'.", min=0.0, max=1.0)
     ] = 0.0,
@@ -102,6 +110,18 @@ def transfer(
     from cell2sen.data.output import complete_file, write_results
 
     check_suffix(out, ".h5ad", ".csv")
+    options = arguments(cells, model, run, output)
+    given = arguments(source, clusters)
+    if fine_tune is not None:
+        from cell2sen import training
+
+        if classifier not in ("auto", "model"):
+            raise ValueError("--fine-tune uses the probabilities of the model: leave --classifier out")
+        names = ("held_out_by", "min_cells", "reference_options")
+        with open_anndata(file) as adata:
+            training.fine_tune(adata, reference, label, fine_tune, **{name: given[name] for name in names}, **options)
+        classifier, options["model"] = "model", str(fine_tune)
+        options = {name: value for name, value in options.items() if name not in ("revision", "dtype", "quantize")}
     with complete_file(out, file, reference) as temporary, open_anndata(file) as adata:
         tl.transfer(
             adata,
@@ -110,7 +130,8 @@ def transfer(
             classifier=classifier,
             features=features,
             threshold=threshold,
-            **arguments(source, clusters, cells, model, run, output),
+            **given,
+            **options,
         )
         record = adata.uns["cell2sen"]["transfer"]
         key = record["key"]
@@ -122,12 +143,12 @@ def transfer(
         final = adata.obs[f"{key}_majority_voting" if clusters.majority_voting else key]
         counts = {str(name): int(count) for name, count in final.value_counts().items() if count}
         far = int((adata.obs[f"{key}_unseen"] > 0.99).sum())
-    n_cells, held_out, n_genes = len(adata), record["held_out"]["accuracy"], record["n_shared_genes"]
+    n_cells, n_genes, held_out = len(adata), record["n_shared_genes"], record["held_out"].get("accuracy")
     several = _several(record.get("clusters"))
     lines = [
         f"{n_cells:,} cells → {out}: " + "; ".join(f"{name} {count}" for name, count in counts.items()),
-        f"{record['classifier']} on {record['features']} over {n_genes:,} shared genes; accuracy on held-out reference "
-        f"cells {held_out:.1%}",
+        f"{record['classifier']} on {record['features']} over {n_genes:,} shared genes"
+        + ("" if held_out is None else f"; accuracy on held-out reference cells {held_out:.1%}"),
         f"{far:,} cells are farther from the reference than 99 % of its cells of their label (unseen score above 0.99)",
         *([f"clusters with several types: {', '.join(several)}"] if several else []),
     ]

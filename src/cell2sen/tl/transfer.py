@@ -30,7 +30,7 @@ def transfer(
     reference: AnnData | str | Path,
     label: str,
     *,
-    classifier: Method | Literal["auto"] = "auto",
+    classifier: Method | Literal["auto", "model"] = "auto",
     features: FeatureName | Literal["auto"] = "auto",
     held_out_by: str | None = None,
     min_cells: int = 3,
@@ -59,7 +59,8 @@ def transfer(
         Column of the reference's obs with the labels. Cells without one, and labels such as "unknown", are left out.
     classifier
         ``"logistic"`` (regression) or ``"neighbours"`` (the nearest 15). ``"auto"``: the one with the smaller log loss
-        on held-out cells of the reference.
+        on held-out cells of the reference. ``"model"``: the model's own probabilities of the labels, for a model that
+        was trained on the reference (:func:`cell2sen.training.fine_tune`).
     features
         ``"embedding"`` of the model, principal components of ``"expression"``, or ``"both"``. ``"auto"`` chooses, too.
     held_out_by

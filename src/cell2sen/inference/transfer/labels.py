@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import softmax
 
 from cell2sen.data.names.labels import twins, without_type
 from cell2sen.data.names.text import some
 from cell2sen.data.obs import text_column, warn_of_missing
 from cell2sen.data.splits import equal_by_chance
-from cell2sen.inference.annotate import LabelProbabilities
+from cell2sen.inference.annotate import LabelProbabilities, label_probabilities
 from cell2sen.inference.transfer.classifiers import (
     MAX_COMPARED,
     METHODS,
@@ -34,11 +34,14 @@ from cell2sen.inference.transfer.features import FEATURES, FeatureName, Space
 from cell2sen.inference.transfer.novelty import Novelty, distance
 from cell2sen.inference.transfer.sides import MIN_SHARED_COUNTS, Overlap, Sides
 from cell2sen.inference.transfer.stored import Stored
-from cell2sen.inference.transfer.votes import confusion_of
+from cell2sen.inference.transfer.votes import confusion_of, expected_confusion
 
 logger = logging.getLogger(__name__)
 
 REFERENCE_OBS = "reference.obs"
+
+#: Classifier that is the model itself.
+MODEL: Literal["model"] = "model"
 
 #: Share of query cells that are farther from the reference than this quantile of its own cells, above which a warning
 #: is logged.
@@ -52,7 +55,9 @@ class TransferSettings:
     label: str
     """Column of the reference's obs."""
 
-    classifier: Method | Literal["auto"] = "auto"
+    classifier: Method | Literal["auto", "model"] = "auto"
+    """``"model"``: the model's own probabilities of the labels, as of annotate; for models trained on the reference."""
+
     features: FeatureName | Literal["auto"] = "auto"
     held_out_by: str | None = None
     """Column of the reference's obs with donors or batches that are held out as a whole; ``None``: cells are."""
@@ -63,7 +68,7 @@ class TransferSettings:
     def __post_init__(self) -> None:
         """Raise a ValueError for a choice that does not exist."""
         for name, value, menu in (
-            ("classifier", self.classifier, METHODS),
+            ("classifier", self.classifier, (*METHODS, MODEL)),
             ("features", self.features, FEATURES),
         ):
             if value not in ("auto", *menu):
@@ -74,6 +79,8 @@ class TransferSettings:
     @property
     def menu(self) -> list[tuple[Method, FeatureName]]:
         """Classifiers to compare."""
+        if self.classifier == MODEL:
+            return []
         methods: Sequence[Method] = METHODS if self.classifier == "auto" else (self.classifier,)
         features: Sequence[FeatureName] = FEATURES if self.features == "auto" else (self.features,)
         return [(method, name) for name in features for method in methods]
@@ -146,43 +153,44 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
         _warn_of_shared(shares)
     space = Space.of(vectors, expression)
     features = {name: space(name, vectors, expression) for name in dict.fromkeys(["embedding", *_names(menu)])}
-    candidates, sample = _compared(features, reference, menu)
-    chosen = choose(candidates)
     embedding = sides.query.embedding()
     rows = np.flatnonzero(sides.query.has_genes)
+    twin = _twin_folds(overlap, reference, sides, settings.classifier == MODEL)[rows]
+    n_cells = len(embedding)
     of_query = {
         name: space(name, embedding[rows], None if query_expression is None else sp.csr_matrix(query_expression[rows]))
-        for name in dict.fromkeys(["embedding", chosen.features])
+        for name in features
     }
-    twin = _twin_folds(overlap, reference, sides)[rows]
-    log_probabilities, distances = _predicted(chosen, features, of_query, reference, twin)
+    distances = np.zeros(len(rows))
+    for _, used, cells in _folds(reference, twin):
+        distances[cells] = distance(features["embedding"][used], of_query["embedding"][cells])
+    if settings.classifier == MODEL:
+        chosen = label_probabilities(sides.query.session.with_task("annotate"), reference.labels)
+        confusion, how = expected_confusion(reference.labels, chosen.probabilities), _record_of_model(chosen, sides)
+    else:
+        candidates, sample = _compared(features, reference, menu)
+        best = choose(candidates)
+        chosen = _classified(best, features[best.features], of_query[best.features], reference, twin, (rows, n_cells))
+        confusion = confusion_of(reference.labels, reference.codes[sample], best.log_probabilities)
+        how = _record(candidates, best) | {"n_compared": len(sample)}
     novelty = Novelty.of(features["embedding"], reference.codes, reference.folds)
-    best = log_probabilities.argmax(axis=1)
-    unseen = novelty.score(distances, best)
+    unseen = novelty.score(distances, chosen.probabilities[rows].argmax(axis=1))
     _warn_of_far(unseen)
-    probabilities = np.exp(log_probabilities)
-    n_cells = len(embedding)
     return Transferred(
-        probabilities=LabelProbabilities(
-            labels=reference.labels,
-            probabilities=_spread(probabilities / probabilities.sum(axis=1, keepdims=True), rows, n_cells),
-            temperature=chosen.temperature,
-            calibrated=True,
-        ),
+        probabilities=chosen,
         distance=_spread(distances, rows, n_cells),
         unseen=_spread(unseen, rows, n_cells),
         in_reference=_spread((twin >= 0).astype(float), rows, n_cells) == 1,
         embedding=embedding,
-        confusion=confusion_of(reference.labels, reference.codes[sample], chosen.log_probabilities),
+        confusion=confusion,
         record={
-            **_record(candidates, chosen),
+            **how,
             **reference.left_out,
             "label": settings.label,
             "labels": np.array(reference.labels, dtype=object),
             "cells_per_label": np.bincount(reference.codes, minlength=len(reference.labels)),
             "held_out_by": settings.held_out_by or "cell",
             "n_reference": len(reference.rows),
-            "n_compared": len(sample),
             "n_in_reference": int((twin >= 0).sum()),
             "n_shared_genes": len(sides.symbols),
             "n_genes_query": sides.n_genes[0],
@@ -198,34 +206,60 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: round(candidate.scores["log_loss"], 6))
 
 
-def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Reference:
-    side = sides.reference
-    assert side.session.data is not None
-    obs = side.session.data.obs
-    texts = text_column(obs, settings.label, REFERENCE_OBS)
-    warn_of_missing(obs, settings.label, REFERENCE_OBS, "they are left out")
+def usable_labels(
+    obs: pd.DataFrame, column: str, min_cells: int
+) -> tuple[list[str | None], tuple[str, ...], dict[str, Any]]:
+    """Labels of a reference that are carried over.
+
+    Returns
+    -------
+    Label of each cell, ``None`` where it is missing or left out (no type, or fewer than `min_cells` cells); the labels,
+    sorted; numbers of what was left out, for the record.
+
+    Raises
+    ------
+    KeyError
+        No such column; lists the available ones.
+    ValueError
+        Fewer than two labels.
+    """
+    texts = text_column(obs, column, REFERENCE_OBS)
+    warn_of_missing(obs, column, REFERENCE_OBS, "they are left out")
     counts = {text: int(np.sum(texts == text)) for text in dict.fromkeys(texts) if text is not None}
     nameless = without_type(counts)
     if nameless:
         logger.warning("%s: cells with the labels %s are left out", REFERENCE_OBS, some(nameless))
-    few = [text for text, count in counts.items() if count < settings.min_cells and text not in nameless]
+    few = [text for text, count in counts.items() if count < min_cells and text not in nameless]
     if few:
         logger.warning(
             "%s: %s have fewer than %d cells and are left out; min_cells= changes the limit",
             REFERENCE_OBS,
             some([f"{text} ({counts[text]})" for text in few]),
-            settings.min_cells,
+            min_cells,
         )
     labels = tuple(sorted(set(counts) - set(nameless) - set(few)))
     if len(labels) < 2:
         raise ValueError(
-            f"{REFERENCE_OBS}[{settings.label!r}] must have at least two labels with {settings.min_cells} cells or "
-            f"more, found {list(labels)}"
+            f"{REFERENCE_OBS}[{column!r}] must have at least two labels with {min_cells} cells or more, found "
+            f"{list(labels)}"
         )
     for group in twins(labels):
         logger.warning("%s: the labels %s differ in spelling only, but are kept apart", REFERENCE_OBS, group)
+    kept = frozenset(labels)
+    left_out = {
+        "n_without_label": int(sum(text is None for text in texts)) + sum(counts[text] for text in nameless),
+        "labels_left_out": np.array([*nameless, *few], dtype=object),
+    }
+    return [text if text in kept else None for text in texts], labels, left_out
+
+
+def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Reference:
+    side = sides.reference
+    assert side.session.data is not None
+    obs = side.session.data.obs
+    texts, labels, left_out = usable_labels(obs, settings.label, settings.min_cells)
     code = {label: number for number, label in enumerate(labels)}
-    usable = np.flatnonzero(np.array([text in code for text in texts]) & side.has_genes)
+    usable = np.flatnonzero(np.array([text is not None for text in texts]) & side.has_genes)
     groups = None
     if settings.held_out_by is not None:
         values = text_column(obs, settings.held_out_by, REFERENCE_OBS)
@@ -235,12 +269,8 @@ def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Re
     names = side.names
     keys = [overlap.contents[row] or names[row] for row in range(len(names))]
     rows = np.array(sorted(usable.tolist(), key=lambda row: (names[row], keys[row])), dtype=np.int64)
-    codes = np.array([code[texts[row]] for row in rows], dtype=np.int64)
+    codes = np.array([code[str(texts[row])] for row in rows], dtype=np.int64)
     folds = folds_of([keys[row] for row in rows], codes, None if groups is None else [groups[row] for row in rows])
-    left_out = {
-        "n_without_label": int(sum(text is None for text in texts)) + sum(counts[text] for text in nameless),
-        "labels_left_out": np.array([*nameless, *few], dtype=object),
-    }
     return _Reference(rows=rows, codes=codes, labels=labels, folds=folds, left_out=left_out)
 
 
@@ -267,37 +297,48 @@ def compared_cells(rows: NDArray[np.int64], codes: NDArray[np.int64], most: int)
     return np.sort(np.concatenate(kept))
 
 
-def _predicted(
-    chosen: Candidate,
-    features: dict[FeatureName, NDArray[np.float64]],
-    of_query: dict[FeatureName, NDArray[np.float64]],
-    reference: _Reference,
-    twin: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Calibrated log-probabilities (n, labels), and distances (n,), of the query cells.
-
-    Cells that are in the reference are compared with the folds that they are not in.
+def _folds(
+    reference: _Reference, twin: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Fold that cells are in, reference cells outside of it, and these cells; -1 for cells that are in none.
 
     Parameters
     ----------
     twin
         Fold of the same cell in the reference, int64 (n,); -1 for cells that are not in it.
     """
-    n_labels = len(reference.labels)
-    scores = np.zeros((len(twin), n_labels))
-    distances = np.zeros(len(twin))
     for fold in np.unique(twin):
-        cells = twin == fold
-        used = reference.folds != fold
-        fitted: Fitted = fit_classifier(
-            chosen.method, features[chosen.features][used], reference.codes[used], n_labels
-        )
-        scores[cells] = fitted.log_probabilities(of_query[chosen.features][cells])
-        distances[cells] = distance(features["embedding"][used], of_query["embedding"][cells])
-    return np.asarray(log_softmax(scores / chosen.temperature, axis=1)), distances
+        yield int(fold), reference.folds != fold, twin == fold
 
 
-def _twin_folds(overlap: Overlap, reference: _Reference, sides: Sides) -> NDArray[np.int64]:
+def _classified(
+    chosen: Candidate,
+    features: NDArray[np.float64],
+    of_query: NDArray[np.float64],
+    reference: _Reference,
+    twin: NDArray[np.int64],
+    place: tuple[NDArray[np.int64], int],
+) -> LabelProbabilities:
+    """Calibrated probabilities; cells that are in the reference are compared with the folds that they are not in.
+
+    Parameters
+    ----------
+    place
+        Rows of these cells, and the number of all cells of the query.
+    """
+    scores = np.zeros((len(twin), len(reference.labels)))
+    for _, used, cells in _folds(reference, twin):
+        fitted: Fitted = fit_classifier(chosen.method, features[used], reference.codes[used], len(reference.labels))
+        scores[cells] = fitted.log_probabilities(of_query[cells])
+    return LabelProbabilities(
+        labels=reference.labels,
+        probabilities=_spread(softmax(scores / chosen.temperature, axis=1), *place),
+        temperature=chosen.temperature,
+        calibrated=True,
+    )
+
+
+def _twin_folds(overlap: Overlap, reference: _Reference, sides: Sides, of_model: bool) -> NDArray[np.int64]:
     """Fold of the same cell in the reference for each query cell, int64 (n,), -1 without one; warns of them."""
     fold_of_row = np.full(len(sides.reference.names), -1, dtype=np.int64)
     fold_of_row[reference.rows] = reference.folds
@@ -307,10 +348,11 @@ def _twin_folds(overlap: Overlap, reference: _Reference, sides: Sides) -> NDArra
     by_chance = equal_by_chance(sides.query.names, sides.reference.names)
     if n_same or n_named > 3 * by_chance + 3:
         logger.warning(
-            "%d cells of the query have the expression and %d the name of a cell of the reference: they are labelled "
-            "by the other cells of the reference, in_reference marks them",
+            "%d cells of the query have the expression and %d the name of a cell of the reference: %s; in_reference "
+            "marks them",
             n_same,
             n_named,
+            "the model may have learned their labels" if of_model else "they are labelled by the other cells of it",
         )
     return np.asarray(folds, dtype=np.int64)
 
@@ -339,6 +381,20 @@ def _record(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any
         "held_out": dict(chosen.scores),
         "candidates": table,
         "n_folds": N_FOLDS,
+    }
+
+
+def _record_of_model(chosen: LabelProbabilities, sides: Sides) -> dict[str, Any]:
+    """Record of the model's own probabilities, with the scores of its training."""
+    calibration = sides.backend.model.metadata.get("calibration", {}).get("annotate", {})
+    scores = {name: float(calibration[key]) for name, key in (("accuracy", "accuracy"), ("ece", "ece_after"))
+              if key in calibration}  # fmt: skip
+    return {
+        "classifier": MODEL,
+        "features": "embedding",
+        "temperature": chosen.temperature,
+        "calibrated": chosen.calibrated,
+        "held_out": scores,
     }
 
 
