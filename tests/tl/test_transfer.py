@@ -81,9 +81,7 @@ def test_embeddings_of_a_file_are_kept_beside_it(tmp_path: Path) -> None:
     tables = []
     for given, cache in ((file, None), (str(file), True), (file, False), (reference, None)):
         adata = query.copy()
-        c2s.tl.transfer(
-            adata, given, "cell_type", cache=cache, majority_voting=False, model=fake(), **QUICK
-        )
+        c2s.tl.transfer(adata, given, "cell_type", cache=cache, majority_voting=False, model=fake(), **QUICK)
         tables.append(c2s.tl.probabilities(adata))
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])

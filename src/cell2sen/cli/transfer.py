@@ -91,7 +91,9 @@ def transfer(
     features: Annotated[Features, typer.Option(help="What it compares. auto: the better on held-out cells.")] = "auto",
     fine_tune: Annotated[
         Path | None,
-        typer.Option(help="Train the model on the reference first, write it to this folder, and use its probabilities."),
+        typer.Option(
+            help="Train the model on the reference first, write it to this folder, and use its probabilities."
+        ),
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="Labels with a lower probability become 'unknown'.", min=0.0, max=1.0)

@@ -9,6 +9,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+from anndata_objects import PromptRecorder
 from cells import GENES, fake
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
@@ -54,7 +55,8 @@ def test_against_scikit_learn_by_hand() -> None:
     with open_sides(query, reference, {"model": fake(), "progress": False}) as sides:
         vectors, cells = (side.embedding().astype(float) for side in (sides.reference, sides.query))
     centre, width = vectors.mean(axis=0), vectors.std(axis=0)
-    model = LogisticRegression(C=0.1, max_iter=300, tol=1e-6).fit((vectors - centre) / width, reference.obs["cell_type"])
+    labels = reference.obs["cell_type"]
+    model = LogisticRegression(C=0.1, max_iter=300, tol=1e-6).fit((vectors - centre) / width, labels)
     logits = model.decision_function((cells - centre) / width) / result.probabilities.temperature
     np.testing.assert_allclose(probabilities(result), softmax(logits, axis=1), atol=2e-3)
 
@@ -110,9 +112,9 @@ def test_fewer_than_two_labels() -> None:
     reference = typed(20, seed=2, types=["B cell"])
     with pytest.raises(ValueError, match="at least two labels"):
         transferred(typed(5, seed=1), reference)
+    reference.obs = reference.obs.drop(columns="cell_type")
     with pytest.raises(KeyError, match=r"reference\.obs has no column"):
-        with open_sides(typed(5, seed=1), reference, {"model": fake(), "progress": False}) as sides:
-            transfer_labels(sides, TransferSettings(label="type"))
+        transferred(typed(5, seed=1), reference)
 
 
 def test_labels_that_differ_in_spelling(caplog: pytest.LogCaptureFixture) -> None:
@@ -213,13 +215,12 @@ def test_compared_cells_keep_rare_labels() -> None:
 def test_embeddings_are_kept(tmp_path: Path) -> None:
     from cell2sen.inference.transfer.stored import stored_embeddings
 
-    query, reference, model = typed(10, seed=1), typed(90, seed=2), fake()
-    results, calls = [], []
-    embed = model.embed
-    model.embed = lambda prompts, **options: calls.append(len(prompts)) or embed(prompts, **options)  # type: ignore
+    query, reference = typed(10, seed=1), typed(90, seed=2)
+    results = []
+    model = PromptRecorder()
     for _ in range(2):
-        with open_sides(query, reference, {"model": model, "progress": False}) as sides:
+        with open_sides(query, reference, {"model": model.backend, "progress": False}) as sides:
             stored = stored_embeddings(sides.reference.session, tmp_path, "r")
             results.append(transfer_labels(sides, TransferSettings(label="cell_type"), stored))
-    assert calls == [90, 10, 10]
+    assert len(model.prompts) == 90 + 10 + 10
     np.testing.assert_array_equal(probabilities(results[0]), probabilities(results[1]))

@@ -43,8 +43,9 @@ def test_sentences_do_not_depend_on_other_genes_of_the_file() -> None:
 
 
 def test_too_few_shared_genes() -> None:
-    with pytest.raises(ValueError, match="must share at least 20 genes"), open_sides(
-        typed(6, seed=0, genes=GENES[:25]), typed(6, seed=0, genes=GENES[10:]), options()
+    with (
+        pytest.raises(ValueError, match="must share at least 20 genes"),
+        open_sides(typed(6, seed=0, genes=GENES[:25]), typed(6, seed=0, genes=GENES[10:]), options()),
     ):
         pass
 
@@ -55,8 +56,9 @@ def test_options_of_the_reference() -> None:
     with open_sides(query, reference, options(), {"layer": "counts"}) as sides:
         assert sides.reference.session.matrix == "counts"
         assert sides.query.session.matrix == "X"
-    with pytest.raises(TypeError, match="unknown reference options"), open_sides(
-        query, reference, options(), {"model": "x"}
+    with (
+        pytest.raises(TypeError, match="unknown reference options"),
+        open_sides(query, reference, options(), {"model": "x"}),
     ):
         pass
 

@@ -66,9 +66,7 @@ class Logistic:
         return scores
 
 
-def fit_classifier(
-    method: Method, features: NDArray[np.float64], codes: NDArray[np.int64], n_labels: int
-) -> Fitted:
+def fit_classifier(method: Method, features: NDArray[np.float64], codes: NDArray[np.int64], n_labels: int) -> Fitted:
     """Classifier of cells.
 
     Parameters

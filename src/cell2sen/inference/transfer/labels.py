@@ -92,7 +92,7 @@ class Transferred:
 
     probabilities: LabelProbabilities
     distance: NDArray[np.float64]
-    """float64 (n,): Euclidean distance to the 10th nearest reference cell in the scaled embedding; NaN without genes."""
+    """float64 (n,): distance to the 10th nearest reference cell in the scaled embedding; NaN without genes."""
 
     unseen: NDArray[np.float64]
     """float64 (n,): see :meth:`cell2sen.inference.transfer.novelty.Novelty.score`."""
@@ -280,7 +280,9 @@ def _compared(
     """Candidates, and the numbers of the reference cells that they were compared on."""
     sample = compared_cells(reference.rows, reference.codes, MAX_COMPARED)
     folds = reference.folds[sample]
-    candidates = compare(lambda name: features[name][sample], reference.codes[sample], folds, len(reference.labels), menu)
+    candidates = compare(
+        lambda name: features[name][sample], reference.codes[sample], folds, len(reference.labels), menu
+    )
     return candidates, sample
 
 

@@ -259,5 +259,3 @@ def _session(expression: Expression, backend: Backend, options: Options) -> Sess
     warn_of_organisms(session.model, session.sentences)
     warn_of_context(session.model, session.context)
     return session
-
-
