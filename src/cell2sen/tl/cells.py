@@ -28,6 +28,7 @@ from cell2sen.tl.results import (
     sample_names,
     sampling_record,
 )
+from cell2sen.tl.votes import annotation_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -126,6 +127,9 @@ def annotate(
     distinct: bool = False,
     seed: int = 0,
     threshold: float = 0.0,
+    majority_voting: bool = False,
+    cluster: str | None = None,
+    unseen: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
@@ -159,6 +163,11 @@ def annotate(
     threshold
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
+    majority_voting, cluster
+        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
+        column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
+    unseen
+        Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
     key_added
         Key of the results of one task. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their target.
     copy
@@ -206,9 +215,18 @@ def annotate(
     session = start(adata, tasks[0], options, obs_columns=columns)
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
     results = annotate_cells(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
+    written, voted = annotation_columns(
+        adata,
+        session,
+        results,
+        (threshold, UNKNOWN),
+        majority_voting=majority_voting,
+        cluster=cluster,
+        unseen=unseen,
+    )
     adata = copied(adata) if copy else adata
     for result in results:
-        for name, values in result.obs(threshold, UNKNOWN).items():
+        for name, values in written[result.key].items():
             adata.obs[name] = values
         adata.obsm[f"{result.key}_probabilities"] = result.table(adata.obs_names)
         if samples is not None:
@@ -218,6 +236,7 @@ def annotate(
         **results[0].record(threshold),
         **({"results": {result.key: result.record(threshold) for result in results}} if len(results) > 1 else {}),
         **({} if samples is None else sampled),
+        **voted,
     )
     record(adata, "annotate", provenance)
     return adata if copy else None

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import numpy as np
 import pandas as pd
 
 from cell2sen.data.files.formats import locate
+from cell2sen.data.names.ontology import ids_of
 from cell2sen.inference.answers.columns import label_table, picked_labels
 from cell2sen.inference.options import Options
 from cell2sen.inference.transfer.classifiers import Method
@@ -17,9 +17,10 @@ from cell2sen.inference.transfer.features import FeatureName
 from cell2sen.inference.transfer.labels import TransferSettings, transfer_labels
 from cell2sen.inference.transfer.sides import open_sides
 from cell2sen.inference.transfer.stored import stored_embeddings
-from cell2sen.inference.transfer.votes import Votes, given_clusters, leiden_clusters, vote
+from cell2sen.inference.transfer.votes import given_clusters, leiden_clusters, vote
 from cell2sen.tl.cells import UNKNOWN
 from cell2sen.tl.results import check_input, copied, record
+from cell2sen.tl.votes import record_of_votes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -96,6 +97,8 @@ def transfer(
 
     ``obs[key_added]``, ``obs[key_added + "_score"]``
         Label, categorical, and its probability, float64; ``"unknown"`` below the threshold and for cells without genes.
+    ``obs[key_added + "_ontology_term_id"]``
+        Id of the label in the Cell Ontology, if some of the labels are its names or usual spellings; missing for others.
     ``obs[key_added + "_distance"]``
         Distance to the 10th nearest reference cell in the embedding, float64.
     ``obs[key_added + "_unseen"]``
@@ -149,6 +152,9 @@ def transfer(
     key = key_added or f"transferred_{label}"
     adata = copied(query) if copy else query
     columns, labels, scores = picked_labels(key, result.probabilities, threshold, UNKNOWN)
+    terms = ids_of(result.probabilities.labels)
+    if terms:
+        columns[f"{key}_ontology_term_id"] = pd.Categorical([terms.get(name) for name in labels])
     columns |= {
         f"{key}_distance": result.distance,
         f"{key}_unseen": result.unseen,
@@ -167,13 +173,6 @@ def transfer(
     adata.obsm["X_cell2sen_shared"] = result.embedding
     record(adata, "transfer", provenance | settings_record)
     return adata if copy else None
-
-
-def record_of_votes(votes: Votes, cluster: str | None) -> dict[str, Any]:
-    """Table of the clusters, and where they are from, for ``uns``."""
-    table: pd.DataFrame = votes.table.copy()
-    table["n_cells"] = table["n_cells"].astype(np.int64)
-    return {"clusters": table, "clusters_of": cluster or "Leiden on the embedding"}
 
 
 def require_scikit_learn() -> None:

@@ -65,8 +65,8 @@ def ontology_f1(truth: Sequence[str], answer: Sequence[str]) -> float:
     """F1 of the answer's terms in the Cell Ontology, with all terms above it, against those of the truth.
 
     2·|A ∩ T| / (|A| + |T|), where A and T are the terms above answer and truth, themselves included: hierarchical F1
-    (Kiritchenko et al. 2005), mean over cells. Labels without an id count as 1 if they are equal in normalised spelling,
-    else 0.
+    (Kiritchenko et al. 2005), mean over cells. Labels without an id count as 1 if their normalised spelling is equal,
+    else as 0.
     """
     return float(np.mean(f1_of_terms(truth, answer)))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.inference.transfer.classifiers import nearest
+from cell2sen.model import Model
 
 #: Neighbour whose distance is measured.
 K = 10
@@ -60,3 +61,29 @@ class Novelty:
 def distance(reference: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance to the 10th nearest reference cell, or the last of fewer, float64 (n,)."""
     return nearest(reference, features, K)[1][:, -1]
+
+
+def unseen_of_model(model: Model, task: str, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unseen score of annotated cells, float64 (n,): share of the model's held-out cells that were more certain.
+
+    Certainty is the calibrated probability of the most probable label. A weaker score than that of a transfer, since
+    no cells are compared. NaN for cells without genes.
+
+    Parameters
+    ----------
+    probabilities
+        Calibrated, float64 (n, labels).
+
+    Raises
+    ------
+    ValueError
+        The model's metadata have no quantiles of the certainty of its held-out cells.
+    """
+    quantiles = model.metadata.get("calibration", {}).get(task, {}).get("certainty")
+    if quantiles is None:
+        raise ValueError(
+            f"{model.name} has no record of how certain it was of held-out cells, which unseen= needs: train it again "
+            "with this version, or use tl.transfer with a reference (cell2sen transfer), which measures distances"
+        )
+    certainty = probabilities.max(axis=1)
+    return np.asarray(1 - np.interp(certainty, quantiles, np.linspace(0, 1, len(quantiles))))
