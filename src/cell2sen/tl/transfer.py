@@ -98,7 +98,7 @@ def transfer(
     ``obs[key_added]``, ``obs[key_added + "_score"]``
         Label, categorical, and its probability, float64; ``"unknown"`` below the threshold and for cells without genes.
     ``obs[key_added + "_ontology_term_id"]``
-        Id of the label in the Cell Ontology, if some of the labels are its names or usual spellings; missing for others.
+        Id of the label in the Cell Ontology, if some labels are its names or usual spellings; missing for others.
     ``obs[key_added + "_distance"]``
         Distance to the 10th nearest reference cell in the embedding, float64.
     ``obs[key_added + "_unseen"]``
