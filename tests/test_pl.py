@@ -99,11 +99,11 @@ def test_supporting_genes() -> None:
         ("B cell", "B cell", "MS4A1", 0.9, 9, 9),
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["group", "label", "gene", "support", "n_with_gene", "n_cells"])
-    axes = pl.supporting_genes(table, n=1)
+    axes = c2s.pl.supporting_genes(table, n=1)
     assert [axis.get_title() for axis in axes] == ["0: T cell", "B cell"]
     assert [[text.get_text() for text in axis.get_yticklabels()] for axis in axes] == [["CD3D", "LYZ"], ["MS4A1"]]
     assert [patch.get_width() for patch in axes[0].patches] == [0.5, -0.1]
     with pytest.raises(ValueError, match="for each of the axes"):
-        pl.supporting_genes(table, axes=axes[:1])
+        c2s.pl.supporting_genes(table, axes=axes[:1])
     with pytest.raises(ValueError, match="for each of the axes"):
-        pl.supporting_genes(table.iloc[:0])
+        c2s.pl.supporting_genes(table.iloc[:0])

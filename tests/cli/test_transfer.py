@@ -62,3 +62,17 @@ def test_errors_are_one_line(run: Run, files: tuple[Path, Path], model: str, tmp
     done = run("transfer", *files, files[1], "--label", "cell_type", "-m", model, "-q")
     assert done.code == 1
     assert "is the input file" in done.err
+
+
+def test_supporting_genes(run: Run, files: tuple[Path, Path], model: str, tmp_path: Path) -> None:
+    options = ("--labels", "B cell; T cell", "-m", model, "-q", "--n-genes", "3")
+    done = run("supporting-genes", files[0], "out.csv", "--groupby", "donor", "--n-cells", "2", *options, "--json")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(json.loads(done.out)["groups"]) == table["group"].unique().tolist() == ["d0", "d1", "d2", "d3"]
+    pytest.importorskip("matplotlib")
+    name = anndata.read_h5ad(files[0]).obs_names[3]
+    done = run("supporting-genes", files[0], "out.png", "--cell", name, *options)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert run("supporting-genes", files[0], "out.csv", *options).code == 1

@@ -22,6 +22,7 @@ COMMANDS = (
     predict.embed,
     predict.annotate,
     transfer.transfer,
+    transfer.supporting_genes,
     predict.perturb,
     predict.generate,
     samples.generate_sample,

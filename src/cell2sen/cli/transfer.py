@@ -1,4 +1,4 @@
-"""The command transfer: labels of a reference for other cells."""
+"""The commands transfer and supporting-genes: labels of a reference, and the genes that speak for a label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cell2sen.cli.options import (
     CellOptions,
     File,
     Group,
+    Many,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -175,3 +176,53 @@ def _several(table: pd.DataFrame | None) -> list[str]:
         return []
     mixed = table[table["types"] == "several"]
     return [f"{name} ({row['label']}, {row['second_label']})" for name, row in mixed.iterrows()]
+
+
+def supporting_genes(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="Table of genes (.csv), or a figure (.png, .pdf, .svg).")],
+    groupby: Annotated[str | None, typer.Option(help="obs column with clusters or labels to explain.")] = None,
+    cell: Annotated[Many, typer.Option(help="Cell to explain instead. May be repeated.")] = None,
+    labels: Annotated[
+        Many,
+        typer.Option(help="Labels to choose from, separated by semicolons. May be repeated. Default: the model's."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Label to explain. Default: the most likely one.")] = None,
+    n_genes: Annotated[int, typer.Option(help="Highest genes of each cell that are left out in turn.", min=1)] = 50,
+    n_cells: Annotated[int, typer.Option(help="Cells of each group.", min=1)] = 20,
+    *,
+    cells: CellOptions,
+    model: ModelOptions,
+    run: RunOptions,
+    output: OutputOptions,
+) -> None:
+    """Find the genes that support the label of clusters or cells: by how much it is less likely without them."""
+    from cell2sen import pl, tl
+    from cell2sen.data.files.opening import open_anndata
+    from cell2sen.data.names.text import list_of_names
+    from cell2sen.data.output import complete_file
+
+    check_suffix(out, ".csv", ".png", ".pdf", ".svg")
+    menu = [name for text in labels for name in list_of_names(text)] if labels else None
+    with complete_file(out, file) as temporary, open_anndata(file) as adata:
+        table = tl.supporting_genes(
+            adata,
+            groupby,
+            menu,
+            cells=cell or (),
+            label=label,
+            n_genes=n_genes,
+            n_cells=n_cells,
+            **arguments(cells, model, run, output),
+        )
+        if out.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            figure: Any = pl.supporting_genes(table)[0].figure
+            figure.savefig(temporary, dpi=200)
+    top = {
+        str(group): {"label": str(rows["label"].iloc[0]), "genes": rows["gene"].head(5).tolist()}
+        for group, rows in table.groupby("group", sort=False)
+    }
+    lines = [f"{group} ({found['label']}): {', '.join(found['genes'])}" for group, found in top.items()]
+    output.summarise("\n  ".join([f"{len(top)} groups → {out}", *lines]), file=str(out), groups=top)
