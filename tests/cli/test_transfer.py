@@ -50,7 +50,8 @@ def test_labels_in_a_file(run: Run, files: tuple[Path, Path], model: str, tmp_pa
     assert again.code == 0, again.err
     assert "on held-out reference cells" in again.err
     table = pd.read_csv(tmp_path / "out.csv", index_col="cell")
-    assert set(table) == {KEY, *(f"{KEY}_{end}" for end in ("score", "distance", "unseen", "in_reference"))}
+    ends = ("score", "distance", "unseen", "in_reference", "ontology_term_id")
+    assert set(table) == {KEY, *(f"{KEY}_{end}" for end in ends)}
     np.testing.assert_allclose(table[f"{KEY}_score"], read.obs[f"{KEY}_score"], rtol=1e-6)
 
 

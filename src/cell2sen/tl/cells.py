@@ -264,7 +264,7 @@ def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
     name = f"{key or record.get('key')}_probabilities"
     if name not in adata.obsm:
         raise KeyError(
-            f"adata.obsm has no {name!r}, which tl.annotate and tl.transfer write; available: {list(adata.obsm.keys())}"
+            f"adata.obsm has no {name!r}, which tl.annotate or tl.transfer writes; available: {list(adata.obsm.keys())}"
         )
     stored: Any = adata.obsm[name]
     labels = [str(column).replace("%2F", "/") for column in stored.columns]

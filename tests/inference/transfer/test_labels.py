@@ -44,7 +44,7 @@ def test_labels_are_right_and_the_choice_is_recorded() -> None:
     assert np.mean(np.array(picked) == query.obs["cell_type"]) > 0.9
     assert len(result.record["candidates"]) == 6
     best = result.record["candidates"]["log_loss"].min()
-    assert result.record["held_out"]["log_loss"] == pytest.approx(best)
+    assert result.record["held_out"]["log_loss"] == pytest.approx(best, abs=1e-5)
     assert result.record["cells_per_label"].sum() == result.record["n_reference"] == 120
     assert not result.in_reference.any()
 
@@ -179,8 +179,9 @@ def test_a_type_that_the_reference_does_not_have_stands_out() -> None:
 
 def test_cells_without_genes() -> None:
     query, reference = typed(5, seed=1), typed(90, seed=2)
-    query.X[2] = 0
-    query.X.eliminate_zeros()
+    dense = query.X.toarray()
+    dense[2] = 0
+    query.X = dense
     result = transferred(query, reference)
     assert np.isnan(probabilities(result)[2]).all()
     assert np.isnan(result.unseen).tolist() == [False, False, True, False, False]

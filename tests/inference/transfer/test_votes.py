@@ -117,5 +117,5 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resolution_rises_with_the_number_of_cells() -> None:
-    values = [votes.default_resolution(n) for n in (100, 5000, 20_000, 10_000_000)]
-    assert values == [5, 5, 10, 30]
+    values = [votes.default_resolution(n) for n in (100, 1500, 5000, 20_000, 10_000_000)]
+    assert values == [1, 3, 5, 10, 30]

@@ -213,12 +213,21 @@ def _held_out(
 
 
 def fit_temperature(log_probabilities: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
-    """Divisor of log-probabilities with the smallest log loss (Guo et al. 2017, temperature scaling)."""
+    """Divisor of log-probabilities with the smallest log loss (Guo et al. 2017, temperature scaling).
+
+    The true label has the target 1 − 1 / (cells + 2) and the others share the rest (as in Platt 1999), so that a few
+    cells that are all right do not give certainty.
+    """
+    n_cells, n_labels = log_probabilities.shape
+    rest = 1 / (n_cells + 2)
 
     def loss(log_temperature: float) -> float:
-        return _log_loss(np.asarray(log_softmax(log_probabilities / np.exp(log_temperature), axis=1)), codes)
+        scaled = np.asarray(log_softmax(log_probabilities / np.exp(log_temperature), axis=1))
+        true = scaled[np.arange(n_cells), codes]
+        others = (scaled.sum(axis=1) - true) / max(n_labels - 1, 1)
+        return float(-np.mean((1 - rest) * np.maximum(true, _FLOOR) + rest * others))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def held_out_scores(log_probabilities: NDArray[np.float64], codes: NDArray[np.int64]) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Stored:
     def read(self) -> NDArray[np.float32] | None:
         """Embeddings of the file, float32 (n, hidden); ``None`` if there is none, or it is damaged."""
         try:
-            with np.load(self.file, allow_pickle=False) as arrays:
+            with self.file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 vectors = np.asarray(arrays["vectors"])
         except FileNotFoundError:
             return None

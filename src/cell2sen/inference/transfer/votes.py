@@ -226,11 +226,12 @@ def leiden_clusters(
 
 
 def default_resolution(n_cells: int) -> float:
-    """Resolution of Leiden for votes: 5, from 5,000 cells on more, at most 30.
+    """Resolution of Leiden for votes: 1 up to 500 cells, 5 from 2,500 cells on, more from 5,000 on, at most 30.
 
-    Majority votes need clusters that are smaller than types ("over-clustering", Domínguez Conde et al. 2022).
+    Majority votes need clusters that are smaller than types ("over-clustering", Domínguez Conde et al. 2022), and large
+    enough for a majority.
     """
-    return float(np.clip(5 * (n_cells / 5000) ** 0.5, 5, 30))
+    return float(np.clip(n_cells / 500, 1, 5) * np.clip((n_cells / 5000) ** 0.5, 1, 6))
 
 
 def _natural(name: Any) -> tuple[int, float, str]:
