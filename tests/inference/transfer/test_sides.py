@@ -77,12 +77,15 @@ def test_cells_that_are_in_both() -> None:
     both.uns["organism"] = "Homo sapiens"
     with open_sides(both, reference, {**options(), "max_genes": 1000}) as sides:
         assert (sides.reference.session.sentences.n_genes >= MIN_IDENTICAL).all()
-        overlap = sides.in_reference()
+        overlap = sides.in_reference(sides.reference.contents(sides.symbols), np.arange(12))
+        some = sides.in_reference(sides.reference.contents(sides.symbols), np.array([2, 3]))
     assert overlap.same_content.tolist() == [-1] * 4 + [5, 2, -1]
     assert overlap.same_name.tolist() == [-1] * 6 + [7]
+    assert some.twin.tolist() == [-1] * 5 + [2, -1]
     assert overlap.twin.tolist() == [-1] * 4 + [5, 2, 7]
 
 
 def test_names_that_count_cells_prove_nothing() -> None:
     with open_sides(cells(4, seed=1), cells(8), options()) as sides:  # c0, c1, …
-        assert (sides.in_reference().same_name == -1).all()
+        contents = sides.reference.contents(sides.symbols)
+        assert (sides.in_reference(contents, np.arange(8)).same_name == -1).all()

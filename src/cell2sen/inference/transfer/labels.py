@@ -139,66 +139,94 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
     ValueError
         Fewer than two labels with enough cells, or fewer than two groups to hold out.
     """
-    overlap = sides.in_reference()
-    reference = _labelled(sides, settings, overlap)
-    menu = settings.menu
-    needs_expression = any(name != "embedding" for _, name in menu)
-    vectors = sides.reference.embedding(stored)[reference.rows]
-    expression, query_expression, shares = None, None, (1.0, 1.0)
-    if needs_expression:
-        whole, share_reference = sides.reference.expression(sides.symbols)
-        expression = sp.csr_matrix(whole[reference.rows])
-        query_expression, share_query = sides.query.expression(sides.symbols)
-        shares = (share_query, share_reference)
-        _warn_of_shared(shares)
-    space = Space.of(vectors, expression)
-    features = {name: space(name, vectors, expression) for name in dict.fromkeys(["embedding", *_names(menu)])}
-    embedding = sides.query.embedding()
-    rows = np.flatnonzero(sides.query.has_genes)
-    twin = _twin_folds(overlap, reference, sides, settings.classifier == MODEL)[rows]
-    n_cells = len(embedding)
-    of_query = {
-        name: space(name, embedding[rows], None if query_expression is None else sp.csr_matrix(query_expression[rows]))
-        for name in features
-    }
-    distances = np.zeros(len(rows))
-    for _, used, cells in _folds(reference, twin):
-        distances[cells] = distance(features["embedding"][used], of_query["embedding"][cells])
-    if settings.classifier == MODEL:
+    contents = sides.reference.contents(sides.symbols)
+    reference = _labelled(sides, settings, contents)
+    compared = _features(sides, reference, settings, stored)
+    rows, n_cells = compared.rows, len(compared.embedding)
+    of_model = settings.classifier == MODEL
+    twin = _twin_folds(sides.in_reference(contents, reference.rows), reference, sides, of_model)[rows]
+    if of_model:
         chosen = label_probabilities(sides.query.session.with_task("annotate"), reference.labels)
         confusion, how = expected_confusion(reference.labels, chosen.probabilities), _record_of_model(chosen, sides)
     else:
-        candidates, sample = _compared(features, reference, menu)
+        candidates, sample = _compared(compared.reference, reference, settings.menu)
         best = choose(candidates)
-        chosen = _classified(best, features[best.features], of_query[best.features], reference, twin, (rows, n_cells))
+        chosen = _classified(best, compared, reference, twin)
         confusion = confusion_of(reference.labels, reference.codes[sample], best.log_probabilities)
         how = _record(candidates, best) | {"n_compared": len(sample)}
-    novelty = Novelty.of(features["embedding"], reference.codes, reference.folds)
+    novelty = Novelty.of(compared.reference["embedding"], reference.codes, reference.folds)
+    distances = np.zeros(len(rows))
+    for used, cells in _folds(reference, twin):
+        distances[cells] = distance(novelty.features[used], compared.query["embedding"][cells])
     unseen = novelty.score(distances, chosen.probabilities[rows].argmax(axis=1))
     _warn_of_far(unseen)
     return Transferred(
         probabilities=chosen,
-        distance=_spread(distances, rows, n_cells),
-        unseen=_spread(unseen, rows, n_cells),
-        in_reference=_spread((twin >= 0).astype(float), rows, n_cells) == 1,
-        embedding=embedding,
+        distance=spread(distances, rows, n_cells),
+        unseen=spread(unseen, rows, n_cells),
+        in_reference=spread((twin >= 0).astype(float), rows, n_cells) == 1,
+        embedding=compared.embedding,
         confusion=confusion,
-        record={
-            **how,
-            **reference.left_out,
-            "label": settings.label,
-            "labels": np.array(reference.labels, dtype=object),
-            "cells_per_label": np.bincount(reference.codes, minlength=len(reference.labels)),
-            "held_out_by": settings.held_out_by or "cell",
-            "n_reference": len(reference.rows),
-            "n_in_reference": int((twin >= 0).sum()),
-            "n_shared_genes": len(sides.symbols),
-            "n_genes_query": sides.n_genes[0],
-            "n_genes_reference": sides.n_genes[1],
-            "share_of_counts_query": shares[0],
-            "share_of_counts_reference": shares[1],
-        },
+        record=how | _record_of_cells(settings, reference, sides, compared, int((twin >= 0).sum())),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Compared:
+    """Features of the labelled reference cells, and of the query cells that have genes."""
+
+    reference: dict[FeatureName, NDArray[np.float64]]
+    query: dict[FeatureName, NDArray[np.float64]]
+    rows: NDArray[np.int64]
+    """int64 (m,): these cells of the query."""
+
+    embedding: NDArray[np.float32]
+    """float32 (n, hidden): of all cells of the query."""
+
+    shares: tuple[float, float] | None
+    """Share of counts in the shared genes, of query and reference; ``None`` if expression is not used."""
+
+
+def _features(sides: Sides, reference: _Reference, settings: TransferSettings, stored: Stored | None) -> _Compared:
+    names: list[FeatureName] = list(dict.fromkeys(["embedding", *(name for _, name in settings.menu)]))
+    vectors, embedding = sides.reference.embedding(stored)[reference.rows], sides.query.embedding()
+    rows = np.flatnonzero(sides.query.has_genes)
+    expression, of_query, shares = None, None, None
+    if len(names) > 1:
+        whole, share_reference = sides.reference.expression(sides.symbols)
+        expression = sp.csr_matrix(whole[reference.rows])
+        whole, share_query = sides.query.expression(sides.symbols)
+        of_query = sp.csr_matrix(whole[rows])
+        shares = (share_query, share_reference)
+        _warn_of_shared(shares)
+    space = Space.of(vectors, expression)
+    return _Compared(
+        reference={name: space(name, vectors, expression) for name in names},
+        query={name: space(name, embedding[rows], of_query) for name in names},
+        rows=rows,
+        embedding=embedding,
+        shares=shares,
+    )
+
+
+def _record_of_cells(
+    settings: TransferSettings, reference: _Reference, sides: Sides, compared: _Compared, n_in_reference: int
+) -> dict[str, Any]:
+    """Numbers of cells and genes, as plain values."""
+    shares = compared.shares
+    return {
+        **reference.left_out,
+        "label": settings.label,
+        "labels": np.array(reference.labels, dtype=object),
+        "cells_per_label": np.bincount(reference.codes, minlength=len(reference.labels)),
+        "held_out_by": settings.held_out_by or "cell",
+        "n_reference": len(reference.rows),
+        "n_in_reference": n_in_reference,
+        "n_shared_genes": len(sides.symbols),
+        "n_genes_query": sides.n_genes[0],
+        "n_genes_reference": sides.n_genes[1],
+        **({} if shares is None else {"share_of_counts_query": shares[0], "share_of_counts_reference": shares[1]}),
+    }
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
@@ -253,7 +281,7 @@ def usable_labels(
     return [text if text in kept else None for text in texts], labels, left_out
 
 
-def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Reference:
+def _labelled(sides: Sides, settings: TransferSettings, contents: Sequence[str | None]) -> _Reference:
     side = sides.reference
     assert side.session.data is not None
     obs = side.session.data.obs
@@ -267,7 +295,7 @@ def _labelled(sides: Sides, settings: TransferSettings, overlap: Overlap) -> _Re
         usable = usable[[values[row] is not None for row in usable]]
         groups = values
     names = side.names
-    keys = [overlap.contents[row] or names[row] for row in range(len(names))]
+    keys = [contents[row] or names[row] for row in range(len(names))]
     rows = np.array(sorted(usable.tolist(), key=lambda row: (names[row], keys[row])), dtype=np.int64)
     codes = np.array([code[str(texts[row])] for row in rows], dtype=np.int64)
     folds = folds_of([keys[row] for row in rows], codes, None if groups is None else [groups[row] for row in rows])
@@ -299,42 +327,34 @@ def compared_cells(rows: NDArray[np.int64], codes: NDArray[np.int64], most: int)
     return np.sort(np.concatenate(kept))
 
 
-def _folds(
-    reference: _Reference, twin: NDArray[np.int64]
-) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Fold that cells are in, reference cells outside of it, and these cells; -1 for cells that are in none.
+def _folds(reference: _Reference, twin: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Query cells that are in one fold of the reference, or in none, with the reference cells outside of it.
 
     Parameters
     ----------
     twin
         Fold of the same cell in the reference, int64 (n,); -1 for cells that are not in it.
+
+    Yields
+    ------
+    Reference cells, bool, and query cells, bool.
     """
     for fold in np.unique(twin):
-        yield int(fold), reference.folds != fold, twin == fold
+        yield reference.folds != fold, twin == fold
 
 
 def _classified(
-    chosen: Candidate,
-    features: NDArray[np.float64],
-    of_query: NDArray[np.float64],
-    reference: _Reference,
-    twin: NDArray[np.int64],
-    place: tuple[NDArray[np.int64], int],
+    chosen: Candidate, compared: _Compared, reference: _Reference, twin: NDArray[np.int64]
 ) -> LabelProbabilities:
-    """Calibrated probabilities; cells that are in the reference are compared with the folds that they are not in.
-
-    Parameters
-    ----------
-    place
-        Rows of these cells, and the number of all cells of the query.
-    """
+    """Calibrated probabilities; cells that are in the reference are compared with the folds that they are not in."""
+    known, cells = compared.reference[chosen.features], compared.query[chosen.features]
     scores = np.zeros((len(twin), len(reference.labels)))
-    for _, used, cells in _folds(reference, twin):
-        fitted: Fitted = fit_classifier(chosen.method, features[used], reference.codes[used], len(reference.labels))
-        scores[cells] = fitted.log_probabilities(of_query[cells])
+    for used, rows in _folds(reference, twin):
+        fitted: Fitted = fit_classifier(chosen.method, known[used], reference.codes[used], len(reference.labels))
+        scores[rows] = fitted.log_probabilities(cells[rows])
     return LabelProbabilities(
         labels=reference.labels,
-        probabilities=_spread(softmax(scores / chosen.temperature, axis=1), *place),
+        probabilities=spread(softmax(scores / chosen.temperature, axis=1), compared.rows, len(compared.embedding)),
         temperature=chosen.temperature,
         calibrated=True,
     )
@@ -359,11 +379,7 @@ def _twin_folds(overlap: Overlap, reference: _Reference, sides: Sides, of_model:
     return np.asarray(folds, dtype=np.int64)
 
 
-def _names(menu: Sequence[tuple[Method, FeatureName]]) -> list[FeatureName]:
-    return [name for _, name in menu]
-
-
-def _spread(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+def spread(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """Values of some of `n` cells, NaN for the others."""
     result = np.full((n, *values.shape[1:]), np.nan)
     result[rows] = values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -134,24 +134,30 @@ class Sides:
         """The loaded model."""
         return self.query.session.backend
 
-    def in_reference(self) -> Overlap:
-        """Cells of the query that are in the reference, by their sentence or their name."""
-        contents = self.reference.contents(self.symbols)
-        by_content: dict[str, int] = {}
-        for row, content in enumerate(contents):
-            if content is not None:
-                by_content.setdefault(content, row)
+    def in_reference(self, contents: Sequence[str | None], rows: NDArray[np.int64]) -> Overlap:
+        """Cells of the query that are in the reference, by their sentence or their name.
+
+        Parameters
+        ----------
+        contents
+            Of the reference, from :meth:`Side.contents`.
+        rows
+            Cells of the reference that are compared.
+        """
         names = self.reference.names
+        by_content: dict[str, int] = {}
         by_name: dict[str, int] = {}
-        if not are_counted(names):
-            for row, name in enumerate(names):
-                by_name.setdefault(barcode(name), row)
+        for row in rows.tolist():
+            if (content := contents[row]) is not None:
+                by_content.setdefault(content, row)
+        if not are_counted(names):  # equal numbers prove nothing
+            for texts in (names, [barcode(name) for name in names]):
+                for row in rows.tolist():
+                    by_name.setdefault(texts[row], row)
         same_content = [by_content.get(content or "", -1) for content in self.query.contents(self.symbols)]
-        same_name = [by_name.get(barcode(name), -1) for name in self.query.names]
+        same_name = [by_name.get(name, by_name.get(barcode(name), -1)) for name in self.query.names]
         return Overlap(
-            same_content=np.array(same_content, dtype=np.int64),
-            same_name=np.array(same_name, dtype=np.int64),
-            contents=contents,
+            same_content=np.array(same_content, dtype=np.int64), same_name=np.array(same_name, dtype=np.int64)
         )
 
 
@@ -164,9 +170,6 @@ class Overlap:
 
     same_name: NDArray[np.int64]
     """int64 (query cells,): reference cell with the same barcode or name; -1 without one."""
-
-    contents: list[str | None]
-    """Hash of the sentence of each reference cell."""
 
     @property
     def twin(self) -> NDArray[np.int64]:
