@@ -104,3 +104,27 @@ def test_errors_come_before_the_model(tmp_path: Path) -> None:
         c2s.tl.transfer(query, typed(20, seed=2), "cell_type", cluster="cluster", model=fake(), **QUICK)
     with pytest.raises(TypeError, match="expected an AnnData"):
         c2s.tl.transfer("query.h5ad", typed(20, seed=2), "cell_type")  # type: ignore[arg-type]
+
+
+def test_ids_of_the_cell_ontology() -> None:
+    query, reference = typed(20, seed=1), typed(90, seed=2)
+    reference.obs["cell_type_ontology_term_id"] = [
+        "CL:0000788" if label == "B cell" else None for label in reference.obs["cell_type"]
+    ]
+    c2s.tl.transfer(query, reference, "cell_type", majority_voting=False, model=fake(), **QUICK)
+    ids = {"B cell": "CL:0000788", "NK cell": "CL:0000623", "T cell": "CL:0000084"}
+    assert query.obs[f"{KEY}_ontology_term_id"].tolist() == [ids[label] for label in query.obs[KEY]]
+
+
+def test_ids_of_a_column() -> None:
+    adata = typed(6, seed=1)
+    adata.obs["type"] = ["T cells", "cluster 3", None, "CD14+ Mono", "T cells", "NK"]
+    assert c2s.tl.ontology_ids(adata, "type") == {
+        "CD14+ Mono": "CL:0001054",
+        "NK": "CL:0000623",
+        "T cells": "CL:0000084",
+    }
+    ids = adata.obs["type_ontology_term_id"].astype(object)
+    assert ids.where(ids.notna(), None).tolist() == ["CL:0000084", None, None, "CL:0001054", "CL:0000084", "CL:0000623"]
+    with pytest.raises(KeyError, match="has no column 'none'"):
+        c2s.tl.ontology_ids(adata, "none")

@@ -10,7 +10,7 @@ from cell2sen.tl.samples import generate_sample
 from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
 from cell2sen.tl.support import supporting_genes
 from cell2sen.tl.text import ask, caption, interpret
-from cell2sen.tl.transfer import transfer
+from cell2sen.tl.transfer import ontology_ids, transfer
 
 __all__ = [
     "UNIT",
@@ -30,6 +30,7 @@ __all__ = [
     "neighbour",
     "neighbourhoods",
     "niche",
+    "ontology_ids",
     "perturb",
     "probabilities",
     "pseudobulk",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import pandas as pd
 
 from cell2sen.data.files.formats import locate
-from cell2sen.data.names.ontology import ids_of
+from cell2sen.data.names.text import as_texts
+from cell2sen.data.obs import obs_column
 from cell2sen.inference.answers.columns import label_table, picked_labels
 from cell2sen.inference.options import Options
 from cell2sen.inference.transfer.classifiers import Method
@@ -17,6 +18,7 @@ from cell2sen.inference.transfer.features import FeatureName
 from cell2sen.inference.transfer.labels import TransferSettings, transfer_labels
 from cell2sen.inference.transfer.sides import open_sides
 from cell2sen.inference.transfer.stored import stored_embeddings
+from cell2sen.inference.transfer.terms import ENDING, terms_of_labels
 from cell2sen.inference.transfer.votes import given_clusters, leiden_clusters, vote
 from cell2sen.tl.cells import UNKNOWN
 from cell2sen.tl.results import check_input, copied, record
@@ -98,7 +100,8 @@ def transfer(
     ``obs[key_added]``, ``obs[key_added + "_score"]``
         Label, categorical, and its probability, float64; ``"unknown"`` below the threshold and for cells without genes.
     ``obs[key_added + "_ontology_term_id"]``
-        Id of the label in the Cell Ontology, if some labels are its names or usual spellings; missing for others.
+        Id of the label in the Cell Ontology: from the reference's column of that name (`label` and
+        ``_ontology_term_id``), or of labels that are names of the ontology or usual spellings; missing for others.
     ``obs[key_added + "_distance"]``
         Distance to the 10th nearest reference cell in the embedding, float64.
     ``obs[key_added + "_unseen"]``
@@ -152,9 +155,8 @@ def transfer(
     key = key_added or f"transferred_{label}"
     adata = copied(query) if copy else query
     columns, labels, scores = picked_labels(key, result.probabilities, threshold, UNKNOWN)
-    terms = ids_of(result.probabilities.labels)
-    if terms:
-        columns[f"{key}_ontology_term_id"] = pd.Categorical([terms.get(name) for name in labels])
+    if result.terms:
+        columns[f"{key}{ENDING}"] = pd.Categorical([result.terms.get(name) for name in labels])
     columns |= {
         f"{key}_distance": result.distance,
         f"{key}_unseen": result.unseen,
@@ -173,6 +175,33 @@ def transfer(
     adata.obsm["X_cell2sen_shared"] = result.embedding
     record(adata, "transfer", provenance | settings_record)
     return adata if copy else None
+
+
+def ontology_ids(adata: AnnData, column: str, *, key_added: str | None = None) -> dict[str, str]:
+    """Cell Ontology ids of the labels in a column of obs, written beside it.
+
+    Parameters
+    ----------
+    adata
+        Cells with labels.
+    column
+        Column of obs. Ids in ``obs[column + "_ontology_term_id"]`` are kept for their labels.
+    key_added
+        Column of the ids. Default: `column` and ``"_ontology_term_id"``.
+
+    Returns
+    -------
+    Label → id, of labels that have one. Sets ``obs[key_added]``, missing where there is no id.
+
+    Raises
+    ------
+    KeyError
+        No such column; lists the available ones.
+    """
+    texts = as_texts(obs_column(adata.obs, column))
+    terms = terms_of_labels(adata.obs, column, sorted({text for text in texts if text is not None}))
+    adata.obs[key_added or f"{column}{ENDING}"] = pd.Categorical([terms.get(str(text)) for text in texts])
+    return terms
 
 
 def require_scikit_learn() -> None:

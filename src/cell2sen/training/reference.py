@@ -76,14 +76,13 @@ def fine_tune(
         raise FileExistsError(f"{out} exists: choose another folder for the model, or use it as model=")
     start = model_of(options)
     with open_sides(query, reference, options, reference_options) as sides:
-        data = sides.reference.session.data
-        assert data is not None
-        labels = usable_labels(data.obs, label, min_cells)[0]
+        of_reference = sides.reference.obs
+        labels = usable_labels(of_reference, label, min_cells)[0]
         values, _ = sides.reference.expression(sides.symbols)
         kept = np.array([text is not None for text in labels]) & sides.reference.has_genes
         obs = pd.DataFrame({label: labels}, index=sides.reference.names)
         if held_out_by is not None:
-            obs[_DONOR] = text_column(data.obs, held_out_by, REFERENCE_OBS)
+            obs[_DONOR] = text_column(of_reference, held_out_by, REFERENCE_OBS)
             kept &= obs[_DONOR].notna().to_numpy()
         organism = sorted(set(sides.reference.session.sentences.organism))[0]
         cells = AnnData(values[kept], obs=obs[kept], var=pd.DataFrame(index=list(sides.symbols)))

@@ -34,6 +34,7 @@ from cell2sen.inference.transfer.features import FEATURES, FeatureName, Space
 from cell2sen.inference.transfer.novelty import Novelty, distance
 from cell2sen.inference.transfer.sides import MIN_SHARED_COUNTS, Overlap, Sides
 from cell2sen.inference.transfer.stored import Stored
+from cell2sen.inference.transfer.terms import terms_of_labels
 from cell2sen.inference.transfer.votes import confusion_of, expected_confusion
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,9 @@ class Transferred:
     confusion: pd.DataFrame
     """Share of held-out reference cells of each label (row) that got each label (column)."""
 
+    terms: dict[str, str] = field(default_factory=dict)
+    """Label → id in the Cell Ontology, of labels that have one."""
+
     record: dict[str, Any] = field(default_factory=dict)
     """Choice of the classifier, held-out scores and numbers of cells and genes, as plain values for ``uns``."""
 
@@ -167,6 +171,7 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
         in_reference=spread((twin >= 0).astype(float), rows, n_cells) == 1,
         embedding=compared.embedding,
         confusion=confusion,
+        terms=terms_of_labels(sides.reference.obs, settings.label, reference.labels),
         record=how | _record_of_cells(settings, reference, sides, compared, int((twin >= 0).sum())),
     )
 
@@ -282,9 +287,7 @@ def usable_labels(
 
 
 def _labelled(sides: Sides, settings: TransferSettings, contents: Sequence[str | None]) -> _Reference:
-    side = sides.reference
-    assert side.session.data is not None
-    obs = side.session.data.obs
+    side, obs = sides.reference, sides.reference.obs
     texts, labels, left_out = usable_labels(obs, settings.label, settings.min_cells)
     code = {label: number for number, label in enumerate(labels)}
     usable = np.flatnonzero(np.array([text is not None for text in texts]) & side.has_genes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -53,6 +54,12 @@ class Side:
     def names(self) -> list[str]:
         """Cell names."""
         return [str(name) for name in self.session.sentences.names]
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotations of the cells."""
+        assert self.session.data is not None
+        return self.session.data.obs
 
     @property
     def has_genes(self) -> NDArray[np.bool_]:
