@@ -91,3 +91,19 @@ def test_attention_of_a_cell_whose_name_is_no_key_of_a_file() -> None:
     assert mean is not None
     with pytest.raises(ValueError, match="no head 2; available: 0 to 1"):
         c2s.pl.attention(adata, "plate 1/A", head=2)
+
+
+def test_supporting_genes() -> None:
+    rows = [
+        ("0", "T cell", "CD3D", 0.5, 9, 9), ("0", "T cell", "IL7R", 0.2, 9, 9), ("0", "T cell", "LYZ", -0.1, 9, 9),
+        ("B cell", "B cell", "MS4A1", 0.9, 9, 9),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["group", "label", "gene", "support", "n_with_gene", "n_cells"])
+    axes = c2s.pl.supporting_genes(table, n=1)
+    assert [axis.get_title() for axis in axes] == ["0: T cell", "B cell"]
+    assert [[text.get_text() for text in axis.get_yticklabels()] for axis in axes] == [["CD3D", "LYZ"], ["MS4A1"]]
+    assert [patch.get_width() for patch in axes[0].patches] == [0.5, -0.1]
+    with pytest.raises(ValueError, match="for each of the axes"):
+        c2s.pl.supporting_genes(table, axes=axes[:1])
+    with pytest.raises(ValueError, match="for each of the axes"):
+        c2s.pl.supporting_genes(table.iloc[:0])

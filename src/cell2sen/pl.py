@@ -183,6 +183,56 @@ def attention(adata: AnnData, cell: str, *, head: int | None = None, n: int = 30
     return axes
 
 
+def supporting_genes(table: pd.DataFrame, *, n: int = 8, axes: Sequence[Axes] | None = None) -> list[Axes]:
+    """Bar plots of the genes that support the label of each group, and of those that speak against it.
+
+    Parameters
+    ----------
+    table
+        Result of :func:`cell2sen.tl.supporting_genes`.
+    n
+        Genes for the label, and at most as many against it.
+    axes
+        Axes to draw into, one per group; new ones by default, four in a row.
+
+    Returns
+    -------
+    The axes, one per group, all with the same scale.
+
+    Raises
+    ------
+    ValueError
+        An empty table, or another number of axes than groups.
+    ImportError
+        matplotlib is not installed.
+    """
+    plt = _pyplot()
+    groups = list(table.groupby("group", sort=False, observed=True))
+    if not groups or (axes is not None and len(axes) != len(groups)):
+        raise ValueError(f"the table must have a group for each of the axes, found {len(groups)} groups")
+    if axes is None:
+        columns = min(4, len(groups))
+        rows = -(-len(groups) // columns)
+        size = (2.6 * columns, (0.36 * n + 0.9) * rows)
+        grid = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False, layout="constrained")[1].ravel()
+        for spare in grid[len(groups) :]:
+            spare.set_visible(False)
+        axes = list(grid[: len(groups)])
+    for axis, (name, part) in zip(axes, groups, strict=True):
+        against = part[part["support"] < 0].tail(n)
+        shown = pd.concat([part[part["support"] > 0].head(n), against])
+        colours = [COLOURS[5] if value > 0 else COLOURS[0] for value in shown["support"]]
+        axis.barh(range(len(shown)), shown["support"], color=colours)
+        axis.set_yticks(range(len(shown)), shown["gene"], fontsize=7)
+        axis.invert_yaxis()
+        axis.axvline(0, color="black", linewidth=0.6)
+        label = part["label"].iloc[0]
+        axis.set_title(str(name) if name == label else f"{name}: {label}", fontsize=8)
+        axis.set_xlabel("log-odds with the gene − without it", fontsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    return list(axes)
+
+
 def mean_change(predicted: AnnData) -> pd.Series[float]:
     """Mean of ``layers["delta"]`` over the cells, one value per gene, ln(1 + CP10k).
 

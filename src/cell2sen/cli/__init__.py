@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, corpus, demo, evaluate, predict, train
+from cell2sen.cli import check, corpus, demo, evaluate, predict, train, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -21,6 +21,8 @@ COMMANDS = (
     predict.sentences,
     predict.embed,
     predict.annotate,
+    transfer.transfer,
+    transfer.supporting_genes,
     predict.perturb,
     predict.generate,
     samples.generate_sample,

@@ -111,6 +111,9 @@ def evaluate(
         typer.Option(help="What was predicted. Default: read from files that cell2sen wrote."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,
+    ontology: Annotated[
+        bool, typer.Option("--ontology", help="Compare cell types in the Cell Ontology, too: right at a common parent.")
+    ] = False,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of stopping.")] = False,
     *,
     columns: ColumnOptions,
@@ -130,6 +133,7 @@ def evaluate(
         real,
         task=task,
         metrics=metric or None,
+        ontology=ontology,
         leaks="report" if allow_leaks else "raise",
         progress=not output.quiet,
         **shared,

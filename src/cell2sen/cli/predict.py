@@ -158,6 +158,15 @@ def annotate(
         bool, typer.Option("--distinct", help="For --task sample_cell_types: different types within a sample.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split into samples.")] = 0,
+    majority_voting: Annotated[
+        bool, typer.Option("--majority-voting", help="Label of most cells of each cluster, in addition.")
+    ] = False,
+    cluster: Annotated[str | None, typer.Option(help="obs column with clusters. Default: Leiden on the embedding.")] = (
+        None
+    ),
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Share of the model's held-out cells that were more certain.")
+    ] = False,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -183,11 +192,15 @@ def annotate(
             distinct=distinct,
             seed=seed,
             threshold=threshold,
+            majority_voting=majority_voting,
+            cluster=cluster,
+            unseen=unseen,
             **arguments(cells, model, run, output),
         )
         record = adata.uns["cell2sen"]["annotate"]
         keys = list(record.get("results", [record["key"]]))
-        endings = ("", "_score", "_low", "_high", "_sample")
+        votes = ("_cluster", "_majority_voting", "_majority_share", "_unseen")
+        endings = ("", "_score", "_low", "_high", "_sample", *votes)
         columns = [f"{key}{ending}" for key in keys for ending in endings if f"{key}{ending}" in adata.obs]
         if out.suffix == ".csv":
             adata.obs[columns].to_csv(temporary, index_label="cell")

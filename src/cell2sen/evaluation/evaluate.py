@@ -88,6 +88,7 @@ def evaluate(
     embedding: str = "pca",
     components: int = 50,
     encoder: Any = None,
+    ontology: bool = False,
     metrics: Sequence[str] | None = None,
     layer: str | None = None,
     real_layer: str | None = None,
@@ -157,6 +158,8 @@ def evaluate(
         Maximum number of these components.
     encoder
         Text encoder (directory or hub id) for the BERTScore of labels or texts.
+    ontology
+        Compare labels in the Cell Ontology, too: ``ontology_accuracy`` (right at a common parent) and ``ontology_f1``.
     metrics
         Names of the metrics to compute. Default: all that fit the task.
     layer, scale
@@ -198,6 +201,7 @@ def evaluate(
         task=task,
         metrics=metrics,
         encoder=encoder,
+        ontology=ontology,
         progress=progress,
         columns=Columns(
             perturbation=perturbation,
@@ -286,6 +290,7 @@ def choose_metrics(task: Task, settings: Settings) -> list[Metric]:
     ]
     if settings.metrics is None:
         shown = {"groups", "table"} | ({"encoder"} if settings.encoder is not None else set())
+        shown |= {"ontology"} if settings.ontology else set()
         return [metric for metric in fitting if metric.shown in shown]
     chosen = [metrics.get(name) for name in settings.metrics]
     if wrong := [metric.name for metric in chosen if metric not in fitting]:

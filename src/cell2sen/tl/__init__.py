@@ -8,7 +8,9 @@ from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
 from cell2sen.tl.results import UNIT, UNS
 from cell2sen.tl.samples import generate_sample
 from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
+from cell2sen.tl.support import supporting_genes
 from cell2sen.tl.text import ask, caption, interpret
+from cell2sen.tl.transfer import ontology_ids, transfer
 
 __all__ = [
     "UNIT",
@@ -28,9 +30,12 @@ __all__ = [
     "neighbour",
     "neighbourhoods",
     "niche",
+    "ontology_ids",
     "perturb",
     "probabilities",
     "pseudobulk",
     "same_neighbourhood",
     "same_niche",
+    "supporting_genes",
+    "transfer",
 ]

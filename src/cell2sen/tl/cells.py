@@ -28,6 +28,7 @@ from cell2sen.tl.results import (
     sample_names,
     sampling_record,
 )
+from cell2sen.tl.votes import annotation_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -126,6 +127,9 @@ def annotate(
     distinct: bool = False,
     seed: int = 0,
     threshold: float = 0.0,
+    majority_voting: bool = False,
+    cluster: str | None = None,
+    unseen: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
@@ -160,6 +164,11 @@ def annotate(
     threshold
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
+    majority_voting, cluster
+        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
+        column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
+    unseen
+        Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
     key_added
         Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.
     copy
@@ -207,9 +216,18 @@ def annotate(
     session = start(adata, tasks[0], options, obs_columns=columns)
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
     results = annotate_cells(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
+    written, voted = annotation_columns(
+        adata,
+        session,
+        results,
+        (threshold, UNKNOWN),
+        majority_voting=majority_voting,
+        cluster=cluster,
+        unseen=unseen,
+    )
     adata = copied(adata) if copy else adata
     for result in results:
-        for name, values in result.obs(threshold, UNKNOWN).items():
+        for name, values in written[result.key].items():
             adata.obs[name] = values
         adata.obsm[f"{result.key}_probabilities"] = result.table(adata.obs_names)
         if samples is not None:
@@ -219,33 +237,39 @@ def annotate(
         **results[0].record(threshold),
         **({"results": {result.key: result.record(threshold) for result in results}} if len(results) > 1 else {}),
         **({} if samples is None else sampled),
+        **voted,
     )
     record(adata, "annotate", provenance)
     return adata if copy else None
 
 
 def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
-    """Probabilities that :func:`annotate` stored, under the labels as they are, with ``/``: cells × labels.
+    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.transfer` stored, under the labels: cells × labels.
 
     Parameters
     ----------
     adata
         Annotated cells, also read from a file.
     key
-        ``key_added`` of :func:`annotate`; by default that of its last call.
+        ``key_added`` of that call; by default that of the last call of :func:`annotate`, or else of
+        :func:`cell2sen.tl.transfer`.
 
     Raises
     ------
     KeyError
         `adata` has no such probabilities.
     """
-    record = adata.uns.get(UNS, {}).get("annotate", {})
+    verbs = adata.uns.get(UNS, {})
+    transferred = verbs.get("transfer", {})
+    record = verbs.get("annotate", transferred)
     name = f"{key or record.get('key')}_probabilities"
     if name not in adata.obsm:
-        raise KeyError(f"adata.obsm has no {name!r}, which tl.annotate writes; available: {list(adata.obsm.keys())}")
+        raise KeyError(
+            f"adata.obsm has no {name!r}, which tl.annotate or tl.transfer writes; available: {list(adata.obsm.keys())}"
+        )
     stored: Any = adata.obsm[name]
     labels = [str(column).replace("%2F", "/") for column in stored.columns]
-    records = {record.get("key"): record, **record.get("results", {})}
+    records = {transferred.get("key"): transferred, record.get("key"): record, **record.get("results", {})}
     if (chosen := records.get(key or record.get("key"))) is not None:
         labels = list(map(str, chosen["labels"]))
     return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)

@@ -47,15 +47,11 @@ class Annotation:
             low, high = self.bins.interval(self.probabilities.probabilities).T
             expected = self.bins.expected(self.probabilities.probabilities)
             return {self.key: expected, f"{self.key}_low": low, f"{self.key}_high": high}
-        picked, scores = self.probabilities.pick(threshold, abstain)
-        used = set(picked)
-        categories = [label for label in dict.fromkeys((*self.probabilities.labels, abstain)) if label in used]
-        return {self.key: pd.Categorical(picked, categories=categories), f"{self.key}_score": scores}
+        return picked_labels(self.key, self.probabilities, threshold, abstain)[0]
 
     def table(self, index: pd.Index[Any]) -> pd.DataFrame:
         """Probabilities, a column per answer; ``/`` in its name is ``%2F``, since keys of HDF5 cannot have it."""
-        columns = [label.replace("/", "%2F") for label in self.probabilities.labels]
-        return pd.DataFrame(self.probabilities.probabilities, index=index, columns=columns)
+        return label_table(self.probabilities, index)
 
     def record(self, threshold: float) -> dict[str, Any]:
         """Settings of this answer, as plain values for ``adata.uns``."""
@@ -68,6 +64,30 @@ class Annotation:
             "column": self.task.column or str(self.task.target),
             **({"threshold": threshold} if self.bins is None else {"interval": LEVEL}),
         }
+
+
+def picked_labels(
+    key: str, probabilities: LabelProbabilities, threshold: float, abstain: str
+) -> tuple[dict[str, Any], list[str], NDArray[np.float64]]:
+    """Columns of obs with the label of each cell and its probability; the labels as a list, and the probabilities.
+
+    Parameters
+    ----------
+    key
+        Name of the column of labels; that of the probabilities ends in ``_score``.
+    threshold, abstain
+        See :meth:`cell2sen.inference.annotate.LabelProbabilities.pick`.
+    """
+    picked, scores = probabilities.pick(threshold, abstain)
+    used = set(picked)
+    categories = [label for label in dict.fromkeys((*probabilities.labels, abstain)) if label in used]
+    return {key: pd.Categorical(picked, categories=categories), f"{key}_score": scores}, picked, scores
+
+
+def label_table(probabilities: LabelProbabilities, index: pd.Index[Any]) -> pd.DataFrame:
+    """Probabilities, a column per label; ``/`` in its name is ``%2F``, since keys of HDF5 cannot have it."""
+    columns = [label.replace("/", "%2F") for label in probabilities.labels]
+    return pd.DataFrame(probabilities.probabilities, index=index, columns=columns)
 
 
 def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Model) -> list[Task]:

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 #: Maximum number of cells that the temperature is fitted on, the same for each file.
 MAX_CALIBRATION_CELLS = 700
 
+#: Shares of the held-out cells at which the probability of the most probable label is stored.
+CERTAINTY_STEPS = np.linspace(0, 1, 21)
+
 
 def calibrates(name: str) -> bool:
     """Whether a held-out cell is in the half for calibration; scores are computed on the other half.
@@ -68,7 +71,8 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
     Returns
     -------
     Task, or part of one (:func:`cell2sen.inference.annotate.calibration_key`) → ``temperature``, ``n_cells``,
-    ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``).
+    ``accuracy``, expected calibration errors (``ece_before``, ``ece_after``) and ``certainty``: quantiles of the
+    probability of the most probable label.
     """
     model = resolve(folder)
     named = dict.fromkeys(name for file in cells for name in file.data.tasks if tasks.is_of_columns(name))
@@ -150,6 +154,7 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
         "accuracy": float(correct.mean()),
         "ece_before": calibration_error(correct, before.max(axis=1)),
         "ece_after": calibration_error(correct, after.max(axis=1)),
+        "certainty": [round(float(value), 6) for value in np.quantile(after.max(axis=1), CERTAINTY_STEPS)],
     }
 
 
