@@ -343,6 +343,24 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
     return list(dict.fromkeys([*exact, *spelled]))
 
 
+def same_labels(
+    name: str, labels: Sequence[str], trained: Sequence[str], spellings: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Those of `labels` that mean the same as `name`: by spelling, or since they stand for a common trained label.
+
+    Parameters
+    ----------
+    trained, spellings
+        As for :func:`trained_labels`.
+    """
+    plain, own = normalise_label(name), set(_candidates(name, trained, spellings))
+    return [
+        label
+        for label in labels
+        if normalise_label(label) == plain or own & set(_candidates(label, trained, spellings))
+    ]
+
+
 def choose_labels(
     backend: Backend,
     task: Task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -212,23 +213,39 @@ def list_names(
     order: Sequence[int],
     *,
     side: Literal["left", "right"],
+    edge: NDArray[np.float64],
 ) -> None:
-    """Write names below (right) or above (left) each other beside the first point, with lines to their points."""
+    """Write names of points of a falling curve in the corner beside them, with lines, as many as there is room for.
+
+    Parameters
+    ----------
+    order
+        Points to name: the first ones for the upper right corner, the last ones, backwards, for the lower left corner.
+    edge
+        Upper (right) or lower (left) end of the curve at each x, float64 (n,), which no name may cover.
+    """
     if not order:
         return
     figure: Any = axes.get_figure(root=True)
     figure.canvas.draw()
-    pixels = axes.transData.transform(np.column_stack([x, y])[list(order)])
-    sign = -1 if side == "right" else 1
-    line = sign * 1.35 * FONT * figure.dpi / 72
-    edge = pixels[:, 0].max() if side == "right" else pixels[:, 0].min()
-    column = edge - sign * 0.05 * axes.get_window_extent().width
-    height = pixels[0, 1]
-    for number, (at, point) in enumerate(zip(order, pixels, strict=True)):
-        height = point[1] if number == 0 else sign * max(sign * point[1], sign * (height + line))
-        place = axes.transData.inverted().transform((column, height))
+    to_pixels, frame = axes.transData.transform, axes.get_window_extent()
+    pixels, ends = to_pixels(np.column_stack([x, y])), to_pixels(np.column_stack([x, edge]))
+    down = 1 if side == "right" else -1
+    line = 1.25 * (FONT - 1) * figure.dpi / 72
+    named = pixels[list(order), 0]
+    column = (named.max() if down == 1 else named.min()) + down * 0.06 * frame.width
+    beside = ends[(pixels[:, 0] - column) * down >= 0, 1]
+    limit = (down * beside).max() if len(beside) else -math.inf
+    height = frame.y1 - line if down == 1 else frame.y0 + line
+    for at in order:
+        if down * height - line / 2 < limit or not frame.y0 < height < frame.y1:
+            break
         axes.annotate(
-            names[at], (x[at], y[at]), xytext=tuple(place), textcoords="data", fontsize=FONT - 1, va="center",
-            ha="left" if side == "right" else "right", zorder=5,
-            arrowprops={"arrowstyle": "-", "color": "#9A9A9A", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 1},
+            names[at], (x[at], y[at]), xytext=tuple(axes.transData.inverted().transform((column, height))),
+            textcoords="data", fontsize=FONT - 1, va="center", ha="left" if down == 1 else "right", zorder=5,
+            arrowprops={
+                "arrowstyle": "-", "color": "#9A9A9A", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2,
+                "relpos": (0.0 if down == 1 else 1.0, 0.5),
+            },
         )  # fmt: skip
+        height -= down * line

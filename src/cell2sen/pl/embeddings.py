@@ -60,7 +60,8 @@ def embedding(
 ) -> Axes | list[Axes]:
     """Scatter plot of cells in two dimensions, coloured by obs columns or genes: a panel for each.
 
-    A name has the same colour in all panels, also if it differs in case, punctuation or plural only. Cells are drawn in random order (seed 0), numbers in ascending order. `adata` is not changed.
+    A name has the same colour in all panels, also if it differs in case, punctuation or plural only. Cells are drawn in
+    random order (seed 0), numbers in ascending order. `adata` is not changed.
 
     Parameters
     ----------

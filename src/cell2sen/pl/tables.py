@@ -127,7 +127,7 @@ def screen(
     low: str | None = None,
     high: str | None = None,
     highlight: Sequence[str] = (),
-    n: int = 12,
+    n: int = 10,
     title: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -148,7 +148,7 @@ def screen(
     highlight
         Names that are marked and named wherever they are, such as known hits and controls.
     n
-        Perturbations named at the top and at the bottom.
+        Perturbations named at the top and at the bottom, as many as there is room for.
     title, ax, show, save
         See :func:`cell2sen.pl.embedding`.
 
@@ -179,9 +179,10 @@ def screen(
     y, names, ranks = values[order], names[order], np.arange(1, len(order) + 1, dtype=np.float64)
     axes = drawing.new_axes(ax, (6.0, 3.8))
     axes.axhline(0, color="#D5D5D5", linewidth=0.8, zorder=0)
+    lowest = highest = y
     if low is not None and high is not None:
-        ends = [table[column].to_numpy(dtype=np.float64)[order] for column in (low, high)]
-        axes.vlines(ranks, ends[0], ends[1], color="#C4D3E0", linewidth=1, zorder=1)
+        lowest, highest = (table[column].to_numpy(dtype=np.float64)[order] for column in (low, high))
+        axes.vlines(ranks, lowest, highest, color="#C4D3E0", linewidth=1, zorder=1)
     axes.scatter(ranks, y, s=12, color=OKABE_ITO[0], linewidths=0, zorder=2, rasterized=len(y) > 20_000)
     marked = np.flatnonzero(np.isin(names, list(highlight)))
     axes.scatter(ranks[marked], y[marked], s=26, color=OKABE_ITO[5], linewidths=0, zorder=3)
@@ -194,8 +195,8 @@ def screen(
     drawing.plain(axes)
     texts = [drawing.shorten(text, 24) for text in names]
     top, bottom = range(min(n, len(y))), range(len(y) - 1, max(len(y) - 1 - n, n - 1), -1)
-    drawing.list_names(axes, ranks, y, texts, list(top), side="right")
-    drawing.list_names(axes, ranks, y, texts, list(bottom), side="left")
+    drawing.list_names(axes, ranks, y, texts, list(top), side="right", edge=highest)
+    drawing.list_names(axes, ranks, y, texts, list(bottom), side="left", edge=lowest)
     others = [int(at) for at in marked if at not in top and at not in bottom]
     drawing.place_names(axes, ranks, y, texts, others, len(others))
     return drawing.finish(axes, new=ax is None, show=show, save=save)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cell2sen.tl.bulk import compose, pseudobulk
 from cell2sen.tl.cells import UNKNOWN, annotate, embed, generate, perturb, probabilities
+from cell2sen.tl.comparison import compare_labels
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
 from cell2sen.tl.results import UNIT, UNS
 from cell2sen.tl.samples import generate_sample
@@ -17,6 +18,7 @@ __all__ = [
     "annotate",
     "ask",
     "caption",
+    "compare_labels",
     "compose",
     "embed",
     "generate",
