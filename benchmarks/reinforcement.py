@@ -22,7 +22,7 @@ import numpy as np
 
 from cell2sen import tasks
 from cell2sen.backend import Sampling
-from cell2sen.cli.training_options import configure
+from cell2sen.training.config.options import configure
 from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.inference.session import load_model
 from cell2sen.inference.templates import choose_templates

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cell2sen.tl.bulk import compose, pseudobulk
 from cell2sen.tl.cells import UNKNOWN, annotate, embed, generate, perturb, probabilities
 from cell2sen.tl.comparison import compare_labels
@@ -36,3 +38,11 @@ __all__ = [
     "same_neighbourhood",
     "same_niche",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # the same function as cell2sen.train, which is above this module
+        import cell2sen
+
+        return cell2sen.train
+    raise AttributeError(f"module 'cell2sen.tl' has no attribute {name!r}; available: {__all__}")
