@@ -92,9 +92,7 @@ def test_numbers_have_a_colour_bar_and_missing_ones_are_grey(placed: anndata.Ann
 @pytest.mark.parametrize(
     ("options", "factor"), [({}, 3), ({"use_raw": False}, 1), ({"layer": "doubled"}, 2), ({"use_raw": True}, 3)]
 )
-def test_genes_come_from_where_scanpy_takes_them(
-    placed: anndata.AnnData, options: dict[str, Any], factor: int
-) -> None:
+def test_genes_come_from_where_scanpy_takes_them(placed: anndata.AnnData, options: dict[str, Any], factor: int) -> None:
     values = placed[:, GENES[1]].X.toarray().ravel() * factor
     placed.layers["doubled"] = placed.X * 2
     placed.raw = anndata.AnnData(placed.X * 3, obs=placed.obs, var=placed.var)
