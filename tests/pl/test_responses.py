@@ -88,7 +88,7 @@ def test_response_beside_real_cells(predicted: anndata.AnnData) -> None:
     measured = c2s.pl.measured_change(real, "condition", "IFN-beta")
     drawn = np.asarray(axes.collections[0].get_offsets())[:, 0]
     np.testing.assert_allclose(np.sort(drawn), np.sort(measured[predicted.var_names]), atol=1e-6)
-    with pytest.raises(ValueError, match="name the obs column .* column="):
+    with pytest.raises(ValueError, match="name the obs column with the perturbation"):
         c2s.pl.response(predicted, real)
     with pytest.raises(ValueError, match="0 genes have a predicted and a measured change"):
         c2s.pl.response(predicted, pd.Series([1.0], index=["x"]))

@@ -56,19 +56,19 @@ def main() -> None:
 
     Exit codes: 0 done, 1 an error in files, data or options, 2 wrong usage, 130 and 143 interrupted.
     """
-    messages.start_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
-    try:
-        app(prog_name="cell2sen")
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            typer.secho("interrupted; nothing was written", fg="red", err=True)
-        raise
-    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        text = messages.FLAGS_OF_COMMAND.in_text(str(message or type(error).__name__))
-        typer.secho(f"error: {text}", fg="red", err=True)
-        sys.exit(1)
+    with messages.on_stderr():
+        try:
+            app(prog_name="cell2sen")
+        except SystemExit as stop:
+            if stop.code == INTERRUPTED:
+                typer.secho("interrupted; nothing was written", fg="red", err=True)
+            raise
+        except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            text = messages.FLAGS_OF_COMMAND.in_text(str(message or type(error).__name__))
+            typer.secho(f"error: {text}", fg="red", err=True)
+            sys.exit(1)
 
 
 def _show_version(requested: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 #: Argument of Python → flag, where the names differ.
 FLAGS = {
@@ -17,8 +18,6 @@ FLAGS = {
     "progress": "--quiet",
     "k": "--nearest",
     "names": "--name",
-    "labels_file": "--labels-file",
-    "by": "--by",
 }
 
 #: Values with a flag of their own.
@@ -40,10 +39,12 @@ class Flags:
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
+        self.options: frozenset[str] = frozenset()
 
     def use(self, options: Iterable[str]) -> None:
         """Set the options of the running command, by their names in Python."""
-        own = {name: "--" + name.replace("_", "-") for name in options}
+        self.options = frozenset(options)
+        own = {name: "--" + name.replace("_", "-") for name in self.options}
         other = {name: flag for name, flag in FLAGS.items() if flag.removeprefix("--").replace("-", "_") in own}
         self.names = own | other
 
@@ -54,7 +55,8 @@ class Flags:
             name, value = match["name"], match["value"] or ""
             if name not in self.names:
                 return match[0]
-            if (special := _SPECIAL.get(match[0])) is not None:
+            special = _SPECIAL.get(match[0])
+            if special is not None and special.removeprefix("--").replace("-", "_") in self.options:
                 return special
             shown = value if re.fullmatch(r"-?[\d.]+|'.*'|\".*\"", value) else ""
             return f"{self.names[name]} {shown}".rstrip()
@@ -65,7 +67,7 @@ class Flags:
 FLAGS_OF_COMMAND = Flags()
 
 
-class OnceHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class OnceHandler(logging.Handler):
     """Handler that writes each message once, with flags, and keeps warnings for the summary in JSON."""
 
     def __init__(self) -> None:
@@ -91,20 +93,26 @@ class OnceHandler(logging.StreamHandler):  # type: ignore[type-arg]
 HANDLER = OnceHandler()
 
 
-def start_logging() -> None:
-    """Send this package's messages to stderr, and silence the advice and warnings of libraries."""
+@contextlib.contextmanager
+def on_stderr() -> Iterator[None]:
+    """Context in which this package's messages are on stderr, and libraries give no advice and warnings."""
     HANDLER.written.clear()
-    HANDLER.warnings.clear()
+    HANDLER.warnings = []
     HANDLER.is_quiet = False
-    FLAGS_OF_COMMAND.names = {}
-    logger = logging.getLogger("cell2sen")
-    logger.setLevel(logging.INFO)
-    if HANDLER not in logger.handlers:
-        logger.addHandler(HANDLER)
-    logger.propagate = False
-    logging.getLogger().setLevel(logging.ERROR)
+    FLAGS_OF_COMMAND.use(())
     for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"(?!cell2sen)")
+        os.environ.setdefault(name, "error")  # read when these libraries are imported
+    logger = logging.getLogger("cell2sen")
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(HANDLER)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.filterwarnings("ignore", module=r"(?!cell2sen)")
+            yield
+    finally:
+        logger.removeHandler(HANDLER)
+        logger.setLevel(level)
+        logger.propagate = propagate

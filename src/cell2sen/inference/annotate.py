@@ -156,8 +156,8 @@ def probabilities_of(
     for chosen in sets:
         if chosen.task.reads_samples and samples is None:
             raise ValueError(
-                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
-                "such as the donor"
+                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them "
+                "(sample_by=), such as the donor"
             )
     rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     results = []

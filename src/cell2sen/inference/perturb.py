@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -263,7 +263,7 @@ def perturbations_to_predict(
     given = perturbation_per_cell(perturbation, len(obs))
     if column is None and not isinstance(perturbation, str):
         return without_controls(given, model, control)
-    is_control = controls_of_cells(obs, column, control)
+    is_control = controls_of_cells(obs, column, control, model.metadata.get("perturbations") or {})
     if is_control is None:
         return without_controls(given, model, control)
     kept = tuple(value if chosen else None for value, chosen in zip(given, is_control, strict=True))
@@ -271,7 +271,10 @@ def perturbations_to_predict(
 
 
 def controls_of_cells(
-    obs: pd.DataFrame, column: str | None, control: str | Sequence[str | None] | None
+    obs: pd.DataFrame,
+    column: str | None,
+    control: str | Sequence[str | None] | None,
+    trained: Collection[str] = (),
 ) -> list[bool] | None:
     """Which cells are controls, in a file with controls and other cells; ``None`` if all cells are to be predicted.
 
@@ -281,6 +284,8 @@ def controls_of_cells(
         ``obs`` column with the perturbation of each cell. ``None``: the first with names of controls and others.
     control
         Names of controls; ``"auto"``: the usual ones; ``()``: all cells are to be predicted.
+    trained
+        Perturbations of the model, which are not among the usual names of controls.
 
     Raises
     ------
@@ -291,7 +296,7 @@ def controls_of_cells(
     if names == []:
         return None
     if column is None:
-        found = _column_with_controls(obs, names)
+        found = _column_with_controls(obs, names, trained)
         if found is None and names is not None:
             raise ValueError(
                 f"no column of obs has controls called {some([str(name) for name in names])} beside other cells: name "
@@ -301,7 +306,7 @@ def controls_of_cells(
             return None
         column, names = found
     values = perturbations_of_cells(obs, column)
-    names = list(usual_controls(values)) if names is None else names
+    names = [name for name in usual_controls(values) if name not in trained] if names is None else names
     is_control = [value in names for value in values]
     if not any(is_control):
         raise ValueError(no_controls(column, "the cells", values, names or ["control"]))
@@ -318,7 +323,7 @@ def controls_of_cells(
 
 
 def _column_with_controls(
-    obs: pd.DataFrame, controls: Sequence[str | None] | None
+    obs: pd.DataFrame, controls: Sequence[str | None] | None, trained: Collection[str]
 ) -> tuple[str, list[str | None]] | None:
     """First text column with names of controls and others, and these names; ``None`` without one.
 
@@ -335,7 +340,9 @@ def _column_with_controls(
             continue
         names = [name for name in dict.fromkeys(as_texts(different)) if name is not None]
         if controls is None:
-            own: list[str | None] = [name for name in usual_controls(names) if name.lower() not in _STATES]
+            own: list[str | None] = [
+                name for name in usual_controls(names) if name.lower() not in _STATES and name not in trained
+            ]
         else:
             own = [name for name in controls if name in names]
         if own and set(names) - set(own):

@@ -103,7 +103,11 @@ def finish(axes: Axes, *, new: bool, show: bool | None, save: str | Path | None)
         with complete_file(save) as temporary:
             figure.savefig(temporary, format=save.suffix.lstrip(".").lower(), dpi=150, bbox_inches="tight")
     if show is None:
-        show = new and not save and not plt.get_backend().lower().rpartition(".")[2].startswith(_NO_WINDOW)
+        show = (
+            new
+            and not save
+            and not plt.get_backend().lower().rpartition(".")[2].removeprefix("backend_").startswith(_NO_WINDOW)
+        )
     if show:
         plt.show()
     elif save and new:
