@@ -15,12 +15,12 @@ from cell2sen.training.train import _configuration
 
 def test_the_same_function_under_three_names() -> None:
     assert c2s.train is c2s.tl.train is training.train
-    with pytest.raises(AttributeError, match="'cell2sen.tl' has no attribute 'trains'"):
+    with pytest.raises(AttributeError, match=r"'cell2sen\.tl' has no attribute 'trains'"):
         c2s.tl.trains  # noqa: B018
 
 
 def test_a_file_with_options(tmp_path: Path) -> None:
-    path = training_cells.write(tmp_path / "a.h5ad", 60) or tmp_path / "a.h5ad"
+    path = training_cells.write(tmp_path / "a.h5ad", 60)
     config, base = _configuration(path, None, {"cell_type": "cell_type", "epochs": 2}, ["seed=7"])
     assert base == tmp_path
     assert config.data.files[0].tasks == {"annotate": 2}
