@@ -367,8 +367,11 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: An
         return
     context = int(config.get("max_position_embeddings", 0)) or None
     too_long = int(np.sum(tokens > context)) if context else 0
-    memory = cost.memory(config, dtype=_dtype_on_cpu(model), quantize=model.quantize)
-    seconds = cost.seconds(config, float(tokens.sum()))
+    dtype = _dtype_on_cpu(model)
+    memory = cost.memory(config, dtype=dtype, quantize=model.quantize)
+    used = np.minimum(tokens, context) if context else tokens
+    seconds = cost.seconds(config, float(used.sum()), length=float(np.median(used)), dtype=dtype)
+    seconds += report.numbers["seconds_to_write_sentences"]
     report.add("ok", "expected", f"{text}, {memory / 1e9:.1f} GB of memory, {duration(seconds)} to embed on this CPU")
     if too_long:
         text = f"{too_long:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
