@@ -119,12 +119,19 @@ def embed(
             write_results(file, temporary, adata, obsm="X_cell2sen")
     n_cells, n_dimensions = vectors.shape
     output.summarise(
-        f"{n_cells:,} cells × {n_dimensions} dimensions → {out}",
+        f"{n_cells:,} cells × {n_dimensions} dimensions → {out}{_next_step(out)}",
         file=str(out),
         n_cells=n_cells,
         n_dimensions=n_dimensions,
         key="X_cell2sen",
     )
+
+
+def _next_step(out: Path) -> str:
+    """What scanpy does next with an embedding."""
+    if out.suffix == ".npy":
+        return ""
+    return '\nnext: sc.pp.neighbors(adata, use_rep="X_cell2sen"), then sc.tl.umap(adata) or sc.tl.leiden(adata)'
 
 
 def annotate(
@@ -167,6 +174,9 @@ def annotate(
     unseen: Annotated[
         bool, typer.Option("--unseen", help="Share of the model's held-out cells that were more certain.")
     ] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="obs column with given labels: show how many agree, and what each is called.")
+    ] = None,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -176,6 +186,7 @@ def annotate(
     """Choose the cell type of each cell from a list, or another label, or a number with an interval."""
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
+    from cell2sen.data.names.text import some
     from cell2sen.data.output import complete_file, write_results
 
     check_suffix(out, ".h5ad", ".csv")
@@ -183,6 +194,8 @@ def annotate(
         raise ValueError("pass either --labels or --labels-file, not both")
     menu = _menus(labels, task or ()) or _names(labels, labels_file)
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
+        if compare is not None and compare not in adata.obs:
+            raise KeyError(f"obs has no column {compare!r} for --compare; available: {list(adata.obs.columns)}")
         tl.annotate(
             adata,
             menu,
@@ -207,19 +220,23 @@ def annotate(
         else:
             write_results(file, temporary, adata, obsm=[f"{key}_probabilities" for key in keys], obs=columns)
         results = {key: _summary(adata.obs[key]) for key in keys}
-    first = results[keys[0]]
-    lines = ["; ".join(f"{name} {value}" for name, value in values.items()) for values in results.values()]
-    text = (
-        f": {lines[0]}"
-        if len(keys) == 1
-        else "".join(f"\n  {key}: {line}" for key, line in zip(keys, lines, strict=True))
-    )
+        compared = tl.compare_labels(adata, compare, key=keys[0], model=model.model) if compare else None
+        chosen = {key: list(map(str, record.get("results", {key: record})[key]["labels"])) for key in keys}
+    lines = [f"{len(adata):,} cells → {out}"]
+    for key, values in results.items():
+        kind = "numbers" if f"{key}_low" in columns else "labels"
+        lines.append(f"{key}: {'; '.join(f'{name} {value}' for name, value in values.items())}")
+        lines.append(f"  chosen among {len(chosen[key])} {kind}: {some(chosen[key], 12)}")
+    if compared is not None:
+        lines.append(compared.text)
     output.summarise(
-        f"{len(adata):,} cells → {out}{text}",
+        "\n".join(lines),
         file=str(out),
         n_cells=len(adata),
-        counts=first,
+        counts=results[keys[0]],
+        labels=chosen[keys[0]],
         **({} if len(keys) == 1 else {"results": results}),
+        **({} if compared is None else {"comparison": compared.to_dict()}),
     )
 
 
@@ -233,10 +250,12 @@ def perturb(
     control: Annotated[
         Many,
         typer.Option(
-            help="Name of controls, which get no response. May be repeated; '': cells without a value. Default: usual "
-            "names."
+            help="Name of the controls in the file. May be repeated; '': cells without a value. Default: usual names."
         ),
     ] = None,
+    all_cells: Annotated[
+        bool, typer.Option("--all-cells", help="All cells are controls, whatever columns of obs tell.")
+    ] = False,
     readout: Annotated[
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
@@ -253,22 +272,26 @@ def perturb(
 ) -> None:
     """Predict the expression of control cells after a perturbation.
 
-    With --perturbation-column each cell gets the response to its own perturbation; with --perturbation and --control,
-    too, the controls of that column get the response.
+    With --perturbation the controls get the response: all cells, or those that are controls in a file with others. With
+    --perturbation-column alone each cell gets the response to its own perturbation.
     """
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
 
     check_suffix(out, ".h5ad")
-    if (perturbation is None) == (perturbation_column is None) and not (perturbation and control):
-        raise ValueError("pass either --perturbation or --perturbation-column; both only with --control")
+    if perturbation is None and perturbation_column is None:
+        raise ValueError(
+            "name the perturbation (--perturbation), or the column with that of each cell (--perturbation-column)"
+        )
+    if all_cells and control:
+        raise ValueError("pass either --control or --all-cells, not both")
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         predicted = tl.perturb(
             adata,
             perturbation,
             perturbation_column=perturbation_column,
-            control=control or "auto",
+            control=() if all_cells else control or "auto",
             n_genes=n_genes,
             readout=readout,
             correction=correction,

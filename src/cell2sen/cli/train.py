@@ -133,7 +133,7 @@ def train(
 ) -> None:
     """Fine-tune a model on AnnData files, improve it with rewards, or train a new one."""
     from cell2sen import training
-    from cell2sen.cli.training_options import configure
+    from cell2sen.training.config.options import configure
 
     options: dict[str, Any] = arguments(columns, space, matrix, fine_tuning, new_model, rewards)
     config = configure(source, options, settings or ())

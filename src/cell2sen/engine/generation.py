@@ -74,7 +74,7 @@ class Generator:
             for place, row in enumerate(batch):
                 texts[row] = answers.text(place)
 
-        self._run(generate_batch, lengths, "generate")
+        self._run(generate_batch, lengths, "writing sentences")
         return texts
 
     def guided(
@@ -121,7 +121,7 @@ class Generator:
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
 
-            self._run(generate_batch, lengths[members], "generate")
+            self._run(generate_batch, lengths[members], "writing sentences")
         self.work.genes = sum(n_genes)
         return texts
 

@@ -156,8 +156,8 @@ def probabilities_of(
     for chosen in sets:
         if chosen.task.reads_samples and samples is None:
             raise ValueError(
-                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
-                "such as the donor"
+                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them "
+                "(sample_by=), such as the donor"
             )
     rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     results = []
@@ -346,6 +346,24 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
     exact = [label] if label in trained else [name for name in trained if normalise_label(name) == plain]
     spelled = [name for name in trained if any(normalise_label(other) == plain for other in spellings.get(name, ()))]
     return list(dict.fromkeys([*exact, *spelled]))
+
+
+def same_labels(
+    name: str, labels: Sequence[str], trained: Sequence[str], spellings: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Those of `labels` that mean the same as `name`: by spelling, or since they stand for a common trained label.
+
+    Parameters
+    ----------
+    trained, spellings
+        As for :func:`trained_labels`.
+    """
+    plain, own = normalise_label(name), set(_candidates(name, trained, spellings))
+    return [
+        label
+        for label in labels
+        if normalise_label(label) == plain or own & set(_candidates(label, trained, spellings))
+    ]
 
 
 def choose_labels(

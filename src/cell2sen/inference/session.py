@@ -457,8 +457,8 @@ def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
         "%s was not trained on the %s %s: predictions for them are guesses. It was trained on %s%s",
         model.name,
         kind,
-        unknown[:20],
-        list(trained)[:50],
+        some(unknown),
+        some(list(trained)),
         f"; {advice}" if advice else "",
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cell2sen.tl.bulk import compose, pseudobulk
 from cell2sen.tl.cells import UNKNOWN, annotate, embed, generate, perturb, probabilities
+from cell2sen.tl.comparison import compare_labels
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
 from cell2sen.tl.results import UNIT, UNS
 from cell2sen.tl.samples import generate_sample
@@ -19,6 +22,7 @@ __all__ = [
     "annotate",
     "ask",
     "caption",
+    "compare_labels",
     "compose",
     "embed",
     "generate",
@@ -39,3 +43,11 @@ __all__ = [
     "supporting_genes",
     "transfer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # the same function as cell2sen.train, which is above this module
+        import cell2sen
+
+        return cell2sen.train
+    raise AttributeError(f"module 'cell2sen.tl' has no attribute {name!r}; available: {__all__}")

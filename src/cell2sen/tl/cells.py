@@ -297,16 +297,17 @@ def perturb(
     Parameters
     ----------
     adata
-        Control cells; with `perturbation_column` also others. Not changed.
+        Control cells, also among others. Not changed.
     perturbation
-        One name for all cells, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell.
+        One name for all controls, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell. With one
+        name, the cells of a file that has controls and others in a column are those controls; `control` changes it.
     perturbation_column
         ``obs`` column with one perturbation per cell, instead of `perturbation`: each cell gets the response to its own
-        one. With `perturbation` and `control`: the cells that are controls in this column get the response.
+        one. With `perturbation`: the cells that are controls in this column get the response.
     control
-        Names of controls in `perturbation` and `perturbation_column`, which get no response of their own; ``None``, ""
-        or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO, non-targeting, NT, PBS, …),
-        except perturbations of the model. ``()``: there are none.
+        Names of controls in `perturbation_column`, or else in any column (the message names it), or in a list of
+        perturbations; ``None``, "" or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO,
+        non-targeting, NT, PBS, …), except perturbations of the model. ``()``: there are none, all cells are predicted.
     n_genes
         Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
         the model was trained with.
@@ -351,8 +352,8 @@ def perturb(
     Unsupported
         ``readout="expected"`` of a model that does not support it.
     ValueError
-        Neither `perturbation` nor `perturbation_column`, both without `control`, no cell to predict, names that are not
-        unique with a temperature above 0, or negative or infinite values.
+        Neither `perturbation` nor `perturbation_column`, no controls of the given names, no cell to predict, names that
+        are not unique with a temperature above 0, or negative or infinite values.
     KeyError
         Unknown ``layer`` or column; lists the available ones.
     TypeError

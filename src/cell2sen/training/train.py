@@ -22,6 +22,7 @@ from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import METADATA_FILE, Model, resolve
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.lengths import genes_per_sentence
+from cell2sen.training.config.options import configure
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
@@ -66,24 +67,38 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def train(
-    config: TrainConfig, out: str | Path, *, base: str | Path = ".", resume: bool = False, progress: bool = True
+    config: TrainConfig | str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    settings: Sequence[str] = (),
+    **options: Any,
 ) -> Model:
     """Train a model and write its directory, which every ``model=`` and ``--model`` takes.
 
     Parameters
     ----------
     config
-        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`.
+        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`; or a training
+        file (``.yaml``), a file of cells or gene sets (``.gmt``), with `options`.
     out
         Directory to write. It appears when it is complete; checkpoints of an unfinished training are in
         ``<out>.training``.
     base
-        Folder that the files in `config.data.files` are relative to.
+        Folder that the files in `config.data.files` are relative to. Default: the present one; that of a file of cells.
     resume
         Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training. If
         calibration, corrections, scores or card of a finished training failed, they are tried again.
     progress
         Show a progress bar on stderr.
+    settings
+        ``KEY=VALUE`` of any key of a training file, such as ``"optimiser.max_steps=100"``, for a file as `config`.
+    **options
+        For a file as `config`: the options of ``cell2sen train`` under their names in Python, such as
+        ``cell_type="cell_type"``, ``label=["disease"]``, ``perturbation="condition"``, ``model="nano"``, ``epochs=5``
+        (:func:`cell2sen.training.config.options.configure`).
 
     Returns
     -------
@@ -98,9 +113,12 @@ def train(
         There is no checkpoint to resume from, or no such file of cells.
     ValueError
         Nothing to learn from in the data, or a training to resume that began with other settings.
+    TypeError
+        An option that does not exist, or options beside a configuration.
     """
     from transformers import set_seed
 
+    config, base = _configuration(config, base, options, settings)
     keep_freed_memory()
     out, base = Path(out), Path(base)
     folder = _folder(out)
@@ -134,6 +152,24 @@ def train(
     if complete:
         shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
+
+
+def _configuration(
+    config: TrainConfig | str | Path, base: str | Path | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> tuple[TrainConfig, str | Path]:
+    """Configuration, and the folder that its files are relative to."""
+    if isinstance(config, TrainConfig):
+        if options or settings:
+            raise TypeError(f"options belong to a file instead of a configuration, found {sorted(options) or settings}")
+        return config, "." if base is None else base
+    if not isinstance(config, str | Path):
+        raise TypeError(
+            f"train needs a configuration or the name of a file, found {type(config).__name__}: write cells to a file "
+            "first, adata.write_h5ad('cells.h5ad')"
+        )
+    source = Path(config)
+    own = Path() if source.suffix in (".yaml", ".yml") else source.parent
+    return configure(source, options, settings), own if base is None else base
 
 
 def can_resume(out: str | Path) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from cell2sen import tasks
 from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
+from cell2sen.data.progress import Progress
 from cell2sen.data.reader import open_reader
 from cell2sen.engine.tokenization.tokenizer import Tokens, known_genes, load_tokens
 from cell2sen.inference.templates import choose_templates, templates_file
@@ -78,10 +78,10 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     lengths = genes_per_sentence(worded, {**model.metadata.get("lengths", {}), **config.lengths})
     kept = _kept_cells(config, base, folder)
     parts = _parts(config, base, kept)
-    with tqdm(total=len(parts), disable=not progress, desc="corpus", unit="part") as bar:
+    with Progress(len(parts), "corpus", "part", show=progress) as bar:
         for part in parts:
             _write_part(folder, part, config, base, model, tokens, worded, lengths)
-            bar.update()
+            bar.update(1)
     for mask in folder.glob("kept-*.npy"):
         mask.unlink()
     write_card(folder, config, manifest, duplicates=[int((~mask).sum()) for mask in kept])

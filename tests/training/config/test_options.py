@@ -1,4 +1,4 @@
-"""Options of the command line as a configuration."""
+"""Options of a training as a configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import training_cells
 
-from cell2sen.cli.training_options import FILE_PLACES, NEEDS, PLACES, configure
+from cell2sen.training.config.options import FILE_PLACES, NEEDS, PLACES, configure
 
 
 class TestAnnDataFiles:
@@ -42,7 +42,7 @@ class TestAnnDataFiles:
         [file] = configure("a.h5ad", options).data.files
         assert (file.tasks, file.columns) == ({"caption": 2, "ask": 2}, {"caption": "text", "sample": "a=b"})
         for wrong in ("caption", "=a", "a="):
-            with pytest.raises(ValueError, match=f"--column takes SLOT=COLUMN, found '{wrong}'"):
+            with pytest.raises(ValueError, match=f"column= takes SLOT=COLUMN, found '{wrong}'"):
                 configure("a.h5ad", {**options, "column": [wrong]})
 
     def test_few_cells_are_drawn_more_often(self, tmp_path: Path) -> None:
@@ -58,9 +58,15 @@ class TestAnnDataFiles:
             configure("a.h5ad", {"cell_type": "type"}, ["seed"])
         with pytest.raises(ValueError, match=r"^max_steps is now optimiser\.max_steps$"):
             configure("a.h5ad", {"cell_type": "type"}, ["max_steps=2"])
-        for option, needed in (("hidden_size", "from-scratch"), ("gene_set", "reward"), ("control", "perturbation")):
-            with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} needs --{needed}"):
+        for option, needed in (("hidden_size", "from_scratch"), ("gene_set", "reward"), ("control", "perturbation")):
+            with pytest.raises(ValueError, match=f"{option}= needs {needed}="):
                 configure("a.h5ad", {"cell_type": "type", option: 64})
+
+    def test_one_text_is_a_list_and_unknown_options_are_named(self) -> None:
+        one, many = ({"label": label, "epochs": 1.0} for label in ("tissue", ["tissue"]))
+        assert configure("a.h5ad", one) == configure("a.h5ad", many)
+        with pytest.raises(TypeError, match=r"there is no option 'celltype' of a training; available: \['cell_type'"):
+            configure("a.h5ad", {"celltype": "type"})
 
     def test_new_models(self) -> None:
         options = {"cell_type": "type", "from_scratch": True, "hidden_size": 64, "heads": 2, "layers": None}
@@ -80,7 +86,7 @@ class TestAnnDataFiles:
         assert (file.tasks, file.context) == ({"perturb": 1}, ("type",))
         [file] = configure("a.h5ad", {"cell_type": "type", "reward": ["overlap"]}).data.files
         assert file.tasks == {"generate": 1}
-        with pytest.raises(ValueError, match="--reward must be a number, found 'much'"):
+        with pytest.raises(ValueError, match="reward= must be a number, found 'much'"):
             configure("a.h5ad", {"cell_type": "type", "reward": ["overlap=much"]})
 
     def test_flags(self) -> None:

@@ -1,4 +1,4 @@
-"""Training options of the command line → TrainConfig."""
+"""Options of a training → TrainConfig: of the command line, and of train() with a file instead of a configuration."""
 
 from __future__ import annotations
 
@@ -64,6 +64,10 @@ SET_PLACES = {"task": "tasks", "hold_out": "hold_out", "test": "test", "organism
 #: Draws of each gene set without a training file.
 SET_DRAWS = 20
 
+#: All options, and those that are lists; Python takes one text, too.
+OPTIONS = frozenset({*PLACES, *FILE_PLACES, *COLUMN_TASKS})
+LISTS = frozenset({"task", "column", "context", "hold_out", "prompt_context", "reward", "gene_set", *COLUMN_TASKS})
+
 #: Flags that add a part of the configuration with its defaults.
 PARTS = ("lora", "gene_tokens", "from_scratch")
 
@@ -95,14 +99,16 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         Unknown keys, options that do not fit the source, nothing to learn.
     """
     source = Path(source)
+    if unknown := sorted(set(options) - OPTIONS):
+        raise TypeError(f"there is no option {unknown[0]!r} of a training; available: {sorted(OPTIONS)}")
     given = {
-        key: value
+        key: [value] if key in LISTS and isinstance(value, str) else value
         for key, value in options.items()
         if value is not False and (value or value == 0 or (key == "control" and value == ""))  # cells without a value
     }
     for option, needed in NEEDS.items():
         if option in given and needed not in given:
-            raise ValueError(f"--{option.replace('_', '-')} needs --{needed.replace('_', '-')}")
+            raise ValueError(f"{option}= needs {needed}=")
     if "reward" in given:
         given["reward"] = _weights(given["reward"])
     if "column" in given:
@@ -120,7 +126,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     elif source.name.endswith((".gmt", ".gmt.gz")):
         values = {"data": {"gene_sets": [_gene_sets_entry(source, of_file, given.pop("epochs", None) or SET_DRAWS)]}}
         if not {"model", "from_scratch"} & set(given):
-            raise ValueError("a training on gene sets needs --model (one that reads text), or --from-scratch")
+            raise ValueError("a training on gene sets needs model= (one that reads text), or from_scratch=")
     else:
         # Each of the epochs is a new draw of the cells' sentences.
         draws = given.pop("epochs", None) or (1 if "reward" in given else _draws(source))
@@ -169,13 +175,13 @@ def _gene_sets_entry(source: Path, options: Mapping[str, Any], draws: float) -> 
 def _weights(rewards: Sequence[str]) -> dict[str, float]:
     """Reward → weight, of ``NAME`` and ``NAME=WEIGHT``."""
     parts = [str(reward).partition("=") for reward in rewards]
-    return {name: number(weight or 1, float, "--reward") for name, _, weight in parts}
+    return {name: number(weight or 1, float, "reward=") for name, _, weight in parts}
 
 
 def _columns(pairs: Sequence[str]) -> dict[str, str]:
     """Slot → obs column, of ``SLOT=COLUMN``."""
     if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
-        raise ValueError(f"--column takes SLOT=COLUMN, found {wrong[0]!r}")
+        raise ValueError(f"column= takes SLOT=COLUMN, found {wrong[0]!r}")
     return {slot.strip(): column.strip() for slot, column in (pair.split("=", 1) for pair in pairs)}
 
 
@@ -205,9 +211,8 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     tasks = [*tasks, *of_columns]
     if not tasks:
         raise ValueError(
-            "nothing to learn: name the obs column of the cell type (--cell-type), of the perturbation "
-            "(--perturbation), of the niche (--niche), of other labels (--label) or numbers (--number), or several of "
-            "them"
+            "nothing to learn: name the obs column of the cell type (cell_type=), of the perturbation (perturbation=), "
+            "of the niche (niche=), of other labels (label=) or numbers (number=), or several of them"
         )
     entry: dict[str, Any] = {"file": source.name}
     for option, place in FILE_PLACES.items():
