@@ -1,7 +1,7 @@
-"""Write the corpus of a small model that captions cells and answers questions on them.
+"""Write the corpus of a small model that captions cells, answers questions on them and sums up samples.
 
     python recipes/text.py cells.h5ad FOLDER --label cell_type --ontology cell_ontology_terms.csv.gz \
-        --names names.csv --donor donor --gene-sets sets.gmt
+        --names names.csv --metadata condition --sample donor --sample condition --gene-sets sets.gmt
     cell2sen train recipes/text.yaml MODEL --data-dir FOLDER
     cell2sen ask cells.h5ad "What type are these cells?" --cells cell_type=B --model MODEL
 
@@ -10,14 +10,20 @@
     Cell Ontology (https://obofoundry.org/ontology/cl, CC BY 4.0).
 ``--names``
     Optional CSV without a header: label of the file, label of the ontology.
+``--metadata``
+    obs columns of which texts and questions are made; may be repeated.
+``--sample``
+    obs columns whose values all cells of a sample share; may be repeated. Summaries are of samples.
 ``--gene-sets``
-    Optional GMT file. A question on each cell type is which of these sets its cells express most.
-``--donor``, ``--tissue``
-    Optional obs columns for the summaries of samples.
+    Optional GMT file. A question is which of these sets cells express more than others.
+``--where``
+    COLUMN=VALUE of obs: only these cells have texts.
 
-The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``caption``, ``sample``, ``summary``, and
-``question_0``, ``answer_0``, … for each of several questions, from which ``recipes/text.yaml`` trains. Texts are made
-from ontology definitions, names of gene sets, and obs. Cells without a label in the ontology have no text.
+The folder gets ``text.h5ad``: the cells with the obs columns ``type``, ``part``, ``caption``, ``sample``, ``summary``,
+and ``question_0``, ``answer_0``, … for each of several questions, from which ``recipes/text.yaml`` trains. Texts are
+made from ontology definitions, names of gene sets, obs, and the genes that cells of one type and metadata express more
+than the others, found in the training cells alone. Held-out cells (``part``) are those that ``split: {by: cell}`` of a
+training holds out with the same share and seed. Cells without a label in the ontology have no text.
 """
 
 from __future__ import annotations
@@ -27,20 +33,26 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.genes.gene_sets import read_gmt
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
+from cell2sen.data.splits import held_out_cells
 
-#: Questions on each type of cells; the last one only with gene sets.
-N_QUESTIONS = 4
+#: Type and metadata of cells; ``None`` where unknown.
+Kind = tuple[str | None, ...]
+
+#: Training cells of a kind whose genes and gene set are named, at least; genes that are named.
+MIN_CELLS, N_GENES = 5, 4
 
 
 def terms(path: Path) -> dict[str, tuple[str, str]]:
@@ -61,44 +73,90 @@ def first_sentence(text: str) -> str:
     return line.split(". ")[0].rstrip(".") + "."
 
 
-def best_sets(
-    expression: Expression, labels: Sequence[str | None], sets: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
-    """Label → gene set whose genes its cells express most above the mean of labels (mean of standardised values)."""
-    values = sp.csr_matrix(expression.ln_cp10k())
-    names = sorted({label for label in labels if label is not None})
-    means = np.stack(
-        [np.asarray(values[np.array([label == name for label in labels])].mean(axis=0)).ravel() for name in names]
-    )
-    scaled = (means - means.mean(axis=0)) / (means.std(axis=0) + 0.1)
-    column = {symbol: place for place, symbol in enumerate(expression.symbols)}
-    members = {name: [column[gene] for gene in genes if gene in column] for name, genes in sets.items()}
-    members = {name: places for name, places in members.items() if len(places) >= 5}
-    if not members:
-        return {}
-    scores = np.stack([scaled[:, places].mean(axis=1) for places in members.values()], axis=1)
-    return {name: list(members)[best] for name, best in zip(names, scores.argmax(axis=1), strict=True)}
+def set_names(names: Sequence[str]) -> dict[str, str]:
+    """Name of a gene set → its name in texts: in small letters, without a first word that all have."""
+    words = {name: name.replace("_", " ").lower().split() for name in names}
+    common = len(words) > 1 and len({found[0] for found in words.values()}) == 1 and min(map(len, words.values())) > 1
+    return {name: " ".join(found[1:] if common else found) for name, found in words.items()}
 
 
-def questions(label: str, definition: str, gene_set: str | None) -> list[tuple[str, str]]:
-    """Questions on cells of a type, with answers."""
-    pairs = [
+class Profiles:
+    """Genes and gene sets that groups of cells express more than other groups.
+
+    Parameters
+    ----------
+    values
+        ln(1 + CP10k), float32 CSR (cells, genes).
+    symbols
+        Symbol of each column.
+    groups
+        Group of each cell; cells with ``None`` are in none.
+    use
+        Cells that are looked at, bool (cells,).
+    """
+
+    def __init__(
+        self, values: sp.csr_matrix, symbols: Sequence[str], groups: Sequence[Kind | None], use: NDArray[np.bool_]
+    ) -> None:
+        rows_of: dict[Kind, list[int]] = {}
+        for row, group in enumerate(groups):
+            if group is not None and use[row]:
+                rows_of.setdefault(group, []).append(row)
+        self.symbols = list(symbols)
+        self.groups = {
+            group: n for n, group in enumerate(group for group, rows in rows_of.items() if len(rows) >= MIN_CELLS)
+        }
+        means = np.zeros((len(self.groups), len(symbols)))
+        for group, place in self.groups.items():
+            means[place] = np.asarray(values[np.array(rows_of[group])].mean(axis=0)).ravel()
+        self.above = means - means.mean(axis=0) if len(means) else means
+        self.scaled = self.above / (means.std(axis=0) + 0.1) if len(means) else means
+
+    def genes(self, group: Kind | None) -> str | None:
+        """The genes with the highest mean above that of all groups; ``None`` with fewer than two groups."""
+        if group not in self.groups or len(self.groups) < 2:
+            return None
+        order = np.argsort(-self.above[self.groups[group]], kind="stable")[:N_GENES]
+        return ", ".join(self.symbols[gene] for gene in order)
+
+    def gene_set(self, group: Kind | None, sets: Mapping[str, Sequence[str]]) -> str | None:
+        """The gene set whose genes have the highest mean of standardised values."""
+        column = {symbol: place for place, symbol in enumerate(self.symbols)}
+        members = {name: [column[gene] for gene in genes if gene in column] for name, genes in sets.items()}
+        members = {name: places for name, places in members.items() if len(places) >= MIN_CELLS}
+        if group not in self.groups or len(self.groups) < 2 or not members:
+            return None
+        scores = [self.scaled[self.groups[group], places].mean() for places in members.values()]
+        return list(members)[int(np.argmax(scores))]
+
+
+def described(metadata: Mapping[str, str | None]) -> str:
+    """Metadata in brackets."""
+    known = [f"{name} {value}" for name, value in metadata.items() if value is not None]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def questions(
+    label: str, definition: str, metadata: Mapping[str, str | None], genes: str | None, gene_set: str | None
+) -> list[tuple[str, str | None]]:
+    """Questions on cells of a kind, with answers; ``None`` where there is none."""
+    return [
         ("What type are these cells?", f"They are of the type {label}."),
         ("What is known of cells of this type?", definition),
-        ("Describe these cells.", f"These cells are of the type {label}. {definition}"),
+        ("Which genes do these cells express more than others?", genes and f"They express {genes}."),
+        ("Which set of genes do these cells express more than others?", gene_set and f"They express {gene_set}."),
+        *(
+            (f"What is the {name} of these cells?", value and f"Their {name} is {value}.")
+            for name, value in metadata.items()
+        ),
     ]
-    if gene_set:
-        name = gene_set.replace("_", " ")
-        pairs.append(("Which set of genes do these cells express more than others?", f"They express {name}."))
-    return pairs
 
 
-def summary(labels: Sequence[str], organism: str, tissue: str | None) -> str:
-    """Summary of a sample from the types of its cells, the most frequent ones first."""
-    counts = Counter(labels).most_common(4)
-    types = ", ".join(f"{label} ({count / len(labels):.0%})" for label, count in counts)
-    source = f" from {tissue}" if tissue else ""
-    return f"A sample of {organism} cells{source}. Its most frequent types are {types}."
+def summary(labels: Sequence[str], organism: str, shared: Mapping[str, str | None], genes: str | None) -> str:
+    """Summary of a sample from its metadata and the types of its cells, the most frequent ones first."""
+    types = [label for label, _ in Counter(labels).most_common(3)]
+    text = f"A sample of {organism} cells{described(shared)}. Its most frequent types are {'; '.join(types)}."
+    return f"{text} Compared with other samples, its cells express {genes}." if genes else text
 
 
 def main() -> None:
@@ -110,53 +168,89 @@ def main() -> None:
     parser.add_argument("--ontology", required=True, type=Path)
     for option in ("--names", "--gene-sets"):
         parser.add_argument(option, type=Path)
-    for option in ("--donor", "--tissue"):
-        parser.add_argument(option)
+    for option in ("--metadata", "--sample"):
+        parser.add_argument(option, action="append", default=[])
+    parser.add_argument("--where", metavar="COLUMN=VALUE", type=lambda text: text.split("=", 1))
+    parser.add_argument("--test", type=float, default=0.2, help="share of the cells that is held out")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     adata = anndata.read_h5ad(given.cells)
-    names: dict[str, str] = (
-        dict(pd.read_csv(given.names, header=None, dtype=str).itertuples(index=False)) if given.names else {}
-    )
-    known, found = terms(given.ontology), text_column(adata.obs, given.label)
-    described = [None if label is None else known.get(normalise_label(names.get(label, label))) for label in found]
-    missing = sorted({str(label) for label, term in zip(found, described, strict=True) if label and term is None})
-    n_described = sum(term is not None for term in described)
-    logging.info("%d of %d cells have a label of the ontology", n_described, len(found))
-    if missing:
-        logging.warning("not in the ontology: %s; --names maps labels of the file to those of the ontology", missing)
-    labels = [None if term is None else term[0] for term in described]
-    sets: dict[str, str] = {}
-    with Expression.open(adata) as expression:
-        organisms = expression.organism()
-        if given.gene_sets:
-            sets = best_sets(expression, labels, read_gmt(given.gene_sets))
-    columns: dict[str, list[str | None]] = {"type": labels, "caption": []}
-    for term in described:
-        columns["caption"].append(None if term is None else f"Cells of the type {term[0]}: {term[1]}")
-        pairs = [] if term is None else questions(*term, sets.get(term[0]))
-        for number in range(N_QUESTIONS):
-            question, answer = pairs[number] if number < len(pairs) else (None, None)
-            columns.setdefault(f"question_{number}", []).append(question)
-            columns.setdefault(f"answer_{number}", []).append(answer)
-    texts = pd.DataFrame(columns, index=adata.obs_names)
-    tissues = text_column(adata.obs, given.tissue) if given.tissue else np.full(len(found), None, dtype=object)
-    donors = text_column(adata.obs, given.donor) if given.donor else np.full(len(found), "all", dtype=object)
-    samples = [
-        None if donor is None else f"{donor} {tissue or ''}".strip()
-        for donor, tissue in zip(donors, tissues, strict=True)
-    ]
-    texts["sample"] = samples
-    for sample in {sample for sample in samples if sample is not None}:
-        rows = [row for row, name in enumerate(samples) if name == sample and labels[row] is not None]
-        if rows:
-            text = summary([str(labels[row]) for row in rows], organisms[rows[0]], tissues[rows[0]])
-            texts.loc[adata.obs_names[rows], "summary"] = text
-    for column in texts:
-        adata.obs[column] = pd.Categorical(texts[column])
+    for name, values in columns(adata, given).items():
+        adata.obs[name] = pd.Categorical(values)
     given.folder.mkdir(parents=True, exist_ok=True)
     with complete_file(given.folder / "text.h5ad", given.cells) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+
+
+def columns(adata: Any, given: argparse.Namespace) -> dict[str, NDArray[Any]]:
+    """Columns of the corpus, object (cells,) each."""
+    n, obs = adata.n_obs, adata.obs
+    part = held_out_cells(obs, by="cell", share=given.test, seed=given.seed)
+    found = text_column(obs, given.label)
+    if given.where:
+        found = np.where(text_column(obs, given.where[0]) == given.where[1], found, None)
+    term_of = named_terms(found, given.ontology, given.names)
+    metadata = {name: text_column(obs, name) for name in given.metadata}
+    sample_by = [text_column(obs, name) for name in given.sample]
+    kinds: list[Kind | None] = [None] * n
+    samples: list[Kind | None] = [None] * n
+    for row in range(n):
+        if found[row] in term_of:
+            kinds[row] = (term_of[found[row]][0], *(values[row] for values in metadata.values()))
+            own = tuple(values[row] for values in sample_by)
+            samples[row] = None if None in own else own
+    with Expression.open(adata) as expression:
+        organisms, values, symbols = expression.organism(), expression.ln_cp10k(), expression.symbols
+    sets = read_gmt(given.gene_sets) if given.gene_sets else {}
+    short, definitions = set_names(list(sets)), dict(term_of.values())
+    of_kinds, of_samples = (Profiles(values, symbols, groups, ~part) for groups in (kinds, samples))
+    made: dict[str, NDArray[Any]] = {"part": np.where(part, "held out", "training").astype(object)}
+
+    def write(name: str, rows: Sequence[int], text: str | None) -> None:
+        made.setdefault(name, np.full(n, None, dtype=object))[np.array(rows)] = text
+
+    for kind, rows in rows_of_groups(kinds).items():
+        label, definition = str(kind[0]), definitions[str(kind[0])]
+        known, genes, best = dict(zip(metadata, kind[1:], strict=True)), of_kinds.genes(kind), None
+        if sets:
+            best = short.get(of_kinds.gene_set(kind, sets) or "")
+        expressed = f" They express {genes}." if genes else ""
+        write("type", rows, label)
+        write("caption", rows, f"Cells of the type {label}{described(known)}. {definition}{expressed}")
+        for number, (question, answer) in enumerate(questions(label, definition, known, genes, best)):
+            write(f"question_{number}", rows, question if answer else None)
+            write(f"answer_{number}", rows, answer)
+    for sample, rows in rows_of_groups(samples).items():
+        shared = {name: values[rows[0]] for name, values in metadata.items() if len(set(values[rows])) == 1}
+        learned = [str(kinds[row][0]) for row in rows if not part[row]]  # type: ignore[index]
+        if learned:
+            write("sample", rows, " ".join(map(str, sample)))
+            write("summary", rows, summary(learned, organisms[rows[0]], shared, of_samples.genes(sample)))
+    return made
+
+
+def rows_of_groups(groups: Sequence[Kind | None]) -> dict[Kind, list[int]]:
+    """Cells of each group."""
+    rows: dict[Kind, list[int]] = {}
+    for row, group in enumerate(groups):
+        if group is not None:
+            rows.setdefault(group, []).append(row)
+    return rows
+
+
+def named_terms(labels: NDArray[Any], ontology: Path, names: Path | None) -> dict[str, tuple[str, str]]:
+    """Label of the file → label and definition of the ontology; labels without one are reported."""
+    known = terms(ontology)
+    other = dict(pd.read_csv(names, header=None, dtype=str).itertuples(index=False)) if names else {}
+    found = {label: known.get(normalise_label(other.get(label, label))) for label in set(labels) - {None}}
+    term_of = {label: term for label, term in found.items() if term is not None}
+    logging.info("%d of %d cells have a label of the ontology", sum(label in term_of for label in labels), len(labels))
+    if missing := sorted(set(found) - set(term_of)):
+        logging.warning("not in the ontology: %s; --names maps labels of the file to those of the ontology", missing)
+    if not term_of:
+        raise SystemExit("no label of the cells is in the ontology")
+    return term_of
 
 
 if __name__ == "__main__":

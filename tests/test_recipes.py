@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cell2sen import tl, training
+from cell2sen.data.splits import held_out_cells
 from cell2sen.inference.corrections import load
 from cell2sen.model import resolve
 
@@ -103,27 +104,37 @@ def test_corpus_of_texts(tmp_path: Path) -> None:
     rows += ["t-cell,A lymphocyte of T lineage.,T cell|T lymphocyte", "neuron,A cell of the brain.,"]
     (tmp_path / "terms.csv").write_text("\n".join(rows), encoding="utf-8")
     symbols = training_cells.SYMBOLS
-    sets = [("OF_B", symbols[:8]), ("OF_T", symbols[8:16]), ("OF_NONE", symbols[40:48]), ("SMALL", symbols[:2])]
+    sets = [("OF_B", symbols[:8]), ("OF_T", symbols[8:16]), ("OF_NONE", symbols[40:48]), ("OF_FEW", symbols[:2])]
     lines = ["\t".join([name, "", *genes]) for name, genes in sets]
     (tmp_path / "sets.gmt").write_text("\n".join(lines), encoding="utf-8")
     script = SCRIPT.with_name("text.py")
     command = [sys.executable, str(script), str(tmp_path / "cells.h5ad"), str(tmp_path / "corpus")]
-    command += ["--label", "cell_type", "--donor", "donor", "--ontology", str(tmp_path / "terms.csv")]
-    command += ["--gene-sets", str(tmp_path / "sets.gmt")]
+    command += ["--label", "cell_type", "--ontology", str(tmp_path / "terms.csv"), "--test", "0.3", "--seed", "2"]
+    command += ["--sample", "donor", "--metadata", "condition", "--gene-sets", str(tmp_path / "sets.gmt")]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")}
+    before = (tmp_path / "cells.h5ad").read_bytes()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not in the ontology: ['monocyte']" in done.stderr
+    assert (tmp_path / "cells.h5ad").read_bytes() == before
     obs = anndata.read_h5ad(tmp_path / "corpus" / "text.h5ad").obs
+    assert obs["part"].eq("held out").tolist() == held_out_cells(obs, by="cell", share=0.3, seed=2).tolist()
     assert obs["caption"].isna().equals(obs["cell_type"].eq("monocyte"))
-    b_cells = obs[obs["cell_type"] == "B cell"]
-    assert set(b_cells["caption"]) == {"Cells of the type B cell: A lymphocyte of B lineage."}
-    assert set(b_cells["answer_3"]) == {"They express OF B."}
+    b_cells = obs[(obs["cell_type"] == "B cell") & (obs["condition"] == "control")]
+    [caption] = set(b_cells["caption"])
+    start = "Cells of the type B cell (condition control). A lymphocyte of B lineage. They express "
+    assert caption.startswith(start)
+    assert set(caption.removeprefix(start).removesuffix(".").split(", ")) <= set(symbols[:8])
+    assert set(b_cells["answer_3"]) == {"They express b."}  # "of" is the first word of all names
     assert set(b_cells["question_0"]) == {"What type are these cells?"}
-    assert set(obs.loc[obs["cell_type"] == "T cell", "type"]) == {"t-cell"}
+    treated = obs[(obs["cell_type"] == "T cell") & (obs["condition"] == "IFN-beta")]
+    assert set(treated["type"]) == {"t-cell"}
+    assert set(treated["question_4"]) == {"What is the condition of these cells?"}
+    assert set(treated["answer_4"]) == {"Their condition is IFN-beta."}
     assert (obs.groupby("donor", observed=True)["summary"].nunique() == 1).all()
-    assert all("B cell (" in text and "t-cell (" in text for text in obs["summary"].dropna())
+    assert all("Its most frequent types are " in text for text in obs["summary"].dropna())
     values = yaml.safe_load((script.with_suffix(".yaml")).read_text(encoding="utf-8"))
+    assert {file["split"]["by"] for file in values["data"]["files"]} == {"part"}
     values |= {"model": {"from_scratch": {**SHAPE, "context": 512}}, "optimiser": {"max_steps": 2}}
     values |= {"compute": {"bf16": False}, "card": {"score_cells": 0}}
     model = training.train(training.from_mapping(values), tmp_path / "model", base=tmp_path / "corpus", progress=False)

@@ -189,9 +189,11 @@ def test_an_extended_prompt_keeps_its_numbers():
     assert longer.key == "b"
 
 
-def test_values_that_look_like_the_number_of_genes_are_refused():
-    with pytest.raises(ValueError, match="'tissue' must not contain"):
-        SAMPLE.prompt(tissue="a {n_genes}")
+def test_values_that_look_like_slots_stay_as_they_are():
+    for value in ("a {n_genes}", "{tissue}", "{cells} {genes} {number}", "100 % {}"):
+        prompt = SAMPLE.prompt(tissue=value, cells={"a": (), "b": ()}, answer_genes=5)
+        assert f"2 cells of {value}:" in prompt.text
+        assert prompt.extended(" CD4", key="b").text == f"{prompt.text} CD4"
 
 
 def test_blocks_and_cells_belong_together():

@@ -98,6 +98,10 @@ class Backend(abc.ABC):
     softcap: float | None = None
     """Soft-cap that is applied to the attention scores; ``None`` if the model has none."""
 
+    chat: tuple[str, str] | None = None
+    """Text before and after a user's message in the chat template of an instruction checkpoint; ``None`` without one.
+    The verbs with text as answer put it around their prompts."""
+
     batch_size: int | None = None
     """Prompts in a batch; ``None``: as many as fit. May be assigned; a backend may ignore it. Changes no result."""
 

@@ -13,6 +13,14 @@ from cell2sen.sentences.gene_list import GeneList
 #: Placeholder in text segments: number of genes of the longest list, or of the answer if there are no lists.
 N_GENES = "{n_genes}"
 
+#: How :func:`as_it_is` writes these characters of a value; U+FDD0 is never in a text.
+_LITERAL = "{n_genes\ufdd0}"
+
+
+def as_it_is(text: str) -> str:
+    """A value of a slot, such as a question, for a text segment: in it :data:`N_GENES` is no placeholder."""
+    return text.replace(N_GENES, _LITERAL)
+
 
 def words_of(column: str) -> str:
     """Name of an obs column as words: ``"development_stage"`` → ``"development stage"``."""
@@ -23,15 +31,8 @@ def context_line(values: Mapping[str, str | None]) -> str:
     r"""Line in front of a prompt with what is known of its cell: ``"Known of this cell: tissue: lung; sex: male.\n"``.
 
     Missing values are left out, and without any value there is no line, so that the prompt is the plain one.
-
-    Raises
-    ------
-    ValueError
-        A value contains :data:`N_GENES`.
     """
-    known = {name: text.removesuffix(".") for name, text in values.items() if text}
-    if wrong := [name for name, text in known.items() if N_GENES in text]:
-        raise ValueError(f"context: the values of {wrong[0]!r} must not contain {N_GENES}")
+    known = {name: as_it_is(text.removesuffix(".")) for name, text in values.items() if text}
     listed = "; ".join(f"{words_of(name)}: {text}" for name, text in known.items())
     return f"Known of this cell: {listed}.\n" if known else ""
 
@@ -105,6 +106,11 @@ class Prompt:
     @property
     def pieces(self) -> list[str | Genes]:
         """The segments with :data:`N_GENES` filled in."""
+        return [piece.replace(_LITERAL, N_GENES) if isinstance(piece, str) else piece for piece in self._numbered]
+
+    @property
+    def _numbered(self) -> list[str | Genes]:
+        """The segments with :data:`N_GENES` filled in, and the same characters of values as they are stored."""
         number = str(self.n_genes if self.n_genes or self.answer_genes is None else self.answer_genes)
         return [segment.replace(N_GENES, number) if isinstance(segment, str) else segment for segment in self.segments]
 
@@ -139,4 +145,4 @@ class Prompt:
 
     def extended(self, *segments: str | Genes, key: str | None = None) -> Prompt:
         """The prompt with further segments, such as the answer so far; :data:`N_GENES` is filled in before."""
-        return replace(self, segments=(*self.pieces, *segments), key=self.key if key is None else key)
+        return replace(self, segments=(*self._numbered, *segments), key=self.key if key is None else key)

@@ -13,18 +13,19 @@ import transformers
 from trl.trainer.sft_config import SFTConfig
 
 from cell2sen.training.examples.pairs import Pair
-from cell2sen.training.trainers.sft import MAX_LABEL_TOKENS, AnswerTrainer
+from cell2sen.training.trainers.sft import AnswerTrainer
 from cell2sen.training.trainers.token_batches import IGNORED
 
 
 def pairs(n: int = 12, seed: int = 0) -> list[Pair]:
-    """Pairs with short answers (labels) and long ones (sentences)."""
+    """Pairs with short answers (labels), long ones (sentences), and texts of any length."""
     generator = np.random.default_rng(seed)
     rows = []
     for number, prompt in enumerate(tiny.prompts(n, seed=seed)):
         genes = generator.permutation(tiny.GENES)[: 20 + number]
         label, sentence = Pair("annotate", prompt, " T."), Pair("perturb", prompt, f" {' '.join(genes)}.")
-        rows.append(label if number % 2 else sentence)
+        text = Pair("ask", prompt, " These are cells." * (1 + number))
+        rows.append((label, sentence, text)[number % 3])
     return rows
 
 
@@ -66,7 +67,9 @@ def batch(dataset: Any, side: str = "right") -> dict[str, torch.Tensor]:
             ("attention_mask", [1] * sample["length"], 0),
         ):
             columns[name].append(values + [empty] * padding if side == "right" else [empty] * padding + values)
-    return {name: torch.tensor(values) for name, values in columns.items()}
+    return {name: torch.tensor(values) for name, values in columns.items()} | {
+        "weight": torch.tensor(dataset["weight"][:])
+    }
 
 
 def slow_loss(network: Any, dataset: Any, prompt_loss: float = 0.0) -> torch.Tensor:
@@ -78,8 +81,8 @@ def slow_loss(network: Any, dataset: Any, prompt_loss: float = 0.0) -> torch.Ten
         for position in range(1, sample["length"]):
             answer = sample["labels"][position] != IGNORED
             losses[answer].append(-logits[position - 1].log_softmax(0)[sample["input_ids"][position]])
-        answer_loss = (
-            sum(losses[True]) if len(losses[True]) <= MAX_LABEL_TOKENS else sum(losses[True]) / len(losses[True])
-        )
+        # Labels and texts: the sum, or a quarter of it; sentences: the mean.
+        share = {"annotate": 1.0, "ask": 0.25, "perturb": 1 / len(losses[True])}[sample["task"]]
+        answer_loss = share * sum(losses[True])
         total = total + answer_loss + prompt_loss * sum(losses[False]) / len(losses[False])
     return total / len(dataset)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
-from cell2sen.data.names.text import as_text
+from cell2sen.data.names.text import as_text, is_list, list_of_names
 from cell2sen.data.obs import cell_names, text_column
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.session import model_of, start
@@ -19,6 +19,7 @@ from cell2sen.inference.text.answers import (
     TOP_K,
     TOP_P,
     Answer,
+    chat_of,
     refuse_without_text,
     sampling_of,
     text_samples,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Cells that a question is about: names or numbers, a mask, or values of obs columns.
 Cells = str | Sequence[str | int] | Sequence[bool] | Mapping[str, Any] | None
+
+#: Columns of the table of texts, besides those of groups.
+_COLUMNS = ("text", "complete", "present", "absent", "unmeasured", "n_cells", "cells")
 
 
 def caption(
@@ -170,10 +174,10 @@ def ask(
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     question
-        Any text.
+        Any text; line breaks in it become spaces.
     cells
-        Cells that the question is about: ``{column: value}`` of obs, names, row numbers, or a mask with an entry per
-        cell. Default: all.
+        Cells that the question is about: ``{column: value}`` or ``{column: [value, …]}`` of obs (``None``: cells
+        without a value), names, row numbers, or a mask with an entry per cell. Default: all.
     sample_by
         obs columns: the question is answered for each of their groups.
     n_cells
@@ -212,9 +216,11 @@ def ask(
     KeyError
         Unknown ``layer`` or column; lists the available ones.
     TypeError
-        `adata` is no AnnData object, or an option does not exist.
+        `question` is no text, `adata` is no AnnData object, or an option does not exist.
     """
-    text = " ".join(str(question).split())
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a text, found {question!r}")
+    text = " ".join(question.split())
     if not text:
         raise ValueError("question must be a text, found none")
     return _write(
@@ -250,10 +256,13 @@ def _write(
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, found {n_samples}")
     refuse_without_text(model_of(options), task)  # before weights are loaded
+    if taken := sorted({*by} & {*_COLUMNS, *slots}):
+        raise ValueError(f"obs[{taken[0]!r}] has the name of a column of the result: rename it to group cells by it")
     mask = None if cells is None else chosen_cells(adata, cells)
     with start(adata, task, options, obs_columns=by) as session:
         samples = text_samples(session, by, n_cells=n_cells, n_samples=n_samples, seed=sampling.seed, cells=mask)
         answers = write_texts(session, samples, [slots] * len(samples), sampling_of(session.task, sampling))
+        chat = chat_of(session)
         provenance = session.provenance(
             key=key,
             sample_by=np.array(by, dtype=object),
@@ -262,6 +271,7 @@ def _write(
             max_new_tokens=sampling.max_new_tokens,
             **sampling_record(sampling),
             **slots,
+            **({"chat": np.array(chat, dtype=object)} if chat else {}),
         )
     table = _table(adata, answers, by)
     texts = np.full(adata.n_obs, None, dtype=object)
@@ -307,11 +317,13 @@ def chosen_cells(adata: AnnData, cells: Cells) -> NDArray[np.bool_]:
     if isinstance(cells, Mapping):
         chosen[:] = True
         for column, value in cells.items():
-            values, wanted = text_column(adata.obs, column), as_text(value)
-            chosen &= values == wanted
-            if not (values == wanted).any():
-                found = sorted({str(name) for name in values if name is not None})
-                raise ValueError(f"no cell has {column} = {wanted!r}; there are {found[:20]}")
+            values = text_column(adata.obs, column)
+            wanted = [as_text(one) for one in (list_of_names(value) if is_list(value) else [value])]
+            for name in wanted:
+                if name not in set(values):
+                    found = sorted({str(name) for name in values if name is not None})
+                    raise ValueError(f"no cell has {column} = {name!r}; there are {found[:20]}")
+            chosen &= np.array([name in wanted for name in values], dtype=bool)
         if not chosen.any():
             raise ValueError(f"no cell has all of {dict(cells)}")
         return chosen

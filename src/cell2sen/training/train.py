@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from cell2sen import tasks
 from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import METADATA_FILE, Model, resolve
-from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.lengths import genes_per_sentence
+from cell2sen.training.config.options import configure
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
 from cell2sen.training.corpus.reading import Corpus
@@ -68,24 +68,38 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def train(
-    config: TrainConfig, out: str | Path, *, base: str | Path = ".", resume: bool = False, progress: bool = True
+    config: TrainConfig | str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    settings: Sequence[str] = (),
+    **options: Any,
 ) -> Model:
     """Train a model and write its directory, which every ``model=`` and ``--model`` takes.
 
     Parameters
     ----------
     config
-        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`.
+        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`; or a training
+        file (``.yaml``), a file of cells or gene sets (``.gmt``), with `options`.
     out
         Directory to write. It appears when it is complete; checkpoints of an unfinished training are in
         ``<out>.training``.
     base
-        Folder that the files in `config.data.files` are relative to.
+        Folder that the files in `config.data.files` are relative to. Default: the present one; that of a file of cells.
     resume
         Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training. If
         calibration, corrections, scores or card of a finished training failed, they are tried again.
     progress
         Show a progress bar on stderr.
+    settings
+        ``KEY=VALUE`` of any key of a training file, such as ``"optimiser.max_steps=100"``, for a file as `config`.
+    **options
+        For a file as `config`: the options of ``cell2sen train`` under their names in Python, such as
+        ``cell_type="cell_type"``, ``label=["disease"]``, ``perturbation="condition"``, ``model="nano"``, ``epochs=5``
+        (:func:`cell2sen.training.config.options.configure`).
 
     Returns
     -------
@@ -100,9 +114,12 @@ def train(
         There is no checkpoint to resume from, or no such file of cells.
     ValueError
         Nothing to learn from in the data, or a training to resume that began with other settings.
+    TypeError
+        An option that does not exist, or options beside a configuration.
     """
     from transformers import set_seed
 
+    config, base = _configuration(config, base, options, settings)
     keep_freed_memory()
     out, base = Path(out), Path(base)
     folder = _folder(out)
@@ -147,6 +164,24 @@ def train(
     return resolve(out)
 
 
+def _configuration(
+    config: TrainConfig | str | Path, base: str | Path | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> tuple[TrainConfig, str | Path]:
+    """Configuration, and the folder that its files are relative to."""
+    if isinstance(config, TrainConfig):
+        if options or settings:
+            raise TypeError(f"options belong to a file instead of a configuration, found {sorted(options) or settings}")
+        return config, "." if base is None else base
+    if not isinstance(config, str | Path):
+        raise TypeError(
+            f"train needs a configuration or the name of a file, found {type(config).__name__}: write cells to a file "
+            "first, adata.write_h5ad('cells.h5ad')"
+        )
+    source = Path(config)
+    own = Path() if source.suffix in (".yaml", ".yml") else source.parent
+    return configure(source, options, settings), own if base is None else base
+
+
 def can_resume(out: str | Path) -> bool:
     """Whether there is a checkpoint of an interrupted training of `out`. Removes incomplete checkpoints."""
     return _has_checkpoint(_folder(Path(out)))
@@ -163,12 +198,12 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
-    worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start) if start else tasks.load(name) for name in config.data.tasks
-    }
+    templates = templates_file(config.data.templates, base)
+    new = start or Model(name="new model", path="")
+    worded = {name: choose_templates(tasks.load(name), new, templates, to_learn=True) for name in config.data.tasks}
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
-    fit_bins(cells, worded.values())
+    fit_bins(cells, worded)
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 

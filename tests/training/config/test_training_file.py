@@ -141,14 +141,16 @@ def test_short_forms() -> None:
 
 
 def test_plain_values_are_read_again() -> None:
-    entry = file(cell_type={"column": "type", "names": {"a": "b"}}, where={"batch": 1}, tasks={"annotate": 2.5})
+    entry = file(
+        cell_type={"column": "type", "names": {"a": "b"}}, matrix={"where": {"batch": 1}}, tasks={"annotate": 2.5}
+    )
     config = training.from_mapping({**MINIMAL, **entry, "grpo": None, "seed": 7})
     stored = json.loads(json.dumps(training_file.plain(config)))
     assert training.from_mapping(stored) == config
     flat = training_file.flat(stored)
     assert flat["seed"] == 7
     assert flat["model.from_scratch.tokenizer.kind"] == "genes"
-    assert config.data.files[0].where == {"batch": "1"}
+    assert config.data.files[0].matrix.where == {"batch": "1"}
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -414,7 +414,7 @@ def test_the_card_counts_the_samples(corpus: Path, folder: Path) -> None:
     [
         ({"tasks": ["tissue"]}, "need the obs column of 'tissue'"),
         ({"tasks": ["label:sex"]}, "no column 'sex'"),
-        ({"where": {"donor": "d9"}}, "no cell of a.h5ad has the values"),
+        ({"matrix": {"where": {"donor": "d9"}}}, "no cell of a.h5ad has the values"),
     ],
 )
 def test_files_without_what_tasks_need_are_refused_at_once(

@@ -9,6 +9,7 @@ import pytest
 from cells import cells
 
 from cell2sen import tasks
+from cell2sen.sentences.sentences import Sentences
 from cell2sen.training.config.data import Augmentation, LabelColumn, TrainingFile
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.pair import Pair, PairOfCells
@@ -174,3 +175,14 @@ def test_other_answers_are_refused(donors: TrainingCells) -> None:
                 seed=0,
             )
         )
+
+
+@pytest.mark.parametrize("name", ["sample_cell_types", "caption", "sample_from_types"])
+def test_gene_lists_are_made_once_for_all_samples(
+    donors: TrainingCells, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list for each cell of the file and each sample would take a time that grows with their product."""
+    calls, made = [], Sentences.gene_lists
+    monkeypatch.setattr(Sentences, "gene_lists", lambda *given: calls.append(name) or made(*given))
+    assert len(drawn(donors, name)) > 2
+    assert calls == [name]

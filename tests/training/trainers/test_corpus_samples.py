@@ -29,7 +29,7 @@ def test_are_those_of_a_training(kind: str, tmp_path: Path) -> None:
     tokens = tiny.tokens(kind)
     read = corpus_samples(corpus(tmp_path, kind), "train", tokens, 4096, tmp_path / "cache")
     expected = samples(pairs(20), tokens, 4096)
-    for name in ("input_ids", "labels", "length"):
+    for name in ("input_ids", "labels", "length", "weight"):
         assert list(read[name]) == list(expected[name])
     [file] = (tmp_path / "cache").iterdir()
     written = file.stat().st_mtime_ns

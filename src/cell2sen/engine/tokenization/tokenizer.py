@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Message whose place in a chat template is looked for.
+_MESSAGE = "MESSAGE-OF-THE-USER"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokenized:
@@ -73,6 +76,9 @@ class Tokens:
         Ids that end a text.
     unk
         Id of the unknown token, if there is one.
+    chat
+        Text before and after a user's message in the chat template of an instruction checkpoint, up to where the
+        answer begins; None without one.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Tokens:
         bos: int | None = None,
         eos: Collection[int] = (),
         unk: int | None = None,
+        chat: tuple[str, str] | None = None,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -89,6 +96,7 @@ class Tokens:
         self.bos = bos
         self.eos = frozenset(eos)
         self.unk = unk
+        self.chat = chat
         self._assembler = Assembler(tokenizer, bos)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -159,7 +167,7 @@ class Tokens:
         return np.array(known, dtype=bool)
 
     def continuations(self, text: str, words: Sequence[str]) -> list[list[int]]:
-        """Token ids of ``" " + word`` after `text`, for each word.
+        """Token ids of ``" " + word`` after `text`, for each word; of the word alone where `text` ends in a line break.
 
         Raises
         ------
@@ -167,7 +175,8 @@ class Tokens:
             One token spans the end of the text and a word.
         """
         [before] = self.ids([text])
-        rows = self.ids([f"{text} {word}" for word in words])
+        space = "" if text.endswith("\n") else " "
+        rows = self.ids([f"{text}{space}{word}" for word in words])
         for word, row in zip(words, rows, strict=True):
             if row[: len(before)] != before or len(row) == len(before):
                 raise ValueError(
@@ -238,6 +247,20 @@ def known_genes(model: Model, tokens: Tokens | None, symbols: Sequence[str]) -> 
     return known
 
 
+def _chat(tokenizer: Any) -> tuple[str, str] | None:
+    """Text before and after a user's message in the chat template of a tokenizer; None without one that keeps it."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    conversation = [{"role": "user", "content": _MESSAGE}]
+    try:
+        text = str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program, and may need messages of another form
+        _log.warning("the chat template of the checkpoint cannot be used and is not applied: %s", error)
+        return None
+    before, message, after = text.partition(_MESSAGE)
+    return (before, after) if message and _MESSAGE not in after else None
+
+
 def load_tokens(path: str, **options: Any) -> Tokens:
     """Tokenizer of a checkpoint, exactly as in its ``tokenizer.json``.
 
@@ -267,7 +290,7 @@ def load_tokens(path: str, **options: Any) -> Tokens:
         rebuilt = getattr(tokenizer, "backend_tokenizer", None)
         if rebuilt is not None and _agree(rebuilt, original):
             eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-            return Tokens(rebuilt, bos=_bos(rebuilt), eos=eos, unk=tokenizer.unk_token_id)
+            return Tokens(rebuilt, bos=_bos(rebuilt), eos=eos, unk=tokenizer.unk_token_id, chat=_chat(tokenizer))
     raise ValueError(
         f"transformers builds a tokenizer for {path!r} that differs from its tokenizer.json: its ids would not be "
         "those that the model was trained with"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,15 +20,17 @@ from cell2sen.model import Model
 from cell2sen.sentences.samples import draw_samples
 from cell2sen.task import Task
 
+logger = logging.getLogger(__name__)
+
 #: Sampling of text that the authors of C2S-Scale publish.
 TEMPERATURE, TOP_K, TOP_P = 0.7, 30, 0.9
 
-#: Strings that end the text of each task. A caption and an answer are one line, a summary one paragraph; where a model
-#: goes on with another prompt, its text ends before that.
+#: Strings that end the text of each task, besides the beginnings of its prompts (:func:`sampling_of`). A caption is one
+#: line, a summary and an answer one paragraph.
 STOP: Mapping[str, tuple[str, ...]] = {
     "caption": ("\n",),
-    "ask": ("\n\n", "\nQuestion:", "\nCell 1:", "\nBelow are"),
-    "interpret": ("\n\n", "\nCell 1:", "\nBelow are"),
+    "ask": ("\n\n", "\nQuestion:", "\nCell 1:"),
+    "interpret": ("\n\n", "\nCell 1:"),
 }
 
 
@@ -101,7 +105,7 @@ def text_samples(
     Raises
     ------
     ValueError
-        The task does not read so many cells, or no group is large enough.
+        The task does not read so many cells, no cell has genes, or no group is large enough.
     """
     fewest, most = session.task.cells or (1, 1)
     if not fewest <= n_cells <= most:
@@ -113,9 +117,32 @@ def text_samples(
     groups: list[Any] = [
         (organism, *values) if is_usable and None not in values else None for organism, values, is_usable in keys
     ]
+    if not usable.any():
+        of = "" if cells is None else f"{int(cells.sum())} chosen "
+        raise ValueError(f"none of the {of}cells has an expressed gene that {session.model.name} can write")
+    sizes = Counter(group for group in groups if group is not None)
+    small = [group for group, size in sizes.items() if size < fewest]
+    if small and len(small) < len(sizes):
+        logger.warning(
+            "%d of %d groups have fewer than %d cells with genes and get no text, such as %s",
+            len(small),
+            len(sizes),
+            fewest,
+            ", ".join(small[0][1:]) or small[0][0],
+        )
     return draw_samples(
         groups, sentences.names.tolist(), n_cells=n_cells, min_cells=fewest, n_samples=n_samples, seed=seed
     )
+
+
+def chat_of(session: Session) -> tuple[str, str] | None:
+    """Text before and after each prompt: the chat template of an instruction checkpoint.
+
+    ``None`` for models that were trained on plain prompts (published ones, and those of ``cell2sen train``), where the
+    user names ``templates``, which may have any form, and for models without a chat template.
+    """
+    plain = session.model.wording != "cell2sen" or session.options.get("templates") is not None
+    return None if plain else session.backend.chat
 
 
 def write_texts(
@@ -135,8 +162,13 @@ def write_texts(
         Values of the prompt for each sample, such as the question.
     """
     prompts = session.prompts(samples, length=session.length, slots=slots)
+    before, after = chat_of(session) or ("", "")
     prompts = [
-        replace(prompt, key="/".join([prompt.key, *values.values()]))
+        replace(
+            prompt,
+            key="/".join([prompt.key, *values.values()]),
+            segments=(*filter(None, [before]), *prompt.segments, *filter(None, [after])),
+        )
         for prompt, values in zip(prompts, slots, strict=True)
     ]
     texts = session.backend.generate(prompts, sampling)
@@ -157,5 +189,10 @@ def write_texts(
 
 
 def sampling_of(task: Task, sampling: Sampling) -> Sampling:
-    """The sampling with the strings that end the text of a task."""
-    return replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *STOP.get(task.name, ("\n\n",))))))
+    """The sampling with the strings that end the text of a task.
+
+    Where a model goes on with another prompt, its text ends before that: at a line that begins like a template.
+    """
+    beginnings = ("\n" + template.prompt.partition("{")[0].rstrip() for template in task.templates)
+    again = [beginning for beginning in beginnings if beginning.strip()]
+    return replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *STOP.get(task.name, ("\n\n",)), *again))))

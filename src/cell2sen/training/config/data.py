@@ -100,7 +100,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Matrix, gene symbols and organism of a file."""
+    """Matrix, gene symbols and organism of a file, and the cells to use."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -112,6 +112,9 @@ class Matrix:
 
     scale: ScaleName | None = None
     """Scale of the values, such as ``counts`` or ``log1p``; by default it is recognised."""
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Use only cells with these values in obs."""
 
     def __post_init__(self) -> None:
         check_scale_name(self.scale, "matrix.scale")
@@ -141,9 +144,6 @@ class TrainingFile:
     """Slot of a task → a text that all cells of the file have, instead of an obs column (``{abstract: study.txt}``).
     What ends in ``.txt`` is a file of one text, or several files with a pattern (``abstracts/*.txt``), which the draws
     use in turn."""
-
-    where: Mapping[str, str] = field(default_factory=dict)
-    """Use only cells with these values in obs."""
 
     space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)
@@ -225,6 +225,10 @@ class DataConfig:
 
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
+
+    templates: str | None = None
+    """Prompt templates: ``cell2sen``, ``cell2sentence`` (of the authors' package, if installed) or a JSON file; by
+    default those of the starting model. Each sample has one of a task's templates at random."""
 
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""

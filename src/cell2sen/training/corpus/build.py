@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cell2sen import tasks
 from cell2sen.data.output import complete_file
+from cell2sen.data.progress import Progress
 from cell2sen.engine.tokenization.tokenizer import known_genes, load_tokens
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import Model, resolve
 from cell2sen.sentences.rank_fit import RankFitter
 from cell2sen.task import Task
@@ -80,7 +80,8 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     folder = out.with_name(f"{out.name}.part")
     work = folder / WORK
     model = resolve(config.model)
-    worded = {name: choose_templates(tasks.load(name), model) for name in config.tasks}
+    templates = templates_file(config.templates, base)
+    worded = {name: choose_templates(tasks.load(name), model, templates) for name in config.tasks}
     made_of = _made_of(config, model, worded, base)
     work.mkdir(parents=True, exist_ok=True)
     _check_resumed(folder, made_of)
@@ -127,11 +128,11 @@ def _build(
         for side in ("train", "held_out")
     }
     writer = PartWriter(config=config, examples=examples, tokens=tokens, folder=work)
-    with tqdm(total=len(parts), disable=not progress, desc="corpus", unit="part") as bar:
+    with Progress(len(parts), "corpus", "part", show=progress) as bar:
         for part in parts:
             if not sides["held_out" if part.held_out else "train"].dealt.exists():
                 writer.write(part)
-            bar.update()
+            bar.update(1)
     for side, shuffling in sides.items():
         shuffling.deal(config.weights if side == "train" else {})
         for path in shuffling.parts:

@@ -64,7 +64,7 @@ def outlines(
             cells[data.file].test[:] = True
     exclude_held_out(cells)
     unite_combinations(cells)
-    fit_bins(cells, tasks.values())
+    fit_bins(cells, tasks)
     check_names(cells, tasks, {})
     for file in cells.values():
         file.keep_genes(known)
@@ -87,8 +87,8 @@ def _check_columns(file: TrainingCells, task: Task) -> None:
     if task.slots == {"ligand"}:
         return
     slots = set(task.slots)
-    if task.column is not None:
-        file.answers(task)
+    if task.is_of_columns:
+        file.answers_of_parts(task)
     elif task.answer in ("label", "labels", "text") and task.target is not None:
         slots.add(task.target)
     for slot in sorted(slots):

@@ -33,6 +33,9 @@ class CorpusConfig:
     model: str = "nano"
     """Model whose genes, recipe, templates and tokenizer are used; its weights are not."""
 
+    templates: str | None = None
+    """Other templates: ``cell2sen``, ``cell2sentence`` (of the authors' package, if it is installed) or a JSON file."""
+
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence."""
 

@@ -7,7 +7,7 @@ import copy
 import fnmatch
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
-from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
+from cell2sen.data.names.text import as_text, as_texts, some, under_names, written
 from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, text_column
 from cell2sen.data.space.reading import read_space
 from cell2sen.data.space.regions import held_out_regions
@@ -31,6 +31,7 @@ from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
+from cell2sen.tasks import written_in_joint
 from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
 from cell2sen.training.config.texts import texts_of
 
@@ -157,12 +158,10 @@ class TrainingCells:
         """Read the expression of :attr:`rows`."""
         blocks, totals = [], []
         for span in np.split(self.rows, np.flatnonzero(np.diff(self.rows) > MAX_GAP) + 1):
-            whole = len(span) == len(expression)
-            for block in (expression if whole else expression[span[0] : span[-1] + 1]).blocks():
+            for block in expression[span[0] : span[-1] + 1].blocks():
                 kept = np.isin(np.arange(block.values.shape[0]) + span[0] + block.first, span)
-                values = block.values.astype(np.float32)
                 totals.append(expression.row_sums(block)[kept])
-                values = values if kept.all() else values[kept]
+                values = (block.values if kept.all() else block.values[kept]).astype(np.float32)
                 blocks.append(values if self.columns is None else values[:, self.columns])
         self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
 
@@ -180,12 +179,12 @@ class TrainingCells:
 
     def _keep_cells(self) -> None:
         wanted = ~self.margin
-        for column, value in self.data.where.items():
+        for column, value in self.data.matrix.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
-            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.where}
+            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.matrix.where}
             raise ValueError(
-                f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
+                f"no cell of {self.data.file} has the values {dict(self.data.matrix.where)}; available: {present}"
             )
         if not wanted.all():
             self.keep(np.flatnonzero(wanted))
@@ -331,8 +330,24 @@ class TrainingCells:
         if task.column is None:
             return self.values(str(task.target), draw)
         if task.answer == "number":
+            if task.column not in self.bins:
+                raise ValueError(f"task {task.name!r} is learned by cell2sen train, which finds its bins in all files")
             return self.bins[task.column].write(self.numbers(task))
         return self._column(self._column_of(task))
+
+    def answers_of_parts(self, task: Task, draw: int = 0) -> list[NDArray[Any]]:
+        """Written answers of each cell: of each column of a joint answer, as they are written in it; else of the task.
+
+        Without one of its parts a cell has no joint answer: all are ``None``.
+        """
+        columns = [self.answers(part, draw) for part in task.answered]
+        if not task.parts:
+            return columns
+        complete = np.all([[value is not None for value in column] for column in columns], axis=0)
+        return [
+            np.array([written_in_joint(value) if kept else None for value, kept in zip(column, complete, strict=True)])
+            for column in columns
+        ]
 
     def numbers(self, task: Task) -> NDArray[np.float64]:
         """Values of the column of a number task, float64 (cells,); NaN where missing."""
@@ -349,8 +364,12 @@ class TrainingCells:
 
     def context_of(self, task: Task) -> list[str]:
         """Columns that are in the prompts of a task: not that of its answer."""
-        answers = {words_of(name) for name in (task.column, task.target) if name}
+        answers = set(map(words_of, task.answer_names))
         return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def context_values(self, name: str) -> NDArray[Any]:
+        """Values of a column of prompts, object (cells,); ``None`` where missing, or in a file without the column."""
+        return self._context_columns().get(name, np.full(len(self.names), None, dtype=object))
 
     def _context_columns(self) -> dict[str, NDArray[Any]]:
         """Columns of prompts that the file has: name → values as text, object (cells,)."""
@@ -411,7 +430,7 @@ class TrainingCells:
         settings = self.data.cell_type
         if settings is None:
             return None
-        labels = _renamed(obs_column(self.obs, settings.column, self.owner), settings.names)
+        labels = np.array(under_names(obs_column(self.obs, settings.column, self.owner), settings.names), dtype=object)
         for name, value in settings.where.items():
             labels[self._column(name) != (as_text(value) or "")] = None
         return labels
@@ -479,14 +498,3 @@ def _named(file: str) -> Iterator[None]:
     except (ValueError, KeyError) as error:
         text = str(error.args[0] if error.args else error)
         raise type(error)(text if file in text else f"{file}: {text}") from error
-
-
-def _renamed(column: pd.Series[Any], names: Mapping[str, str]) -> NDArray[Any]:
-    """Values of a column under other names, object (cells,); a name also keeps text that means a missing value."""
-    others = {written(name): as_text(other) for name, other in names.items()}
-
-    def convert(value: Any) -> str | None:
-        text = written(value)
-        return others.get(text, None if text in MISSING else text)
-
-    return np.array(as_texts(column, convert), dtype=object)

@@ -27,7 +27,7 @@ __all__ = ["Examples", "Pair", "pairs"]
 SEED_STEP = 7919
 
 #: Kinds of answers that are read from an obs column.
-_COLUMN_ANSWERS = ("label", "number", "yes_no", "text")
+_COLUMN_ANSWERS = ("label", "number", "yes_no", "text", "joint")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +147,8 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.answers(task, drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    columns = cells.answers_of_parts(task, drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    targets = [str(part.target) for part in task.answered]
     slots = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)
@@ -156,15 +157,15 @@ def _pairs_of_task(
         values = {slot: column[cell] for slot, column in slots.items()}
         if task.reads_cells and "perturbation" in values and cells.is_control(cell):
             values["perturbation"] = cells.data.no_perturbation
-        answer = answers[cell] if answers is not None else None
-        if None in values.values() or (answers is not None and answer is None):
+        answers = [column[cell] for column in columns or ()]
+        if None in values.values() or None in answers:
             continue
         variant = drawn.variant(task)
-        if answers is None and not task.reads_cells and not cells.is_control(cell):
+        if columns is None and not task.reads_cells and not cells.is_control(cell):
             continue
         if task.answer == "text":
-            answer = as_line(str(answer), ends=task.templates[variant].answer.endswith("}"))
-        filled = {"sentence": lists[cell]} if answers is None else {str(task.target): answer}
+            answers = [as_line(str(answers[0]), ends=task.templates[variant].answer.endswith("}"))]
+        filled = {"sentence": lists[cell]} if columns is None else dict(zip(targets, answers, strict=True))
         completions.append(task.complete(variant=variant, **filled))
         chosen.add(source, cell, values, variant, len(lists[cell]))
     names, places = drawn.sentences.names, zip(chosen.sources, chosen.cells, strict=True)

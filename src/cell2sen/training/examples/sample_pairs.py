@@ -53,17 +53,19 @@ def pairs_of_samples(
     split = draw_samples if fewest == most else split_into_samples
     samples = split(groups, cells.names, n_cells=n_cells, min_cells=fewest, seed=seed)
     contexts = drawn.context_lines(task, samples) or [""] * len(samples)
-    for sample, context in zip(samples, contexts, strict=True):
-        slots = {slot: columns[slot][sample[0]] for slot in task.slots if slot in columns}
-        slots |= {slot: list(of_cells[slot][sample]) for slot in task.slots if slot in of_cells}
-        variant = drawn.variant(task)
-        if task.answer == "sentences":
-            yield _of_sentences(task, drawn, sample, {**slots, "context": context}, variant, length)
-            continue
-        [prompt] = task.prompts(
-            drawn.sentences, [sample], length=length, slots=[slots], variants=[variant], contexts=[context]
-        )
-        target = str(task.target)
+    slots = [
+        {slot: columns[slot][sample[0]] for slot in task.slots if slot in columns}
+        | {slot: list(of_cells[slot][sample]) for slot in task.slots if slot in of_cells}
+        for sample in samples
+    ]
+    variants = [drawn.variant(task) for _ in samples]
+    if task.answer == "sentences":
+        yield from _of_sentences(task, drawn, samples, slots, variants, contexts, length)
+        return
+    # Together, since the gene lists of all cells are made for each call.
+    prompts = task.prompts(drawn.sentences, samples, length=length, slots=slots, variants=variants, contexts=contexts)
+    target = str(task.target)
+    for sample, prompt, variant in zip(samples, prompts, variants, strict=True):
         answer = list(of_cells[target][sample]) if task.answer == "labels" else columns[target][sample[0]]
         if task.answer == "text":
             answer = as_line(str(answer), ends=task.templates[variant].answer.endswith("}"))
@@ -72,22 +74,30 @@ def pairs_of_samples(
 
 
 def _of_sentences(
-    task: Task, drawn: Draw, sample: NDArray[np.int64], slots: Mapping[str, Any], variant: int, length: int
-) -> Pair:
-    """Pair whose answer are the cells of a sample."""
+    task: Task,
+    drawn: Draw,
+    samples: Sequence[NDArray[np.int64]],
+    slots: Sequence[Mapping[str, Any]],
+    variants: Sequence[int],
+    contexts: Sequence[str],
+    length: int,
+) -> Iterator[Pair]:
+    """Pairs whose answers are the cells of samples."""
     lists = drawn.sentences.gene_lists(length)
-    names = [str(drawn.sentences.names[row]) for row in sample]
-    genes: list[Sequence[str]] = [lists[row] for row in sample]
-    prompt = task.prompt(
-        cells=dict.fromkeys(names, ()),
-        organism=drawn.sentences.organism[sample[0]],
-        key=names[0],
-        answer_genes=min(map(len, genes)),
-        variant=variant,
-        **slots,
-    )
-    write = partial(_with_genes, task, prompt, genes, variant)
-    return PairOfCells.of(task.name, write, min(map(len, genes)), names)
+    for sample, values, variant, context in zip(samples, slots, variants, contexts, strict=True):
+        names = [str(drawn.sentences.names[row]) for row in sample]
+        genes: list[Sequence[str]] = [lists[row] for row in sample]
+        prompt = task.prompt(
+            cells=dict.fromkeys(names, ()),
+            organism=drawn.sentences.organism[sample[0]],
+            key=names[0],
+            answer_genes=min(map(len, genes)),
+            variant=variant,
+            context=context,
+            **values,
+        )
+        write = partial(_with_genes, task, prompt, genes, variant)
+        yield PairOfCells.of(task.name, write, min(map(len, genes)), names)
 
 
 def _with_genes(

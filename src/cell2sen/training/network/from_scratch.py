@@ -157,8 +157,8 @@ def _column_answers(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task
     """Answers of the tasks of obs columns."""
     answers: set[str] = set()
     for file in cells.values():
-        for task in (tasks[name] for name in file.data.tasks if tasks[name].column):
-            answers |= set(file.answers(task).tolist()) - {None}
+        for task in (tasks[name] for name in file.data.tasks if tasks[name].is_of_columns):
+            answers |= {answer for column in file.answers_of_parts(task) for answer in column if answer is not None}
     return sorted(answers)
 
 

@@ -164,26 +164,35 @@ def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
 def _columns(examples: Examples) -> dict[str, Any]:
     """Names, numbers and contexts of obs columns: under ``label_columns``, ``number_columns`` and ``context``.
 
-    Of labels and contexts the number of training cells; of numbers their bins, and the training cells of each.
+    Of labels and contexts the number of training cells; of numbers their bins, and the training cells of each. Cells
+    count that a task learns the value from: not those without another value of a joint answer.
     """
     labels: dict[str, Counter[str]] = {}
     numbers: dict[str, Counter[str]] = {}
     bins: dict[str, dict[str, Any]] = {}
     context: Counter[str] = Counter()
     for file in examples.cells.values():
-        for task in (examples.tasks[name] for name in file.data.tasks):
-            if task.column is None:
-                continue
-            answers = [str(answer) for answer in file.answers(task)[~file.test] if answer is not None]
-            (numbers if task.answer == "number" else labels).setdefault(task.column, Counter()).update(answers)
-            if task.answer == "number":
-                bins[task.column] = file.bins[task.column].record()
-        values = file.prompt_context
-        for name, has in zip(values.names, np.array(values.values, dtype=object).T, strict=True):
+        learned: dict[tuple[str, str], list[Any]] = {}
+        for task in (examples.tasks[name] for name in file.data.tasks if examples.tasks[name].is_of_columns):
+            for part, written in zip(task.answered, file.answers_of_parts(task), strict=True):
+                key = str(part.answer), str(part.column)
+                values = file.answers(part)
+                known = [None if answer is None else value for answer, value in zip(written, values, strict=True)]
+                before_it = learned.get(key, known)
+                learned[key] = [one if one is not None else other for one, other in zip(before_it, known, strict=True)]
+        for (answer, column), values in learned.items():
+            counted = [
+                str(value) for value, test in zip(values, file.test, strict=True) if value is not None and not test
+            ]
+            (numbers if answer == "number" else labels).setdefault(column, Counter()).update(counted)
+            if answer == "number":
+                bins[column] = file.bins[column].record()
+        of_prompts = file.prompt_context
+        for name, has in zip(of_prompts.names, np.array(of_prompts.values, dtype=object).T, strict=True):
             context[name] += sum(value is not None for value in has[~file.test])
-    counted = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
+    sorted_labels = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
     binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
-    return {"label_columns": counted, "number_columns": binned, "context": dict(context)}
+    return {"label_columns": sorted_labels, "number_columns": binned, "context": dict(context)}
 
 
 def _recipe(config: TrainConfig, found: Mapping[str, Any], start: Model | None) -> Recipe:

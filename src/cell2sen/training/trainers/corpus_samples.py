@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from cell2sen.data.output import complete_file
+from cell2sen.data.progress import Progress
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.prompt import Prompt
 from cell2sen.training.corpus.reading import Corpus
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SCHEMA = pa.schema(
-    [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("length", pa.int32())]
-)  # fmt: skip
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("length", pa.int32()),
+        ("weight", pa.float64()),
+    ]
+)
 
 
 def corpus_samples(
@@ -37,7 +42,7 @@ def corpus_samples(
     resume: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    """Tokenised samples of one side of a corpus, with the columns ``input_ids``, ``labels`` and ``length``.
+    """Tokenised samples of one side of a corpus, with the columns ``input_ids``, ``labels``, ``length``, ``weight``.
 
     They are those of :func:`cell2sen.training.trainers.token_batches.samples`, in the order of the corpus. Each is 8
     bytes per token on disk.
@@ -73,17 +78,20 @@ def corpus_samples(
             complete_file(file) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
             pa.ipc.new_stream(sink, _SCHEMA) as writer,
-            tqdm(total=limit or total, disable=not progress, desc=f"tokens of {side} samples", unit="sample") as bar,
+            Progress(limit or total, f"tokens ({side})", "sample", show=progress, preparation=True) as bar,
         ):
-            for prompts, completions in _texts(corpus, side, limit):
-                writer.write_batch(_tokenised(prompts, completions, tokens, context, corpus))
-                bar.update(len(prompts))
+            for rows in _rows(corpus, side, limit):
+                writer.write_batch(_tokenised(rows, tokens, context, corpus))
+                bar.update(len(rows))
     dataset: Dataset = Dataset.from_file(str(file))
     return dataset
 
 
-def _texts(corpus: Corpus, side: str, limit: int | None) -> Iterator[tuple[list[str], list[str]]]:
-    """Prompts and answers, a batch at a time; with a limit the first of each task, as rows are in random order."""
+def _rows(corpus: Corpus, side: str, limit: int | None) -> Iterator[list[tuple[str, str, str]]]:
+    """Task, prompt and answer of samples, a batch at a time; with a limit the first ones of each task.
+
+    Rows are in random order, so that the first ones are a random choice.
+    """
     per_task = None if limit is None else max(1, limit // max(1, len(corpus.samples_of_tasks(side))))
     counts: Counter[str] = Counter()
     for batch in corpus.batches(side, ["task", "prompt", "completion"]):
@@ -91,19 +99,20 @@ def _texts(corpus: Corpus, side: str, limit: int | None) -> Iterator[tuple[list[
         for task, prompt, completion in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             counts[task] += 1
             if per_task is None or counts[task] <= per_task:
-                rows.append((prompt, completion))
+                rows.append((task, prompt, completion))
         if rows:
-            yield [prompt for prompt, _ in rows], [completion for _, completion in rows]
+            yield rows
 
 
-def _tokenised(
-    prompts: list[str], completions: list[str], tokens: Tokens, context: int, corpus: Corpus
-) -> pa.RecordBatch:
-    ids, labels = zip(*with_labels(tokens, [Prompt(segments=(text,)) for text in prompts], completions), strict=True)
+def _tokenised(rows: list[tuple[str, str, str]], tokens: Tokens, context: int, corpus: Corpus) -> pa.RecordBatch:
+    names, texts, completions = zip(*rows, strict=True)
+    prompts = [Prompt(segments=(text,)) for text in texts]
+    ids, labels, weights = zip(*with_labels(tokens, names, prompts, completions), strict=True)
     lengths = [len(row) for row in ids]
     if max(lengths) > context:
         raise ValueError(
             f"{corpus.folder}: a sample has {max(lengths)} tokens, the model reads {context}: build the corpus with "
             f"max_tokens: {context - RESERVED_TOKENS}, or train a model with a larger context"
         )
-    return pa.record_batch([pa.array(ids), pa.array(labels), pa.array(lengths)], schema=_SCHEMA)
+    columns = zip((ids, labels, lengths, weights), _SCHEMA, strict=True)
+    return pa.record_batch([pa.array(column, type=kind.type) for column, kind in columns], schema=_SCHEMA)

@@ -1,10 +1,11 @@
-"""Supervised fine-tuning: trl's trainer, each answer with the same weight.
+"""Supervised fine-tuning: trl's trainer, with a weight for each answer.
 
 Axes in names: B batch, L length, D hidden size, N tokens with a loss, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,17 +14,20 @@ from trl.trainer.sft_trainer import SFTTrainer
 from cell2sen.training.network.loading import without_adapters
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.packing import packed_hidden
-from cell2sen.training.trainers.token_batches import IGNORED, SORTED_BATCHES, GroupedOrder
-
-#: Maximum number of tokens of a label, whose losses are summed; those of a longer answer, a sentence, are averaged.
-MAX_LABEL_TOKENS = 16
+from cell2sen.training.trainers.token_batches import (
+    IGNORED,
+    MAX_LABEL_TOKENS,
+    SORTED_BATCHES,
+    GroupedOrder,
+)
 
 
 class AnswerTrainer(Restoring, SFTTrainer):
     """trl's trainer with the loss: mean over samples of (answer's loss + `prompt_loss` × mean loss of prompt tokens).
 
-    The loss of an answer is the sum over the tokens of a label, or the mean over those of a sentence. trl averages over
-    all tokens, where a label of three tokens has little effect beside a cell sentence of two hundred. The LM head is
+    The loss of an answer is the mean over its tokens, times the weight of the sample
+    (:func:`cell2sen.training.trainers.token_batches.answer_weight`; without one that of a label or sentence). trl
+    averages over all tokens of a batch. The LM head is
     computed only for tokens with a loss. `loss_tokens` limits these to a random sample of each prompt and each answer
     (an unbiased estimate, several times cheaper for a large vocabulary). With `packing` samples share rows, see
     :func:`cell2sen.training.trainers.packing.packed_hidden`.
@@ -47,6 +51,12 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self.packed_tokens = packed_tokens
         # The loss is a mean, so the trainer must divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
+        self.data_collator = WithWeights(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "weight" not in self._signature_columns:
+            self._signature_columns.append("weight")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -61,7 +71,9 @@ class AnswerTrainer(Restoring, SFTTrainer):
         answer_BL = (labels_BL[:, 1:] != IGNORED) & real_BL
         limit = self.loss_tokens if model.training else None
         length_B = answer_BL.sum(dim=1)
-        weight_B = torch.where(length_B <= MAX_LABEL_TOKENS, length_B, 1)
+        weight_B = inputs.get("weight")
+        if weight_B is None:
+            weight_B = torch.where(length_B <= MAX_LABEL_TOKENS, length_B, 1)
         # transformers enters autocast in the forward of the whole model, which is not called here.
         with self.accelerator.autocast():
             if self.packing:
@@ -91,6 +103,19 @@ class AnswerTrainer(Restoring, SFTTrainer):
         # Packed samples need no similar length.
         together = 1 if self.packing else SORTED_BATCHES
         return GroupedOrder(dataset["length"][:], batch_size, int(self.args.data_seed or 0), together)
+
+
+class WithWeights:
+    """A collator that also collects the weights of samples, if they have some, float32 (B,)."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch."""
+        weights = [row["weight"] for row in rows if "weight" in row]
+        batch = self.collate([{name: value for name, value in row.items() if name != "weight"} for row in rows])
+        return {**batch, "weight": torch.tensor(weights, dtype=torch.float32)} if weights else batch
 
 
 def draw_tokens(chosen_BL: torch.Tensor, limit: int | None) -> torch.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cell2sen import tasks
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.prompt import Prompt
 from cell2sen.training.examples.pair import Pair, fitted
@@ -19,8 +20,26 @@ if TYPE_CHECKING:
 #: Label of tokens without a loss, as in PyTorch's cross-entropy.
 IGNORED = -100
 
+#: Maximum number of tokens of a label, whose losses are summed; those of a longer answer, a sentence, are averaged.
+MAX_LABEL_TOKENS = 16
+
+#: Tokens of a text that weigh as much as one of a label.
+TEXT_SHARE = 4
+
 #: Number of batches whose samples are sorted by length together: enough for similar lengths, few enough to mix.
 SORTED_BATCHES = 50
+
+
+def answer_weight(task: str, n_tokens: int) -> float:
+    """Weight of the mean loss of an answer's tokens.
+
+    The losses of a label's tokens are summed, those of a longer answer, a sentence of genes, averaged: a label of three
+    tokens would have little effect beside a sentence of two hundred. A text, or a label for each cell of a sample, has
+    a quarter of their sum, whatever its length: with a mean, only short texts would be learned beside long ones.
+    """
+    if tasks.load(task).answer in ("text", "labels"):
+        return n_tokens / TEXT_SHARE
+    return float(n_tokens) if n_tokens <= MAX_LABEL_TOKENS else 1.0
 
 
 def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
@@ -39,8 +58,8 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     Returns
     -------
     datasets.Dataset
-        Columns ``task``, ``prompt``, ``completion``, ``input_ids``, ``labels`` (:data:`IGNORED` in the prompt) and
-        ``length``.
+        Columns ``task``, ``prompt``, ``completion``, ``input_ids``, ``labels`` (:data:`IGNORED` in the prompt),
+        ``length`` and ``weight`` (:func:`answer_weight`).
 
     Raises
     ------
@@ -50,27 +69,34 @@ def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
     from datasets import Dataset
 
     prompts, completions = fitted(pairs, tokens, context)
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": [], "weight": []}
     for start in range(0, len(pairs), 1024):
         part = slice(start, start + 1024)
-        for ids, labels in with_labels(tokens, prompts[part], completions[part]):
+        names = [pair.task for pair in pairs[part]]
+        for ids, labels, weight in with_labels(tokens, names, prompts[part], completions[part]):
             assert len(ids) <= context, f"a sample of {len(ids)} tokens in a context of {context}"
-            for name, value in (("input_ids", ids), ("labels", labels), ("length", len(ids))):
+            for name, value in (("input_ids", ids), ("labels", labels), ("length", len(ids)), ("weight", weight)):
                 columns[name].append(value)
     texts = {"prompt": [prompt.text for prompt in prompts], "completion": completions}
     return Dataset.from_dict({"task": [pair[0] for pair in pairs], **texts, **columns})
 
 
 def with_labels(
-    tokens: Tokens, prompts: Sequence[Prompt], completions: Sequence[str]
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Ids of prompt, answer and end of text of each sample, and its labels: :data:`IGNORED` in the prompt."""
+    tokens: Tokens, names: Sequence[str], prompts: Sequence[Prompt], completions: Sequence[str]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], float]]:
+    """Ids of prompt, answer and end of text of each sample, its labels (:data:`IGNORED` in the prompt), its weight.
+
+    Parameters
+    ----------
+    names
+        Task of each sample.
+    """
     end = min(tokens.eos)
-    for row in tokens.encode(prompts, completions):
+    for name, row in zip(names, tokens.encode(prompts, completions), strict=True):
         ids = np.append(row.ids, end).astype(np.int32)
         labels = ids.copy()
         labels[: row.answer] = IGNORED
-        yield ids, labels
+        yield ids, labels, answer_weight(name, len(ids) - row.answer)
 
 
 class GroupedOrder(torch.utils.data.Sampler[int]):
