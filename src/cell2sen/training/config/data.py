@@ -245,10 +245,11 @@ class DataConfig:
         names = [data.file for data in self.files] + [data.file for data in self.gene_sets]
         if self.corpus and names:
             raise ValueError("data: name either files or a corpus")
-        if self.corpus and (self.lengths or self.context or self.augmentation != Augmentation()):
+        own = self.lengths or self.templates or self.context or self.augmentation != Augmentation()
+        if self.corpus and own:
             raise ValueError(
-                "data: lengths, context and augmentation are settings of a corpus when it is built (cell2sen corpus); "
-                "leave them out of a training on it"
+                "data: lengths, templates, context and augmentation are settings of a corpus when it is built; leave "
+                "them out of a training on it"
             )
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")

@@ -81,7 +81,7 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     work = folder / WORK
     model = resolve(config.model)
     templates = templates_file(config.templates, base)
-    worded = {name: choose_templates(tasks.load(name), model, templates) for name in config.tasks}
+    worded = {name: choose_templates(tasks.load(name), model, templates, to_learn=True) for name in config.tasks}
     made_of = _made_of(config, model, worded, base)
     work.mkdir(parents=True, exist_ok=True)
     _check_resumed(folder, made_of)
