@@ -127,7 +127,9 @@ def main() -> None:
     for name in arguments.builds:
         command = [sys.executable, __file__, "--only", name, "--cells", str(arguments.cells)]
         command += ["--folder", str(arguments.folder), "--model", arguments.model]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        found = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
         numbers = f"{found['seconds']:.0f} | {found['samples']:,} | {found['tokens']:,} | {found['disk']:.0f}"
         print(f"| {name} | {numbers} | {found['memory']:.2f} |", flush=True)
 
