@@ -44,7 +44,7 @@ class CorpusConfig:
 
     augmentation: Augmentation = field(default_factory=Augmentation)
     max_tokens: int | None = None
-    """Maximum number of tokens of a sample; longer ones lose genes. By default the context of the model, at most 8,192."""
+    """Maximum number of tokens of a sample; longer ones lose genes. By default the model's context, at most 8,192."""
 
     part_cells: int = 10_000
     """Cells of a file that are in memory together. Cells of a sample are of one part: parts are made of whole samples,
