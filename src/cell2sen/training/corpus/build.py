@@ -145,7 +145,11 @@ def _build(
         shuffling.write()
     if not any(folder.glob("train-*.parquet")):
         raise ValueError("nothing to learn from: no training cell has the labels, or the controls, that its tasks need")
-    record = {"made_of": made_of, "learned": learned(examples, _fit(examples)), "genes": _genes(examples)}
+    record: dict[str, Any] = {
+        "made_of": made_of,
+        "learned": learned(examples, _fit(examples)),
+        "genes": _genes(examples),
+    }
     record["learned"]["case"] = model.recipe.case
     _write_record(folder, record)
     write_card(folder, config, made_of, left_out=left_out, dealt=json.loads(sides["train"].dealt.read_text()))
