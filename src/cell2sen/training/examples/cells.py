@@ -302,10 +302,8 @@ class TrainingCells:
         if not task.parts:
             return columns
         complete = np.all([[value is not None for value in column] for column in columns], axis=0)
-        return [
-            np.array([written_in_joint(value) if kept else None for value, kept in zip(column, complete, strict=True)])
-            for column in columns
-        ]
+        written = [map(written_in_joint, map(str, column)) for column in columns]
+        return [np.where(complete, np.array(list(column), dtype=object), None) for column in written]
 
     def numbers(self, task: Task) -> NDArray[np.float64]:
         """Values of the column of a number task, float64 (cells,); NaN where missing."""
