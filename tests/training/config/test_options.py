@@ -151,7 +151,7 @@ def test_columns_of_labels_numbers_and_contexts(tmp_path: Path) -> None:
     assert config.data.context == ("donor",)
     joint = configure(tmp_path / "a.h5ad", {**options, "joint": True})
     assert joint.data.files[0].tasks == {"joint:tissue+donor state+number:age": 2}
-    with pytest.raises(ValueError, match=r"--joint answers several columns in one text: .* found \['label:tissue'\]"):
+    with pytest.raises(ValueError, match=r"joint= answers several columns in one text: .* found \['label:tissue'\]"):
         configure(tmp_path / "a.h5ad", {"label": ["tissue"], "joint": True, "epochs": 1.0})
     both = configure(tmp_path / "a.h5ad", {"label": ["tissue"], "cell_type": "type", "epochs": 1.0})
     assert list(both.data.files[0].tasks) == ["annotate", "label:tissue"]

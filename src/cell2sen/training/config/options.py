@@ -65,7 +65,7 @@ SET_PLACES = {"task": "tasks", "hold_out": "hold_out", "test": "test", "organism
 SET_DRAWS = 20
 
 #: All options, and those that are lists; Python takes one text, too.
-OPTIONS = frozenset({*PLACES, *FILE_PLACES, *COLUMN_TASKS})
+OPTIONS = frozenset({*PLACES, *FILE_PLACES, *COLUMN_TASKS, "joint"})
 LISTS = frozenset({"task", "column", "context", "hold_out", "prompt_context", "reward", "gene_set", *COLUMN_TASKS})
 
 #: Flags that add a part of the configuration with its defaults.
@@ -204,7 +204,7 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     if options.get("joint"):
         if len(of_columns) < 2:
             raise ValueError(
-                "--joint answers several columns in one text: name them with --label, also the cell type; found "
+                "joint= answers several columns in one text: name them with label=, also the cell type; found "
                 f"{of_columns}"
             )
         of_columns = [joint_name(of_columns)]
