@@ -1,4 +1,4 @@
-"""Two steps on every task from a checkpoint that knows none of them; then every verb with the new model's own labels."""
+"""Two steps on every task from a checkpoint that knows none of them; then the verbs, with the labels of the new model."""
 
 from __future__ import annotations
 
