@@ -1,4 +1,4 @@
-"""Two steps on every task from a checkpoint that knows none of them; then the verbs, with the labels of the new model."""
+"""Two steps on every task from a checkpoint that knows none of them; then the verbs with labels of the new model."""
 
 from __future__ import annotations
 
