@@ -25,9 +25,10 @@ from cell2sen.training.config.lengths import genes_per_sentence
 from cell2sen.training.config.options import configure
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
-from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.corpus.reading import Corpus
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.gene_sets import TrainingSets
-from cell2sen.training.examples.names import check_names, unite_combinations
+from cell2sen.training.examples.names import check_names, exclude_held_out, unite_combinations
 from cell2sen.training.examples.numbers import fit_bins
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
@@ -126,22 +127,31 @@ def train(
     config = _with_inherited_names(config, start)
     _check_folders(config, out, folder, resume)
     set_seed(config.seed)
+    corpus = Corpus.open(base / config.data.corpus) if config.data.corpus else None
     examples = _examples(config, start, base)
-    model, genes = _initial_model(config, start, examples)
+    model, genes = _initial_model(config, start, examples, corpus)
     before = networks.copied_weights(model.network) if config.model.start_share else {}
     run = TrainingRun(
-        config=config, examples=examples, model=model, folder=folder, base=base, resume=resume, progress=progress
+        config=config,
+        examples=examples,
+        model=model,
+        folder=folder,
+        base=base,
+        resume=resume,
+        progress=progress,
+        corpus=corpus,
     )
     first_log = run.train_new_tokens() if config.model.gene_tokens else []
     set_seed(config.seed)
     trainer, texts = run.grpo_trainer() if config.grpo else run.sft_trainer()
     run.fit(trainer, folder)
     trainer.state.log_history[:0] = first_log
-    metadata = directory.metadata_of(config, examples, genes, start)
+    found = directory.learned(examples) if corpus is None else corpus.learned
+    metadata = directory.metadata_of(config, found, genes, start)
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        named: dict[str, Any] = {**examples.cells, **examples.sets}
+        named = {**examples.cells, **examples.sets} if corpus is None else corpus.cells()
         directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
@@ -203,7 +213,7 @@ def _columns_of(cells: Mapping[str, TrainingCells]) -> str:
 
 
 def _initial_model(
-    config: TrainConfig, start: Model | None, examples: Examples
+    config: TrainConfig, start: Model | None, examples: Examples, corpus: Corpus | None
 ) -> tuple[TrainableModel, tuple[str, ...] | None]:
     """Model before the training, and its genes (``None``: all that its tokenizer can write).
 
@@ -214,12 +224,14 @@ def _initial_model(
     common = common_genes(examples.cells, settings.min_cells) if settings else ()
     if settings and not examples.cells:
         common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
+    if settings and corpus is not None:
+        common = corpus.common_genes(settings.min_cells)
     genes: tuple[str, ...] | None = None
     if start:
         model = networks.load(config.model, start, common)
         genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
     else:
-        model = new_model(config, common, examples.cells, examples.tasks, examples.sets)
+        model = new_model(config, common, examples.cells, examples.tasks, examples.sets, corpus)
         if scratch and scratch.tokenizer.kind == "genes":
             genes = common
 
@@ -227,6 +239,8 @@ def _initial_model(
         writable = model.tokens.known(symbols)
         return writable & np.isin(symbols, genes) if genes else writable
 
+    if start and corpus is not None:
+        corpus.check_genes(known, start.name)
     for cells in examples.cells.values():
         cells.keep_genes(known)
     for sets in examples.sets.values():

@@ -15,7 +15,7 @@ from cell2sen import tasks
 from cell2sen.data.scale.units import NAMED
 from cell2sen.data.splits import barcode
 from cell2sen.training.config.data import Augmentation, Split
-from cell2sen.training.examples.cells import exclude_held_out
+from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.examples.pairs import pairs
 
 PERTURBED: dict[str, Any] = {

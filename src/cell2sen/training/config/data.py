@@ -140,9 +140,18 @@ class TrainingFile:
     which the draws use in turn, in the order of their names. For ``label:COLUMN`` and ``number:COLUMN``, and for the
     context, it is needed only where a file has another name for the column."""
 
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Slot of a task → a text that all cells of the file have, instead of an obs column (``{abstract: study.txt}``).
+    What ends in ``.txt`` is a file of one text, or several files with a pattern (``abstracts/*.txt``), which the draws
+    use in turn."""
+
     space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)
     split: Split = field(default_factory=Split)
+
+    def __post_init__(self) -> None:
+        if twice := sorted(set(self.texts) & set(self.columns)):
+            raise ValueError(f"{self.file}: {twice} must be under columns: or under texts:, found under both")
 
     @property
     def control(self) -> str:
@@ -236,6 +245,12 @@ class DataConfig:
         names = [data.file for data in self.files] + [data.file for data in self.gene_sets]
         if self.corpus and names:
             raise ValueError("data: name either files or a corpus")
+        own = self.lengths or self.templates or self.context or self.augmentation != Augmentation()
+        if self.corpus and own:
+            raise ValueError(
+                "data: lengths, templates, context and augmentation are settings of a corpus when it is built; leave "
+                "them out of a training on it"
+            )
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")
 

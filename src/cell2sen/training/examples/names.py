@@ -1,4 +1,4 @@
-"""Names that are learned: one for a combination in all files, and checks before the first step of a training."""
+"""Names in all files: held-out cells by barcode, one name for a combination, checks of what is learned."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cell2sen.data.names.labels import twins, without_type
 from cell2sen.data.names.perturbations import same_combinations
 from cell2sen.data.names.text import MISSING, some
 from cell2sen.data.obs import warn_of_missing
+from cell2sen.data.splits import are_counted, barcode
 from cell2sen.inference.annotate import MIN_TRAINING_CELLS, trained_labels
 from cell2sen.task import Task
 from cell2sen.training.examples.cells import TrainingCells
@@ -144,6 +145,26 @@ def unite_combinations(cells: Mapping[str, TrainingCells]) -> None:
         logger.warning("%r is %r in another order; in all files both are learned as %r", name, other, other)
     for file, names in perturbed if same else ():
         file.perturbation = np.array([same.get(name or "", name) for name in names], dtype=object)
+
+
+def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
+    """Hold out cells that the files in ``split.exclude_held_out_of`` hold out; matched by barcode."""
+    for file in cells.values():
+        for other in file.data.split.exclude_held_out_of:
+            if other not in cells:
+                raise ValueError(
+                    f"split.exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}"
+                )
+            if are_counted(file.names) and are_counted(cells[other].names):
+                logger.warning(
+                    "split.exclude_held_out_of: the cells of %s and %s are called %s, …, so that equal names may be "
+                    "different cells; give them names of their own",
+                    file.data.file,
+                    other,
+                    file.names[0],
+                )
+            barcodes = {barcode(name) for name, test in zip(cells[other].names, cells[other].test, strict=True) if test}
+            file.test |= np.array([barcode(name) in barcodes for name in file.names])
 
 
 def _uses(tasks: Iterable[Task], slot: str) -> bool:

@@ -16,7 +16,7 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
 from cell2sen.training.examples.gene_sets import TrainingSets
-from cell2sen.training.examples.pair import Pair
+from cell2sen.training.examples.pair import Pair, PairOfCells
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
 from cell2sen.training.examples.space import prompts_of_interactions, prompts_of_space
@@ -119,7 +119,7 @@ def pairs(
     for name in cells.data.tasks:
         if tasks[name].space is not None:
             of_space = prompts_of_space(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
-            yield from (Pair(name, prompt, completion) for prompt, completion in of_space)
+            yield from (PairOfCells.named(name, *pair) for pair in of_space)
             continue
         if tasks[name].slots == {"ligand"}:
             of_table = prompts_of_interactions(cells, tasks[name], drawn)
@@ -168,5 +168,7 @@ def _pairs_of_task(
         filled = {"sentence": lists[cell]} if columns is None else dict(zip(targets, answers, strict=True))
         completions.append(task.complete(variant=variant, **filled))
         chosen.add(source, cell, values, variant, len(lists[cell]))
-    for prompt, completion in zip(chosen.prompts(task, length), completions, strict=True):
-        yield Pair(task.name, prompt, completion)
+    names, places = drawn.sentences.names, zip(chosen.sources, chosen.cells, strict=True)
+    for prompt, completion, (source, cell) in zip(chosen.prompts(task, length), completions, places, strict=True):
+        pair = Pair(task.name, prompt, completion)
+        yield pair if source == cell else PairOfCells.named(*pair, [str(names[source]), str(names[cell])])

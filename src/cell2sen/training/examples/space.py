@@ -18,8 +18,8 @@ from cell2sen.training.examples.draws import Draw
 
 def prompts_of_space(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
-) -> Iterator[tuple[Prompt, str]]:
-    """Prompts and answers of a draw, for samples around `rows`; all cells of a sample are of one side of the split.
+) -> Iterator[tuple[Prompt, str, list[str]]]:
+    """Prompts, answers and names of the cells of a draw, for samples around `rows`, each of one side of the split.
 
     The number of cells is random, within the limits of the task and of the settings, and the same in the whole draw.
 
@@ -37,12 +37,12 @@ def prompts_of_space(
     least, most = task.cells
     most = min(most, max(least, settings.n_cells))
     n_cells = int(drawn.generator.integers(least, most + 1))
-    usable = np.zeros(len(cells.test), dtype=bool)
+    names, usable = cells.names, np.zeros(len(cells.test), dtype=bool)
     usable[drawn.side] = True
     sampled = draw_samples(
         task.space,
         SpaceCells(
-            names=cells.names,
+            names=names,
             neighbourhoods=space.neighbourhoods,
             usable=usable,
             sections=space.sections,
@@ -66,8 +66,9 @@ def prompts_of_space(
         variants=variants,
         contexts=drawn.context_lines(task, [sample.cells for sample in sampled]),
     )
-    for prompt, answer, variant in zip(prompts, answers, variants, strict=True):
-        yield prompt, task.complete(variant=variant, **answer)
+    for prompt, answer, variant, sample in zip(prompts, answers, variants, sampled, strict=True):
+        written = [] if sample.target is None else [sample.target]
+        yield prompt, task.complete(variant=variant, **answer), [names[cell] for cell in [*sample.cells, *written]]
 
 
 def prompts_of_interactions(cells: TrainingCells, task: Task, drawn: Draw) -> Iterator[tuple[Prompt, str]]:
