@@ -25,7 +25,7 @@ class TestAnnDataFiles:
             "cell_type": "type", "perturbation": "drug", "epochs": 3.0, "lora": True, "split_by": "donor",
             "hold_out": ["d1"], "model": "x", "layer": "counts", "symbols": "name",
         }  # fmt: skip
-        settings = ["optimiser.learning_rate=1e-4", "model.lora.r=4", "data.spellings={a: [b]}"]
+        settings = ["optimiser.learning_rate=1e-4", "model.lora.r=4", "data.names.spellings={a: [b]}"]
         config = configure("a.h5ad", options, settings)
         [file] = config.data.files
         assert (file.tasks, file.context) == ({"annotate": 3, "perturb": 3}, ("type",))
@@ -33,7 +33,7 @@ class TestAnnDataFiles:
         assert (file.matrix.layer, file.matrix.symbols) == ("counts", "name")
         assert config.model.lora is not None
         assert (config.model.lora.r, config.optimiser.learning_rate) == (4, 1e-4)
-        assert config.data.spellings == {"a": ("b",)}
+        assert config.data.names.spellings == {"a": ("b",)}
         [file] = configure("a.h5ad", options | {"context": ["donor"], "control": "DMSO"}).data.files
         assert (file.context, file.control) == (("donor",), "DMSO")
 

@@ -48,9 +48,9 @@ FILE_PLACES = {
     "hold_out": "split.values",
     "test": "split.test",
     "niche": "columns.niche",
-    "radius": "space.radius",
-    "nearest": "space.k",
-    "section": "space.section",
+    "radius": "matrix.space.radius",
+    "nearest": "matrix.space.k",
+    "section": "matrix.space.section",
     "layer": "matrix.layer",
     "use_raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
@@ -219,7 +219,7 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
         if option in options:
             put(entry, place, options[option])
     if options.get("split_by") == BY_SPACE or any(loaded(task).space for task in tasks):
-        entry.setdefault("space", {})
+        entry.setdefault("matrix", {}).setdefault("space", {})
     if "cell_type" in options and "perturbation" in options:
         entry["perturbation"].setdefault("context", [options["cell_type"]])
     return entry | {"tasks": dict.fromkeys(tasks, draws)}

@@ -152,7 +152,9 @@ def _made_of(config: CorpusConfig, model: Model, worded: Mapping[str, Task], bas
     from cell2sen import __version__
 
     files = [data.file for data in (*config.files, *config.gene_sets)]
-    tables = [data.space.interactions for data in config.files if data.space and data.space.interactions]
+    tables = [
+        data.matrix.space.interactions for data in config.files if data.matrix.space and data.matrix.space.interactions
+    ]
     texts = [os.path.relpath(path, base) for data in config.files for path in text_files(data.texts, base)]
     return {
         "settings": plain(config) | {"model": model.name},  # no local path

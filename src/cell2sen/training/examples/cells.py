@@ -114,7 +114,7 @@ class TrainingCells:
                 self._read(expression)
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
-        space = data.space
+        space = data.matrix.space
         self.space = (
             None
             if space is None
@@ -169,7 +169,8 @@ class TrainingCells:
         """Held-out cells and the margin around them, of a split by space."""
         if self.space is None:
             raise ValueError(
-                f"split: by: space on {self.data.file} needs its neighbourhoods, such as space: {{radius: 50}}"
+                f"split: by: space on {self.data.file} needs its neighbourhoods, such as "
+                "matrix: {space: {radius: 50}}"
             )
         split, space = self.data.split, self.space
         regions = held_out_regions(

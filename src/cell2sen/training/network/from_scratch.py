@@ -150,7 +150,7 @@ def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list
     labels = {
         str(label) for file in cells.values() if file.label is not None for label in file.label if label is not None
     }
-    return sorted(labels | {spelling for spellings in config.data.spellings.values() for spelling in spellings})
+    return sorted(labels | {spelling for spellings in config.data.names.spellings.values() for spelling in spellings})
 
 
 def _column_answers(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:

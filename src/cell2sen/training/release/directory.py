@@ -206,8 +206,8 @@ def _recipe(config: TrainConfig, found: Mapping[str, Any], start: Model | None) 
 
 def spellings(data: DataConfig) -> dict[str, list[str]]:
     """Label → other spellings and broader labels, see :func:`cell2sen.inference.annotate.trained_labels`."""
-    names = {label: list(others) for label, others in data.spellings.items()}
-    for name, covered in data.broader.items():
+    names = {label: list(others) for label, others in data.names.spellings.items()}
+    for name, covered in data.names.broader.items():
         for label in covered:
             names.setdefault(label, []).append(name)
     return names
