@@ -413,12 +413,6 @@ def trained_names(model: Model, kind: str) -> Mapping[str, int]:
     return names or {}
 
 
-def training_data(model: Model) -> Mapping[str, Any]:
-    """The key ``data`` of the training that made a model; empty if it is not known, or of another form."""
-    data = (model.metadata.get("training") or {}).get("data")
-    return data if isinstance(data, Mapping) else {}
-
-
 def warn_of_context(model: Model, context: Context, task: Task) -> None:
     """Log a warning about columns that are in the prompt and were not in training, or the other way round."""
     trained = {words_of(name) for name in model.metadata.get("context") or ()}
@@ -430,7 +424,7 @@ def warn_of_context(model: Model, context: Context, task: Task) -> None:
             some(unknown),
             f"only with {some(sorted(trained))}" if trained else "but with genes alone",
         )
-    data = training_data(model)
+    data = model.training_data
     given = {words_of(name) for name in (*context.names, *task.answer_names)}
     missing = [name for name in data.get("context") or () if words_of(name) not in given]
     learned = task.name in (model.metadata.get("templates") or {})

@@ -18,6 +18,7 @@ from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
+from cell2sen.tl.labels.votes import annotation_columns
 from cell2sen.tl.results import (
     UNIT,
     UNS,
@@ -28,7 +29,6 @@ from cell2sen.tl.results import (
     sample_names,
     sampling_record,
 )
-from cell2sen.tl.votes import annotation_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -165,7 +165,7 @@ def annotate(
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
     majority_voting, cluster
-        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
+        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.labels.transfer` writes it. `cluster` is a
         column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
     unseen
         Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
@@ -244,7 +244,7 @@ def annotate(
 
 
 def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
-    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.transfer` stored, under the labels: cells × labels.
+    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.labels.transfer` stored, under the labels: cells × labels.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
         Annotated cells, also read from a file.
     key
         ``key_added`` of that call; by default that of the last call of :func:`annotate`, or else of
-        :func:`cell2sen.tl.transfer`.
+        :func:`cell2sen.tl.labels.transfer`.
 
     Raises
     ------

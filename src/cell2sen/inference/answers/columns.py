@@ -15,7 +15,7 @@ from cell2sen.inference.annotate import ClosedSet, LabelProbabilities, check_lab
 from cell2sen.inference.answers.joint import joint_probabilities
 from cell2sen.inference.answers.numbers import LEVEL, Bins
 from cell2sen.inference.samples.labels import label_cells
-from cell2sen.inference.session import Session, training_data
+from cell2sen.inference.session import Session
 from cell2sen.model import Model
 from cell2sen.task import Task
 
@@ -260,7 +260,7 @@ def _trained_name(task: str, trained: Mapping[str, Any], model: Model) -> str:
 
 def _tasks_of_last_training(model: Model) -> set[str]:
     """Tasks of the training that made the model, without those of the model that it began with."""
-    return {name for file in training_data(model).get("files") or () for name in file.get("tasks") or ()}
+    return {name for file in model.training_data.get("files") or () for name in file.get("tasks") or ()}
 
 
 def _trained_on_columns(trained: Sequence[str]) -> list[str]:

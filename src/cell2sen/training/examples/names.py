@@ -112,7 +112,8 @@ def _check_labels(task: Task, part: Task, answers: NDArray[Any], which: str = ""
         advice = f"; as a number, its task is 'number:{part.column}'" if len(counts) > 2 else ""
         raise ValueError(
             f"task {task.name!r} needs two labels with at least {MIN_TRAINING_CELLS} training cells, found "
-            f"{len(frequent)} of {len(counts)} in obs[{part.column!r}] ({some(sorted(map(str, counts)))}){which}{advice}"
+            f"{len(frequent)} of {len(counts)} in obs[{part.column!r}] ({some(sorted(map(str, counts)))})"
+            f"{which}{advice}"
         )
     return counts
 
