@@ -21,6 +21,7 @@ from cell2sen.task import Task
 from cell2sen.tl.labels.votes import annotation_columns
 from cell2sen.tl.results import (
     UNIT,
+    UNKNOWN,
     UNS,
     add_sentences,
     check_input,
@@ -32,9 +33,6 @@ from cell2sen.tl.results import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Label of cells whose most probable label is below the threshold, and of cells without genes.
-UNKNOWN = "unknown"
 
 
 def embed(
@@ -165,7 +163,7 @@ def annotate(
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
     majority_voting, cluster
-        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.labels.transfer` writes it. `cluster` is a
+        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
         column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
     unseen
         Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
@@ -244,7 +242,7 @@ def annotate(
 
 
 def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
-    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.labels.transfer` stored, under the labels: cells × labels.
+    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.transfer` stored, under the labels: cells × labels.
 
     Parameters
     ----------
@@ -252,7 +250,7 @@ def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
         Annotated cells, also read from a file.
     key
         ``key_added`` of that call; by default that of the last call of :func:`annotate`, or else of
-        :func:`cell2sen.tl.labels.transfer`.
+        :func:`cell2sen.tl.transfer`.
 
     Raises
     ------

@@ -48,13 +48,13 @@ def fine_tune(
     Parameters
     ----------
     query, reference, label, held_out_by, min_cells, reference_options
-        As for :func:`cell2sen.tl.labels.transfer`. Of the query only the names of its genes are used.
+        As for :func:`cell2sen.tl.transfer`. Of the query only the names of its genes are used.
     out
         Directory of the trained model. It must not exist.
     settings
         Groups of a training file that change the training, such as ``{"optimiser": {"max_steps": 500}}``.
     **options
-        ``model`` to start from (default: the embedded one); the others as for :func:`cell2sen.tl.labels.transfer`.
+        ``model`` to start from (default: the embedded one); the others as for :func:`cell2sen.tl.transfer`.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def fine_tune(
     FileExistsError
         `out` exists.
     ValueError, KeyError
-        As for :func:`cell2sen.tl.labels.transfer`.
+        As for :func:`cell2sen.tl.transfer`.
     """
     import pandas as pd
     from anndata import AnnData

@@ -1,1 +1,1 @@
-"""Tools for labels: transfer from a reference, votes of clusters, genes that support a label, comparison with given ones."""
+"""Tools for labels: transfer from a reference, votes of clusters, supporting genes, comparison with given labels."""
