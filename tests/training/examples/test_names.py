@@ -135,8 +135,11 @@ def test_columns_of_labels_are_named_where_they_are_doubtful(tmp_path: Path, cap
     ("values", "found"),
     [
         (["lung"], r"found 1 of 1 in obs\['tissue'\] \('lung'\)"),
-        ([None, "nan", ""], r"found 0 of 0 in obs\['tissue'\]"),
-        ([f"cell {number}" for number in range(40)], r"found 0 of .* more\); as a number, its task is 'number:tissue'"),
+        ([None, "nan", ""], r"found 0 of 0 in obs\['\w+'\]"),
+        (
+            [f"cell {number}" for number in range(40)],
+            r"found 0 of .* more\).*; as a number, its task is 'number:tissue'",
+        ),
     ],
 )
 def test_columns_without_labels_to_choose_from(tmp_path: Path, values: list[Any], found: str) -> None:
