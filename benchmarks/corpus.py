@@ -81,7 +81,8 @@ def build(cells: Path, out: Path, tasks: dict[str, float], model: str) -> dict[s
         "columns": {"sample": "donor"},
     }
     file["texts"] = {"summary": "Cells of many types from several donors, drawn at random."}
-    config = settings_of(CorpusConfig, {"files": [file], "lengths": LENGTHS, "model": model})
+    settings = {"files": [file], "lengths": LENGTHS, "model": model, "max_tokens": 8192}
+    config = settings_of(CorpusConfig, settings)
     began = time.perf_counter()
     build_corpus(config, out, base=cells.parent, progress=False)
     return {

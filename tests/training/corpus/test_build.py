@@ -151,7 +151,7 @@ def test_interrupted_again_and_again(
             run(folder, tmp_path / "out")
         n_stopped += not (tmp_path / "out").exists()
         assert n_stopped < 100
-    assert n_stopped > 5
+    assert n_stopped >= 4
     assert contents(tmp_path / "out") == contents(corpus)
 
 

@@ -34,6 +34,9 @@ from cell2sen.training.examples.cells import MAX_FIT_CELLS
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.release.directory import learned
 
+#: Tokens of a sample, at most, of a model with a longer context.
+MAX_TOKENS = 8192
+
 #: Folder, within an unfinished corpus, of files that the finished one does not have.
 WORK = "work"
 
@@ -127,7 +130,8 @@ def _build(
         )
         for side in ("train", "held_out")
     }
-    writer = PartWriter(config=config, examples=examples, tokens=tokens, folder=work)
+    max_tokens = int(made_of["max_tokens"])
+    writer = PartWriter(config=config, examples=examples, tokens=tokens, max_tokens=max_tokens, folder=work)
     with Progress(len(parts), "corpus", "part", show=progress) as bar:
         for part in parts:
             if not sides["held_out" if part.held_out else "train"].dealt.exists():
@@ -160,8 +164,21 @@ def _made_of(config: CorpusConfig, model: Model, worded: Mapping[str, Task], bas
         "settings": plain(config) | {"model": model.name},  # no local path
         "inputs": {file: _sha256(base / file) for file in dict.fromkeys([*files, *tables, *texts])},
         "templates": {name: task.template_hash for name, task in worded.items()},
+        "max_tokens": config.max_tokens or min(MAX_TOKENS, _context(model)),
         "version": __version__,
     }
+
+
+def _context(model: Model) -> int:
+    """Tokens that a model reads; :data:`MAX_TOKENS` if only its tokenizer is on this machine."""
+    from transformers import AutoConfig
+
+    load: Any = AutoConfig  # typed in parts only
+    try:
+        config = load.from_pretrained(model.path, local_files_only=True)
+    except (OSError, ValueError):
+        return MAX_TOKENS
+    return int(config.get_text_config().max_position_embeddings)
 
 
 def _check_resumed(folder: Path, made_of: Mapping[str, Any]) -> None:

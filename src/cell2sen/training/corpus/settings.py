@@ -43,8 +43,8 @@ class CorpusConfig:
     """obs columns whose values are in the prompts, as in a training file."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
-    max_tokens: int = 8192
-    """Maximum number of tokens of a sample; longer prompts lose genes."""
+    max_tokens: int | None = None
+    """Maximum number of tokens of a sample; longer ones lose genes. By default the model's context, at most 8,192."""
 
     part_cells: int = 10_000
     """Cells of a file that are in memory together. Cells of a sample are of one part: parts are made of whole samples,
@@ -68,8 +68,8 @@ class CorpusConfig:
         if unknown := sorted(set(self.held_out) - set(of_cells)):
             raise ValueError(f"held_out: no study of cells is called {unknown}; available: {of_cells}")
         for key in ("part_cells", "max_tokens", "shard_samples"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be positive, found {getattr(self, key)}")
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} must be positive, found {value}")
         if self.weights and (
             set(self.weights) != set(self.tasks) or not all(weight > 0 for weight in self.weights.values())
         ):

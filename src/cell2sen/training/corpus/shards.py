@@ -46,6 +46,7 @@ class PartWriter:
     """Cells without their expression, tasks, lengths and gene sets."""
 
     tokens: Tokens
+    max_tokens: int
     folder: Path
 
     def write(self, part: Part) -> None:
@@ -81,7 +82,7 @@ class PartWriter:
     def _write(self, path: Path, drawn: Iterator[Pair], data_set: str) -> None:
         with complete_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
             while rows := list(itertools.islice(drawn, GROUP_ROWS)):
-                writer.write_table(as_table(rows, data_set, self.tokens, self.config.max_tokens))
+                writer.write_table(as_table(rows, data_set, self.tokens, self.max_tokens))
 
 
 def as_table(drawn: Sequence[Pair], data_set: str, tokens: Tokens, max_tokens: int) -> pa.Table:

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from cell2sen.engine.tokenization.tokenizer import Tokens, fit
 from cell2sen.prompt import Prompt
 
@@ -74,10 +72,22 @@ def fitted(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tuple[list[Pr
     ValueError
         An answer does not fit even if the prompt has no genes.
     """
-    prompts, completions = _fitting_answers(pairs, tokens, context)
-    reserved = tokens.count(completions) + RESERVED_TOKENS if pairs else np.zeros(0, dtype=np.int64)
-    prompts, _ = fit(prompts, context=context, reserved_tokens=reserved, count=tokens.lengths)
+    prompts, completions = [pair.prompt for pair in pairs], [pair.completion for pair in pairs]
+    # A token has one character or more: most samples need no counting in a long context.
+    long = [place for place, pair in enumerate(pairs) if not _is_short(pair, context)]
+    if long:
+        cut, answers = _fitting_answers([pairs[place] for place in long], tokens, context)
+        reserved = tokens.count(answers) + RESERVED_TOKENS
+        cut, _ = fit(cut, context=context, reserved_tokens=reserved, count=tokens.lengths)
+        for place, prompt, answer in zip(long, cut, answers, strict=True):
+            prompts[place], completions[place] = prompt, answer
     return prompts, completions
+
+
+def _is_short(pair: Pair, context: int) -> bool:
+    """Whether a sample has so few characters that it fits whatever the tokenizer; false where it is not certain."""
+    text = pair.prompt.text + pair.completion
+    return len(text) + 2 * RESERVED_TOKENS <= context and text.isascii()
 
 
 def _fitting_answers(pairs: Sequence[Pair], tokens: Tokens, context: int) -> tuple[list[Prompt], list[str]]:
