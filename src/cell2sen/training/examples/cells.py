@@ -108,7 +108,8 @@ class TrainingCells:
             self.label = self._labels()  # errors in names come before the matrix is read
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(data.matrix.organism), dtype=object)
-            self.matrix = sp.csr_matrix((len(self.rows), len(self.symbols)), dtype=np.float32)
+            empty: Any = (len(self.rows), len(self.symbols))
+            self.matrix: sp.csr_matrix = sp.csr_matrix(empty, dtype=np.float32)
             self.totals = np.zeros(len(self.rows))
             if values:
                 self._read(expression)
@@ -344,9 +345,14 @@ class TrainingCells:
         columns = [self.answers(part, draw) for part in task.answered]
         if not task.parts:
             return columns
-        complete = np.all([[value is not None for value in column] for column in columns], axis=0)
-        written = [map(written_in_joint, map(str, column)) for column in columns]
-        return [np.where(complete, np.array(list(column), dtype=object), None) for column in written]
+        complete = [all(value is not None for value in values) for values in zip(*columns, strict=True)]
+        return [
+            np.array(
+                [written_in_joint(str(value)) if has else None for value, has in zip(column, complete, strict=True)],
+                dtype=object,
+            )
+            for column in columns
+        ]
 
     def numbers(self, task: Task) -> NDArray[np.float64]:
         """Values of the column of a number task, float64 (cells,); NaN where missing."""

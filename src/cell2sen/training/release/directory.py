@@ -176,8 +176,8 @@ def _columns(examples: Examples) -> dict[str, Any]:
         for task in (examples.tasks[name] for name in file.data.tasks if examples.tasks[name].is_of_columns):
             for part, written in zip(task.answered, file.answers_of_parts(task), strict=True):
                 key = str(part.answer), str(part.column)
-                values = file.answers(part)
-                known = [None if answer is None else value for answer, value in zip(written, values, strict=True)]
+                answers = file.answers(part)
+                known = [None if answer is None else value for answer, value in zip(written, answers, strict=True)]
                 before_it = learned.get(key, known)
                 learned[key] = [one if one is not None else other for one, other in zip(before_it, known, strict=True)]
         for (answer, column), values in learned.items():
