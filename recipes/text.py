@@ -189,7 +189,8 @@ def columns(adata: Any, given: argparse.Namespace) -> dict[str, NDArray[Any]]:
     part = held_out_cells(obs, by="cell", share=given.test, seed=given.seed)
     found = text_column(obs, given.label)
     if given.where:
-        found = np.where(text_column(obs, given.where[0]) == given.where[1], found, None)
+        found = found.copy()
+        found[text_column(obs, given.where[0]) != given.where[1]] = None
     term_of = named_terms(found, given.ontology, given.names)
     metadata = {name: text_column(obs, name) for name in given.metadata}
     sample_by = [text_column(obs, name) for name in given.sample]
@@ -212,9 +213,8 @@ def columns(adata: Any, given: argparse.Namespace) -> dict[str, NDArray[Any]]:
 
     for kind, rows in rows_of_groups(kinds).items():
         label, definition = str(kind[0]), definitions[str(kind[0])]
-        known, genes, best = dict(zip(metadata, kind[1:], strict=True)), of_kinds.genes(kind), None
-        if sets:
-            best = short.get(of_kinds.gene_set(kind, sets) or "")
+        known, genes = dict(zip(metadata, kind[1:], strict=True)), of_kinds.genes(kind)
+        best = short.get(of_kinds.gene_set(kind, sets) or "")
         expressed = f" They express {genes}." if genes else ""
         write("type", rows, label)
         write("caption", rows, f"Cells of the type {label}{described(known)}. {definition}{expressed}")
@@ -242,7 +242,7 @@ def rows_of_groups(groups: Sequence[Kind | None]) -> dict[Kind, list[int]]:
 def named_terms(labels: NDArray[Any], ontology: Path, names: Path | None) -> dict[str, tuple[str, str]]:
     """Label of the file → label and definition of the ontology; labels without one are reported."""
     known = terms(ontology)
-    other = dict(pd.read_csv(names, header=None, dtype=str).itertuples(index=False)) if names else {}
+    other: dict[str, str] = dict(pd.read_csv(names, header=None, dtype=str).itertuples(index=False)) if names else {}
     found = {label: known.get(normalise_label(other.get(label, label))) for label in set(labels) - {None}}
     term_of = {label: term for label, term in found.items() if term is not None}
     logging.info("%d of %d cells have a label of the ontology", sum(label in term_of for label in labels), len(labels))

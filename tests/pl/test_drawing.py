@@ -103,8 +103,13 @@ def test_placed_names_do_not_overlap() -> None:
     axes = drawing.new_axes(None, (3, 3))
     x, y = np.random.default_rng(0).normal(size=(2, 200)) / 50
     axes.scatter(x, y)
-    written = drawing.place_names(axes, x, y, [f"GENE{n}" for n in range(200)], range(200), 12)
+    extremes = np.argsort(-np.hypot(x, y))[:20].tolist()
+    written = drawing.place_names(axes, x, y, [f"GENE{n}" for n in range(200)], extremes, 12)
     assert 3 < len(written) <= 12
+    points = axes.transData.transform(np.column_stack([x, y])[extremes])
+    for text in axes.texts:
+        box = Text.get_window_extent(text)
+        assert not ((points > (box.x0, box.y0)) & (points < (box.x1, box.y1))).all(axis=1).any()
     assert len(axes.texts) == len(written)
     assert not overlap([text.get_window_extent() for text in axes.texts])
 

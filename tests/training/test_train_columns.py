@@ -178,7 +178,8 @@ def test_a_model_of_joint_answers_from_file_to_score(cohort: Path, tmp_path: Pat
     assert {"cell2sen_tissue", "cell2sen_tissue_score", "cell2sen_cell_type"} <= set(held_out.obs)
     known = held_out.obs["tissue"].notna()
     right = [
-        (held_out.obs[f"cell2sen_{name}"].astype(str) == held_out.obs[name])[known] for name in ("tissue", "cell_type")
+        (held_out.obs[f"cell2sen_{name}"].astype(str) == held_out.obs[name].astype(str))[known]
+        for name in ("tissue", "cell_type")
     ]
     train = cells[cells.obs_names.isin(columns_names(model))].copy()
     scores = c2s.evaluate(held_out, cells, label=["tissue", "cell_type"], train=train, resamples=20)

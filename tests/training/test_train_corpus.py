@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import training_cells
-from training_runs import SCRATCH, Interrupted, assert_same, card, checkpoint, interrupt, log_values, weights
+from training_runs import SCRATCH, Interrupted, assert_same, card, checkpoint, interrupt, log_values, run, weights
 
 import cell2sen as c2s
 from cell2sen import training
@@ -57,10 +57,6 @@ def config(changes: dict[str, Any] | None = None, **model: Any) -> training.Trai
         group, name = key.split(".")
         values[group][name] = value
     return training.from_mapping(values)
-
-
-def run(folder: Path, out: Path, settings: training.TrainConfig, **options: Any) -> Model:
-    return training.train(settings, out, base=folder, progress=False, **options)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "cell_type": "cell_type",
         "perturbation": {"column": "condition"},
         "columns": COLUMNS,
-        "space": {"radius": 1.1, "section": "section", "n_cells": 3},
+        "matrix": {"space": {"radius": 1.1, "section": "section", "n_cells": 3}},
     }
     values = {
         "model": {"start": str(folder / "start")},

@@ -30,7 +30,7 @@ _SPECIAL = {
 
 #: An argument, with its value if that is a text, a number, a list or a tuple.
 _ARGUMENT = re.compile(
-    r"(?<![\w.\[(-])(?P<name>[a-z_]\w*)=(?P<value>\[[^\]]*\]|\([^)]*\)|'[^']*'|\"[^\"]*\"|-?\d[\d.]*\d|-?\d|True|False|None)?"
+    r"(?<![\w.\[-])(?<!\w\()(?P<name>[a-z_]\w*)=(?P<value>\[[^\]]*\]|\([^)]*\)|'[^']*'|\"[^\"]*\"|-?\d[\d.]*\d|-?\d|True|False|None)?"
 )
 
 

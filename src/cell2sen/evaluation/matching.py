@@ -21,7 +21,7 @@ def predicted_columns(predicted: Cells, columns: str | Sequence[str] | None, lab
     ValueError
         Not as many columns as labels, one column for two of them, or as for :func:`predicted_column`.
     """
-    given = [None] * len(labels) if columns is None else as_list(columns)
+    given: Sequence[str | None] = [None] * len(labels) if columns is None else as_list(columns)
     if len(given) != len(labels):
         raise ValueError(f"predicted_label must name a column for each of the labels {list(labels)}, found {given}")
     found = [predicted_column(predicted, column, label) for column, label in zip(given, labels, strict=True)]

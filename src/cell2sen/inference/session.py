@@ -424,7 +424,7 @@ def warn_of_context(model: Model, context: Context, task: Task) -> None:
             some(unknown),
             f"only with {some(sorted(trained))}" if trained else "but with genes alone",
         )
-    data: Mapping[str, Any] = (model.metadata.get("training") or {}).get("data") or {}
+    data = model.training_data
     given = {words_of(name) for name in (*context.names, *task.answer_names)}
     missing = [name for name in data.get("context") or () if words_of(name) not in given]
     learned = task.name in (model.metadata.get("templates") or {})

@@ -179,7 +179,7 @@ def colour_bar(axes: Axes, image: Any, label: str = "", shrink: float = 0.6) -> 
 def place_names(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: Sequence[str], order: Iterable[int], limit: int
 ) -> list[int]:
-    """Write names beside their points, in `order`, where they cover neither other names nor the edge.
+    """Write names beside their points, in `order`, where they cover neither other names, named points nor the edge.
 
     Returns
     -------
@@ -189,6 +189,8 @@ def place_names(
 
     figure: Any = axes.get_figure(root=True)
     figure.canvas.draw()  # the limits of the axes are final, so that text can be measured
+    order = list(order)
+    places = axes.transData.transform(np.column_stack([x, y])[order])  # of the points that names should not hide
     frame, boxes, written = axes.get_window_extent(), [], []
     for at in order:
         if len(written) == limit:
@@ -201,7 +203,8 @@ def place_names(
             )  # fmt: skip
             box = text.get_window_extent(figure.canvas.get_renderer())
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in boxes):
+            hides = (places > (box.x0, box.y0)) & (places < (box.x1, box.y1))
+            if inside and not hides.all(axis=1).any() and not any(box.overlaps(other) for other in boxes):
                 boxes.append(box)
                 written.append(at)
                 break

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from cell2sen.tl.bulk import compose, pseudobulk
-from cell2sen.tl.cells import UNKNOWN, annotate, embed, generate, perturb, probabilities
-from cell2sen.tl.comparison import compare_labels
+from cell2sen.tl.cells import annotate, embed, generate, perturb, probabilities
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
-from cell2sen.tl.results import UNIT, UNS
+from cell2sen.tl.labels.comparison import compare_labels
+from cell2sen.tl.labels.support import supporting_genes
+from cell2sen.tl.labels.transfer import ontology_ids, transfer
+from cell2sen.tl.results import UNIT, UNKNOWN, UNS
 from cell2sen.tl.samples import generate_sample
 from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
-from cell2sen.tl.support import supporting_genes
 from cell2sen.tl.text import ask, caption, interpret
-from cell2sen.tl.transfer import ontology_ids, transfer
 
 __all__ = [
     "UNIT",

@@ -18,8 +18,10 @@ from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
+from cell2sen.tl.labels.votes import annotation_columns
 from cell2sen.tl.results import (
     UNIT,
+    UNKNOWN,
     UNS,
     add_sentences,
     check_input,
@@ -28,13 +30,9 @@ from cell2sen.tl.results import (
     sample_names,
     sampling_record,
 )
-from cell2sen.tl.votes import annotation_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Label of cells whose most probable label is below the threshold, and of cells without genes.
-UNKNOWN = "unknown"
 
 
 def embed(

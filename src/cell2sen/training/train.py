@@ -151,7 +151,7 @@ def train(
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        named: Mapping[str, directory.Named] = corpus.cells() if corpus else {**examples.cells, **examples.sets}
+        named: dict[str, Any] = {**examples.cells, **examples.sets} if corpus is None else dict(corpus.cells())
         directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")

@@ -25,7 +25,7 @@ class TestAnnDataFiles:
             "cell_type": "type", "perturbation": "drug", "epochs": 3.0, "lora": True, "split_by": "donor",
             "hold_out": ["d1"], "model": "x", "layer": "counts", "symbols": "name",
         }  # fmt: skip
-        settings = ["optimiser.learning_rate=1e-4", "model.lora.r=4", "data.spellings={a: [b]}"]
+        settings = ["optimiser.learning_rate=1e-4", "model.lora.r=4", "data.names.spellings={a: [b]}"]
         config = configure("a.h5ad", options, settings)
         [file] = config.data.files
         assert (file.tasks, file.context) == ({"annotate": 3, "perturb": 3}, ("type",))
@@ -33,7 +33,7 @@ class TestAnnDataFiles:
         assert (file.matrix.layer, file.matrix.symbols) == ("counts", "name")
         assert config.model.lora is not None
         assert (config.model.lora.r, config.optimiser.learning_rate) == (4, 1e-4)
-        assert config.data.spellings == {"a": ("b",)}
+        assert config.data.names.spellings == {"a": ("b",)}
         [file] = configure("a.h5ad", options | {"context": ["donor"], "control": "DMSO"}).data.files
         assert (file.context, file.control) == (("donor",), "DMSO")
 
@@ -151,7 +151,7 @@ def test_columns_of_labels_numbers_and_contexts(tmp_path: Path) -> None:
     assert config.data.context == ("donor",)
     joint = configure(tmp_path / "a.h5ad", {**options, "joint": True})
     assert joint.data.files[0].tasks == {"joint:tissue+donor state+number:age": 2}
-    with pytest.raises(ValueError, match=r"--joint answers several columns in one text: .* found \['label:tissue'\]"):
+    with pytest.raises(ValueError, match=r"joint= answers several columns in one text: .* found \['label:tissue'\]"):
         configure(tmp_path / "a.h5ad", {"label": ["tissue"], "joint": True, "epochs": 1.0})
     both = configure(tmp_path / "a.h5ad", {"label": ["tissue"], "cell_type": "type", "epochs": 1.0})
     assert list(both.data.files[0].tasks) == ["annotate", "label:tissue"]

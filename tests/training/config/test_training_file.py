@@ -63,7 +63,7 @@ def test_mistakes_in_one_of_several_files_name_it() -> None:
         ({"learning_rate": 1e-3}, "learning_rate is now optimiser.learning_rate"),
         ({"max_steps": 3, "lora": {}}, "max_steps is now optimiser.max_steps; lora is now model.lora"),
         ({"keep": 0.1}, "keep is now model.start_share"),
-        ({"labels": {}}, "labels is now data.spellings"),
+        ({"labels": {}}, "labels is now data.names.spellings"),
         ({"score_cells": 0, "names": False}, "score_cells is now card.score_cells; names is now card.names"),
         ({"model": "nano"}, "model is now model.start: write model: {start: …}"),
         ({"data": [{"file": "a"}]}, "data is now data.files: write data: {files: …}"),

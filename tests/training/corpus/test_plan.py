@@ -92,7 +92,9 @@ def test_large_groups_are_split_at_random_and_evenly() -> None:
 
 
 def test_sections_are_whole(folder: Path) -> None:
-    planned = examples(folder, {"same_neighbourhood": 1, "annotate": 1}, space={"radius": 0.2, "section": "section"})
+    planned = examples(
+        folder, {"same_neighbourhood": 1, "annotate": 1}, matrix={"space": {"radius": 0.2, "section": "section"}}
+    )
     sections = planned.cells["a.h5ad"].space.sections
     parts = [part for part in parts_of(planned, 60, seed=0) if "same_neighbourhood" in part.tasks]
     assert [set(sections[part.places]) for part in parts if not part.held_out] == [{"left"}, {"right"}]

@@ -13,7 +13,7 @@ from training_runs import FILE, LENGTHS, cells_of, config
 
 from cell2sen import tasks
 from cell2sen.model import METADATA_FILE, Model
-from cell2sen.training.config.data import DataConfig, TrainingFile
+from cell2sen.training.config.data import DataConfig, LabelNames, TrainingFile
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.release import directory
 
@@ -87,7 +87,8 @@ class TestMetadata:
 
 def test_spellings_name_labels_and_broader_labels() -> None:
     files = (TrainingFile(file="a"),)
-    data = DataConfig(files=files, spellings={"B cell": ("B",)}, broader={"lymphocyte": ("B cell", "T cell")})
+    names = LabelNames(spellings={"B cell": ("B",)}, broader={"lymphocyte": ("B cell", "T cell")})
+    data = DataConfig(files=files, names=names)
     assert directory.spellings(data) == {"B cell": ["B", "lymphocyte"], "T cell": ["lymphocyte"]}
 
 

@@ -160,7 +160,8 @@ def test_responses_are_predicted_with_the_context_of_their_controls(
     assert set(fitted) == set(corrected.metadata["corrections"])
     obs = anndata.read_h5ad(cells_420 / "cells.h5ad").obs
     for session in sessions:
-        for prompt in session.prompts(range(0, len(session.sentences), 7), length=5):
+        rows = range(0, len(session.sentences), 7)
+        for prompt in session.prompts(rows, length=5, slots=[{"perturbation": "IFN-beta"}] * len(rows)):
             control = obs.loc[prompt.key]
             assert control["condition"] == "control"
             assert prompt.text.startswith(

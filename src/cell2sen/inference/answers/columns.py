@@ -260,8 +260,7 @@ def _trained_name(task: str, trained: Mapping[str, Any], model: Model) -> str:
 
 def _tasks_of_last_training(model: Model) -> set[str]:
     """Tasks of the training that made the model, without those of the model that it began with."""
-    data: Mapping[str, Any] = (model.metadata.get("training") or {}).get("data") or {}
-    return {name for file in data.get("files") or () for name in file.get("tasks") or ()}
+    return {name for file in model.training_data.get("files") or () for name in file.get("tasks") or ()}
 
 
 def _trained_on_columns(trained: Sequence[str]) -> list[str]:

@@ -74,7 +74,7 @@ class Split:
 
     by: str = "cell"
     """``"cell"``, or the obs column of the groups: all cells of a group are on the same side. ``"space"``: blocks of
-    space, with a margin as wide as a neighbourhood that is on neither side (needs ``space:``)."""
+    space, with a margin as wide as a neighbourhood that is on neither side (needs ``matrix.space``)."""
 
     test: float = 0.1
     """Share of cells (or of groups) that is held out."""
@@ -100,7 +100,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Matrix, gene symbols and organism of a file, and the cells to use."""
+    """Matrix, gene symbols and organism of a file, the cells to use, and where they lie."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -115,6 +115,8 @@ class Matrix:
 
     where: Mapping[str, str] = field(default_factory=dict)
     """Use only cells with these values in obs."""
+
+    space: SpaceSettings | None = None
 
     def __post_init__(self) -> None:
         check_scale_name(self.scale, "matrix.scale")
@@ -145,7 +147,6 @@ class TrainingFile:
     What ends in ``.txt`` is a file of one text, or several files with a pattern (``abstracts/*.txt``), which the draws
     use in turn."""
 
-    space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)
     split: Split = field(default_factory=Split)
 
@@ -214,6 +215,17 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelNames:
+    """Other names of labels, which a user may choose. They are not learned."""
+
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
+
+    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Files, and settings for all of them."""
 
@@ -230,12 +242,7 @@ class DataConfig:
     """Prompt templates: ``cell2sen``, ``cell2sentence`` (of the authors' package, if installed) or a JSON file; by
     default those of the starting model. Each sample has one of a task's templates at random."""
 
-    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
-
-    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
-
+    names: LabelNames = field(default_factory=LabelNames)
     augmentation: Augmentation = field(default_factory=Augmentation)
     context: tuple[str, ...] = ()
     """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.

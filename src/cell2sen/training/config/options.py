@@ -48,9 +48,9 @@ FILE_PLACES = {
     "hold_out": "split.values",
     "test": "split.test",
     "niche": "columns.niche",
-    "radius": "space.radius",
-    "nearest": "space.k",
-    "section": "space.section",
+    "radius": "matrix.space.radius",
+    "nearest": "matrix.space.k",
+    "section": "matrix.space.section",
     "layer": "matrix.layer",
     "use_raw": "matrix.use_raw",
     "symbols": "matrix.symbols",
@@ -65,7 +65,7 @@ SET_PLACES = {"task": "tasks", "hold_out": "hold_out", "test": "test", "organism
 SET_DRAWS = 20
 
 #: All options, and those that are lists; Python takes one text, too.
-OPTIONS = frozenset({*PLACES, *FILE_PLACES, *COLUMN_TASKS})
+OPTIONS = frozenset({*PLACES, *FILE_PLACES, *COLUMN_TASKS, "joint"})
 LISTS = frozenset({"task", "column", "context", "hold_out", "prompt_context", "reward", "gene_set", *COLUMN_TASKS})
 
 #: Flags that add a part of the configuration with its defaults.
@@ -101,7 +101,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source = Path(source)
     if unknown := sorted(set(options) - OPTIONS):
         raise TypeError(f"there is no option {unknown[0]!r} of a training; available: {sorted(OPTIONS)}")
-    given = {
+    given: dict[str, Any] = {
         key: [value] if key in LISTS and isinstance(value, str) else value
         for key, value in options.items()
         if value is not False and (value or value == 0 or (key == "control" and value == ""))  # cells without a value
@@ -204,7 +204,7 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
     if options.get("joint"):
         if len(of_columns) < 2:
             raise ValueError(
-                "--joint answers several columns in one text: name them with --label, also the cell type; found "
+                "joint= answers several columns in one text: name them with label=, also the cell type; found "
                 f"{of_columns}"
             )
         of_columns = [joint_name(of_columns)]
@@ -219,7 +219,7 @@ def _file_entry(source: Path, options: Mapping[str, Any], rewarded: bool, draws:
         if option in options:
             put(entry, place, options[option])
     if options.get("split_by") == BY_SPACE or any(loaded(task).space for task in tasks):
-        entry.setdefault("space", {})
+        entry.setdefault("matrix", {}).setdefault("space", {})
     if "cell_type" in options and "perturbation" in options:
         entry["perturbation"].setdefault("context", [options["cell_type"]])
     return entry | {"tasks": dict.fromkeys(tasks, draws)}

@@ -145,12 +145,8 @@ def _build(
         shuffling.write()
     if not any(folder.glob("train-*.parquet")):
         raise ValueError("nothing to learn from: no training cell has the labels, or the controls, that its tasks need")
-    record: dict[str, Any] = {
-        "made_of": made_of,
-        "learned": learned(examples, _fit(examples)),
-        "genes": _genes(examples),
-    }
-    record["learned"]["case"] = model.recipe.case
+    known = {**learned(examples, _fit(examples)), "case": model.recipe.case}
+    record = {"made_of": made_of, "learned": known, "genes": _genes(examples)}
     _write_record(folder, record)
     write_card(folder, config, made_of, left_out=left_out, dealt=json.loads(sides["train"].dealt.read_text()))
 
@@ -159,8 +155,10 @@ def _made_of(config: CorpusConfig, model: Model, worded: Mapping[str, Task], bas
     """Everything that the bytes of a corpus depend on, as plain values."""
     from cell2sen import __version__
 
-    files = [data.file for data in (*config.files, *config.gene_sets)]
-    tables = [data.space.interactions for data in config.files if data.space and data.space.interactions]
+    files = [data.file for data in config.files] + [data.file for data in config.gene_sets]
+    tables = [
+        data.matrix.space.interactions for data in config.files if data.matrix.space and data.matrix.space.interactions
+    ]
     texts = [os.path.relpath(path, base) for data in config.files for path in text_files(data.texts, base)]
     return {
         "settings": plain(config) | {"model": model.name},  # no local path

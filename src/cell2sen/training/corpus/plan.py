@@ -195,7 +195,7 @@ def _sample_slot(file: TrainingCells, task: Task) -> str:
 
 def _keys(file: TrainingCells, kind: str, slots: Sequence[str]) -> Sequence[Hashable | None]:
     if kind == "sample":
-        return file.values(slots[0]).tolist()
+        return list(file.values(slots[0]))
     sections: Any = None if file.space is None else file.space.sections
     return [""] * len(file.rows) if sections is None else list(sections)
 

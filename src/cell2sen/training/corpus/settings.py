@@ -59,7 +59,7 @@ class CorpusConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [file.file for file in (*self.files, *self.gene_sets)]
+        names = [file.file for file in self.files] + [file.file for file in self.gene_sets]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"files: at least one is needed and each can be named once, found {names}")
         if unknown := sorted(set(self.studies) - set(names)):
@@ -81,7 +81,8 @@ class CorpusConfig:
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks of all files, sorted."""
-        return sorted({name for file in (*self.files, *self.gene_sets) for name in file.tasks})
+        of_cells = {name for file in self.files for name in file.tasks}
+        return sorted(of_cells | {name for file in self.gene_sets for name in file.tasks})
 
     def study(self, file: str) -> str:
         """Name of the study of a file."""

@@ -108,13 +108,14 @@ class TrainingCells:
             self.label = self._labels()  # errors in names come before the matrix is read
             self.perturbation = self._perturbations()
             self.organism = np.array(expression.organism(data.matrix.organism), dtype=object)
-            self.matrix = sp.csr_matrix((len(self.rows), len(self.symbols)), dtype=np.float32)
+            empty: Any = (len(self.rows), len(self.symbols))
+            self.matrix: sp.csr_matrix = sp.csr_matrix(empty, dtype=np.float32)
             self.totals = np.zeros(len(self.rows))
             if values:
                 self._read(expression)
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
-        space = data.space
+        space = data.matrix.space
         self.space = (
             None
             if space is None
@@ -169,7 +170,8 @@ class TrainingCells:
         """Held-out cells and the margin around them, of a split by space."""
         if self.space is None:
             raise ValueError(
-                f"split: by: space on {self.data.file} needs its neighbourhoods, such as space: {{radius: 50}}"
+                f"split: by: space on {self.data.file} needs its neighbourhoods, such as "
+                "matrix: {space: {radius: 50}}"
             )
         split, space = self.data.split, self.space
         regions = held_out_regions(
@@ -343,9 +345,12 @@ class TrainingCells:
         columns = [self.answers(part, draw) for part in task.answered]
         if not task.parts:
             return columns
-        complete = np.all([[value is not None for value in column] for column in columns], axis=0)
+        complete = [all(value is not None for value in values) for values in zip(*columns, strict=True)]
         return [
-            np.array([written_in_joint(value) if kept else None for value, kept in zip(column, complete, strict=True)])
+            np.array(
+                [written_in_joint(str(value)) if has else None for value, has in zip(column, complete, strict=True)],
+                dtype=object,
+            )
             for column in columns
         ]
 

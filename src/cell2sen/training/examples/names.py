@@ -85,19 +85,16 @@ def _check_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
         files = [file for file in cells.values() if task.name in file.data.tasks]
         if not task.is_of_columns or not files:
             continue
+        for part in task.answered if task.parts else ():
+            alone = [
+                np.array([value for value in file.answers(part)[~file.test] if value is not None]) for file in files
+            ]
+            _check_labels(task, part, np.concatenate(alone))
         columns = [
             np.concatenate(parts) for parts in zip(*(_learned_answers(file, task) for file in files), strict=True)
         ]
         for part, answers in zip(task.answered, columns, strict=True):
-            counts = Counter(answers.tolist())
-            frequent = [name for name, count in counts.items() if count >= MIN_TRAINING_CELLS]
-            if part.answer == "label" and len(frequent) < 2:
-                advice = f"; as a number, its task is 'number:{part.column}'" if len(counts) > 2 else ""
-                raise ValueError(
-                    f"task {task.name!r} needs two labels with at least {MIN_TRAINING_CELLS} training cells, found "
-                    f"{len(frequent)} of {len(counts)} in obs[{part.column!r}] ({some(sorted(map(str, counts)))})"
-                    f"{' of cells with all values' if task.parts else ''}{advice}"
-                )
+            counts = _check_labels(task, part, answers, " of cells with all values" if task.parts else "")
             for group in twins(counts) if part.answer == "label" else ():
                 logger.warning(
                     "the labels %s of obs[%r] differ only in spelling and are learned apart; give them one name",
@@ -105,6 +102,20 @@ def _check_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]
                     part.column,
                 )
             _warn_of_answers_in_context(files, task, part, answers)
+
+
+def _check_labels(task: Task, part: Task, answers: NDArray[Any], which: str = "") -> Counter[Any]:
+    """Numbers of the answers to a part of a task; an error if they are labels, and fewer than two can be learned."""
+    counts = Counter(answers.tolist())
+    frequent = [name for name, count in counts.items() if count >= MIN_TRAINING_CELLS]
+    if part.answer == "label" and len(frequent) < 2:
+        advice = f"; as a number, its task is 'number:{part.column}'" if len(counts) > 2 else ""
+        raise ValueError(
+            f"task {task.name!r} needs two labels with at least {MIN_TRAINING_CELLS} training cells, found "
+            f"{len(frequent)} of {len(counts)} in obs[{part.column!r}] ({some(sorted(map(str, counts)))})"
+            f"{which}{advice}"
+        )
+    return counts
 
 
 def _learned_answers(file: TrainingCells, task: Task) -> list[NDArray[Any]]:

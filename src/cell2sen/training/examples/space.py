@@ -28,11 +28,11 @@ def prompts_of_space(
     ValueError
         The training file has no settings of space, or no obs column of the niche where the task needs it.
     """
-    settings, space = cells.data.space, cells.space
+    settings, space = cells.data.matrix.space, cells.space
     if settings is None or space is None or task.space is None or task.cells is None:
         raise ValueError(
-            f"task {task.name!r} on {cells.data.file} needs the neighbourhoods of the cells, such as space: "
-            "{radius: 50}, or space: {} for a stored graph"
+            f"task {task.name!r} on {cells.data.file} needs the neighbourhoods of the cells, such as matrix: "
+            "{space: {radius: 50}}, or {space: {}} for a stored graph"
         )
     least, most = task.cells
     most = min(most, max(least, settings.n_cells))
@@ -81,11 +81,11 @@ def prompts_of_interactions(cells: TrainingCells, task: Task, drawn: Draw) -> It
     ValueError
         The training file names no table.
     """
-    settings = cells.data.space
+    settings = cells.data.matrix.space
     if settings is None or settings.interactions is None:
         raise ValueError(
-            f"task {task.name!r} on {cells.data.file} needs a table of ligands and receptors, such as space: "
-            "{interactions: pairs.csv}"
+            f"task {task.name!r} on {cells.data.file} needs a table of ligands and receptors, such as matrix: "
+            "{space: {interactions: pairs.csv}}"
         )
     if drawn.held_out:
         return

@@ -54,7 +54,8 @@ def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[st
     """Genes expressed in at least `min_cells` training cells of all files together, sorted."""
     counts: dict[str, int] = {}
     for file in cells.values():
-        expressed = np.asarray((file.matrix[~file.test] > 0).sum(axis=0)).ravel()
+        matrix: sp.csr_matrix = file.matrix[~file.test]
+        expressed = np.bincount(matrix.indices[matrix.data > 0], minlength=len(file.symbols))
         for symbol, count in zip(file.symbols, expressed, strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
     kept = sorted(symbol for symbol, count in counts.items() if count >= min_cells)
@@ -150,7 +151,7 @@ def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list
     labels = {
         str(label) for file in cells.values() if file.label is not None for label in file.label if label is not None
     }
-    return sorted(labels | {spelling for spellings in config.data.spellings.values() for spelling in spellings})
+    return sorted(labels | {spelling for spellings in config.data.names.spellings.values() for spelling in spellings})
 
 
 def _column_answers(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:

@@ -176,8 +176,8 @@ def _columns(examples: Examples) -> dict[str, Any]:
         for task in (examples.tasks[name] for name in file.data.tasks if examples.tasks[name].is_of_columns):
             for part, written in zip(task.answered, file.answers_of_parts(task), strict=True):
                 key = str(part.answer), str(part.column)
-                values = file.answers(part)
-                known = [None if answer is None else value for answer, value in zip(written, values, strict=True)]
+                answers = file.answers(part)
+                known = [None if answer is None else value for answer, value in zip(written, answers, strict=True)]
                 before_it = learned.get(key, known)
                 learned[key] = [one if one is not None else other for one, other in zip(before_it, known, strict=True)]
         for (answer, column), values in learned.items():
@@ -206,8 +206,8 @@ def _recipe(config: TrainConfig, found: Mapping[str, Any], start: Model | None) 
 
 def spellings(data: DataConfig) -> dict[str, list[str]]:
     """Label → other spellings and broader labels, see :func:`cell2sen.inference.annotate.trained_labels`."""
-    names = {label: list(others) for label, others in data.spellings.items()}
-    for name, covered in data.broader.items():
+    names = {label: list(others) for label, others in data.names.spellings.items()}
+    for name, covered in data.names.broader.items():
         for label in covered:
             names.setdefault(label, []).append(name)
     return names

@@ -54,9 +54,11 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self.data_collator = WithWeights(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if "weight" not in self._signature_columns:
-            self._signature_columns.append("weight")
+        parent: Any = super()  # typed in parts only
+        parent._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "weight" not in columns:
+            columns.append("weight")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -20,9 +20,8 @@ from cell2sen.inference.transfer.sides import open_sides
 from cell2sen.inference.transfer.stored import stored_embeddings
 from cell2sen.inference.transfer.terms import ENDING, terms_of_labels
 from cell2sen.inference.transfer.votes import given_clusters, leiden_clusters, vote
-from cell2sen.tl.cells import UNKNOWN
-from cell2sen.tl.results import check_input, copied, record
-from cell2sen.tl.votes import record_of_votes
+from cell2sen.tl.labels.votes import record_of_votes
+from cell2sen.tl.results import UNKNOWN, check_input, copied, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
