@@ -47,9 +47,8 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self.data_collator = WithWeights(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if "weight" not in self._signature_columns:
-            self._signature_columns.append("weight")
+        """Columns of the data set that batches have."""
+        self._signature_columns: Any = ["input_ids", "labels", "weight"]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
