@@ -22,12 +22,12 @@ import numpy as np
 
 from cell2sen import tasks
 from cell2sen.backend import Sampling
-from cell2sen.cli.training_options import configure
 from cell2sen.data.genes.gene_sets import gene_set
 from cell2sen.inference.session import load_model
 from cell2sen.inference.templates import choose_templates
 from cell2sen.training import TrainConfig, rewards, train
 from cell2sen.training.config.data import Augmentation
+from cell2sen.training.config.options import configure
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.references import ReferencedPrompt, mean_sentence, prompts_with_references
 

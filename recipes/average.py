@@ -20,7 +20,8 @@ from cell2sen.inference.corrections import CORRECTION_FILE
 from cell2sen.inference.session import load_model
 from cell2sen.model import resolve
 from cell2sen.training import read_config
-from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.release import directory, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_corrections import correct

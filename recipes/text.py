@@ -189,6 +189,7 @@ def columns(adata: Any, given: argparse.Namespace) -> dict[str, NDArray[Any]]:
     part = held_out_cells(obs, by="cell", share=given.test, seed=given.seed)
     found = text_column(obs, given.label)
     if given.where:
+        found = found.copy()
         found[text_column(obs, given.where[0]) != given.where[1]] = None
     term_of = named_terms(found, given.ontology, given.names)
     metadata = {name: text_column(obs, name) for name in given.metadata}

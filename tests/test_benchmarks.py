@@ -84,3 +84,14 @@ def _has(name: str) -> bool:
     import importlib.util
 
     return importlib.util.find_spec(name) is not None
+
+
+def test_corpus(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "corpus.py"), "--cells", "300", "--folder", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--builds", "mixture"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    samples = done.stdout.splitlines()[-1].split(" | ")[2]
+    assert int(samples.replace(",", "")) > 450  # one of annotate and half of one of generate for each cell

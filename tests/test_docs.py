@@ -203,10 +203,10 @@ PROMISES = {
         assert metric.function(["B", "T", "T"], ["B", "T", "T"]) == metric.perfect
         assert abs(metric.function(["B", "T", "B", "T"], ["B", "B", "T", "T"])) < 1e-12
     """,
-    "src/cell2sen/evaluation/scoring/baselines.py": """
+    "src/cell2sen/evaluation/scoring/baselines/cells.py": """
         import anndata, numpy, pandas
         from cell2sen import evaluate
-        from cell2sen.evaluation.scoring.baselines import methods
+        from cell2sen.evaluation.scoring.baselines.method import methods
         (median,) = [method for method in methods("perturb") if method.name == "median_of_perturbed"]
         assert median.role == "baseline" and median.summary.startswith("the median of the means")
         obs = pandas.DataFrame({"perturbation": numpy.repeat(["control", "a", "b", "c"], 20)}).rename(str)

@@ -19,9 +19,10 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 
 #: Modules and folders of `src/cell2sen`, in the order in which the README lists them: faces and contracts, then the way
 #: of the data.
-TOP_MODULES = ("pl.py", "helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
+TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "tl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli", "nano",
+    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli",
+    "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.
@@ -98,7 +99,7 @@ def test_no_folder_is_crowded(folder: Path) -> None:
 def test_the_package_shows_its_folders_and_contracts() -> None:
     paths = {path for path in SOURCE.iterdir() if path.name != "__pycache__"}
     assert {path.name for path in paths if path.is_dir()} == set(TOP_FOLDERS)
-    assert {path.name for path in paths if path.is_file()} == {*TOP_MODULES, "__init__.py", "py.typed"}
+    assert {path.name for path in paths if path.is_file()} == {*TOP_MODULES, "__init__.py", "__main__.py", "py.typed"}
 
 
 def test_nothing_is_written_twice_in_the_tests() -> None:

@@ -51,6 +51,7 @@ PUBLIC = {
     "evaluate": "cell2sen.evaluation.evaluate",
     "pl": None,
     "tl": None,
+    "train": "cell2sen.training.train",
 }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cell2sen.sentences.ranking import Recipe
     from cell2sen.sentences.sentences import Sentences
     from cell2sen.task import Task
+    from cell2sen.training.train import train
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "pl",
     "tl",
+    "train",
 ]
 
 #: Module of each public name, imported at first use: `import cell2sen` alone imports neither torch nor anndata.
@@ -52,6 +54,7 @@ _HOME = {
     "cell_eval": "evaluation.cell_eval",
     "check": "inference.check",
     "evaluate": "evaluation.evaluate",
+    "train": "training.train",
 }
 _MODULES = ("pl", "tl")
 

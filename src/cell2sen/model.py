@@ -59,6 +59,12 @@ class Model:
         return RankFit(**stored) if stored else None
 
     @property
+    def training_data(self) -> Mapping[str, Any]:
+        """The key ``data`` of the training that made the model; empty if it is not known, or of another form."""
+        data = (self.metadata.get("training") or {}).get("data")
+        return data if isinstance(data, Mapping) else {}
+
+    @property
     def genes(self) -> tuple[str, ...] | None:
         """Genes that the model can write; ``None`` if it has no fixed list."""
         stored = self.metadata.get("genes")

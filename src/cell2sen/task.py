@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 BUILT_IN_SLOTS = ("cells", "genes", "n_cells", "n_genes", "number", "organism")
 
 #: Kinds of answers: none (embeddings), one label, one label per cell, a number, yes or no, genes that are no cell (a
-#: gene set), sentences of one or several cells, free text.
-AnswerKind = Literal["none", "label", "labels", "number", "yes_no", "genes", "sentences", "text"]
+#: gene set), sentences of one or several cells, free text, labels or numbers of several obs columns.
+AnswerKind = Literal["none", "label", "labels", "number", "yes_no", "genes", "sentences", "text", "joint"]
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -80,6 +80,9 @@ class Task:
     column: str | None = None
     """obs column of the answer, for tasks that were made from its name (:func:`cell2sen.tasks.column_task`)."""
 
+    parts: tuple[Task, ...] = ()
+    """Of a joint answer: the task of each column; its target is a slot of the answer."""
+
     cells: tuple[int, int] | None = None
     """Minimum and maximum number of cells in a sample, for tasks whose prompt or answer has ``{cells}``."""
 
@@ -99,6 +102,22 @@ class Task:
                 raise ValueError(
                     f"task {self.name!r}: a template must have both {{cells}} in prompt= and cell=, or neither"
                 )
+
+    @property
+    def answered(self) -> tuple[Task, ...]:
+        """Tasks of single answers: the parts of a joint answer in the order of the answer, else the task itself."""
+        answer = self.templates[0].answer
+        return tuple(sorted(self.parts, key=lambda part: answer.find(f"{{{part.target}}}"))) or (self,)
+
+    @property
+    def answer_names(self) -> list[str]:
+        """Columns and slots of the answers, which must not be in the prompt."""
+        return [name for part in self.answered for name in (part.column, part.target) if name]
+
+    @property
+    def is_of_columns(self) -> bool:
+        """Whether the task was made from names of obs columns."""
+        return self.column is not None or bool(self.parts)
 
     @property
     def slots(self) -> frozenset[str]:
@@ -249,10 +268,9 @@ class Task:
         ]
         return self._text(template.answer, {**slots, "cells": "".join(blocks)})
 
-    def openings(self, n_cells: int, variant: int = 0) -> list[str]:
-        """Text before each cell's part of an answer, and after the last part (``n_cells + 1`` entries)."""
-        assert self.target is not None
-        values: dict[str, Any] = {self.target: "\0"}
+    def openings(self, n_cells: int = 1, variant: int = 0) -> list[str]:
+        """Text before each part of an answer (each cell's, or each column's), and after the last part."""
+        values: dict[str, Any] = {str(part.target): "\0" for part in self.answered}
         return self.complete(variant=variant, n_cells=n_cells, **values).split("\0")
 
     def parse(self, text: str, vocabulary: Collection[str] = ()) -> Any:
@@ -260,7 +278,8 @@ class Task:
 
         Returns
         -------
-        By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one per cell;
+        By kind of answer: ``"label"`` and ``"text"`` a str; ``"labels"`` a tuple of str, one per cell; ``"joint"`` the
+        same, one per column, empty if the text has another form;
         ``"number"`` a float, or ``None`` for other answers;
         ``"yes_no"`` a bool, or ``None`` for neither; ``"genes"`` a :class:`~cell2sen.answer.ParsedSentence`;
         ``"sentences"`` a tuple of them, one per cell.
@@ -271,6 +290,10 @@ class Task:
             return tuple(parse_sentence(part, vocabulary) for part in parts)
         if self.answer == "labels":
             return tuple(parse_label(part) for part in parse_blocks(text, block, target))
+        if self.answer == "joint":
+            between = [rf"\s*{re.escape(opening.strip())}\s*" for opening in self.openings()]
+            found = re.fullmatch("(.+?)".join(between[:-1]) + f"(.+?){between[-1]}?", text.strip())
+            return () if found is None else tuple(map(parse_label, found.groups()))
         return _PARSERS[self.answer](text, vocabulary)
 
     def reworded(self, templates: Sequence[Template], source: str) -> Task:

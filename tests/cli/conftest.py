@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
     """The command line in this process, with its exit code and both streams."""
     monkeypatch.chdir(tmp_path)
-    handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("cell2sen").level
+    handler = signal.getsignal(signal.SIGTERM)
 
     def command(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["cell2sen", *map(str, arguments)])
@@ -47,7 +46,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
     yield command
     signal.signal(signal.SIGTERM, handler)
-    logging.getLogger("cell2sen").setLevel(level)
 
 
 @pytest.fixture

@@ -31,6 +31,17 @@ def test_without_its_extra_the_demo_names_what_to_install(monkeypatch: pytest.Mo
     assert not (tmp_path / "out").exists()
 
 
+def test_both_panels_have_one_colour_per_type() -> None:
+    import scanpy as sc
+
+    adata = sc.datasets.pbmc68k_reduced()
+    palette = demo._palette(adata)
+    for name, labels in demo.SAME.items():
+        assert palette[name] == palette[labels[0]]
+    types = {demo.SAME.get(name, (name,))[0] for name in adata.obs["bulk_labels"].cat.categories}
+    assert len({palette[name] for name in (*types, *demo.LABELS)}) == len({*types, *demo.LABELS})
+
+
 @needs_weights
 def test_demo_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse(*_: Any, **__: Any) -> None:

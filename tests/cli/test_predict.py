@@ -16,6 +16,7 @@ from cells import LABELS, cells
 from command import Run, digest, names
 
 from cell2sen import tl
+from cell2sen.cli.predict import _menus
 
 CHOICE = ";".join(LABELS)
 
@@ -85,6 +86,26 @@ def test_annotate_takes_the_labels_of_the_model(run: Run, file: Path, model: str
     assert written.uns["cell2sen"]["annotate"]["labels"].tolist() == LABELS
 
 
+def test_annotate_shows_its_labels_and_the_agreement_with_given_ones(run: Run, model: str, tmp_path: Path) -> None:
+    adata = cells(12)
+    adata.obs["given"] = ["B cells", "NK cell", None, "doublet", "hepatocyte", "CD4 T"] * 2
+    adata.write_h5ad(tmp_path / "given.h5ad")
+    done = run("annotate", "given.h5ad", "out.csv", "-m", model, "--compare", "given")
+    assert done.code == 0, done.err
+    assert f"chosen among 3 labels: {', '.join(map(repr, LABELS))}" in done.err
+    table = pd.read_csv(tmp_path / "out.csv", index_col="cell")["cell2sen_cell_type"].tolist()
+    same = sum(table[row] == name for row, name in ((0, "B cell"), (6, "B cell"), (1, "NK cell"), (7, "NK cell")))
+    assert f"{same / 4:.1%} of 4 cells have the label of obs['given']" in done.err
+    assert "not among the labels to choose from, and not counted: 'CD4 T', 'hepatocyte'" in done.err
+    assert "4 cells without one of the two labels are not counted" in done.err
+    counted = json.loads(run("annotate", "given.h5ad", "o.csv", "-m", model, "--compare", "given", "--json", "-q").out)
+    assert counted["comparison"]["share"] == same / 4
+    assert counted["labels"] == LABELS
+    refused = run("annotate", "given.h5ad", "no.csv", "-m", model, "--compare", "x")
+    assert (refused.code, "no column 'x' for --compare; available: ['donor', 'given']" in refused.err) == (1, True)
+    assert not (tmp_path / "no.csv").exists()
+
+
 def test_annotate_samples(run: Run, model: str, tmp_path: Path) -> None:
     adata = cells(24)
     adata.write_h5ad(tmp_path / "donors.h5ad")
@@ -98,7 +119,7 @@ def test_annotate_samples(run: Run, model: str, tmp_path: Path) -> None:
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["cell2sen_tissue_sample"].tolist() == table["cell2sen_tissue_sample"].tolist()
     refused = run("annotate", "donors.h5ad", "no.csv", "--task", "tissue", "--labels", "blood; lung", "-m", model)
-    assert (refused.code, "sample_by" in refused.err) == (1, True)
+    assert (refused.code, "that define them (--sample-by), such" in refused.err) == (1, True)
 
 
 def test_annotate_several_columns_with_context(run: Run, model: str, tmp_path: Path) -> None:
@@ -118,19 +139,38 @@ def test_annotate_several_columns_with_context(run: Run, model: str, tmp_path: P
     assert (refused.code, "number:COLUMN" in refused.err) == (1, True)
 
 
+def test_annotate_labels_of_several_tasks(run: Run, model: str, tmp_path: Path) -> None:
+    cells(6).write_h5ad(tmp_path / "donors.h5ad")
+    tasks = ["--task", "label:disease", "--task", "number:age", "-m", model, "-q"]
+    menus = ["--labels", "disease=flu; none", "--labels", "number:age=20; 70"]
+    assert run("annotate", "donors.h5ad", "out.h5ad", *tasks, *menus).code == 0
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert written.obsm["cell2sen_disease_probabilities"].columns.tolist() == ["flu", "none"]
+    assert written.obsm["cell2sen_age_probabilities"].columns.tolist() == ["20", "70"]
+    refused = run("annotate", "donors.h5ad", "no.csv", *tasks, "--labels", "flu; none")
+    assert (refused.code, "COLUMN=LABEL; LABEL for ['age', 'disease'" in refused.err) == (1, True)
+
+
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     done = run(
         "perturb", file, "out.h5ad", "-m", model, "--perturbation-column", "perturbation", "--n-genes", 5, "--json"
     )
     assert done.code == 0, done.err
-    assert json.loads(done.out) == {"file": "out.h5ad", "n_cells": 3, "validity": 1.0}
+    summary = json.loads(done.out)
+    (warning,) = summary.pop("warnings")
+    assert "was not trained on the perturbations 'IL-6'" in warning
+    assert summary == {"file": "out.h5ad", "n_cells": 3, "validity": 1.0}
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["perturbation"].tolist() == ["IFN-beta", "IFN-beta", "IL-6"]
     assert set(written.layers) == {"control", "delta"}
-    for wrong in ([], ["-p", "IFN-beta", "--perturbation-column", "perturbation"]):
+    for wrong, words in (
+        ([], "name the perturbation (--perturbation), or the column"),
+        (["-p", "IFN-beta", "--perturbation-column", "perturbation"], "no control cells"),
+        (["-p", "IFN-beta", "--control", "ctrl", "--all-cells"], "either --control or --all-cells"),
+    ):
         refused = run("perturb", file, "no.h5ad", "-m", model, *wrong)
         assert refused.code == 1
-        assert "either --perturbation or --perturbation-column" in refused.err
+        assert words in refused.err
     menu = run("perturb", file, "no.h5ad", "-m", model, "--perturbation-column", "pert")
     assert "no column 'pert'; available: ['donor', 'perturbation']" in menu.err
     assert names(tmp_path) == {"in.h5ad", "out.h5ad"}
@@ -208,6 +248,11 @@ def test_perturb_the_controls_of_a_mixed_file(run: Run, model: str, tmp_path: Pa
     options = ["--perturbation-column", "condition", "--n-genes", 5, "-m", model, "-q"]
     assert run("perturb", "mixed.h5ad", "out.h5ad", "-p", "IFN-beta", "--control", "ctrl", *options).code == 0
     assert anndata.read_h5ad(tmp_path / "out.h5ad").obs_names.tolist() == ["c0", "c2", "c4"]
+    found = run("perturb", "mixed.h5ad", "found.h5ad", "-p", "IFN-beta", "-m", model)
+    assert anndata.read_h5ad(tmp_path / "found.h5ad").obs_names.tolist() == ["c0", "c2", "c4"]
+    assert "not of 'IL-6'. --all-cells predicts all cells" in found.err
+    assert run("perturb", "mixed.h5ad", "all.h5ad", "-p", "IFN-beta", "--all-cells", "-m", model, "-q").code == 0
+    assert anndata.read_h5ad(tmp_path / "all.h5ad").n_obs == 6
     assert run("perturb", "mixed.h5ad", "own.h5ad", *options).code == 0
     assert anndata.read_h5ad(tmp_path / "own.h5ad").obs["perturbation"].tolist() == ["IL-6"] * 3
 
@@ -216,3 +261,29 @@ def test_a_device_that_is_not_there_is_one_line(run: Run, file: Path, model: str
     done = run("embed", file, "no.npy", "-m", model, "--device", "tpu")
     assert (done.code, done.err.strip().count("\n")) == (1, 0)
     assert "no device 'tpu'" in done.err
+
+
+def test_labels_of_several_columns() -> None:
+    joint = ["joint:tissue+age"]
+    texts = ["tissue=lung; blood", "age = 20;40", "tissue=skin"]
+    assert _menus(texts, joint) == {"tissue": "lung; blood; skin", "age": " 20;40"}
+    assert _menus(["sex=f=1; m"], ["label:sex", "label:x"]) == {"sex": "f=1; m"}
+    assert _menus(["a=b; c"], ["label:x"]) is None
+    assert _menus(None, joint) is None
+    with pytest.raises(ValueError, match="takes COLUMN=LABEL; LABEL, found 'lung; blood'"):
+        _menus(["lung; blood"], joint)
+
+
+def test_annotate_a_joint_answer(run: Run, model: str, tmp_path: Path) -> None:
+    cells().write_h5ad(tmp_path / "in.h5ad")
+    options = ("--labels", "tissue=lung; blood", "--labels", "age=20; 40", "--task", "joint:tissue+number:age")
+    done = run("annotate", "in.h5ad", "out.csv", "--model", model, *options, "--json")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "out.csv", index_col=0)
+    keys = ["cell2sen_tissue", "cell2sen_tissue_score", "cell2sen_age", "cell2sen_age_low", "cell2sen_age_high"]
+    assert list(table.columns) == keys
+    assert set(json.loads(done.out)["results"]) == {"cell2sen_tissue", "cell2sen_age"}
+    expected = cells()
+    menus = {"tissue": ["lung", "blood"], "age": [20, 40]}
+    tl.annotate(expected, menus, task="joint:tissue+number:age", model=model, progress=False)
+    np.testing.assert_allclose(table["cell2sen_age"], expected.obs["cell2sen_age"], rtol=1e-4)

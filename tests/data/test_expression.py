@@ -233,3 +233,10 @@ def test_the_organism_is_guessed_from_the_symbols_if_the_index_has_none(case: An
     var = pd.DataFrame({"features": [prefix + name for name in symbols]}, index=[str(row) for row in range(6)])
     adata = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (5, 6)).astype(np.float32), var=var)
     assert Expression.open(adata, case=case).organism() == ("Mus musculus",) * 5
+
+
+def test_limited_to_some_genes(adata: anndata.AnnData) -> None:
+    with Expression.open(adata) as expression:
+        part = expression.limited_to(["ACTB", "NOT-A-GENE", "B2M"])
+        assert part.symbols == ("B2M", "ACTB")
+        np.testing.assert_allclose(part.ln_cp10k().toarray(), expression.ln_cp10k().toarray()[:, [1, 3]])

@@ -90,7 +90,7 @@ def test_numbers_from_any_kind_of_column() -> None:
     obs = pd.DataFrame({"a": pd.Categorical(["1.50", "NA", "-2"]), "b": np.array([0.1, np.nan, 3], np.float32)})
     np.testing.assert_array_equal(number_column(obs, "a"), [1.5, np.nan, -2])
     np.testing.assert_array_equal(number_column(obs, "b"), [0.1, np.nan, 3], "float32 keeps its short decimals")
-    for text in ("12 years", "inf", "1,5"):
+    for text in ("12 years", "inf", "1,5", "1_000", "1,000"):
         with pytest.raises(ValueError, match=r"must be numbers, found .* its task is 'label:c'"):
             number_column(pd.DataFrame({"c": ["1", text]}), "c")
 

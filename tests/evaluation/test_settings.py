@@ -42,7 +42,7 @@ def test_options_are_put_into_their_part() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"task": "perturbation"}, r"task must be one of \['perturb', 'generate', 'annotate'\]"),
+        ({"task": "perturbation"}, r"task must be one of \['perturb', 'generate', 'annotate', 'number', 'text', "),
         ({"controls": "half"}, "controls must be 'split' or 'shared', found 'half'"),
         ({"resamples": -1}, "resamples must be at least 0, max_cells and min_cells at least 2: found -1, 500, 10"),
         ({"min_cells": 1}, "at least 2: found 100, 500, 1"),

@@ -24,3 +24,20 @@ def section(side: int = 9, *, seed: int = 0, spread: float = 0.1) -> anndata.Ann
     adata.obsm["spatial"] = grid + generator.normal(0, spread, grid.shape)
     assert len(GENES) >= 15
     return adata
+
+
+def tissue_of_donors(donors: tuple[str, ...] = ("d1", "d2"), *, seed: int = 0) -> anndata.AnnData:
+    """Nine cells of each donor, on a square of its own section."""
+    parts = []
+    for place, donor in enumerate(donors):
+        part = cells(9, seed=seed + place)
+        part.obs_names = [f"{donor}-{name}" for name in part.obs_names]
+        part.obs["donor"] = part.obs["section"] = donor
+        part.obs["cluster"] = [f"{donor}/{cell % 2}" for cell in range(9)]
+        part.obs["layer"] = ["inner" if cell < 5 else "outer" for cell in range(9)]
+        part.obs["age"] = np.arange(9.0)
+        part.obsm["spatial"] = np.stack(np.divmod(np.arange(9), 3), axis=1).astype(float)
+        parts.append(part)
+    joined = anndata.concat(parts)
+    joined.uns["organism"] = "Homo sapiens"
+    return joined

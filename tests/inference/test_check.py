@@ -13,7 +13,7 @@ from anndata_objects import assign, with_values
 from cells import GENES, cells, checkpoint
 
 import cell2sen as c2s
-from cell2sen.inference.check import Check, _duration
+from cell2sen.inference.check import Check
 from cell2sen.model import Model
 
 
@@ -295,14 +295,6 @@ def test_no_weights_are_loaded(model: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert c2s.check(cells(), model).ok
     with pytest.raises(AssertionError, match="a model was loaded"):
         c2s.tl.embed(cells(), model=model, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.0, "a second"), (1.9, "a second"), (45, "45 seconds"), (600, "10 minutes"), (9000, "2 hours"), (2e5, "2 days")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert _duration(seconds) == words
 
 
 def test_real_cells(shared_data: Path, model: str) -> None:

@@ -25,6 +25,10 @@ SAMPLE = Task(
         ),
     ),
 )
+#: Cells in lines of their own, as the authors of C2S write them.
+LINES = SAMPLE.reworded(
+    [replace(SAMPLE.templates[0], answer=" {cells}.", answer_cell="Cell {number}:\n{sentence}.\n")], "test"
+)
 DRAWN = Sampling(temperature=1.0, seed=2)
 
 
@@ -36,22 +40,25 @@ def requests(n_cells: int, n: int = 3) -> list[Prompt]:
 
 
 @pytest.mark.parametrize("n_cells", [1, 2, 20])
+@pytest.mark.parametrize("task", [SAMPLE, LINES], ids=["joined", "lines"])
 @pytest.mark.parametrize("sampling", [Sampling(), DRAWN])
-def test_cells_equal_those_behind_plain_text(any_backend: Backend, n_cells: int, sampling: Sampling) -> None:
+def test_cells_equal_those_behind_plain_text(
+    any_backend: Backend, n_cells: int, task: Task, sampling: Sampling
+) -> None:
     prompts = requests(n_cells)
-    written = write_cells(any_backend, SAMPLE, prompts, sampling, genes=tiny.GENES, n_cells=n_cells)
+    written = write_cells(any_backend, task, prompts, sampling, genes=tiny.GENES, n_cells=n_cells)
     for prompt, sentences in zip(prompts, written, strict=True):
         assert [sentence.n_words for sentence in sentences] == [3] * n_cells
         assert all(sentence.validity == sentence.uniqueness == 1 for sentence in sentences)
-        text = prompt.text
+        openings, text = task.openings(n_cells), prompt.text
         for number, sentence in enumerate(sentences):
-            text += f"{'.' if number else ''}\nCell {number + 1}:"
+            text += openings[number].rstrip(" ")
             plain = Prompt.of_cell(text, key=f"{prompt.key}/{number}", answer_genes=3)
             [answer] = any_backend.generate([plain], sampling, genes=tiny.GENES)
             assert tuple(answer.split()) == sentence.genes
-            text += " " + answer.strip()
-        answer = SAMPLE.complete(n_cells=n_cells, sentence=[" ".join(sentence.genes) for sentence in sentences])
-        assert prompt.text + answer == text + "."
+            text += ("" if text.endswith("\n") else " ") + answer.strip()
+        complete = task.complete(n_cells=n_cells, sentence=[" ".join(sentence.genes) for sentence in sentences])
+        assert prompt.text + complete == text + openings[-1]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), DRAWN])

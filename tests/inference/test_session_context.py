@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from anndata_objects import QUIET, PromptRecorder
 from cells import cells, fake
@@ -71,6 +72,14 @@ def test_slots_are_recorded(tmp_path: Path) -> None:
     record = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["cell2sen"]["embed"]["context"]
     assert record["slots"].tolist() == ["tissue", "donor_id"]
     assert record["n_cells"].tolist() == [2, 4]
+    adata.obs["tissue"] = adata.obs["tissue"].astype("category")
+    adata.obs["age"] = [1.0, np.nan, 3.0, 4.0, np.nan, 6.0]
+    adata.obs["treated"] = [True, False, None, True, pd.NA, False]
+    slots = ["age", "tissue", "treated"]
+    c2s.tl.annotate(adata, ["B cell", "NK cell"], model=fake(), context=slots, **QUIET)
+    assert adata.uns["cell2sen"]["annotate"]["context"]["n_cells"].tolist() == [4, 2, 4]
+    perturbed = c2s.tl.perturb(adata, "IFN-beta", model=fake(), context=slots, **QUIET)
+    assert perturbed.uns["cell2sen"]["perturb"]["context"]["n_cells"].tolist() == [4, 2, 4]
     c2s.tl.embed(adata, model=fake(), **QUIET)
     assert "context" not in adata.uns["cell2sen"]["embed"]
     made = c2s.tl.generate(
@@ -114,3 +123,32 @@ def test_contexts_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> No
         begin("embed", adata_with_tissue(), model=FakeBackend(model), context="tissue"),
     ):
         assert "was not trained with 'tissue' in its prompts, but with genes alone" in caplog.text
+
+
+def test_a_model_that_was_trained_with_context_needs_it(caplog: pytest.LogCaptureFixture) -> None:
+    trained: dict[str, Any] = {
+        "templates": {
+            "annotate": [{"prompt": "{genes} is", "answer": " {cell_type}."}],
+            "label:tissue": [{"prompt": "{genes} is", "answer": " {tissue}."}],
+        },
+        "training": {"data": {"context": ["tissue", "donor_id"], "augmentation": {"context_dropout": 0.0}}},
+        "context": {"tissue": 9, "donor_id": 9},
+    }
+    backend = fake(**trained)
+    for context, task, missing in (
+        (None, "annotate", "'tissue', 'donor_id'"),
+        ("donor_id", "annotate", "'tissue'"),
+        (None, "label:tissue", "'donor_id'"),
+        (["tissue", "donor_id"], "annotate", ""),
+        ("donor_id", "label:tissue", ""),
+    ):
+        caplog.clear()
+        with begin(task, adata_with_tissue(), model=backend, context=context):
+            pass
+        expected = f"fake was trained with {missing} in all prompts, these are without: pass them as context="
+        assert (expected in caplog.text) == bool(missing)
+        assert ("was trained with" in caplog.text) == bool(missing)
+    trained["training"]["data"]["augmentation"]["context_dropout"] = 0.3
+    caplog.clear()
+    with begin("annotate", adata_with_tissue(), model=fake(**trained)):
+        assert "was trained with" not in caplog.text

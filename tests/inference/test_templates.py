@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from cell2sen import tasks
 from cell2sen.inference import templates as module
@@ -12,6 +16,29 @@ from cell2sen.model import Model, resolve
 ANNOTATE, EMBED, GENERATE, PERTURB = map(tasks.load, ("annotate", "embed", "generate", "perturb"))
 OWN = Model(name="own", path="nowhere")
 PUBLISHED = resolve("gemma-2-2b")
+
+
+#: Task → the name that the authors' formatter has for it.
+AUTHORS_TASKS = {
+    "annotate": "cell_type_prediction",
+    "embed": "cell_type_prediction",
+    "generate": "cell_type_generation",
+    "interpret": "natural_language_interpretation",
+    "sample_from_tissue": "tissue_conditional_generation",
+    "tissue": "tissue_prediction",
+}
+
+
+def authors_formatter():
+    """Module of the installed package that writes prompts; the package itself, which needs more, is not imported."""
+    spec = importlib.util.find_spec("cell2sentence")
+    if spec is None:
+        pytest.skip("cell2sentence is not installed: pip install --no-deps cell2sentence")
+    file = Path(spec.submodule_search_locations[0]) / "prompt_formatter.py"
+    found = importlib.util.spec_from_file_location("authors_formatter", file)
+    loaded = importlib.util.module_from_spec(found)
+    found.loader.exec_module(loaded)
+    return loaded
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +71,22 @@ def package(tmp_path, monkeypatch):
             {"model_input": ["{num_genes} words of {cell_type} in {organism}:"], "response": ["{cell_sentence}."]}
         )
     )
+    multi = {
+        "multi_cell_tissue_prediction_prompts": (
+            "{num_cells} of {organism}, {num_genes}:\n{multi_cell_sentences}.\nSo: ",
+            "{tissue}.",
+        ),
+        "multi_cell_tissue_conditional_generation": (
+            "{num_cells} of {tissue}, {num_genes} in {organism}:\n",
+            "{multi_cell_sentences}.",
+        ),
+        "multi_cell_natural_lang_interpretation_prompts": (
+            "{num_cells}, {num_genes}, {organism}\n{multi_cell_sentences}.\nIt: ",
+            "{abstract}.",
+        ),
+    }
+    for file, (prompt, response) in multi.items():
+        (prompts / f"{file}.json").write_text(json.dumps({"model_input": [prompt], "response": [response]}))
     monkeypatch.syspath_prepend(str(tmp_path))
     return prompts
 
@@ -84,13 +127,87 @@ def test_one_warning_per_model_when_templates_differ(not_installed, caplog):
     assert len(caplog.records) == 2
 
 
+def test_samples_in_the_form_of_the_package(package):
+    cells = {"a": ("CD4", "LYZ"), "b": ("B2M", "CD4")}
+    tissue = choose_templates(tasks.load("tissue"), OWN, "cell2sentence")
+    expected = "2 of Homo sapiens, 2:\nCell 1:\nCD4 LYZ.\nCell 2:\nB2M CD4.\n.\nSo:"
+    assert tissue.prompt(cells=cells).text == expected
+    assert tissue.complete(tissue="lung") == " lung."
+    interpret = choose_templates(tasks.load("interpret"), OWN, "cell2sentence")
+    assert interpret.complete(summary="Blood") == " Blood."
+    sample = choose_templates(tasks.load("sample_from_tissue"), OWN, "cell2sentence")
+    answer = sample.complete(n_cells=2, sentence=list(cells.values()))
+    assert answer == " Cell 1:\nCD4 LYZ.\nCell 2:\nB2M CD4.\n."
+    assert [parsed.genes for parsed in sample.parse(answer, {"CD4", "LYZ", "B2M"})] == list(cells.values())
+    assert sample.openings(2) == [" Cell 1:\n", ".\nCell 2:\n", ".\n."]
+
+
 def test_tasks_that_the_package_lacks(package, caplog):
     assert choose_templates(PERTURB, PUBLISHED) is PERTURB
     assert "cell2sentence has no templates of this task; pass the original ones as templates=FILE" in caplog.text
-    with pytest.raises(
-        ValueError, match=r"no templates for task 'perturb', only for \['annotate', 'embed', 'generate'\]"
-    ):
-        choose_templates(PERTURB, PUBLISHED, "cell2sentence")
+    for _ in range(2):
+        assert choose_templates(PERTURB, OWN, "cell2sentence") is PERTURB
+    [_, record] = caplog.records
+    available = "annotate, embed, generate, interpret, sample_from_tissue, tissue"
+    assert f"no templates of task 'perturb', only of {available}: those of cell2sen are used" in record.getMessage()
+    assert "pass others as templates={'perturb': [" in record.getMessage()
+    # A checkpoint keeps those that it was trained with.
+    metadata = {"templates": {"perturb": [{**as_mapping(PERTURB)[0], "prompt": "Mine {genes} {perturbation}:"}]}}
+    model = Model(name="mine", path="nowhere", wording="checkpoint", metadata=metadata)
+    assert choose_templates(PERTURB, model, "cell2sentence").source == "checkpoint"
+
+
+def test_named_templates_for_single_tasks(package):
+    mapping = {"tissue": "cell2sentence", "annotate": "cell2sen"}
+    assert choose_templates(tasks.load("tissue"), OWN, mapping).source == "cell2sentence"
+    assert choose_templates(ANNOTATE, PUBLISHED, mapping) is ANNOTATE
+    assert choose_templates(GENERATE, OWN, mapping) is GENERATE
+
+
+@pytest.mark.parametrize("name", sorted(module.PACKAGE_FILES))
+def test_installed_package_writes_the_same_texts(name, monkeypatch):
+    """Each template of the real package, beside the texts that its own formatter writes."""
+    formatter = authors_formatter()
+    chosen = choose_templates(tasks.load(name), OWN, "cell2sentence")
+    genes = [("CD4", "LYZ", "B2M"), ("MALAT1", "CD4", "LYZ"), ("B2M", "CD3D", "CD4")]
+    values = {"cell_type": "B cell", "tissue": "lung", "abstract": "Blood of donors"}
+    cells = [{"cell_sentence": " ".join(each), "organism": "Mus musculus", **values} for each in genes]
+    kind = AUTHORS_TASKS[name]
+    sample = {"multi_cell_groupings": [0, 1, 2], "organism": "Mus musculus", **values}
+    for variant in range(len(chosen.templates)):
+        monkeypatch.setattr(formatter.random, "choice", lambda prompts, at=variant: prompts[at])
+        if chosen.templates[0].cell or chosen.templates[0].answer_cell:
+            writer = formatter.C2SMultiCellPromptFormatter(task=kind, top_k_genes=3)
+            [row] = writer.format_hf_ds(Dataset.from_list(cells), Dataset.from_list([sample]))
+            of_cells = {f"cell {number}": each for number, each in enumerate(genes)}
+        else:
+            writer = formatter.C2SPromptFormatter(task=kind, top_k_genes=3)
+            [row] = writer.format_hf_ds(Dataset.from_list(cells[:1]))
+            of_cells = {"cell 0": genes[0]}
+        slots = {slot: values[slot] for slot in chosen.slots}
+        given = of_cells if chosen.reads_cells else dict.fromkeys(of_cells, ())
+        whole = {"cells": given} if chosen.cells else {"genes": given.get("cell 0", ())}
+        prompt = chosen.prompt(**whole, organism="mouse", variant=variant, answer_genes=3, **slots)
+        assert prompt.text == row["model_input"].rstrip()
+        if name == "embed":
+            continue
+        answers = {"sentence": genes if chosen.cells else genes[0], "summary": values["abstract"]}
+        target = str(chosen.target)
+        filled = {target: answers.get(target, values.get(target))}
+        assert chosen.complete(variant=variant, n_cells=len(of_cells), **filled) == " " + row["response"]
+    assert len(chosen.templates) >= 10
+
+
+def test_every_file_of_the_installed_package_is_mapped():
+    folder = Path(authors_formatter().__file__).parent / "prompts"
+    assert {file.name for file in folder.glob("*.json")} == set(module.PACKAGE_FILES.values())
+
+
+def test_table_of_the_documentation():
+    page = Path(__file__).parents[2] / "docs" / "tasks" / "wording.md"
+    rows = re.findall(r"^\| (`.+?`) \| `(\w+\.json)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    listed = {task: file for names, file in rows for task in re.findall(r"`(\w+)`", names)}
+    assert listed == dict(module.PACKAGE_FILES)
 
 
 def test_other_templates_for_a_published_checkpoint_warn(package, caplog):

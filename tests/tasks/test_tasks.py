@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cell2sen import tasks
+from cell2sen.task import Template
 
 GENES = ("CD4", "LYZ")
 
@@ -38,7 +39,7 @@ def test_every_task(name):
     for template in task.templates:
         one = template.answer_cell if template.answer == "{cells}" else template.answer
         assert one[0].isspace()
-        assert one.endswith(f"{{{task.target}}}" + ("" if task.answer == "text" else "."))
+        assert one.endswith("." if task.answer != "text" else (f"{{{task.target}}}", f"{{{task.target}}}."))
         assert template.prompt == template.prompt.strip()
 
 
@@ -58,6 +59,8 @@ def test_one_template_decides_embeddings():
         ("number:dose (nM)", "dose (nM)", "dose_nM"),
         ("label:organism", "organism", "organism_of_cell"),
         ("label:a{b}.c", "a b c", "a_b_c"),
+        ("label:self", "self", "self_of_cell"),
+        ("label:Genes", "Genes", "Genes_of_cell"),
     ],
 )
 def test_any_column_makes_a_task(name, words, target):
@@ -74,4 +77,51 @@ def test_any_column_makes_a_task(name, words, target):
 @pytest.mark.parametrize("name", ["label:", "number: ", "label:__"])
 def test_columns_without_a_name(name):
     with pytest.raises(ValueError, match="are named label:COLUMN or number:COLUMN"):
+        tasks.load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "answer"),
+    [
+        ("joint:tissue+sex", "The tissue and sex of this cell are:", " {tissue}; {sex}."),
+        (
+            "joint:donor.state+donor_state+number:age",
+            "The donor state, donor state and age of this cell are:",
+            " {donor_state}; {donor_state_2}; {age}.",
+        ),
+        (r"joint:CD4\+ share+a/b", "The CD4+ share and a/b of this cell are:", " {CD4_share}; {a_b}."),
+        (
+            "joint:label:number:x+organism",
+            "The number:x and organism of this cell are:",
+            " {number_x}; {organism_of_cell}.",
+        ),
+    ],
+)
+def test_several_columns_make_a_task(name, ending, answer):
+    task = tasks.load(name)
+    assert task.name == name
+    assert (task.answer, task.column, task.target) == ("joint", None, None)
+    assert task.is_of_columns
+    assert tasks.is_of_columns(name)
+    assert task.templates[0].answer == answer
+    assert task.prompt(genes=GENES, organism="mouse").text.endswith(f"Cell sentence: CD4 LYZ.\n{ending}")
+    assert tasks.load(tasks.joint_name([part.name for part in task.parts])) == task
+    values = {part.target: f"value {number}" for number, part in enumerate(task.answered)}
+    written = task.complete(**values)
+    assert task.parse(written) == tuple(values.values())
+    assert task.parse("another text") == ()
+
+
+def test_parts_of_a_joint_answer_in_the_order_of_a_template():
+    task = tasks.load("joint:tissue+sex")
+    other = task.reworded([Template(prompt="{genes}: sex and tissue?", answer=" {sex} in {tissue}.")], "user")
+    assert [part.column for part in other.answered] == ["sex", "tissue"]
+    assert other.openings() == [" ", " in ", "."]
+    assert other.parse(" female in T cell; blood.") == ("female", "T cell; blood")
+    assert tasks.load("label:sex").answered == (tasks.load("label:sex"),)
+
+
+@pytest.mark.parametrize("name", ["joint:", "joint:tissue", "joint:tissue+tissue", "joint:tissue+ "])
+def test_joint_answers_need_two_columns(name):
+    with pytest.raises(ValueError, match="two different columns or more, found 'joint:"):
         tasks.load(name)

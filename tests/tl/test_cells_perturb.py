@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +164,36 @@ def test_of_a_mixed_file_only_the_controls_are_perturbed(names: list[Any], contr
         c2s.tl.perturb(mixed(["x"] * 6), "IFN-beta", **options)
 
 
-def test_a_mixed_file_without_a_column_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    c2s.tl.perturb(mixed(["ctrl", "stim"] * 3), "IFN-beta", model=fake(), **QUIET)
-    assert "3 of 6 cells are no controls by obs['condition'] ('stim' beside 'ctrl')" in caplog.text
-    caplog.clear()
-    c2s.tl.perturb(mixed(["ctrl"] * 6), "IFN-beta", model=fake(), **QUIET)
-    assert "no controls by" not in caplog.text
+@pytest.mark.parametrize("control", ["auto", "ctrl"])
+def test_controls_of_a_mixed_file_are_found(control: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cell2sen")
+    predicted = c2s.tl.perturb(mixed(["ctrl", "stim"] * 3), "IFN-beta", control=control, model=fake(), **QUIET)
+    assert predicted.obs_names.tolist() == ["c0", "c2", "c4"]
+    message = "responses of the 3 controls in obs['condition'] ('ctrl'); not of 'stim'. control=() predicts all cells"
+    assert message in caplog.text
+    named = c2s.tl.perturb(
+        mixed(["ctrl", "stim"] * 3), "IFN-beta", perturbation_column="condition", model=fake(), **QUIET
+    )
+    assert named.obs_names.tolist() == ["c0", "c2", "c4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["ctrl", "stim"] * 3, {"control": ()}),
+        (["ctrl"] * 6, {}),
+        (["stim", "other"] * 3, {}),
+        (["resting", "stim"] * 3, {}),  # a state of cells
+        (["ctrl", "stim"] * 3, {"model": fake(perturbations={"ctrl": 9, "IFN-beta": 9})}),
+    ],
+)
+def test_all_cells_are_perturbed_where_none_are_marked(names: list[Any], options: dict[str, Any]) -> None:
+    assert c2s.tl.perturb(mixed(names), "IFN-beta", **{"model": fake(), **QUIET, **options}).n_obs == 6
+
+
+def test_controls_that_no_column_has() -> None:
+    with pytest.raises(ValueError, match="no column of obs has controls called 'untouched' beside other cells"):
+        c2s.tl.perturb(mixed(["ctrl", "stim"] * 3), "IFN-beta", control="untouched", model=fake(), **QUIET)
 
 
 def test_combinations_take_the_models_order(caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +208,7 @@ def test_labels_are_no_perturbations(caplog: pytest.LogCaptureFixture) -> None:
     model = fake(perturbations={"IFN-beta": 9}, labels={"B cell": 9}, spellings={"B cell": ["Lymphocyte"]})
     c2s.tl.perturb(adata, perturbation_column="condition", model=model, **QUIET)
     assert "'B cell', 'Lymphocyte' are cell types, not perturbations" in caplog.text
-    assert "was not trained on the perturbations ['B cell', 'Lymphocyte']" in caplog.text
+    assert "was not trained on the perturbations 'B cell', 'Lymphocyte'" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["nan", "NA", "None", "<NA>", "N/A"])

@@ -118,7 +118,7 @@ class TestFineTuning:
         labels = {"column": "cell_type", "names": names}
         changes = {
             "data.lengths": {},
-            "data.spellings": {"plasmablast": ["Plasmablasts"]},
+            "data.names.spellings": {"plasmablast": ["Plasmablasts"]},
             "optimiser.max_steps": 20,
             "optimiser.learning_rate": 3e-3,
             "optimiser.batch_size": 16,

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import training_cells
 import training_runs
+from cells import checkpoint
 
 import cell2sen as c2s
-from cell2sen import training
-from cell2sen.model import Model
+from cell2sen import tasks, training
+from cell2sen.model import Model, resolve
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.pairs import Pair, pairs
+from cell2sen.training.release import directory
 from cell2sen.training.train import _examples
 
 FILE: dict[str, Any] = {
@@ -82,6 +84,14 @@ def test_context_is_left_out_at_random(cohort: Path) -> None:
         _examples(config(**{"data.context": ["organ"]}), None, cohort)
 
 
+def test_tasks_that_are_new_to_a_starting_model(cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    templates = {"annotate": [{"prompt": "{genes} is", "answer": " {cell_type}."}]}
+    start = resolve(str(checkpoint(tmp_path / "start", templates=templates)))
+    examples = _examples(config(), start, cohort)
+    assert examples.tasks["label:tissue"] == tasks.load("label:tissue")
+    assert "its answers are guesses" not in caplog.text, "before they are learned"
+
+
 @pytest.fixture(scope="module")
 def columns_model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     steps = {"optimiser.max_steps": 600, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 300}
@@ -122,3 +132,59 @@ def columns_names(model: Model) -> list[str]:
 
     names: list[str] = json.loads((Path(model.path) / "trained_on.json").read_text(encoding="utf-8"))["cells.h5ad"]
     return names
+
+
+def joint_config(**changes: Any) -> training.TrainConfig:
+    file = {**FILE, "tasks": {"joint:tissue+number:age+donor": 4, "label:cell_type": 1}}
+    values = {"data.context": ["donor state", "age"], "data.lengths": {"annotate": 20}}
+    return training_runs.config({**values, **changes}, file=file)
+
+
+def test_joint_pairs_are_of_cells_with_all_values(cohort: Path) -> None:
+    examples = _examples(joint_config(), None, cohort)
+    cells = examples.cells["cells.h5ad"]
+    options: Any = {"lengths": examples.lengths, "augmentation": Augmentation(), "seed": 0}
+    found = [
+        pair
+        for pair in pairs(cells, examples.tasks, draw=0, held_out=False, **options)
+        if pair.task == "joint:tissue+number:age+donor"
+    ]
+    obs = cells.obs[~cells.test]
+    complete = obs[obs["tissue"].notna() & obs["age"].notna()]
+    assert {pair.prompt.key for pair in found} == set(complete.index)
+    for pair in found:
+        row = obs.loc[pair.prompt.key]
+        age = cells.bins["age"].write([row["age"]])[0]
+        assert pair.completion == f" {row['tissue']}; {age}; {row['donor']}."
+        assert "age:" not in pair.prompt.text, "the context has the answer of no part"
+        assert pair.prompt.text.endswith("The tissue, age and donor of this cell are:")
+    counts = directory._columns(examples, {})
+    assert counts["label_columns"]["tissue"] == complete["tissue"].value_counts().to_dict()
+    assert counts["label_columns"]["cell_type"] == obs["cell_type"].value_counts().to_dict()
+    assert sum(counts["number_columns"]["age"]["n_cells"].values()) == len(complete)
+    assert counts["context"] == {"donor state": obs["donor state"].notna().sum(), "age": obs["age"].notna().sum()}
+
+
+@pytest.mark.slow
+def test_a_model_of_joint_answers_from_file_to_score(cohort: Path, tmp_path: Path) -> None:
+    steps = {"optimiser.max_steps": 500, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 250}
+    file = {**FILE, "tasks": {"joint:tissue+cell_type": 8}}
+    values = {"data.lengths": {"annotate": 20}, "card.score_cells": 60, **steps}
+    model = training_runs.run(cohort, tmp_path / "joint", training_runs.config(values, file=file))
+    assert set(model.metadata["calibration"]) == {"joint:tissue+cell_type, tissue", "joint:tissue+cell_type, cell_type"}
+    cells = anndata.read_h5ad(cohort / "cells.h5ad")
+    held_out = cells[~cells.obs_names.isin(columns_names(model))].copy()
+    c2s.tl.annotate(held_out, model=model, progress=False)
+    assert {"cell2sen_tissue", "cell2sen_tissue_score", "cell2sen_cell_type"} <= set(held_out.obs)
+    known = held_out.obs["tissue"].notna()
+    right = [
+        (held_out.obs[f"cell2sen_{name}"].astype(str) == held_out.obs[name].astype(str))[known]
+        for name in ("tissue", "cell_type")
+    ]
+    train = cells[cells.obs_names.isin(columns_names(model))].copy()
+    scores = c2s.evaluate(held_out, cells, label=["tissue", "cell_type"], train=train, resamples=20)
+    assert scores.table.loc["accuracy", "prediction"] == pytest.approx((right[0] & right[1]).mean())
+    assert scores.table.loc["accuracy", "prediction"] > 2 * scores.table.loc["accuracy", "majority_label"]
+    text = training_runs.card(model)
+    for name in ("joint:tissue+cell_type", "joint:tissue+cell_type, tissue", "joint:tissue+cell_type, cell_type"):
+        assert f"| {name} | accuracy |" in text

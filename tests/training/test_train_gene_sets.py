@@ -11,8 +11,8 @@ import training_cells
 import training_runs
 
 from cell2sen import evaluate, tl, training
-from cell2sen.cli.training_options import configure
 from cell2sen.data.genes.gene_sets import read_sets, write_gmt
+from cell2sen.training.config.options import configure
 
 pytestmark = pytest.mark.slow
 

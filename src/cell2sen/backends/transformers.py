@@ -239,7 +239,7 @@ class TransformersBackend(Backend):
             lengths_of_answers, values = [n_genes[row] for row in batch], [rank_values[row] for row in batch]
             expected[batch] = expected_values(self.causal, rows, gene_ids, lengths_of_answers, values, keys)
 
-        self._run_generating(expect_batch, lengths + np.array(n_genes), "expect")
+        self._run_generating(expect_batch, lengths + np.array(n_genes), "expected expression")
         return expected
 
     # -- shared by all verbs

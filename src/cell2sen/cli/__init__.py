@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import importlib.metadata
+import platform
 import signal
 import sys
 from typing import Annotated
@@ -10,8 +11,9 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import bulk, check, corpus, demo, evaluate, gene_sets, predict, samples, space, text, train
+from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train, transfer
 from cell2sen.cli.options import with_groups
+from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
 __all__ = ["app", "main"]
 
@@ -20,6 +22,8 @@ COMMANDS = (
     predict.sentences,
     predict.embed,
     predict.annotate,
+    transfer.transfer,
+    transfer.supporting_genes,
     predict.perturb,
     predict.generate,
     samples.generate_sample,
@@ -41,38 +45,60 @@ COMMANDS = (
 #: Exit code of typer after SIGINT.
 INTERRUPTED = 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+#: Packages whose versions change results or the files that can be read, for --version.
+STACK = ("torch", "transformers", "anndata", "scanpy", "numpy")
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
     app.command()(with_groups(command))
 
 
 def main() -> None:
-    """Run the command line. Errors that a user can mend are one line on stderr, with exit code 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("cell2sen").setLevel(logging.INFO)
+    """Run the command line. Errors that a user can mend are one line on stderr, with exit code 1.
+
+    Exit codes: 0 done, 1 an error in files, data or options, 2 wrong usage, 130 and 143 interrupted.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
-    try:
-        app(prog_name="cell2sen")
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            typer.secho("interrupted; nothing was written", fg="red", err=True)
-        raise
-    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        typer.secho(f"error: {message or type(error).__name__}", fg="red", err=True)
-        sys.exit(1)
+    with messages.on_stderr():
+        try:
+            app(prog_name="cell2sen")
+        except SystemExit as stop:
+            if stop.code == INTERRUPTED:
+                typer.secho("interrupted; nothing was written", fg="red", err=True)
+            raise
+        except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            text = messages.FLAGS_OF_COMMAND.in_text(str(message or type(error).__name__))
+            typer.secho(f"error: {text}", fg="red", err=True)
+            sys.exit(1)
 
 
 def _show_version(requested: bool) -> None:
     if requested:
         typer.echo(f"cell2sen {__version__}")
+        stack = [f"Python {platform.python_version()}", *filter(None, map(_version, STACK))]
+        typer.echo(f"with {', '.join(stack)}")
         raise typer.Exit
 
 
-@app.callback()
+def _version(package: str) -> str:
+    """Name and version of a package, read without importing it; empty if it is not installed."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@app.callback(epilog="Exit codes: 0 done, 1 an error in files, data or options, 2 wrong usage, 130 interrupted.")
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version, and those of PyTorch, transformers and AnnData.",
+        ),
     ] = False,
 ) -> None:
     """Language models on single cells: a cell is a sentence of its genes, in descending expression."""

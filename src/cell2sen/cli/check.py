@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cell2sen.cli import messages
 from cell2sen.cli.options import CellOptions, File, ModelOptions, OutputOptions, PerturbationColumn, arguments
 
 
@@ -24,7 +25,7 @@ def check(
 
     resolved = resolve(**arguments(model))
     result = cell2sen.check(file, resolved, perturbation_column=perturbation_column, **arguments(cells, output))
-    typer.echo(result.to_json() if output.as_json else result.text)
+    typer.echo(result.to_json() if output.as_json else messages.FLAGS_OF_COMMAND.in_text(result.text))
     raise typer.Exit(0 if result.ok else 1)
 
 

@@ -12,7 +12,7 @@ from cell2sen.cli.options import OutputOptions
 
 def corpus(
     settings: Annotated[
-        Path, typer.Argument(help="Settings of the corpus (.yaml, see docs/tasks.md).", show_default=False)
+        Path, typer.Argument(help="Settings of the corpus (.yaml, see docs/tasks/corpus.md).", show_default=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the files that the settings name.")] = None,
@@ -24,6 +24,11 @@ def corpus(
     from cell2sen.training.corpus.settings import read_corpus_config
 
     config = read_corpus_config(settings)
-    folder = build_corpus(config, out, base=data_dir or settings.parent, progress=not output.quiet)
+    try:
+        folder = build_corpus(config, out, base=data_dir or settings.parent, progress=not output.quiet)
+    except (KeyboardInterrupt, SystemExit):
+        if (unfinished := out.with_name(f"{out.name}.part")).exists():
+            typer.echo(f"{unfinished} keeps what is done: the same command continues it", err=True)
+        raise
     shards = len(list(folder.glob("*.parquet")))
     output.summarise(f"{shards} shards → {folder}; {folder / 'README.md'} counts them", file=str(folder), shards=shards)

@@ -39,7 +39,7 @@ LABELS = (
 NEXT = """
 next, with your own file:
    cell2sen check my.h5ad
-   cell2sen embed my.h5ad embedded.h5ad
+   cell2sen embed my.h5ad embedded.h5ad      then, in Python: sc.pp.neighbors(adata, use_rep="X_cell2sen")
    cell2sen annotate my.h5ad labelled.h5ad --labels "T cell; B cell; monocyte"
    cell2sen perturb my.h5ad ifn_beta.h5ad --perturbation IFN-beta
 What the embedded model was trained on and what it cannot do: see its model card, src/cell2sen/nano/README.md."""
@@ -124,6 +124,15 @@ def _write(adata: AnnData, predicted: AnnData, out: Path) -> None:
                 cells.write_h5ad(temporary, compression="gzip")
 
 
+def _palette(adata: AnnData) -> dict[str, str]:
+    """Colour of each label of both panels: that of the first label of the model for the same cells."""
+    from cell2sen import pl
+
+    names = dict.fromkeys(SAME.get(name, (name,))[0] for name in map(str, adata.obs["bulk_labels"].cat.categories))
+    colours = pl.category_colours(dict.fromkeys([*names, *LABELS]))
+    return colours | {name: colours[labels[0]] for name, labels in SAME.items()}
+
+
 def _figure(adata: AnnData, predicted: AnnData, path: Path) -> None:
     import matplotlib.pyplot as plt
 
@@ -131,8 +140,14 @@ def _figure(adata: AnnData, predicted: AnnData, path: Path) -> None:
     from cell2sen.data.output import complete_file
 
     figure, axes = plt.subplots(1, 3, figsize=(17, 5.2), width_ratios=(1, 1, 0.7), layout="constrained")
-    pl.embedding(adata, "bulk_labels", basis="X_cell2sen_umap", ax=axes[0], title="label of the file")
-    pl.embedding(adata, "cell2sen_cell_type", basis="X_cell2sen_umap", ax=axes[1], title="label by cell2sen")
+    pl.embedding(
+        adata,
+        ["bulk_labels", "cell2sen_cell_type"],
+        basis="X_cell2sen_umap",
+        palette=_palette(adata),
+        title=["label of the file", "label by cell2sen (same type, same colour)"],
+        ax=axes[:2],
+    )
     pl.top_changes(predicted, ax=axes[2], title="IFN-beta, predicted change")
     figure.suptitle("UMAP of cell2sen embeddings, 700 blood cells", fontsize=11)
     with complete_file(path) as temporary:

@@ -32,10 +32,14 @@ class ColumnOptions(Group):
         Many, typer.Option(help="obs column with the same value in a cell and its controls. May be repeated.")
     ] = None
     label: Annotated[
-        Many, typer.Option(help="obs column with the true label, number or text. May be repeated. Default: cell_type.")
+        Many,
+        typer.Option(
+            help="obs column with the true label, number or text. Repeated: labels that must all be right, or several "
+            "reference texts. Default: cell_type."
+        ),
     ] = None
     predicted_label: Annotated[
-        str | None, typer.Option(help="obs column with the predictions. Default: as cell2sen names it.")
+        Many, typer.Option(help="obs column with the predictions, one for each --label. Default: as cell2sen names it.")
     ] = None
     rename: Annotated[
         Many, typer.Option(help="PREDICTED=REAL: names of one perturbation or label in the two files. May be repeated.")
@@ -107,6 +111,9 @@ def evaluate(
         typer.Option(help="What was predicted. Default: read from files that cell2sen wrote."),
     ] = None,
     metric: Annotated[Many, typer.Option(help="Compute this metric only. May be repeated.")] = None,
+    ontology: Annotated[
+        bool, typer.Option("--ontology", help="Compare cell types in the Cell Ontology, too: right at a common parent.")
+    ] = False,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Report leaks instead of stopping.")] = False,
     *,
     columns: ColumnOptions,
@@ -126,6 +133,7 @@ def evaluate(
         real,
         task=task,
         metrics=metric or None,
+        ontology=ontology,
         leaks="report" if allow_leaks else "raise",
         progress=not output.quiet,
         **shared,

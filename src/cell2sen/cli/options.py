@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from cell2sen.cli import messages
+
 # Copies of menus: importing the modules that define them takes longer than showing the help.
 # tests/cli/test_options.py compares them.
 Pooling = Literal["mean", "genes", "last"]
@@ -37,7 +39,7 @@ PerturbationColumn = Annotated[str | None, typer.Option(help="obs column with th
 NGenes = Annotated[int | None, typer.Option(help="Maximum number of genes in a predicted sentence.", min=1)]
 Unguided = Annotated[bool, typer.Option("--unguided", help="Write free text, not only genes of the data, each once.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature. 0: always the most probable gene.", min=0.0)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 
 
@@ -137,10 +139,11 @@ class OutputOptions(Group):
         return {"progress": not self.quiet}
 
     def summarise(self, text: str, **values: Any) -> None:
-        """Print `values` as JSON on stdout, or `text` on stderr."""
+        """Print `values` and the warnings as JSON on stdout, or `text` on stderr."""
         if self.as_json:
-            typer.echo(json.dumps(values, ensure_ascii=False))
-        else:
+            warnings = {"warnings": messages.HANDLER.warnings} if messages.HANDLER.warnings else {}
+            typer.echo(json.dumps(values | warnings, ensure_ascii=False))
+        elif not self.quiet:
             typer.echo(text, err=True)
 
 
@@ -173,6 +176,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        messages.FLAGS_OF_COMMAND.use(values)
+        messages.HANDLER.is_quiet = bool(values.get("quiet"))
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
         command(**values)

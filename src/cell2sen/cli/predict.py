@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,7 +119,7 @@ def embed(
             write_results(file, temporary, adata, obsm="X_cell2sen")
     n_cells, n_dimensions = vectors.shape
     output.summarise(
-        f"{n_cells:,} cells × {n_dimensions} dimensions → {out}",
+        f"{n_cells:,} cells × {n_dimensions} dimensions → {out}{_next_step(out)}",
         file=str(out),
         n_cells=n_cells,
         n_dimensions=n_dimensions,
@@ -126,11 +127,22 @@ def embed(
     )
 
 
+def _next_step(out: Path) -> str:
+    """What scanpy does next with an embedding."""
+    if out.suffix == ".npy":
+        return ""
+    return '\nnext: sc.pp.neighbors(adata, use_rep="X_cell2sen"), then sc.tl.umap(adata) or sc.tl.leiden(adata)'
+
+
 def annotate(
     file: File,
     out: Annotated[Path, typer.Argument(help="AnnData with the labels in obs (.h5ad), or a table (.csv).")],
     labels: Annotated[
-        Many, typer.Option(help="Labels or numbers, separated by semicolons. May be repeated. Default: the model's.")
+        Many,
+        typer.Option(
+            help="Labels or numbers, separated by semicolons; of several columns COLUMN=LABEL; LABEL. May be repeated. "
+            "Default: the model's."
+        ),
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Text file with one label per line.")] = None,
     threshold: Annotated[
@@ -140,8 +152,8 @@ def annotate(
         Many,
         typer.Option(
             help="annotate: cell type. identify: perturbation. tissue: tissue of samples of cells. sample_cell_types: "
-            "type of each cell of samples. label:COLUMN, number:COLUMN: any column of obs. May be repeated. Default: "
-            "as the model was trained."
+            "type of each cell of samples. label:COLUMN, number:COLUMN: any column of obs. joint:COLUMN+COLUMN: "
+            "several in one answer. May be repeated. Default: as the model was trained."
         ),
     ] = None,
     sample_by: Annotated[
@@ -153,6 +165,18 @@ def annotate(
         bool, typer.Option("--distinct", help="For --task sample_cell_types: different types within a sample.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split into samples.")] = 0,
+    majority_voting: Annotated[
+        bool, typer.Option("--majority-voting", help="Label of most cells of each cluster, in addition.")
+    ] = False,
+    cluster: Annotated[str | None, typer.Option(help="obs column with clusters. Default: Leiden on the embedding.")] = (
+        None
+    ),
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Share of the model's held-out cells that were more certain.")
+    ] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="obs column with given labels: show how many agree, and what each is called.")
+    ] = None,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -162,13 +186,16 @@ def annotate(
     """Choose the cell type of each cell from a list, or another label, or a number with an interval."""
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
+    from cell2sen.data.names.text import some
     from cell2sen.data.output import complete_file, write_results
 
     check_suffix(out, ".h5ad", ".csv")
     if labels and labels_file:
         raise ValueError("pass either --labels or --labels-file, not both")
-    menu = _names(labels, labels_file)
+    menu = _menus(labels, task or ()) or _names(labels, labels_file)
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
+        if compare is not None and compare not in adata.obs:
+            raise KeyError(f"obs has no column {compare!r} for --compare; available: {list(adata.obs.columns)}")
         tl.annotate(
             adata,
             menu,
@@ -178,30 +205,38 @@ def annotate(
             distinct=distinct,
             seed=seed,
             threshold=threshold,
+            majority_voting=majority_voting,
+            cluster=cluster,
+            unseen=unseen,
             **arguments(cells, model, run, output),
         )
         record = adata.uns["cell2sen"]["annotate"]
         keys = list(record.get("results", [record["key"]]))
-        endings = ("", "_score", "_low", "_high", "_sample")
+        votes = ("_cluster", "_majority_voting", "_majority_share", "_unseen")
+        endings = ("", "_score", "_low", "_high", "_sample", *votes)
         columns = [f"{key}{ending}" for key in keys for ending in endings if f"{key}{ending}" in adata.obs]
         if out.suffix == ".csv":
             adata.obs[columns].to_csv(temporary, index_label="cell")
         else:
             write_results(file, temporary, adata, obsm=[f"{key}_probabilities" for key in keys], obs=columns)
         results = {key: _summary(adata.obs[key]) for key in keys}
-    first = results[keys[0]]
-    lines = ["; ".join(f"{name} {value}" for name, value in values.items()) for values in results.values()]
-    text = (
-        f": {lines[0]}"
-        if len(keys) == 1
-        else "".join(f"\n  {key}: {line}" for key, line in zip(keys, lines, strict=True))
-    )
+        compared = tl.compare_labels(adata, compare, key=keys[0], model=model.model) if compare else None
+        chosen = {key: list(map(str, record.get("results", {key: record})[key]["labels"])) for key in keys}
+    lines = [f"{len(adata):,} cells → {out}"]
+    for key, values in results.items():
+        kind = "numbers" if f"{key}_low" in columns else "labels"
+        lines.append(f"{key}: {'; '.join(f'{name} {value}' for name, value in values.items())}")
+        lines.append(f"  chosen among {len(chosen[key])} {kind}: {some(chosen[key], 12)}")
+    if compared is not None:
+        lines.append(compared.text)
     output.summarise(
-        f"{len(adata):,} cells → {out}{text}",
+        "\n".join(lines),
         file=str(out),
         n_cells=len(adata),
-        counts=first,
+        counts=results[keys[0]],
+        labels=chosen[keys[0]],
         **({} if len(keys) == 1 else {"results": results}),
+        **({} if compared is None else {"comparison": compared.to_dict()}),
     )
 
 
@@ -215,10 +250,12 @@ def perturb(
     control: Annotated[
         Many,
         typer.Option(
-            help="Name of controls, which get no response. May be repeated; '': cells without a value. Default: usual "
-            "names."
+            help="Name of the controls in the file. May be repeated; '': cells without a value. Default: usual names."
         ),
     ] = None,
+    all_cells: Annotated[
+        bool, typer.Option("--all-cells", help="All cells are controls, whatever columns of obs tell.")
+    ] = False,
     readout: Annotated[
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
@@ -235,22 +272,26 @@ def perturb(
 ) -> None:
     """Predict the expression of control cells after a perturbation.
 
-    With --perturbation-column each cell gets the response to its own perturbation; with --perturbation and --control,
-    too, the controls of that column get the response.
+    With --perturbation the controls get the response: all cells, or those that are controls in a file with others. With
+    --perturbation-column alone each cell gets the response to its own perturbation.
     """
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
 
     check_suffix(out, ".h5ad")
-    if (perturbation is None) == (perturbation_column is None) and not (perturbation and control):
-        raise ValueError("pass either --perturbation or --perturbation-column; both only with --control")
+    if perturbation is None and perturbation_column is None:
+        raise ValueError(
+            "name the perturbation (--perturbation), or the column with that of each cell (--perturbation-column)"
+        )
+    if all_cells and control:
+        raise ValueError("pass either --control or --all-cells, not both")
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
         predicted = tl.perturb(
             adata,
             perturbation,
             perturbation_column=perturbation_column,
-            control=control or "auto",
+            control=() if all_cells else control or "auto",
             n_genes=n_genes,
             readout=readout,
             correction=correction,
@@ -327,6 +368,20 @@ def _summary(column: pd.Series[Any]) -> dict[str, Any]:
     if column.dtype.kind == "f":
         return {f"{share:.0%}": float(f"{value:.4g}") for share, value in column.quantile([0.25, 0.5, 0.75]).items()}
     return {str(label): int(count) for label, count in column.value_counts().items() if count}
+
+
+def _menus(texts: Many, tasks: Sequence[str]) -> dict[str, str] | None:
+    """Column → its labels, of ``COLUMN=LABEL; LABEL``; ``None`` for tasks of one column."""
+    if not texts or (len(tasks) < 2 and not any(name.startswith("joint:") for name in tasks)):
+        return None
+    menus: dict[str, str] = {}
+    for text in texts:
+        column, equals, labels = text.partition("=")
+        if not equals:
+            raise ValueError(f"the tasks are of several columns: --labels takes COLUMN=LABEL; LABEL, found {text!r}")
+        column = column.strip()
+        menus[column] = f"{menus[column]}; {labels}" if column in menus else labels
+    return menus
 
 
 def _names(texts: Many, file: Path | None) -> list[str] | None:

@@ -23,6 +23,9 @@ class ColumnOptions(Group):
         Many, typer.Option(help="obs column of another label (tissue, disease, sex). May be repeated.")
     ] = None
     number: Annotated[Many, typer.Option(help="obs column of a number (age, dose, time). May be repeated.")] = None
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Answer all --label and --number columns in one text, in this order.")
+    ] = False
     prompt_context: Annotated[
         Many, typer.Option(help="obs column whose values are in the prompts (tissue, donor). May be repeated.")
     ] = None
@@ -130,7 +133,7 @@ def train(
 ) -> None:
     """Fine-tune a model on AnnData files, improve it with rewards, or train a new one."""
     from cell2sen import training
-    from cell2sen.cli.training_options import configure
+    from cell2sen.training.config.options import configure
 
     options: dict[str, Any] = arguments(columns, space, matrix, fine_tuning, new_model, rewards)
     config = configure(source, options, settings or ())

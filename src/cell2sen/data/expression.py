@@ -235,6 +235,13 @@ class Expression:
         unknown = self.input_columns[~keep]
         return replace(result, account={**self.account, **matched.account, **result._coverage(unknown)})
 
+    def limited_to(self, symbols: Collection[str]) -> Expression:
+        """The same cells over those of `symbols` that they have, in the order of the matrix."""
+        chosen = frozenset(symbols)
+        keep = np.array([symbol in chosen for symbol in self.symbols], dtype=bool)
+        names = tuple(symbol for symbol in self.symbols if symbol in chosen)
+        return replace(self, columns=self.columns[keep], symbols=names)
+
     def _coverage(self, unknown: NDArray[np.int64]) -> dict[str, Any]:
         """Share of counts in the genes of this expression, and the genes that are not, for the account.
 

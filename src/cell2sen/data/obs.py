@@ -68,7 +68,7 @@ def number_column(obs: pd.DataFrame, name: str, owner: str = "adata.obs") -> NDA
 
 def _number(text: str) -> float | None:
     try:
-        number = float(text)
+        number = float(text.replace("_", "x"))  # 1_000 is a number of Python alone
     except ValueError:
         return None
     return number if np.isfinite(number) else None

@@ -30,8 +30,11 @@ BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Size of quantised layers relative to their dtype. Embeddings are never quantised.
 QUANTIZED_SIZE = {"4bit": 0.28, "8bit": 0.52}
 
-#: Speed of a model relative to that of a large matrix product.
+#: Speed of a model relative to that of a large matrix product, where its layer is not measured.
 CPU_EFFICIENCY = 0.3
+
+#: Weights of a layer that is measured, at most, and seconds for each token outside of layers (text, batches, pooling).
+MAX_PROBED, SECONDS_PER_PROMPT_TOKEN = 1e8, 2e-7
 
 
 def read_config(model: Model) -> dict[str, Any] | None:
@@ -88,9 +91,31 @@ def memory(config: dict[str, Any], *, dtype: str, quantize: str | None = None) -
     return IDLE_MEMORY + weights + batch
 
 
-def seconds(config: dict[str, Any], n_tokens: float) -> float:
-    """Seconds for `n_tokens` on this CPU: two operations per weight; the speed is measured with a matrix product."""
-    return n_tokens * 2 * n_parameters(config)[0] / (CPU_EFFICIENCY * _flops_per_second())
+def seconds(config: dict[str, Any], n_tokens: float, *, length: float = 512, dtype: str = "float32") -> float:
+    """Seconds of embedding `n_tokens` on this CPU, without reading the file and loading the weights.
+
+    One layer with random weights is measured (:mod:`cell2sen.engine.network.probe`). For large layers and unknown
+    architectures: two operations per weight and token, at a share of the speed of a matrix product.
+
+    Parameters
+    ----------
+    length
+        Tokens of a prompt.
+    dtype
+        Number format of the weights.
+    """
+    in_layers = n_parameters(config)[0]
+    n_layers = float(config.get("num_hidden_layers", 0))
+    if n_tokens and n_layers and in_layers / n_layers <= MAX_PROBED:
+        from cell2sen.engine.network.probe import seconds_per_token
+
+        try:
+            per_token = seconds_per_token(config, dtype=dtype, length=round(length), parameters=in_layers / n_layers)
+        except (ValueError, KeyError, TypeError, AttributeError):  # an architecture that transformers does not have
+            pass
+        else:
+            return n_tokens * (per_token * n_layers + SECONDS_PER_PROMPT_TOKEN)
+    return n_tokens * 2 * in_layers / (CPU_EFFICIENCY * _flops_per_second())
 
 
 def _flops_per_second() -> float:

@@ -82,7 +82,7 @@ class Embedder:
                 hidden_BLD = first_layers(self._base, layer)(**inputs, use_cache=False).last_hidden_state
             vectors[batch] = pool(hidden_BLD, pooled_BL).cpu().numpy()
 
-        self._run(embed_batch, lengths, "embed")
+        self._run(embed_batch, lengths, "embedding")
         rest = [] if same_passes else sorted(map_rows)
 
         def map_batch(places: list[int]) -> None:

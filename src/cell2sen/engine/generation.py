@@ -74,7 +74,7 @@ class Generator:
             for place, row in enumerate(batch):
                 texts[row] = answers.text(place)
 
-        self._run(generate_batch, lengths, "generate")
+        self._run(generate_batch, lengths, "writing sentences")
         return texts
 
     def guided(
@@ -121,21 +121,25 @@ class Generator:
                 for place, row in enumerate(batch):
                     texts[row] = " ".join(genes[gene] for gene in guide.written[place])
 
-            self._run(generate_batch, lengths[members], "generate")
+            self._run(generate_batch, lengths[members], "writing sentences")
         self.work.genes = sum(n_genes)
         return texts
 
     def trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
         """Trie of the genes as they are tokenized after another gene, and after the last word of the prompt `text`.
 
+        The first gene has a space before it, but none at the beginning of a line.
+
         Raises
         ------
         ValueError
-            The prompt ends in whitespace.
+            The prompt ends in whitespace other than one line break.
         """
-        if text != text.rstrip():
-            raise ValueError(f"a prompt for a guided answer must not end in whitespace; found {text[-20:]!r}")
-        last = text.split()[-1] if text else ""
+        if text.removesuffix("\n") != text.rstrip():
+            raise ValueError(
+                f"a prompt for a guided answer must not end in whitespace, except one line break; found {text[-20:]!r}"
+            )
+        last = text.split()[-1] + text[len(text.rstrip()) :] if text.strip() else ""
         if (genes, last) not in self._tries:
             later, first = (self.tokens.continuations(before, genes) for before in (genes[0], last))
             same = (trie for (listed, _), trie in self._tries.items() if listed == genes and trie.first_root == 0)

@@ -62,7 +62,7 @@ def score(
                 causal, [prefixes[place] for place in places], rests
             )
 
-    run(score_batch, lengths + min(_MAX_NODES, int(tokens.count(answers).sum())), "score")
+    run(score_batch, lengths + min(_MAX_NODES, int(tokens.count(answers).sum())), "scoring labels")
     return scores
 
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cell2sen.data.scale.units import ScaleName
-from cell2sen.evaluation import integration, leakage, metrics, numbers, texts
-from cell2sen.evaluation.gene_sets import COLUMNS, evaluate_gene_sets
+from cell2sen.evaluation import leakage, matching, metrics
 from cell2sen.evaluation.inputs import Cells, Sides, group_name, read_sides
 from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.result import Evaluation
 from cell2sen.evaluation.scoring import bootstrap, cells, figure_data, labels, tables
-from cell2sen.evaluation.scoring.baselines import Method, methods
+from cell2sen.evaluation.scoring.baselines.method import Method, methods
 from cell2sen.evaluation.scoring.groups import (
     Groups,
     label_groups,
@@ -40,7 +39,9 @@ from cell2sen.evaluation.settings import (
     Values,
     as_list,
 )
-from cell2sen.evaluation.space import methods_of_labels
+from cell2sen.evaluation.tasks import integration, numbers, texts
+from cell2sen.evaluation.tasks.gene_sets import COLUMNS, evaluate_gene_sets
+from cell2sen.evaluation.tasks.space import methods_of_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,7 +79,7 @@ def evaluate(
     control: str | Sequence[str | None] | None = "control",
     context: str | Sequence[str] = (),
     label: str | Sequence[str] = "cell_type",
-    predicted_label: str | None = None,
+    predicted_label: str | Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     train: AnnData | str | Path | None = None,
     train_names: Any = None,
@@ -87,6 +88,7 @@ def evaluate(
     embedding: str = "pca",
     components: int = 50,
     encoder: Any = None,
+    ontology: bool = False,
     metrics: Sequence[str] | None = None,
     layer: str | None = None,
     real_layer: str | None = None,
@@ -130,9 +132,10 @@ def evaluate(
         perturbation in a context. For labels: the unit of the bootstrap over groups (donor).
     label
         ``obs`` column (or columns) with the true label, for ``"annotate"`` and ``"generate"``; with the true number.
+        Several for ``"annotate"``: an answer is right where all of them are, as of a task ``joint:…``.
         For ``"text"`` the references: an answer is compared with the nearest of several.
     predicted_label
-        Column of predicted labels, numbers or texts. Default: that written by this package for `label`.
+        Column of predicted labels, numbers or texts, one for each of `label`. Default: as this package writes them.
     rename
         Name in the prediction → name in the real cells, for perturbations and labels.
     train
@@ -155,6 +158,8 @@ def evaluate(
         Maximum number of these components.
     encoder
         Text encoder (directory or hub id) for the BERTScore of labels or texts.
+    ontology
+        Compare labels in the Cell Ontology, too: ``ontology_accuracy`` (right at a common parent) and ``ontology_f1``.
     metrics
         Names of the metrics to compute. Default: all that fit the task.
     layer, scale
@@ -196,6 +201,7 @@ def evaluate(
         task=task,
         metrics=metrics,
         encoder=encoder,
+        ontology=ontology,
         progress=progress,
         columns=Columns(
             perturbation=perturbation,
@@ -253,7 +259,8 @@ def task_of(predicted: Cells, settings: Settings) -> Task:
     columns = settings.columns
     if settings.task is not None:
         return settings.task
-    if predicted.verb == "annotate" and labels.is_number(predicted, columns.predicted_label, as_list(columns.label)[0]):
+    label = as_list(columns.label)[0]
+    if predicted.verb == "annotate" and matching.is_number(predicted, columns.predicted_label, label):
         return "number"
     if predicted.verb is not None:
         return predicted.verb
@@ -283,6 +290,7 @@ def choose_metrics(task: Task, settings: Settings) -> list[Metric]:
     ]
     if settings.metrics is None:
         shown = {"groups", "table"} | ({"encoder"} if settings.encoder is not None else set())
+        shown |= {"ontology"} if settings.ontology else set()
         return [metric for metric in fitting if metric.shown in shown]
     chosen = [metrics.get(name) for name in settings.metrics]
     if wrong := [metric.name for metric in chosen if metric not in fitting]:

@@ -37,7 +37,7 @@ class Columns:
     control: str | Sequence[str | None] | None = "control"
     context: str | Sequence[str] = ()
     label: str | Sequence[str] = "cell_type"
-    predicted_label: str | None = None
+    predicted_label: str | Sequence[str] | None = None
     rename: Mapping[str, str] | None = None
 
 
@@ -97,6 +97,7 @@ class Settings:
     task: Task | None = None
     metrics: Sequence[str] | None = None
     encoder: Any = None
+    ontology: bool = False
     progress: bool = False
     columns: Columns = field(default_factory=Columns)
     values: Values = field(default_factory=Values)
@@ -122,6 +123,7 @@ class Settings:
         sampling, encoder = self.sampling, self.encoder
         arguments = {option.name: getattr(self.columns, option.name) for option in fields(Columns)} | {
             "encoder": encoder if encoder is None or isinstance(encoder, str) else "passed as an object",
+            "ontology": self.ontology,
             "case": self.values.case,
             "resamples": sampling.resamples,
             "max_cells": sampling.max_cells,

@@ -156,8 +156,8 @@ def probabilities_of(
     for chosen in sets:
         if chosen.task.reads_samples and samples is None:
             raise ValueError(
-                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them (sample_by), "
-                "such as the donor"
+                f"task {chosen.task.name!r} reads samples of cells: name the obs columns that define them "
+                "(sample_by=), such as the donor"
             )
     rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     results = []
@@ -209,10 +209,15 @@ def common_beginning(tasks: Sequence[Task]) -> tuple[Template, list[str]] | None
     return Template(prompt=common[:at], cell=templates[0].cell), endings
 
 
-def temperature_of(model: Model, task: Task) -> tuple[float, bool]:
-    """Divisor of the log-likelihoods of a task, and whether it was fitted."""
-    calibration = model.metadata.get("calibration", {}).get(task.name, {})
+def temperature_of(model: Model, task: Task, part: Task | None = None) -> tuple[float, bool]:
+    """Divisor of the log-likelihoods of a task, or of a part of its joint answer, and whether it was fitted."""
+    calibration = model.metadata.get("calibration", {}).get(calibration_key(task, part or task), {})
     return float(calibration.get("temperature", 1.0)), bool(calibration)
+
+
+def calibration_key(task: Task, part: Task) -> str:
+    """Key of a fitted temperature in a model's metadata: the task's name, in a joint answer with the column."""
+    return f"{task.name}, {part.column}" if task.parts else task.name
 
 
 def samples_of_cells(
@@ -343,6 +348,24 @@ def _candidates(label: str, trained: Sequence[str], spellings: Mapping[str, Sequ
     return list(dict.fromkeys([*exact, *spelled]))
 
 
+def same_labels(
+    name: str, labels: Sequence[str], trained: Sequence[str], spellings: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Those of `labels` that mean the same as `name`: by spelling, or since they stand for a common trained label.
+
+    Parameters
+    ----------
+    trained, spellings
+        As for :func:`trained_labels`.
+    """
+    plain, own = normalise_label(name), set(_candidates(name, trained, spellings))
+    return [
+        label
+        for label in labels
+        if normalise_label(label) == plain or own & set(_candidates(label, trained, spellings))
+    ]
+
+
 def choose_labels(
     backend: Backend,
     task: Task,
@@ -367,16 +390,38 @@ def choose_labels(
     For each prompt the chosen label of each cell, and the log-probabilities, float64 (prompts, cells, groups).
     """
     groups = [[number] for number in range(len(labels))] if groups is None else groups
+    chosen, scores = choose_in_turn(backend, prompts, task.openings(n_cells), [(labels, groups)] * n_cells)
+    return chosen, np.stack(scores, axis=1)
+
+
+def choose_in_turn(
+    backend: Backend,
+    prompts: Sequence[Prompt],
+    openings: Sequence[str],
+    menus: Sequence[tuple[Sequence[str], Sequence[Sequence[int]]]],
+) -> tuple[list[tuple[str, ...]], list[NDArray[np.float64]]]:
+    """Parts of an answer, each chosen from its own closed set and conditional on the parts before it.
+
+    Parameters
+    ----------
+    openings
+        Text before each part, and after the last one (:meth:`cell2sen.task.Task.openings`).
+    menus
+        Of each part the written labels, and the numbers of those that mean the same.
+
+    Returns
+    -------
+    For each prompt the chosen labels, and for each part the log-probabilities, float64 (prompts, groups).
+    """
     chosen: list[list[str]] = [[] for _ in prompts]
-    scores = np.zeros((len(prompts), n_cells, len(groups)))
-    openings = task.openings(n_cells)
-    for number in range(n_cells):
-        opening, closing = openings[number], openings[number + 1].partition("\n")[0]
+    scores = []
+    for (labels, groups), opening, following in zip(menus, openings[:-1], openings[1:], strict=True):
+        closing = following.partition("\n")[0].rstrip()
         prompts = [prompt.extended(opening.rstrip()) for prompt in prompts]
         answers = [f"{opening[len(opening.rstrip()) :]}{label}{closing}" for label in labels]
         single = backend.score(prompts, answers)
         pooled = pool_scores(single, groups)
-        scores[:, number] = log_softmax(pooled, axis=1)
+        scores.append(log_softmax(pooled, axis=1))
         best = [
             max(groups[place], key=row.__getitem__) for place, row in zip(pooled.argmax(axis=1), single, strict=True)
         ]

@@ -21,6 +21,7 @@ from cell2sen.data.files.opening import format_of
 from cell2sen.data.genes.identifiers import looks_like
 from cell2sen.data.names.perturbations import usual_controls
 from cell2sen.data.names.text import some
+from cell2sen.data.progress import duration
 from cell2sen.data.reader import Reader
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.engine import cost
@@ -366,9 +367,12 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: An
         return
     context = int(config.get("max_position_embeddings", 0)) or None
     too_long = int(np.sum(tokens > context)) if context else 0
-    memory = cost.memory(config, dtype=_dtype_on_cpu(model), quantize=model.quantize)
-    seconds = cost.seconds(config, float(tokens.sum()))
-    report.add("ok", "expected", f"{text}, {memory / 1e9:.1f} GB of memory, {_duration(seconds)} to embed on this CPU")
+    dtype = _dtype_on_cpu(model)
+    memory = cost.memory(config, dtype=dtype, quantize=model.quantize)
+    used = np.minimum(tokens, context) if context else tokens
+    seconds = cost.seconds(config, float(used.sum()), length=float(np.median(used)), dtype=dtype)
+    seconds += report.numbers["seconds_to_write_sentences"]
+    report.add("ok", "expected", f"{text}, {memory / 1e9:.1f} GB of memory, {duration(seconds)} to embed on this CPU")
     if too_long:
         text = f"{too_long:,} cells are longer than the context of {context:,} tokens and lose their weakest genes"
         report.add("warning", "context", text)
@@ -387,10 +391,3 @@ def _dtype_on_cpu(model: Model) -> str:
 
         model = resolve_dtype(model, "cpu")
     return model.resolved_dtype
-
-
-def _duration(seconds: float) -> str:
-    for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} seconds" if seconds >= 2 else "a second"

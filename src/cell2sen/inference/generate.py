@@ -177,7 +177,7 @@ def session_over(genes: Sequence[str] | None, options: Options, task: str | Task
     )
     worded = choose_templates(tasks.load(task), model, options.get("templates"))
     context = Context.of(options.get("context"), no_cells.obs)
-    warn_of_context(model, context)
+    warn_of_context(model, context, worded)
     return Session(backend=backend, sentences=no_cells, task=worded, options=options, context=context)
 
 
@@ -203,7 +203,8 @@ def write_cells(
     written: list[list[ParsedSentence]] = [[] for _ in prompts]
     openings, known = task.openings(n_cells), frozenset(genes)
     for number in range(n_cells):
-        opening = openings[number].rstrip()
+        opening = openings[number].rstrip(" ")
+        space = "" if opening.endswith("\n") else " "
         prompts = [
             replace(prompt.extended(opening) if opening else prompt, key=f"{prompt.key}/{number}") for prompt in prompts
         ]
@@ -211,7 +212,10 @@ def write_cells(
         for sentences, text in zip(written, texts, strict=True):
             sentences.append(parse_sentence(text, known))
         prompts = [
-            replace(prompt.extended(" ", Genes(symbols=sentences[-1].genes)), key=prompt.key.rpartition("/")[0])
+            replace(
+                prompt.extended(*filter(None, [space]), Genes(symbols=sentences[-1].genes)),
+                key=prompt.key.rpartition("/")[0],
+            )
             for prompt, sentences in zip(prompts, written, strict=True)
         ]
     return [tuple(sentences) for sentences in written]

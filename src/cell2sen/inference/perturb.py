@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,8 +32,8 @@ Readout = Literal["auto", "expected", "sentence"]
 AUTO = "auto"
 
 EITHER = (
-    "pass either perturbation= (a name or a list) or perturbation_column= (an obs column); both only with control=, "
-    "the value of the column in the control cells, whose response is then predicted"
+    "pass perturbation= (a name or a list), perturbation_column= (an obs column: of each cell), or both: the response "
+    "of the column's controls"
 )
 
 #: Usual names of controls that are also states of cells, and most names of a column of perturbations.
@@ -254,29 +254,100 @@ def perturbations_to_predict(
     ValueError
         Neither `perturbation` nor `column`, both without `control`, not one entry per cell, or no cell to predict.
     """
-    if column is None:
-        if perturbation is None:
-            raise ValueError(EITHER)
-        values = perturbation_per_cell(perturbation, len(obs))
-        if isinstance(perturbation, str):
-            warn_of_perturbed(obs)
-        return without_controls(values, model, control)
-    in_column = perturbations_of_cells(obs, column)
     if perturbation is None:
+        if column is None:
+            raise ValueError(EITHER)
+        in_column = perturbations_of_cells(obs, column)
         _require_perturbation(in_column)
         return without_controls(in_column, model, control)
-    if control == AUTO:
-        raise ValueError(EITHER)
     given = perturbation_per_cell(perturbation, len(obs))
-    names = control_names(control)
-    cells = [value in names for value in in_column]
-    if not any(cells):
-        raise ValueError(no_controls(column, "the cells", in_column, names))
-    others = sorted({value for value, is_control in zip(in_column, cells, strict=True) if value and not is_control})
-    logger.info("responses of the %d controls in obs[%r]; not of %s", sum(cells), column, some(others))
-    return without_controls(
-        tuple(value if is_control else None for value, is_control in zip(given, cells, strict=True)), model
-    )
+    if column is None and not isinstance(perturbation, str):
+        return without_controls(given, model, control)
+    is_control = controls_of_cells(obs, column, control, model.metadata.get("perturbations") or {})
+    if is_control is None:
+        return without_controls(given, model, control)
+    kept = tuple(value if chosen else None for value, chosen in zip(given, is_control, strict=True))
+    return without_controls(kept, model)
+
+
+def controls_of_cells(
+    obs: pd.DataFrame,
+    column: str | None,
+    control: str | Sequence[str | None] | None,
+    trained: Collection[str] = (),
+) -> list[bool] | None:
+    """Which cells are controls, in a file with controls and other cells; ``None`` if all cells are to be predicted.
+
+    Parameters
+    ----------
+    column
+        ``obs`` column with the perturbation of each cell. ``None``: the first with names of controls and others.
+    control
+        Names of controls; ``"auto"``: the usual ones; ``()``: all cells are to be predicted.
+    trained
+        Perturbations of the model, which are not among the usual names of controls.
+
+    Raises
+    ------
+    ValueError
+        No cell is a control in `column`, or no column has these names.
+    """
+    names = None if control == AUTO else control_names(control)
+    if names == []:
+        return None
+    if column is None:
+        found = _column_with_controls(obs, names, trained)
+        if found is None and names is not None:
+            raise ValueError(
+                f"no column of obs has controls called {some([str(name) for name in names])} beside other cells: name "
+                "the column, perturbation_column="
+            )
+        if found is None:
+            return None
+        column, names = found
+    values = perturbations_of_cells(obs, column)
+    names = [name for name in usual_controls(values) if name not in trained] if names is None else names
+    is_control = [value in names for value in values]
+    if not any(is_control):
+        raise ValueError(no_controls(column, "the cells", values, names or ["control"]))
+    others = sorted({value for value, chosen in zip(values, is_control, strict=True) if value and not chosen})
+    if others:
+        logger.info(
+            "responses of the %d controls in obs[%r] (%s); not of %s. control=() predicts all cells",
+            sum(is_control),
+            column,
+            some([name or "cells without a value" for name in names]),
+            some(others),
+        )
+    return is_control
+
+
+def _column_with_controls(
+    obs: pd.DataFrame, controls: Sequence[str | None] | None, trained: Collection[str]
+) -> tuple[str, list[str | None]] | None:
+    """First text column with names of controls and others, and these names; ``None`` without one.
+
+    Parameters
+    ----------
+    controls
+        Names to look for. ``None``: the usual ones, except states of cells such as "resting".
+    """
+    for column in obs.columns:
+        values = obs[column]
+        if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object or values.dtype == "string"):
+            continue
+        if len(different := values.drop_duplicates()) > _MAX_NAMES:
+            continue
+        names = [name for name in dict.fromkeys(as_texts(different)) if name is not None]
+        if controls is None:
+            own: list[str | None] = [
+                name for name in usual_controls(names) if name.lower() not in _STATES and name not in trained
+            ]
+        else:
+            own = [name for name in controls if name in names]
+        if own and set(names) - set(own):
+            return str(column), own
+    return None
 
 
 def without_controls(
@@ -320,33 +391,6 @@ def without_controls(
     for name, other in same.items():
         logger.warning("%r is %r in another order; the model was trained on that name", name, other)
     return tuple(same.get(value, value) if value else None for value in values)
-
-
-def warn_of_perturbed(obs: pd.DataFrame) -> None:
-    """Warn where a column of obs has controls and others: responses are predicted for the others, too."""
-    for column in obs.columns:
-        values = obs[column]
-        if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object or values.dtype == "string"):
-            continue
-        if len(different := values.drop_duplicates()) > _MAX_NAMES:
-            continue
-        names = [name for name in dict.fromkeys(as_texts(different)) if name is not None]
-        controls = [name for name in usual_controls(names) if name.lower() not in _STATES]
-        others = [name for name in names if name not in controls]
-        if controls and others:
-            n_others = sum(value in set(others) for value in as_texts(values))
-            logger.warning(
-                "%d of %d cells are no controls by obs[%r] (%s beside %s); their response is predicted as if they "
-                "were. With perturbation_column=%r, control=%r it is predicted for the controls only",
-                n_others,
-                len(values),
-                column,
-                some(sorted(others)),
-                some(controls),
-                column,
-                controls[0],
-            )
-            return
 
 
 def perturbation_slots(session: Session, perturbations: tuple[str | None, ...] | None) -> list[dict[str, str] | None]:

@@ -71,7 +71,7 @@ class Session:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the answer of the task is in the prompt."""
-        answers = {words_of(name) for name in (self.task.column, self.task.target) if name}
+        answers = set(map(words_of, self.task.answer_names))
         if shown := [name for name in self.context.names if words_of(name) in answers]:
             raise ValueError(
                 f"task {self.task.name!r} predicts {shown[0]!r}, which must not be in the prompt (context)"
@@ -285,7 +285,7 @@ def start(
         context=Context.of(options.get("context"), sentences.obs),
     )
     warn_of_organisms(session.model, session.sentences)
-    warn_of_context(session.model, session.context)
+    warn_of_context(session.model, session.context, session.task)
     _warn_max_genes(session)
     return session
 
@@ -388,7 +388,7 @@ def drop_unknown_genes(sentences: Sentences, backend: Backend) -> Sentences:
 def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     """Genes of a sentence in `task`: those the model was trained with, at most the recipe's; ``None`` is all."""
     lengths = model.metadata.get("lengths", {})
-    trained = lengths.get(task.name, lengths.get("annotate") if task.name == "embed" or task.column else None)
+    trained = lengths.get(task.name, lengths.get("annotate") if task.name == "embed" or task.is_of_columns else None)
     if trained is None and task.cells is not None and recipe.max_genes == model.recipe.max_genes:
         trained = DEFAULT_SAMPLE_GENES
     limits = [limit for limit in (trained, recipe.max_genes) if limit]
@@ -413,8 +413,8 @@ def trained_names(model: Model, kind: str) -> Mapping[str, int]:
     return names or {}
 
 
-def warn_of_context(model: Model, context: Context) -> None:
-    """Log a warning about columns in the prompt that the model's prompts did not have in training."""
+def warn_of_context(model: Model, context: Context, task: Task) -> None:
+    """Log a warning about columns that are in the prompt and were not in training, or the other way round."""
     trained = {words_of(name) for name in model.metadata.get("context") or ()}
     unknown = [name for name in context.names if words_of(name) not in trained]
     if unknown and model.wording == "checkpoint":
@@ -423,6 +423,15 @@ def warn_of_context(model: Model, context: Context) -> None:
             model.name,
             some(unknown),
             f"only with {some(sorted(trained))}" if trained else "but with genes alone",
+        )
+    data = model.training_data
+    given = {words_of(name) for name in (*context.names, *task.answer_names)}
+    missing = [name for name in data.get("context") or () if words_of(name) not in given]
+    learned = task.name in (model.metadata.get("templates") or {})
+    if missing and learned and not (data.get("augmentation") or {}).get("context_dropout"):
+        advice = "pass them as context=, or train with data.augmentation.context_dropout"
+        logger.warning(
+            "%s was trained with %s in all prompts, these are without: %s", model.name, some(missing), advice
         )
 
 
@@ -448,8 +457,8 @@ def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
         "%s was not trained on the %s %s: predictions for them are guesses. It was trained on %s%s",
         model.name,
         kind,
-        unknown[:20],
-        list(trained)[:50],
+        some(unknown),
+        some(list(trained)),
         f"; {advice}" if advice else "",
     )
 

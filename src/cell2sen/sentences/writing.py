@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.obs import cell_names, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
+from cell2sen.data.progress import Progress
 from cell2sen.data.reader import rows_of
 from cell2sen.data.scale.refusals import COMPRESSED_GENES, COMPRESSED_MEDIAN, COMPRESSED_RANGE
 from cell2sen.data.scale.units import COUNTS, ScaleName
@@ -146,6 +146,7 @@ def from_expression(
         obs_columns=obs_columns,
         block_rows=block_rows,
         progress=progress,
+        preparation=True,
     )
     return replace(sentences, genes=_arrow_lists(n_genes, genes))
 
@@ -160,6 +161,7 @@ def rank_cells(
     obs_columns: Sequence[str] = (),
     block_rows: int | None = None,
     progress: bool = False,
+    preparation: bool = False,
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Rank the genes of all cells, and give the gene ids of consecutive cells to `store`, which keeps them.
 
@@ -171,7 +173,7 @@ def rank_cells(
     fitter = RankFitter()
     lengths: list[NDArray[np.int64]] = []
     n_missing = n_noise = 0
-    with tqdm(total=len(expression), desc="cell sentences", unit=" cells", disable=not progress) as bar:
+    with Progress(len(expression), "cell sentences", show=progress, preparation=preparation) as bar:
         for written in in_parallel(writer.write, _parts(expression, block_rows)):
             fitter.add_sums(written.sums)
             store(written.genes)

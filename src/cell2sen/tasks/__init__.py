@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -15,8 +16,14 @@ from cell2sen.task import BUILT_IN_SLOTS, Task, Template
 #: Beginning of the names of tasks that are made from an obs column → kind of their answer.
 COLUMN_TASKS: Mapping[str, Literal["label", "number"]] = {"label": "label", "number": "number"}
 
+#: Beginning of the names of tasks that answer several obs columns in one text.
+JOINT = "joint"
+
+#: A plus sign within the name of a column, in the name of such a task.
+PLUS = r"\+"
+
 #: Slots of other meaning, which no column may have.
-_RESERVED = frozenset({*BUILT_IN_SLOTS, "sample", "sentence", "key", "variant", "context", "answer_genes"})
+_RESERVED = frozenset({*BUILT_IN_SLOTS, "sample", "sentence", "key", "variant", "context", "answer_genes", "self"})
 
 
 def names() -> list[str]:
@@ -27,7 +34,8 @@ def names() -> list[str]:
 def load(task: str | Task) -> Task:
     """Task of this name; a :class:`Task` is returned as it is.
 
-    ``label:COLUMN`` and ``number:COLUMN`` are tasks of any obs column: see :func:`column_task`.
+    ``label:COLUMN`` and ``number:COLUMN`` are tasks of any obs column: see :func:`column_task`; ``joint:COLUMN+COLUMN``
+    answers several in one text: see :func:`joint_task`.
 
     Raises
     ------
@@ -39,8 +47,10 @@ def load(task: str | Task) -> Task:
     kind, colon, _ = task.partition(":")
     if colon and kind in COLUMN_TASKS:
         return column_task(task)
+    if colon and kind == JOINT:
+        return joint_task(task)
     if task not in _modules():
-        forms = [f"{name}:COLUMN" for name in COLUMN_TASKS]
+        forms = [*(f"{name}:COLUMN" for name in COLUMN_TASKS), f"{JOINT}:COLUMN+COLUMN"]
         raise ValueError(f"no task {task!r}; available: {[*names(), *forms]} (COLUMN: any column of obs)")
     loaded: Task = importlib.import_module(_modules()[task]).TASK
     return loaded
@@ -58,6 +68,12 @@ def _modules() -> dict[str, str]:
         else:
             found[module.name] = name
     return found
+
+
+def is_of_columns(name: str) -> bool:
+    """Whether a task of this name is made from names of obs columns."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in (*COLUMN_TASKS, JOINT)
 
 
 def column_task(name: str) -> Task:
@@ -98,3 +114,65 @@ def column_task(name: str) -> Task:
             ),
         ),
     )
+
+
+def joint_task(name: str) -> Task:
+    r"""Task of several obs columns: cell sentence → the cell's values in them, in one answer.
+
+    Parameters
+    ----------
+    name
+        ``"joint:tissue+disease+sex"``. Columns are labels; those of numbers are written ``number:age``. A ``+`` within
+        the name of a column is written ``\+`` (:func:`joint_name`).
+
+    Raises
+    ------
+    ValueError
+        Another form, a column twice, or fewer than two.
+    """
+    kind, _, columns = name.partition(":")
+    texts = [text.replace(PLUS, "+").strip() for text in re.split(r"(?<!\\)\+", columns)]
+    parts = [column_task(text if text.partition(":")[0] in COLUMN_TASKS else f"label:{text}") for text in texts if text]
+    named = [str(part.column) for part in parts]
+    if kind != JOINT or len(parts) < 2 or len(set(named)) < len(named):
+        raise ValueError(
+            f"tasks of several columns of obs are named {JOINT}:COLUMN+COLUMN, with two different columns or more, "
+            f"found {name!r}"
+        )
+    slots: list[str] = []
+    for part in parts:  # "donor.state" and "donor_state" are one slot
+        slot, number = str(part.target), 2
+        while slot in slots:
+            slot, number = f"{part.target}_{number}", number + 1
+        slots.append(slot)
+    words = [words_of(column) for column in named]
+    return Task(
+        name=joint_name([part.name for part in parts]),
+        answer="joint",
+        parts=tuple(replace(part, target=slot) for part, slot in zip(parts, slots, strict=True)),
+        templates=(
+            Template(
+                prompt=(
+                    "Below are the {n_genes} most expressed genes of one {organism} cell, strongest first.\n"
+                    "Cell sentence: {genes}.\n"
+                    f"The {', '.join(words[:-1])} and {words[-1]} of this cell are:"
+                ),
+                answer=" " + "; ".join(f"{{{slot}}}" for slot in slots) + ".",
+            ),
+        ),
+    )
+
+
+def joint_name(parts: Sequence[str]) -> str:
+    """Name of the task that answers several tasks of one column each: ``["label:tissue", "number:age"]``."""
+    columns = [part.removeprefix("label:") for part in parts]
+    named = [
+        part if column.partition(":")[0] in COLUMN_TASKS else column
+        for part, column in zip(parts, columns, strict=True)
+    ]
+    return f"{JOINT}:{'+'.join(name.replace('+', PLUS) for name in named)}"
+
+
+def written_in_joint(answer: str) -> str:
+    """Answer as a part of a joint one, whose parts are separated by semicolons: its own become commas."""
+    return answer.replace(";", ",")

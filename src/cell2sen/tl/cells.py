@@ -18,8 +18,10 @@ from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
+from cell2sen.tl.labels.votes import annotation_columns
 from cell2sen.tl.results import (
     UNIT,
+    UNKNOWN,
     UNS,
     add_sentences,
     check_input,
@@ -31,9 +33,6 @@ from cell2sen.tl.results import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Label of cells whose most probable label is below the threshold, and of cells without genes.
-UNKNOWN = "unknown"
 
 
 def embed(
@@ -126,6 +125,9 @@ def annotate(
     distinct: bool = False,
     seed: int = 0,
     threshold: float = 0.0,
+    majority_voting: bool = False,
+    cluster: str | None = None,
+    unseen: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
@@ -137,14 +139,15 @@ def annotate(
     adata
         Cells, as counts or log-normalised values; in memory or backed.
     labels
-        Labels or numbers to choose from: a list, or one text, separated by semicolons; for several tasks ``{task or
-        column: labels}``. Default: those that the model was trained on.
+        Labels or numbers to choose from: a list, or one text, separated by semicolons; for several columns ``{column:
+        labels}``. Default: those that the model was trained on.
     task
         ``"annotate"`` for the cell type, ``"identify"`` for the perturbation of each cell (`labels` are then
         perturbations), ``"tissue"`` for the tissue of samples of cells, ``"sample_cell_types"`` for the type of each
         cell, read together with the other cells of its sample, ``"label:COLUMN"`` or ``"number:COLUMN"`` for any column
-        of obs (disease, sex, age). The column's name is enough if the model was trained on it. A list: several tasks,
-        for which each cell is read once. Default: the cell type, or else all columns that the model was trained on.
+        of obs (disease, sex, age), ``"joint:COLUMN+COLUMN"`` for several in one answer, each conditional on those
+        before it. The column's name is enough if the model was trained on it. A list: several tasks, for which each
+        cell is read once. Default: the cell type, or else all columns that the model was trained on.
     sample_by
         For tasks that read several cells (``"tissue"``, ``"sample_cell_types"``): obs columns whose values all cells of
         a sample share, such as the donor. Each such group is split at random into samples; cells with a missing value
@@ -159,8 +162,13 @@ def annotate(
     threshold
         Cells whose most probable label is less probable than this are ``"unknown"``. 0.5 leaves out labels that are
         more likely wrong than right.
+    majority_voting, cluster
+        Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
+        column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
+    unseen
+        Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
     key_added
-        Key of the results of one task. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their target.
+        Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.
     copy
         Write into a copy and return it.
     **options
@@ -168,11 +176,11 @@ def annotate(
 
     Returns
     -------
-    ``None``, or the copy. Sets, for each task,
+    ``None``, or the copy. Sets, for each task and each column of a joint answer,
 
     ``obs[key_added]``, ``obs[key_added + "_score"]``
-        Label, categorical, and its probability, float64. Below the threshold the label is ``"unknown"``; for cells
-        without genes or in no sample, too, whose probability is 0.
+        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Below
+        the threshold the label is ``"unknown"``; for cells without genes or in no sample, too, whose probability is 0.
     ``obs[key_added]``, ``obs[key_added + "_low"]``, ``obs[key_added + "_high"]``
         Of a number: expected value and the interval with 90 % of the probability, float64; NaN for cells without genes.
     ``obsm[key_added + "_probabilities"]``
@@ -183,7 +191,7 @@ def annotate(
         With `sample_by`: sample of the cell, named after the sample's first cell; missing for cells in no sample.
     ``uns["cell2sen"]["annotate"]``
         Provenance. ``calibrated`` is true for models whose probabilities were calibrated on held-out cells. Of several
-        tasks that of the first, and of all in ``"results"``, by key.
+        columns that of the first, and of all in ``"results"``, by key.
 
     Raises
     ------
@@ -206,9 +214,18 @@ def annotate(
     session = start(adata, tasks[0], options, obs_columns=columns)
     samples = samples_of_cells(session, columns, n_cells=n_cells, seed=seed) if columns else None
     results = annotate_cells(session, tasks, labels, key=key_added, samples=samples, distinct=distinct)
+    written, voted = annotation_columns(
+        adata,
+        session,
+        results,
+        (threshold, UNKNOWN),
+        majority_voting=majority_voting,
+        cluster=cluster,
+        unseen=unseen,
+    )
     adata = copied(adata) if copy else adata
     for result in results:
-        for name, values in result.obs(threshold, UNKNOWN).items():
+        for name, values in written[result.key].items():
             adata.obs[name] = values
         adata.obsm[f"{result.key}_probabilities"] = result.table(adata.obs_names)
         if samples is not None:
@@ -218,33 +235,39 @@ def annotate(
         **results[0].record(threshold),
         **({"results": {result.key: result.record(threshold) for result in results}} if len(results) > 1 else {}),
         **({} if samples is None else sampled),
+        **voted,
     )
     record(adata, "annotate", provenance)
     return adata if copy else None
 
 
 def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
-    """Probabilities that :func:`annotate` stored, under the labels as they are, with ``/``: cells × labels.
+    """Probabilities that :func:`annotate` or :func:`cell2sen.tl.transfer` stored, under the labels: cells × labels.
 
     Parameters
     ----------
     adata
         Annotated cells, also read from a file.
     key
-        ``key_added`` of :func:`annotate`; by default that of its last call.
+        ``key_added`` of that call; by default that of the last call of :func:`annotate`, or else of
+        :func:`cell2sen.tl.transfer`.
 
     Raises
     ------
     KeyError
         `adata` has no such probabilities.
     """
-    record = adata.uns.get(UNS, {}).get("annotate", {})
+    verbs = adata.uns.get(UNS, {})
+    transferred = verbs.get("transfer", {})
+    record = verbs.get("annotate", transferred)
     name = f"{key or record.get('key')}_probabilities"
     if name not in adata.obsm:
-        raise KeyError(f"adata.obsm has no {name!r}, which tl.annotate writes; available: {list(adata.obsm.keys())}")
+        raise KeyError(
+            f"adata.obsm has no {name!r}, which tl.annotate or tl.transfer writes; available: {list(adata.obsm.keys())}"
+        )
     stored: Any = adata.obsm[name]
     labels = [str(column).replace("%2F", "/") for column in stored.columns]
-    records = {record.get("key"): record, **record.get("results", {})}
+    records = {transferred.get("key"): transferred, record.get("key"): record, **record.get("results", {})}
     if (chosen := records.get(key or record.get("key"))) is not None:
         labels = list(map(str, chosen["labels"]))
     return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)
@@ -272,16 +295,17 @@ def perturb(
     Parameters
     ----------
     adata
-        Control cells; with `perturbation_column` also others. Not changed.
+        Control cells, also among others. Not changed.
     perturbation
-        One name for all cells, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell.
+        One name for all controls, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell. With one
+        name, the cells of a file that has controls and others in a column are those controls; `control` changes it.
     perturbation_column
         ``obs`` column with one perturbation per cell, instead of `perturbation`: each cell gets the response to its own
-        one. With `perturbation` and `control`: the cells that are controls in this column get the response.
+        one. With `perturbation`: the cells that are controls in this column get the response.
     control
-        Names of controls in `perturbation` and `perturbation_column`, which get no response of their own; ``None``, ""
-        or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO, non-targeting, NT, PBS, …),
-        except perturbations of the model. ``()``: there are none.
+        Names of controls in `perturbation_column`, or else in any column (the message names it), or in a list of
+        perturbations; ``None``, "" or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO,
+        non-targeting, NT, PBS, …), except perturbations of the model. ``()``: there are none, all cells are predicted.
     n_genes
         Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
         the model was trained with.
@@ -326,8 +350,8 @@ def perturb(
     Unsupported
         ``readout="expected"`` of a model that does not support it.
     ValueError
-        Neither `perturbation` nor `perturbation_column`, both without `control`, no cell to predict, names that are not
-        unique with a temperature above 0, or negative or infinite values.
+        Neither `perturbation` nor `perturbation_column`, no controls of the given names, no cell to predict, names that
+        are not unique with a temperature above 0, or negative or infinite values.
     KeyError
         Unknown ``layer`` or column; lists the available ones.
     TypeError

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Key of ``uns`` with the records of all verbs.
 UNS = "cell2sen"
 
+#: Label of cells whose most probable label is below the threshold, and of cells without genes.
+UNKNOWN = "unknown"
+
 #: Unit of predicted expression.
 UNIT = "ln(1 + CP10k)"
 

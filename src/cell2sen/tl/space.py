@@ -29,8 +29,7 @@ from cell2sen.inference.space.answers import (
     yes_probabilities,
 )
 from cell2sen.task import Task
-from cell2sen.tl.cells import UNKNOWN
-from cell2sen.tl.results import UNIT, add_sentences, check_input, copied, record, sampling_record
+from cell2sen.tl.results import UNIT, UNKNOWN, add_sentences, check_input, copied, record, sampling_record
 
 if TYPE_CHECKING:
     from anndata import AnnData

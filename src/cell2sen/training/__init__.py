@@ -4,6 +4,7 @@ from cell2sen.training.config.grpo import Grpo
 from cell2sen.training.config.model import GeneTokens, Lora, Scratch
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import from_mapping, read_config
+from cell2sen.training.reference import fine_tune
 from cell2sen.training.rewards import REWARDS
 from cell2sen.training.train import can_resume, train
 
@@ -15,6 +16,7 @@ __all__ = [
     "Scratch",
     "TrainConfig",
     "can_resume",
+    "fine_tune",
     "from_mapping",
     "read_config",
     "train",

@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from cell2sen import tasks
 from cell2sen.data.output import complete_folder
 from cell2sen.engine.network.cpu import keep_freed_memory
-from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import METADATA_FILE, Model, resolve
-from cell2sen.task import Task
 from cell2sen.training.config.data import TrainingFile
 from cell2sen.training.config.lengths import genes_per_sentence
+from cell2sen.training.config.options import configure
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import flat, plain
-from cell2sen.training.examples.cells import TrainingCells, exclude_held_out
+from cell2sen.training.corpus.reading import Corpus
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.gene_sets import TrainingSets
-from cell2sen.training.examples.names import check_names, unite_combinations
+from cell2sen.training.examples.names import check_names, exclude_held_out, unite_combinations
 from cell2sen.training.examples.numbers import fit_bins
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
@@ -67,24 +68,38 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def train(
-    config: TrainConfig, out: str | Path, *, base: str | Path = ".", resume: bool = False, progress: bool = True
+    config: TrainConfig | str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    settings: Sequence[str] = (),
+    **options: Any,
 ) -> Model:
     """Train a model and write its directory, which every ``model=`` and ``--model`` takes.
 
     Parameters
     ----------
     config
-        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`.
+        Settings, see :func:`cell2sen.training.read_config` and :func:`cell2sen.training.from_mapping`; or a training
+        file (``.yaml``), a file of cells or gene sets (``.gmt``), with `options`.
     out
         Directory to write. It appears when it is complete; checkpoints of an unfinished training are in
         ``<out>.training``.
     base
-        Folder that the files in `config.data.files` are relative to.
+        Folder that the files in `config.data.files` are relative to. Default: the present one; that of a file of cells.
     resume
         Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training. If
         calibration, corrections, scores or card of a finished training failed, they are tried again.
     progress
         Show a progress bar on stderr.
+    settings
+        ``KEY=VALUE`` of any key of a training file, such as ``"optimiser.max_steps=100"``, for a file as `config`.
+    **options
+        For a file as `config`: the options of ``cell2sen train`` under their names in Python, such as
+        ``cell_type="cell_type"``, ``label=["disease"]``, ``perturbation="condition"``, ``model="nano"``, ``epochs=5``
+        (:func:`cell2sen.training.config.options.configure`).
 
     Returns
     -------
@@ -99,9 +114,12 @@ def train(
         There is no checkpoint to resume from, or no such file of cells.
     ValueError
         Nothing to learn from in the data, or a training to resume that began with other settings.
+    TypeError
+        An option that does not exist, or options beside a configuration.
     """
     from transformers import set_seed
 
+    config, base = _configuration(config, base, options, settings)
     keep_freed_memory()
     out, base = Path(out), Path(base)
     folder = _folder(out)
@@ -109,22 +127,31 @@ def train(
     config = _with_inherited_names(config, start)
     _check_folders(config, out, folder, resume)
     set_seed(config.seed)
+    corpus = Corpus.open(base / config.data.corpus) if config.data.corpus else None
     examples = _examples(config, start, base)
-    model, genes = _initial_model(config, start, examples)
+    model, genes = _initial_model(config, start, examples, corpus)
     before = networks.copied_weights(model.network) if config.model.start_share else {}
     run = TrainingRun(
-        config=config, examples=examples, model=model, folder=folder, base=base, resume=resume, progress=progress
+        config=config,
+        examples=examples,
+        model=model,
+        folder=folder,
+        base=base,
+        resume=resume,
+        progress=progress,
+        corpus=corpus,
     )
     first_log = run.train_new_tokens() if config.model.gene_tokens else []
     set_seed(config.seed)
     trainer, texts = run.grpo_trainer() if config.grpo else run.sft_trainer()
     run.fit(trainer, folder)
     trainer.state.log_history[:0] = first_log
-    metadata = directory.metadata_of(config, examples, genes, start)
+    found = directory.learned(examples) if corpus is None else corpus.learned
+    metadata = directory.metadata_of(config, found, genes, start)
     network = _final_network(config, trainer, run, before)
     with complete_folder(out) as temporary:
         log = trainer.state.log_history
-        named: dict[str, Any] = {**examples.cells, **examples.sets}
+        named: dict[str, Any] = {**examples.cells, **examples.sets} if corpus is None else dict(corpus.cells())
         directory.write(temporary, network, model.tokenizer, metadata, named, log, names=config.card.names)
         if config.model.lora and not config.model.lora.merge:
             shutil.copytree(folder / "adapter", temporary / "adapter")
@@ -135,6 +162,24 @@ def train(
     if complete:
         shutil.rmtree(folder, ignore_errors=True)
     return resolve(out)
+
+
+def _configuration(
+    config: TrainConfig | str | Path, base: str | Path | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> tuple[TrainConfig, str | Path]:
+    """Configuration, and the folder that its files are relative to."""
+    if isinstance(config, TrainConfig):
+        if options or settings:
+            raise TypeError(f"options belong to a file instead of a configuration, found {sorted(options) or settings}")
+        return config, "." if base is None else base
+    if not isinstance(config, str | Path):
+        raise TypeError(
+            f"train needs a configuration or the name of a file, found {type(config).__name__}: write cells to a file "
+            "first, adata.write_h5ad('cells.h5ad')"
+        )
+    source = Path(config)
+    own = Path() if source.suffix in (".yaml", ".yml") else source.parent
+    return configure(source, options, settings), own if base is None else base
 
 
 def can_resume(out: str | Path) -> bool:
@@ -153,13 +198,12 @@ def _examples(config: TrainConfig, start: Model | None, base: Path) -> Examples:
     exclude_held_out(cells)
     unite_combinations(cells)
     sets = {data.file: TrainingSets(data, base, case) for data in config.data.gene_sets}
-    worded: dict[str, Task] = {
-        name: choose_templates(tasks.load(name), start, to_learn=True) if start else tasks.load(name)
-        for name in config.data.tasks
-    }
+    templates = templates_file(config.data.templates, base)
+    new = start or Model(name="new model", path="")
+    worded = {name: choose_templates(tasks.load(name), new, templates, to_learn=True) for name in config.data.tasks}
     trained = start.metadata.get("lengths", {}) if start else {}
     lengths = genes_per_sentence(worded, {**trained, **config.data.lengths})
-    fit_bins(cells, worded.values())
+    fit_bins(cells, worded)
     check_names(cells, worded, directory.spellings(config.data))
     return Examples(cells=cells, tasks=worded, lengths=lengths, sets=sets)
 
@@ -169,7 +213,7 @@ def _columns_of(cells: Mapping[str, TrainingCells]) -> str:
 
 
 def _initial_model(
-    config: TrainConfig, start: Model | None, examples: Examples
+    config: TrainConfig, start: Model | None, examples: Examples, corpus: Corpus | None
 ) -> tuple[TrainableModel, tuple[str, ...] | None]:
     """Model before the training, and its genes (``None``: all that its tokenizer can write).
 
@@ -180,12 +224,14 @@ def _initial_model(
     common = common_genes(examples.cells, settings.min_cells) if settings else ()
     if settings and not examples.cells:
         common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
+    if settings and corpus is not None:
+        common = corpus.common_genes(settings.min_cells)
     genes: tuple[str, ...] | None = None
     if start:
         model = networks.load(config.model, start, common)
         genes = start.genes and tuple(dict.fromkeys((*start.genes, *common)))
     else:
-        model = new_model(config, common, examples.cells, examples.tasks, examples.sets)
+        model = new_model(config, common, examples.cells, examples.tasks, examples.sets, corpus)
         if scratch and scratch.tokenizer.kind == "genes":
             genes = common
 
@@ -193,6 +239,8 @@ def _initial_model(
         writable = model.tokens.known(symbols)
         return writable & np.isin(symbols, genes) if genes else writable
 
+    if start and corpus is not None:
+        corpus.check_genes(known, start.name)
     for cells in examples.cells.values():
         cells.keep_genes(known)
     for sets in examples.sets.values():

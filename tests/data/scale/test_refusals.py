@@ -175,3 +175,12 @@ def test_few_values_that_are_all_one_are_doubted(cells: int, caplog: pytest.LogC
     assert "the scale of X is not certain" in caplog.text
     assert "the same value (1)" in caplog.text
     assert "so does the order of genes, if the values were scaled per gene" in caplog.text
+
+
+def test_few_cells_of_genes_that_are_all_alike_are_counts() -> None:
+    """Every gene is expressed at one level: such values differ little, as small cells of a simulation do."""
+    for seed in range(40):
+        counts = np.random.default_rng(seed).poisson(3, (4, 114)) + 1.0
+        assert not are_compressed(sp.csr_matrix(counts)).any()
+    logs = np.rint(np.log2(1 + np.random.default_rng(0).gamma(2.0, 10.0, (4, 300)))) + 1
+    assert are_compressed(sp.csr_matrix(logs)).all()

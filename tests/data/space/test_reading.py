@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 from sections import section
@@ -41,3 +42,21 @@ def test_refused() -> None:
         read_space(adata, radius=0.001)
     with pytest.raises(KeyError, match="has no column 'slide'"):
         read_space(adata, radius=1, section="slide")
+
+
+def test_sections_upon_each_other_and_missing_coordinates(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = section(side=4), section(side=4)
+    both = anndata.concat([first, second], label="slide", keys=["a", "b"], index_unique="-")
+    read_space(first, radius=1.6)
+    read_space(both, radius=1.6, section="slide")
+    assert not caplog.records
+    read_space(both, radius=1.6)
+    assert "16 cells lie upon another one: name the obs column of the section of each cell" in caplog.text
+    first.uns["spatial"] = {"A1": {}, "B1": {}}
+    read_space(first, radius=1.6)
+    assert "uns['spatial'] has 2 sections" in caplog.text
+    first.obsm["spatial"][:] = np.nan
+    with pytest.raises(ValueError, match=r"no cell has coordinates: each has a missing value in obsm\['spatial'\]"):
+        read_space(first, radius=1.6)
+    with pytest.raises(ValueError, match=r"no cell has a neighbour: .*each section needs two cells"):
+        read_space(second[:1].copy(), k=3)

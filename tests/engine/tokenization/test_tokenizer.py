@@ -139,6 +139,11 @@ def test_continuations(tokens: Tokens) -> None:
             assert tokens.ids([text])[0] + ids == tokens.ids([f"{text} {symbol}"])[0]
 
 
+def test_continuations_at_the_beginning_of_a_line(tokens: Tokens) -> None:
+    for symbol, ids in zip(tiny.GENES, tokens.continuations("Cell 1:\n", tiny.GENES), strict=True):
+        assert tokens.ids(["Cell 1:\n"])[0] + ids == tokens.ids([f"Cell 1:\n{symbol}"])[0]
+
+
 def test_continuations_joined_with_the_text_raise() -> None:
     made = tiny.tokens("bytes")
     made.tokenizer.add_tokens(["9 C"])

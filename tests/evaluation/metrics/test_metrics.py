@@ -77,6 +77,23 @@ def example_of_numbers(rng: np.random.Generator, metric: Metric) -> tuple[Any, A
     return (truth, answer), (truth, truth)
 
 
+def example_of_gene_sets(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
+    if metric.level == "set_names":
+        names = ["HALLMARK_MYC_TARGETS_V1", "response to hypoxia", "T cell activation", "apoptosis"]
+        return (names, ["myc targets v1", "hypoxia", "T Cell activation.", "cell cycle"]), (
+            names,
+            [*map(str.upper, names)],
+        )
+    lists = [list(rng.choice([f"G{gene}" for gene in range(30)], 12, replace=False)) for _ in range(6)]
+    return (lists, [[*genes[:5], "X", "Y"] for genes in lists]), (lists, [genes[::-1] for genes in lists])
+
+
+def example_of_pairs(rng: np.random.Generator, metric: Metric) -> tuple[Any, Any]:
+    own = np.repeat(np.arange(5), 4)
+    right = (own[None] == np.arange(5)[:, None]).astype(float)
+    return (right + rng.normal(0, 0.7, right.shape), own), (right + rng.uniform(0, 0.1, right.shape), own)
+
+
 #: Level → arguments of an imperfect and of a perfect answer.
 EXAMPLES: dict[str, Callable[[np.random.Generator, Metric], tuple[Any, Any]]] = {
     "written_labels": example_of_labels,
@@ -93,6 +110,9 @@ EXAMPLES: dict[str, Callable[[np.random.Generator, Metric], tuple[Any, Any]]] = 
     "sentences": example_of_sentences,
     "numbers": example_of_numbers,
     "intervals": example_of_numbers,
+    "set_genes": example_of_gene_sets,
+    "set_names": example_of_gene_sets,
+    "pairs": example_of_pairs,
 }
 
 
@@ -253,6 +273,31 @@ def character_f(truth: list[str], answer: list[str]) -> float:
     return float(np.mean([np.mean([f_score(grams(t, n), grams(a, n)) for n in range(1, 7)]) for t, a in pairs]))
 
 
+def closer_pairs(similarity: np.ndarray, own: np.ndarray) -> float:
+    """Over profiles the mean of both directions, counted one pair at a time."""
+    shares = []
+    for profile in range(len(similarity)):
+        mine, others = np.flatnonzero(own == profile), np.flatnonzero(own != profile)
+        profiles = [other for other in range(len(similarity)) if other != profile]
+        cells = [similarity[other, cell] > similarity[profile, cell] for cell in mine for other in profiles]
+        rivals = [similarity[profile, other] > similarity[profile, cell] for cell in mine for other in others]
+        shares.append((np.mean(cells) + np.mean(rivals)) / 2)
+    return float(np.mean(shares))
+
+
+def in_plain_words(name: str) -> list[str]:
+    return name.replace("_", " ").replace(".", "").lower().split()
+
+
+def f1_of_words(truth: list[str], answer: list[str]) -> float:
+    scores = []
+    for t, a in zip(map(in_plain_words, truth), map(in_plain_words, answer), strict=True):
+        shared = sum(min(t.count(word), a.count(word)) for word in set(t))
+        precision, recall = shared / len(a), shared / len(t)
+        scores.append(2 * precision * recall / (precision + recall) if shared else 0)
+    return float(np.mean(scores))
+
+
 def share_of_named(named: list[Any], expressed: list[Any]) -> float:
     shares = []
     for genes, cells in zip(named, expressed, strict=True):
@@ -269,6 +314,13 @@ ORACLES: dict[str, Callable[..., float]] = {
     "brier": brier_by_scikit_learn,
     "chrf": character_f,
     "grounded_genes": share_of_named,
+    "set_overlap": lambda x, y: np.mean([len([g for g in t if g in a]) / len(t) for t, a in zip(x, y, strict=True)]),
+    "set_jaccard": lambda x, y: np.mean(
+        [len([g for g in t if g in a]) / len({*t, *a}) for t, a in zip(x, y, strict=True)]
+    ),
+    "exact_name": lambda x, y: np.mean([in_plain_words(t) == in_plain_words(a) for t, a in zip(x, y, strict=True)]),
+    "word_f1": f1_of_words,
+    "foscttm_of_profiles": closer_pairs,
     "validity": lambda words, known: 1 - [word in known for word in words].count(False) / len(words),
     "uniqueness": lambda words, known: len(known & set(words)) / len([word for word in words if word in known]),
     "e_distance": energy,

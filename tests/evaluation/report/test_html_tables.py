@@ -40,9 +40,9 @@ def test_rows_of_scores_have_intervals_and_verdicts(perturbed: Evaluation, label
 
 def test_all_methods_have_a_value_or_a_reason(labelled: Evaluation) -> None:
     rows, reasons = all_methods(labelled)
-    assert [len(row["cells"]) for row in rows] == [5] * len(labelled.table)
+    assert [len(row["cells"]) for row in rows] == [6] * len(labelled.table)
     missing = dict(reasons)["training cells are not known; pass train="]
-    assert missing.startswith("accuracy of nearest training cell, normalised_accuracy of nearest training cell")
+    assert missing.startswith("accuracy of nearest training cell, accuracy of logistic regression, ")
 
 
 def test_scores_by_group_compare_with_the_best_baseline(perturbed: Evaluation, labelled: Evaluation) -> None:

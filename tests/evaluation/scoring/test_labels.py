@@ -42,19 +42,6 @@ def test_nearest_training_cell_needs_training_cells(labelled: ad.AnnData) -> Non
     assert evaluation.table.loc["normalised_accuracy", "logistic_regression"] > 0.95
 
 
-def test_labels_of_any_column_are_found_as_recorded(labelled: ad.AnnData) -> None:
-    several = labelled.copy()
-    several.obs["cell2sen_donor"] = several.obs["donor"]
-    results = {f"cell2sen_{name}": {"column": name, "key": f"cell2sen_{name}"} for name in ("cell_type", "donor")}
-    several.uns["cell2sen"] = {"annotate": {**results["cell2sen_cell_type"], "results": results}}
-    options = {"resamples": 5, "metrics": ["balanced_accuracy"], "leaks": "report"}
-    assert evaluate(several, labelled, label="donor", **options).table.loc["balanced_accuracy", "prediction"] == 1
-    with pytest.raises(
-        ValueError, match=r"predictions of 'drug' are not among \['cell2sen_cell_type', 'cell2sen_donor'\]"
-    ):
-        evaluate(several, labelled, label="drug", **options)
-
-
 def test_labels_of_other_tools(labelled: ad.AnnData) -> None:
     predicted = labelled.copy()
     del predicted.uns["cell2sen"]
@@ -129,9 +116,48 @@ def test_texts_without_an_encoder_have_a_reason(labelled: ad.AnnData) -> None:
 def test_one_object_needs_two_columns(labelled: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="are the same column 'cell_type'"):
         evaluate(labelled, labelled, predicted_label="cell_type")
-    with pytest.raises(ValueError, match="label must be one column"):
+    with pytest.raises(ValueError, match="need a column of predictions each, found"):
         evaluate(labelled, labelled, label=["cell_type", "donor"])
     unlabelled = labelled.copy()
     unlabelled.obs["truth"] = None
     with pytest.raises(ValueError, match=r"no cell has a true label in obs\['truth'\]"):
         evaluate(unlabelled, unlabelled, label="truth")
+
+
+def test_several_columns_are_right_together(labelled: ad.AnnData) -> None:
+    predicted = labelled.copy()
+    del predicted.uns["cell2sen"]
+    generator = np.random.default_rng(0)
+    sex = generator.choice(["male; old", "female"], len(labelled))
+    predicted.obs["sex"] = sex
+    predicted.obs["guess"] = np.where(generator.random(len(labelled)) < 0.7, sex, "female")
+    predicted.obs["type"] = predicted.obs["cell2sen_cell_type"].astype(str) + "s"
+    predicted.obs["guess_score"], predicted.obs["type_score"] = 0.5, 0.8
+    predicted.obs.loc[predicted.obs_names[:3], "sex"] = None
+    evaluation = evaluate(
+        predicted,
+        predicted.copy(),
+        label=["sex", "cell_type"],
+        predicted_label=["guess", "type"],
+        resamples=5,
+        task="annotate",
+    )
+    obs = predicted.obs[3:]
+    right = (obs["guess"] == obs["sex"]) & (obs["type"] == obs["cell_type"].astype(str))
+    assert evaluation.table.loc["accuracy", "prediction"] == pytest.approx(right.mean())
+    assert evaluation.table.loc["brier", "prediction"] == pytest.approx(np.mean((0.4 - right) ** 2))
+    assert "male, old; B cells" in evaluation.settings["true_labels"]
+    assert any("3 cells have no true label" in note for note in evaluation.notes)
+    with pytest.raises(ValueError, match="must name a column for each of the labels"):
+        evaluate(predicted, predicted.copy(), label=["sex", "cell_type"], predicted_label="guess", task="annotate")
+
+
+def test_true_labels_that_could_not_be_chosen_are_named(labelled: ad.AnnData) -> None:
+    predicted, real = labelled.copy(), labelled.copy()
+    predicted.uns["cell2sen"] = {"annotate": {"key": "cell2sen_cell_type", "labels": np.array(["B cell", "T cell"])}}
+    real.obs["cell_type"] = ["monocyte", *real.obs["cell_type"].astype(str)[1:]]
+    notes = evaluate(predicted, real, resamples=5, task="annotate").notes
+    assert "1 cells have a true cell_type (monocyte) that was not among the labels to choose from" in " ".join(notes)
+    assert not any(
+        "to choose from" in note for note in evaluate(predicted, labelled, resamples=5, task="annotate").notes
+    )

@@ -11,7 +11,7 @@ from experiment import REAL, TWIN, perturbed, run
 
 from cell2sen.evaluation.metrics import get
 from cell2sen.evaluation.result import Evaluation
-from cell2sen.evaluation.scoring.baselines import methods
+from cell2sen.evaluation.scoring.baselines.method import methods
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.tables import Score, best_of, long_table, over_groups, table
 

@@ -82,6 +82,11 @@ def test_the_name_of_a_trained_column_is_enough() -> None:
     assert [task.name for task in tasks_to_annotate(["disease", "age"], trained)] == ["label:disease", "number:age"]
     assert [task.name for task in tasks_to_annotate(None, trained)] == SEVERAL
     assert [task.name for task in tasks_to_annotate(None, fake().model)] == ["annotate"]
+    before: dict[str, Any] = {"annotate": TRAINED["templates"]["label:tissue"], **TRAINED["templates"]}
+    assert [task.name for task in tasks_to_annotate(None, fake(templates=before).model)] == ["annotate"]
+    files = [{"file": "a.h5ad", "tasks": {"label:tissue": 3}}]
+    tuned = fake(templates=before, training={"data": {"files": files}}).model
+    assert [task.name for task in tasks_to_annotate(None, tuned)] == ["label:tissue"], "not what it began with"
     assert [task.name for task in tasks_to_annotate("tissue", fake().model)] == ["tissue"], "of samples of cells"
 
 
@@ -105,9 +110,15 @@ def test_labels_of_other_tasks() -> None:
     chosen = tasks_to_annotate(SEVERAL[:2], session.model)
     with pytest.raises(ValueError, match=r"labels= names \['sex'\]"):
         annotate_cells(session, chosen, {"sex": ["m", "f"]})
-    with pytest.raises(ValueError, match="are several tasks"):
+    with pytest.raises(ValueError, match="are several columns"):
         annotate_cells(session, chosen, ["blood", "lung"])
     with pytest.raises(ValueError, match="not trained on numbers of 'dose'"):
         annotate_cells(session, tasks_to_annotate("number:dose", session.model))
     with pytest.raises(ValueError, match="has no list of label:sex"):
         annotate_cells(session, tasks_to_annotate("label:sex", session.model))
+
+
+def test_results_do_not_overwrite_each_other() -> None:
+    menus = {"x": ["a", "b"], "x_score": ["c", "d"]}
+    with pytest.raises(ValueError, match="same columns of obs, 'cell2sen_x' with 'cell2sen_x_score'"):
+        c2s.tl.annotate(cells(), menus, task=["label:x", "label:x_score"], model=fake(), **QUIET)

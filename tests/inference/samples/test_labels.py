@@ -113,5 +113,5 @@ def test_refused() -> None:
         c2s.tl.annotate(donors(), LABELS, **options)
     with pytest.raises(ValueError, match="distinct is for tasks with a label for each cell of a sample"):
         c2s.tl.annotate(donors(), LABELS, distinct=True, model=fake())
-    with pytest.raises(ValueError, match="'ask' does not choose among labels, its answer is of the kind 'text'"):
+    with pytest.raises(ValueError, match=r"task must have a label or a number as its answer, found \['ask'\]"):
         c2s.tl.annotate(donors(), LABELS, task="ask", sample_by="donor", n_cells=5, model=fake())

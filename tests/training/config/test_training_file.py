@@ -63,7 +63,7 @@ def test_mistakes_in_one_of_several_files_name_it() -> None:
         ({"learning_rate": 1e-3}, "learning_rate is now optimiser.learning_rate"),
         ({"max_steps": 3, "lora": {}}, "max_steps is now optimiser.max_steps; lora is now model.lora"),
         ({"keep": 0.1}, "keep is now model.start_share"),
-        ({"labels": {}}, "labels is now data.spellings"),
+        ({"labels": {}}, "labels is now data.names.spellings"),
         ({"score_cells": 0, "names": False}, "score_cells is now card.score_cells; names is now card.names"),
         ({"model": "nano"}, "model is now model.start: write model: {start: …}"),
         ({"data": [{"file": "a"}]}, "data is now data.files: write data: {files: …}"),
@@ -141,14 +141,16 @@ def test_short_forms() -> None:
 
 
 def test_plain_values_are_read_again() -> None:
-    entry = file(cell_type={"column": "type", "names": {"a": "b"}}, where={"batch": 1}, tasks={"annotate": 2.5})
+    entry = file(
+        cell_type={"column": "type", "names": {"a": "b"}}, matrix={"where": {"batch": 1}}, tasks={"annotate": 2.5}
+    )
     config = training.from_mapping({**MINIMAL, **entry, "grpo": None, "seed": 7})
     stored = json.loads(json.dumps(training_file.plain(config)))
     assert training.from_mapping(stored) == config
     flat = training_file.flat(stored)
     assert flat["seed"] == 7
     assert flat["model.from_scratch.tokenizer.kind"] == "genes"
-    assert config.data.files[0].where == {"batch": "1"}
+    assert config.data.files[0].matrix.where == {"batch": "1"}
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -1,40 +1,36 @@
-"""Parts of files: all cells once, reproducible, sections whole."""
+"""Rows of shards: texts and tokens as a training has them."""
 
 from __future__ import annotations
 
-import numpy as np
+import pytest
+import tiny
 
-from cell2sen.training.corpus.shards import SCHEMA, Part, as_table, parts_of
-
-
-def test_parts_hold_each_cell_once() -> None:
-    kept = np.random.default_rng(0).random(1000) < 0.7
-    parts = parts_of(2, kept, 100, 0, None)
-    rows = np.concatenate([part.rows for part in parts])
-    assert sorted(rows.tolist()) == np.flatnonzero(kept).tolist()
-    assert all(len(part.rows) <= 100 and (np.diff(part.rows) > 0).all() for part in parts)
-    again = parts_of(2, kept, 100, 0, None)
-    assert [part.rows.tolist() for part in parts] == [part.rows.tolist() for part in again]
-    assert [part.rows.tolist() for part in parts_of(2, kept, 100, 1, None)] != [part.rows.tolist() for part in parts]
+from cell2sen.prompt import Prompt
+from cell2sen.training.corpus.shards import SCHEMA, as_table
+from cell2sen.training.examples.pair import Pair, PairOfCells
+from cell2sen.training.trainers.token_batches import samples
 
 
-def test_sections_stay_together() -> None:
-    sections = np.array(["a", "b", None] * 10, dtype=object)
-    parts = parts_of(0, np.ones(30, dtype=bool), 3, 0, sections)
-    assert [set(sections[part.rows]) for part in parts] == [{"a"}, {"b"}]
+@pytest.mark.parametrize("max_tokens", [120, 4096])
+def test_rows_are_those_of_a_training(max_tokens: int) -> None:
+    tokens = tiny.tokens("spm")
 
+    def shorter(n_genes: int) -> tuple[Prompt, str]:
+        text = "".join(f" Cell {cell}: {' '.join(tiny.GENES[:n_genes])}." for cell in (1, 2))
+        return Prompt.of_cell("Cell sentence:", key="first", answer_genes=n_genes), text
 
-def test_names_of_shards() -> None:
-    part = Part(file=1, number=2, rows=np.arange(3))
-    assert list(part.shards(2, False)) == [
-        ("train-0001-00002-000.parquet", 0, False),
-        ("train-0001-00002-001.parquet", 1, False),
-        ("held_out-0001-00002.parquet", 0, True),
+    prompt = Prompt.of_cell("Genes: ", tiny.GENES, ". The type is:", key="cell")
+    drawn = [
+        Pair("annotate", prompt, " T."),
+        PairOfCells.named("perturb", prompt, " CD4.", ["control", "cell"]),
+        PairOfCells.of("write_sample", shorter, 30, ["first", "second"]),
     ]
-    assert list(part.shards(2, True)) == [("held_out-0001-00002.parquet", 0, True)]
-
-
-def test_no_pairs_are_an_empty_table() -> None:
-    table = as_table([], "a", None, 100)  # type: ignore[arg-type]
+    table = as_table(drawn, "study", tokens, max_tokens)
     assert table.schema == SCHEMA
-    assert not len(table)
+    for row, sample in zip(table.to_pylist(), samples(drawn, tokens, max_tokens), strict=True):
+        assert (row["task"], row["prompt"], row["completion"]) == tuple(
+            sample[name] for name in ("task", "prompt", "completion")
+        )
+        assert row["prompt_tokens"] + row["completion_tokens"] + 1 == sample["length"] <= max_tokens
+        assert row["data_set"] == "study"
+    assert table["cells"].to_pylist() == [["cell"], ["control", "cell"], ["first", "second"]]

@@ -15,7 +15,7 @@ from cell2sen import tasks
 from cell2sen.data.scale.units import NAMED
 from cell2sen.data.splits import barcode
 from cell2sen.training.config.data import Augmentation, Split
-from cell2sen.training.examples.cells import exclude_held_out
+from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.examples.pairs import pairs
 
 PERTURBED: dict[str, Any] = {
@@ -61,7 +61,7 @@ def test_errors_list_available_groups_and_columns(many_cells: Path) -> None:
     with pytest.raises(ValueError, match=r"is never \['ctrl'\]; available: \['IFN-beta', 'IL-2', 'control'\]"):
         cells_of(many_cells, perturbation={"column": "condition", "control": "ctrl"})
     with pytest.raises(ValueError, match=r"no cell of cells.h5ad has .* available: .*d1"):
-        cells_of(many_cells, where={"donor": "d9"})
+        cells_of(many_cells, matrix={"where": {"donor": "d9"}})
     with pytest.raises(ValueError, match=r"perturbed_only on cells\.h5ad needs the obs column of the perturbation"):
         cells_of(many_cells, split=Split(by="donor", perturbed_only=True))
 
@@ -104,7 +104,7 @@ def test_cells_held_out_in_one_file_are_held_out_in_the_other(tmp_path: Path) ->
 def test_part_of_a_file_is_split_as_the_whole_file_is(many_cells: Path) -> None:
     split = Split(by="cell", test=0.3)
     whole = cells_of(many_cells, split=split, **PERTURBED)
-    part = cells_of(many_cells, split=split, where={"condition": "control"}, **PERTURBED)
+    part = cells_of(many_cells, split=split, matrix={"where": {"condition": "control"}}, **PERTURBED)
     assert 0 < len(part.names) < len(whole.names)
     held_out = {name for name, test in zip(whole.names, whole.test, strict=True) if test}
     assert {name for name, test in zip(part.names, part.test, strict=True) if test} == held_out & set(part.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import training_cells
 from training_runs import cells_of
 
 from cell2sen import tasks
+from cell2sen.training.config.data import TrainingFile
+from cell2sen.training.config.training_file import build
+from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.names import check_names, unite_combinations
 
 
@@ -61,7 +65,7 @@ def test_whole_floats_are_whole_numbers(tmp_path: Path) -> None:
     adata = anndata.read_h5ad(training_cells.write(tmp_path / "cells.h5ad", 40))
     adata.obs["label"] = np.resize([0.0, 1.0, np.nan, 2.0], 40)
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    cells = checked(tmp_path, where={"label": 1}, split={"by": "label", "values": ["1"]})
+    cells = checked(tmp_path, matrix={"where": {"label": 1}}, split={"by": "label", "values": ["1"]})
     assert set(cells.label) == {"1"}
     assert cells.test.all()
 
@@ -117,3 +121,52 @@ def test_combinations_have_one_name_in_all_files(tmp_path: Path, caplog: pytest.
     assert cells["two"].perturbation[:4].tolist() == ["A+B", "C", "C", "DMSO"]
     assert "'B+A' is 'A+B' in another order; in all files both are learned as 'A+B'" in caplog.text
     assert "'C+ctrl' is 'C'" in caplog.text
+
+
+def test_columns_of_labels_are_named_where_they_are_doubtful(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = {"state": ["ill", "Ill", "TRUE", "1.0", None, "nan", "a; b", "a/b\nc"], "sex": ["male", "female"]}
+    checked(written(tmp_path, **values), tasks=["label:state", "joint:state+sex"], cell_type=None)
+    assert re.search(r"the labels '[Ii]ll' \(\d cells\) and '[Ii]ll' \(", caplog.text)
+    assert "of obs['state'] differ only in spelling" in caplog.text
+    assert "10 of 40 cells have no value in 'state' (written as 'nan': 5)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (["lung"], r"found 1 of 1 in obs\['tissue'\] \('lung'\)"),
+        ([None, "nan", ""], r"found 0 of 0 in obs\['\w+'\]"),
+        (
+            [f"cell {number}" for number in range(40)],
+            r"found 0 of .* more\).*; as a number, its task is 'number:tissue'",
+        ),
+    ],
+)
+def test_columns_without_labels_to_choose_from(tmp_path: Path, values: list[Any], found: str) -> None:
+    folder = written(tmp_path, tissue=values, sex=["male", "female"])
+    for name in ("label:tissue", "joint:sex+tissue"):
+        with pytest.raises(
+            ValueError, match=f"task {re.escape(repr(name))} needs two labels with at least 3 .*{found}"
+        ):
+            checked(folder, tasks=[name], cell_type=None, split={"test": 0.1})
+
+
+def test_contexts_with_the_answer_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = written(
+        tmp_path,
+        patient=["p1", "p2", "p3", "p4"],
+        disease=["ill", "normal", "ill", "normal"],
+        batch=["x", "y", "z", None, "x", "x", "y"],
+        text=[f"text {number}" for number in range(40)],
+    )
+    settings = build(TrainingFile, {"file": "cells.h5ad", "tasks": ["label:disease"]})
+    cells = TrainingCells(settings, folder, "upper", ["patient", "batch", "text", "disease"])
+    check_names({"cells.h5ad": cells}, {"label:disease": tasks.load("label:disease")}, {})
+    assert "'patient' in the prompt determines 'disease'" in caplog.text
+    assert all(f"{name!r} in the prompt" not in caplog.text for name in ("batch", "text", "disease"))
+
+
+def test_the_organism_is_in_the_prompt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = written(tmp_path, organism=["Homo sapiens", "Mus musculus"], species=["human", "mouse"])
+    checked(folder, tasks=["label:species"], cell_type=None)
+    assert "'organism' in the prompt determines 'species'" in caplog.text

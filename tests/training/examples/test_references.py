@@ -11,7 +11,8 @@ import pytest
 from training_runs import cells_of
 
 from cell2sen import tasks
-from cell2sen.training.config.data import Augmentation
+from cell2sen.training.config.data import Augmentation, TrainingFile
+from cell2sen.training.config.training_file import build
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.references import ReferencedPrompt, mean_sentence, prompts_with_references
 
@@ -88,3 +89,28 @@ def test_cells_of_a_type_are_generated_without_a_control(folder: Path) -> None:
 def test_labels_have_no_reward(folder: Path) -> None:
     with pytest.raises(ValueError, match="the answer of task 'annotate' is of the kind 'label'"):
         prompts_of(referenced_cells(folder, "annotate"))
+
+
+def test_prompts_have_the_context_of_their_control(folder: Path) -> None:
+    settings = build(
+        TrainingFile,
+        {
+            "file": "cells.h5ad",
+            "tasks": ["perturb"],
+            "perturbation": {"column": "condition", "context": ["cell_type"]},
+            "split": {"test": 0.3},
+        },
+    )
+    cells, plain = TrainingCells(settings, folder, "upper", ["donor", "cell_type"]), referenced_cells(folder, "perturb")
+    with_context, without = prompts_of(cells), prompts_of(plain)
+    assert len(with_context) == len(without)
+    names = {
+        tuple(genes): name
+        for name, genes in zip(cells.names, cells.sentences(0, Augmentation(), 0).gene_lists(12), strict=True)
+    }
+    for prompt, bare in zip(with_context, without, strict=True):
+        control = cells.obs.loc[names[tuple(prompt.prompt.genes)]]
+        assert control["condition"] == "control"
+        line = f"Known of this cell: donor: {control['donor']}; cell type: {control['cell_type']}.\n"
+        assert prompt.prompt.text == line + bare.prompt.text
+        assert prompt.truth == bare.truth

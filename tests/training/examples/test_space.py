@@ -22,7 +22,7 @@ ENTRY: dict[str, Any] = {
     "file": "cells.h5ad",
     "tasks": list(NAMES),
     "columns": {"niche": "layer"},
-    "space": {"radius": 1.6, "n_cells": 4},
+    "matrix": {"space": {"radius": 1.6, "n_cells": 4}},
     "split": {"by": "space", "test": 0.25},
 }
 
@@ -95,9 +95,9 @@ def test_draws_differ_and_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs its neighbourhoods, such as space"):
-        training_cells(tmp_path, space=None)
-    cells = training_cells(tmp_path, space=None, split={}, tasks=["same_neighbourhood"])
+    with pytest.raises(ValueError, match=r"needs its neighbourhoods, such as matrix: \{space"):
+        training_cells(tmp_path, matrix={})
+    cells = training_cells(tmp_path, matrix={}, split={}, tasks=["same_neighbourhood"])
     with pytest.raises(ValueError, match="needs the neighbourhoods"):
         drawn(cells)
     cells = training_cells(tmp_path, columns={}, tasks=["same_niche"])
@@ -130,7 +130,7 @@ def test_learned_and_scored_on_a_region_left_out(tmp_path: Path) -> None:
 def test_ligands_and_receptors(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("ligand,receptor\nCD4,LYZ\nCD4,CD44\nIL7,IL7R\n", encoding="utf-8")
     space = {"radius": 1.6, "interactions": "pairs.csv"}
-    cells = training_cells(tmp_path, space=space, tasks={"receptors": 1})
+    cells = training_cells(tmp_path, matrix={"space": space}, tasks={"receptors": 1})
     learned = [(pair.prompt.text.split("ligand ")[1].split(",")[0], pair.completion) for pair in drawn(cells)]
     assert learned == [("CD4", " CD44 LYZ."), ("IL7", " IL7R.")]
     assert not drawn(cells, held_out=True)

@@ -108,7 +108,7 @@ def test_a_new_perturbation_has_change_vectors_by_default(
     entries: dict[str, dict[str, Any]] = {
         "known": {"perturbation": column},
         "new": {"perturbation": new},
-        "few": {"perturbation": {**new, "context": ["cell_type"]}, "where": {"donor": "d1"}},
+        "few": {"perturbation": {**new, "context": ["cell_type"]}, "matrix": {"where": {"donor": "d1"}}},
     }
     moved = {}
     for name, entry in entries.items():

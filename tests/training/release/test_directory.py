@@ -13,7 +13,7 @@ from training_runs import FILE, LENGTHS, cells_of, config
 
 from cell2sen import tasks
 from cell2sen.model import METADATA_FILE, Model
-from cell2sen.training.config.data import DataConfig, TrainingFile
+from cell2sen.training.config.data import DataConfig, LabelNames, TrainingFile
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.release import directory
 
@@ -47,7 +47,9 @@ def test_split_is_stored_with_the_model(trained: Model) -> None:
 
 class TestMetadata:
     def test_counts_what_was_learned(self, folder: Path) -> None:
-        metadata = directory.metadata_of(config(), examples_of(folder, "annotate", "perturb"), ("CD4",), None)
+        metadata = directory.metadata_of(
+            config(), directory.learned(examples_of(folder, "annotate", "perturb")), ("CD4",), None
+        )
         cells = cells_of(folder, **FILE)
         assert metadata["genes"] == ["CD4"]
         assert sum(metadata["labels"].values()) == np.sum(~cells.test)
@@ -56,7 +58,7 @@ class TestMetadata:
 
     def test_controls_count_where_perturbations_are_labels(self, folder: Path) -> None:
         examples = examples_of(folder, "identify")
-        metadata = directory.metadata_of(config(), examples, None, None)
+        metadata = directory.metadata_of(config(), directory.learned(examples), None, None)
         assert set(metadata["perturbations"]) == {"control", "IFN-beta", "IL-2"}
         assert metadata["labels"] == {}
 
@@ -71,7 +73,9 @@ class TestMetadata:
             "recipe": {"max_genes": 5},
         }
         start = Model(name="start", path="start", dtype="float32", metadata=before)
-        metadata = directory.metadata_of(config(start="start"), examples_of(folder, "perturb"), None, start)
+        metadata = directory.metadata_of(
+            config(start="start"), directory.learned(examples_of(folder, "perturb")), None, start
+        )
         assert metadata["labels"] == {"neuron": 5}
         assert set(metadata["perturbations"]) == {"TNF", "IFN-beta", "IL-2"}
         assert metadata["lengths"] == {**LENGTHS, "embed": 9}
@@ -83,7 +87,8 @@ class TestMetadata:
 
 def test_spellings_name_labels_and_broader_labels() -> None:
     files = (TrainingFile(file="a"),)
-    data = DataConfig(files=files, spellings={"B cell": ("B",)}, broader={"lymphocyte": ("B cell", "T cell")})
+    names = LabelNames(spellings={"B cell": ("B",)}, broader={"lymphocyte": ("B cell", "T cell")})
+    data = DataConfig(files=files, names=names)
     assert directory.spellings(data) == {"B cell": ["B", "lymphocyte"], "T cell": ["lymphocyte"]}
 
 

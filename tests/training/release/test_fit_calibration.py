@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from cell2sen.evaluation.metrics.labels import calibration_error
-from cell2sen.training.release.fit_calibration import calibrates, fit_temperature
+from cell2sen.training.release.fit_calibration import _fitted, calibrates, fit_temperature
 
 
 def drawn(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -37,3 +37,11 @@ def test_halves_go_by_barcode():
     assert calibrates("AAACATACAACCAC-1") == calibrates("AAACATACAACCAC-1_2")
     share = np.mean([calibrates(f"CELL{number}-1") for number in range(2000)])
     assert 0.45 < share < 0.55
+
+
+def test_certainty_of_held_out_cells_is_stored():
+    scores, truth = drawn(3.0, 2000)
+    certainty = _fitted(scores, truth)["certainty"]
+    highest = softmax(scores / fit_temperature(scores, truth), axis=1).max(axis=1)
+    np.testing.assert_allclose(certainty[::5], np.quantile(highest, [0, 0.25, 0.5, 0.75, 1]), atol=1e-6)
+    assert certainty == sorted(certainty)

@@ -17,7 +17,10 @@ from cell2sen import tl
 from cell2sen.backend import Unsupported
 from cell2sen.inference.corrections import CORRECTION_FILE, load
 from cell2sen.model import Model, resolve
+from cell2sen.training.config.data import TrainingFile
+from cell2sen.training.config.training_file import build
 from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.release import fit_corrections
 from cell2sen.training.release.fit_corrections import correct, share
 
 SHAPE: dict[str, Any] = {"hidden_size": 16, "layers": 1, "heads": 2, "context": 128, "tokenizer": {"min_cells": 1}}
@@ -136,6 +139,36 @@ def test_no_corrections_without_a_name_for_no_perturbation(cells_420: Path, corr
     file.write_text(json.dumps({**metadata, "no_perturbation": None}), encoding="utf-8")
     assert correct(tmp_path / "m", [cells_of_file(cells_420)]) == {}
     assert not (tmp_path / "m" / CORRECTION_FILE).exists()
+
+
+@pytest.mark.slow
+def test_responses_are_predicted_with_the_context_of_their_controls(
+    cells_420: Path, corrected: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Any] = []
+    begin = fit_corrections.start
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        sessions.append(begin(*arguments, **options))
+        return sessions[-1]
+
+    monkeypatch.setattr(fit_corrections, "start", recorded)
+    shutil.copytree(corrected.path, tmp_path / "m")
+    settings = build(TrainingFile, {"file": "cells.h5ad", **FILE})
+    cells = TrainingCells(settings, cells_420, "upper", ["donor", "cell_type"])
+    fitted = correct(tmp_path / "m", [cells])
+    assert set(fitted) == set(corrected.metadata["corrections"])
+    obs = anndata.read_h5ad(cells_420 / "cells.h5ad").obs
+    for session in sessions:
+        rows = range(0, len(session.sentences), 7)
+        for prompt in session.prompts(rows, length=5, slots=[{"perturbation": "IFN-beta"}] * len(rows)):
+            control = obs.loc[prompt.key]
+            assert control["condition"] == "control"
+            assert prompt.text.startswith(
+                f"Known of this cell: donor: {control['donor']}; cell type: {control['cell_type']}.\nBelow are"
+            )
+    amounts = [load(model).amounts["IFN-beta"] for model in (resolve(tmp_path / "m"), corrected)]
+    assert not np.array_equal(*amounts), "other prompts have other expected responses"
 
 
 @pytest.mark.slow

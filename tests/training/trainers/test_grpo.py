@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 import tiny
@@ -13,6 +15,7 @@ from training_runs import Interrupted, card, config, interrupt, log_values, run
 
 from cell2sen import backends, tasks, training
 from cell2sen.backend import Sampling
+from cell2sen.backends.transformers import TransformersBackend
 from cell2sen.model import Model
 from cell2sen.training.trainers import grpo
 
@@ -76,6 +79,26 @@ def test_reward_on_held_out_cells_rises(folder: Path, tmp_path: Path, start: Mod
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 @pytest.mark.parametrize("iterations", [1, 2])
+def test_prompts_have_context(folder: Path, tmp_path: Path, start: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards are of answers to prompts with metadata, as in use of the model."""
+    texts: list[str] = []
+    generate = TransformersBackend.generate
+
+    def recorded(backend: Any, prompts: Any, *arguments: Any, **options: Any) -> Any:
+        texts.extend(prompt.text for prompt in prompts)
+        return generate(backend, prompts, *arguments, **options)
+
+    monkeypatch.setattr(TransformersBackend, "generate", recorded)
+    changes = {"data.context": ["donor"], "optimiser.max_steps": 2}
+    model = run(folder, tmp_path / "context", rewarded(start, changes))
+    obs = anndata.read_h5ad(folder / "cells.h5ad").obs
+    assert texts
+    assert all(re.match(r"Known of this cell: donor: d[1-4]\.\nBelow are", text) for text in texts)
+    held_out = sum(model.metadata["split"]["cells.h5ad"][key] for key in ("n_held_out",))
+    assert model.metadata["context"] == {"donor": len(obs) - held_out}
+    assert np.isfinite(log_values(model, "reward")).all()
+
+
 def test_importance_ratio_is_one_until_a_step_is_taken(
     folder: Path, tmp_path: Path, start: Model, monkeypatch: pytest.MonkeyPatch, lora: Any, iterations: int
 ) -> None:

@@ -28,10 +28,19 @@ def test_rows_hold_every_sample_once_and_no_more_than_the_longest() -> None:
         assert len(rows) < 30
 
 
+def test_rows_with_room_for_more_than_the_longest() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 30).tolist()
+    rows = packed_rows(lengths, 500)
+    assert sorted(sample for row in rows for sample in row) == list(range(30))
+    assert len(rows) == -(-sum(lengths) // 500)
+    assert packed_rows(lengths, 10) == packed_rows(lengths)
+
+
+@pytest.mark.parametrize("packed_tokens", [0, 2000])
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_loss_and_gradients_equal_those_of_padded_rows(
-    architecture: str, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str, side: str, packed_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = tiny.network(architecture, tiny.tokens("bytes").tokenizer.get_vocab_size())
     short = [Pair(task, prompt.shorten(3 * n), " T.") for n, (task, prompt, _) in enumerate(pairs(8))]
@@ -46,7 +55,8 @@ def test_loss_and_gradients_equal_those_of_padded_rows(
     monkeypatch.setattr(type(network.base_model), "forward", spy)
     losses, gradients = [], []
     for packing in (False, True):
-        trainer = trainer_of(tmp_path / str(packing), network, dataset, prompt_loss=0.3, packing=packing)
+        options = {"packing": packing, "packed_tokens": packed_tokens}
+        trainer = trainer_of(tmp_path / str(packing), network, dataset, prompt_loss=0.3, **options)
         network.train()
         network.zero_grad()
         losses.append(trainer.compute_loss(network, batch(dataset, side)))
@@ -55,8 +65,10 @@ def test_loss_and_gradients_equal_those_of_padded_rows(
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
     for padded, packed in zip(*gradients, strict=True):
         torch.testing.assert_close(padded, packed, rtol=1e-3, atol=2e-5)
-    assert widths[1][0] == len(packed_rows(dataset["length"])) < widths[0][0], "fewer tokens are computed"
-    assert widths[1][1] == widths[0][1]
+    assert widths[1][0] == len(packed_rows(dataset["length"], packed_tokens)) < widths[0][0], (
+        "fewer tokens are computed"
+    )
+    assert widths[1][1] <= max(widths[0][1], packed_tokens)
 
 
 @pytest.mark.slow

@@ -13,8 +13,11 @@ from cell2sen.training.trainers.progress import Progress
 
 @pytest.mark.parametrize("measure", ["loss", "reward"])
 @pytest.mark.parametrize("show", [True, False])
-def test_steps_and_values(measure: str, show: bool, capsys: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_and_values(
+    measure: str, show: bool, capsys: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, "cell2sen")
+    monkeypatch.setattr("cell2sen.data.progress.is_interactive", lambda: True)
     progress, state = Progress(show, measure), SimpleNamespace(max_steps=4, global_step=0)
     progress.on_train_begin(None, state, None)
     for state.global_step in (1, 2):
@@ -22,7 +25,6 @@ def test_steps_and_values(measure: str, show: bool, capsys: Any, caplog: pytest.
     progress.on_log(None, state, None, logs={measure: 0.25, "other": 1})
     progress.on_log(None, state, None, logs={f"eval_{measure}": 0.125})
     progress.on_log(None, state, None)
-    progress.bar.refresh()
     progress.on_train_end(None, state, None)
     output = capsys.readouterr()
     assert output.out == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,17 @@ def missing_texts(values: Iterable[Any]) -> dict[str, int]:
         if isinstance(value, str) and (text := tidy(value)) in MISSING and count:
             found[text] += count
     return dict(found)
+
+
+def under_names(values: Iterable[Any], names: Mapping[str, Any]) -> list[str | None]:
+    """Values as text, under other names where `names` has some; a name also keeps text that means a missing value."""
+    others = {written(name): as_text(other) for name, other in names.items()}
+
+    def convert(value: Any) -> str | None:
+        text = written(value)
+        return others.get(text, None if text in MISSING else text)
+
+    return as_texts(values, convert)
 
 
 def list_of_names(names: str | Iterable[Any]) -> list[Any]:

@@ -81,12 +81,9 @@ def are_compressed(matrix: sp.csr_matrix) -> NDArray[np.bool_]:
 
 
 def _are_alike(values: NDArray[np.float64]) -> bool:
-    """Whether values vary at least as counts of genes that are all alike (Poisson without zeros), and hardly more."""
+    """Whether values vary at least as counts of genes that are all alike (1 + Poisson), and hardly more."""
     mean = values.mean()
-    rate = mean
-    for _ in range(20):
-        rate = mean * -np.expm1(-rate)
-    least = 1 + rate - mean
+    least = 1 - 1 / mean
     return bool(least * (1 - 3 * np.sqrt(2 / len(values))) <= values.var() / mean < _MAX_DISPERSION)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
+
+#: Share of cells with the coordinates of another one from which there may be several sections.
+_SAME_PLACE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +76,17 @@ def read_space(
             return read_space(adata, radius=radius, k=k, section=section, coordinates=coordinates)
     if coordinates not in data.obsm:
         raise KeyError(
-            f"adata.obsm has no {coordinates!r} with the coordinates of the cells; available: {list(data.obsm.keys())}"
+            f"adata.obsm has no {coordinates!r} with the coordinates of the cells; available: "
+            f"{list(data.obsm.keys())}. Columns of obs: adata.obsm[{coordinates!r}] = adata.obs[['x', 'y']].to_numpy()"
         )
     points = np.asarray(data.obsm[coordinates], dtype=np.float64)
     sections = None if section is None else text_column(data.obs, section)
-    if n_missing := int((~np.isfinite(points).all(axis=1)).sum()):
+    n_missing = int((~np.isfinite(points).all(axis=1)).sum())
+    if n_missing == len(points):
+        raise ValueError(f"no cell has coordinates: each has a missing value in obsm[{coordinates!r}]")
+    if section is None:
+        _warn_of_sections(points, data.uns.get(SPATIAL))
+    if n_missing:
         logger.warning("%d of %d cells have no coordinates: they have no neighbours", n_missing, len(points))
     if radius is None and k is None:
         stored = read_neighbourhoods(data.obsp, data.uns, coordinates)
@@ -89,9 +99,27 @@ def read_space(
         return Space(coordinates=points, sections=sections, neighbourhoods=stored)
     found = find_neighbourhoods(points, radius=radius, k=k, sections=sections)
     if not found.connectivities.nnz:
-        raise ValueError(
-            f"no cell has a neighbour within radius={radius}: the coordinates range over "
-            f"{[round(float(value), 3) for value in np.nanmax(points, axis=0) - np.nanmin(points, axis=0)]}; choose a "
-            "larger radius, in the same units"
+        within, advice = (
+            ("", "each section needs two cells or more")
+            if radius is None
+            else (f" within radius={radius}", "choose a larger radius, in the same units")
         )
+        ranges = [round(float(value), 3) for value in np.nanmax(points, axis=0) - np.nanmin(points, axis=0)]
+        raise ValueError(f"no cell has a neighbour{within}: the coordinates range over {ranges}; {advice}")
     return Space(coordinates=points, sections=sections, neighbourhoods=found)
+
+
+def _warn_of_sections(points: NDArray[np.float64], images: Any) -> None:
+    """Log a warning where cells of several sections may lie upon each other.
+
+    Parameters
+    ----------
+    images
+        ``uns["spatial"]``, in which squidpy and scanpy store an entry for each Visium section.
+    """
+    known = points[np.isfinite(points).all(axis=1)]
+    n_same = len(known) - len(np.unique(known, axis=0))
+    several = isinstance(images, Mapping) and len(images) > 1
+    if several or n_same > _SAME_PLACE * len(known):
+        reason = f"uns[{SPATIAL!r}] has {len(images)} sections" if several else f"{n_same} cells lie upon another one"
+        logger.warning("%s: name the obs column of the section of each cell with section= (--section)", reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
+
+from cell2sen.data.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def run_batches(
     """
     order = np.argsort(-lengths, kind="stable").tolist()
     is_long = len(_next(order, lengths, budget, size)) * 3 < len(order)
-    with tqdm(total=len(order), desc=name, unit="cell", file=sys.stderr, disable=not (progress and is_long)) as bar:
+    with Progress(len(order), name, show=progress and is_long) as bar:
         while order:
             batch = _next(order, lengths, budget, size)
             try:

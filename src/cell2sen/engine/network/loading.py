@@ -33,7 +33,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     offline
         Use the files on this machine; False downloads missing ones from the hub.
     progress
-        Show transformers' progress bars.
+        Show the progress of a download. Weights on this machine are read without a bar.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     try:
         config = _hf.AutoConfig.from_pretrained(model.path, **source)
         tokens = load_tokens(model.path, **source)
-        with _progress_bars(progress):
+        with _progress_bars(progress and not offline):
             network = _hf.AutoModelForCausalLM.from_pretrained(
                 model.path, config=config, attn_implementation=attention.register(), **options, **source
             )
@@ -96,7 +96,7 @@ def _quantization(model: Model) -> Any:
 
 @contextlib.contextmanager
 def _progress_bars(show: bool) -> Iterator[None]:
-    """Context without transformers' progress bars, unless `show`."""
+    """Context without transformers' progress bars and reports on weights, unless `show`."""
     logging = _hf.utils.logging
     enabled = logging.is_progress_bar_enabled()
     if not show:

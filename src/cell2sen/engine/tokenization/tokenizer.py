@@ -167,7 +167,7 @@ class Tokens:
         return np.array(known, dtype=bool)
 
     def continuations(self, text: str, words: Sequence[str]) -> list[list[int]]:
-        """Token ids of ``" " + word`` after `text`, for each word.
+        """Token ids of ``" " + word`` after `text`, for each word; of the word alone where `text` ends in a line break.
 
         Raises
         ------
@@ -175,7 +175,8 @@ class Tokens:
             One token spans the end of the text and a word.
         """
         [before] = self.ids([text])
-        rows = self.ids([f"{text} {word}" for word in words])
+        space = "" if text.endswith("\n") else " "
+        rows = self.ids([f"{text}{space}{word}" for word in words])
         for word, row in zip(words, rows, strict=True):
             if row[: len(before)] != before or len(row) == len(before):
                 raise ValueError(

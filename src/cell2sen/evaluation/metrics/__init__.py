@@ -16,9 +16,9 @@ Level = Literal[
 ]  # fmt: skip
 """Kind of values that a metric compares, and arguments of its function; see :func:`metric`."""
 
-Shown = Literal["groups", "table", "encoder", "request", "never"]
+Shown = Literal["groups", "table", "encoder", "ontology", "request", "never"]
 """Where a metric appears: in the table and in the report's tables by group; in the table; in the table if a text
-encoder is passed; in the table if it is named in ``metrics=``; nowhere (a function only).
+encoder is passed, or with ``ontology=True``; in the table if it is named in ``metrics=``; nowhere (a function only).
 """
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -69,7 +69,10 @@ def set_jaccard(truth: Lists, answer: Lists) -> float:
 
 @metric(level="set_names", perfect=1.0, range=(0.0, 1.0), resampling=MeanOver(same_names), shown="groups")
 def exact_name(truth: Sequence[str], answer: Sequence[str]) -> float:
-    """Share of sets whose name is exactly right, up to case, underscores and punctuation."""
+    """Share of sets whose name is exactly right, up to case, underscores and punctuation.
+
+    The accuracy of answers as text (exact match: Rajpurkar et al., EMNLP 2016).
+    """
     return float(np.mean(same_names(truth, answer)))
 
 

@@ -124,7 +124,9 @@ def chrf_scores(truth: Sequence[str], answer: Sequence[str]) -> NDArray[np.float
     scores: dict[tuple[str, str], float] = {}
     for pair in dict.fromkeys((str(a), str(t)) for t, a in zip(truth, answer, strict=True)):
         if all(map(str.strip, pair)):
-            score: Any = chrf_score([pair[0]], [[pair[1]]], n_word_order=0)
+            # As in sacrebleu, n-grams that the shorter text is too short for do not count: equal texts score 1.
+            order = min(6, *(len("".join(text.split())) for text in pair))
+            score: Any = chrf_score([pair[0]], [[pair[1]]], n_char_order=order, n_word_order=0)
             scores[pair] = float(score)
     return np.array([scores.get((str(a), str(t)), 0.0) for t, a in zip(truth, answer, strict=True)])
 
@@ -137,7 +139,7 @@ def chrf_scores(truth: Sequence[str], answer: Sequence[str]) -> NDArray[np.float
     resampling=MeanOver(chrf_scores),
 )
 def chrf(truth: Sequence[str], answer: Sequence[str]) -> float:
-    """chrF: agreement of texts in pieces of 1 to 6 characters, averaged over texts (Popović, WMT 2015).
+    """Agreement of texts (chrF) in pieces of 1 to 6 characters, averaged over texts (Popović, WMT 2015).
 
     F-score of character n-grams with recall weighted twice (β = 2), computed by torchmetrics. Needs no encoder, and
     measures wording more than meaning. An empty answer scores 0.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cell2sen.evaluation.metrics import Metric, get
 from cell2sen.evaluation.report.methods import readable
-from cell2sen.evaluation.scoring.baselines import Method
+from cell2sen.evaluation.scoring.baselines.method import Method
 
 BLUE, ORANGE, GREEN, LIGHT, GREY, INK = "#0b5fa5", "#d97706", "#1a7f37", "#8fd19e", "#9aa4ae", "#1b1f24"
 _MARKERS = "osD^vP"

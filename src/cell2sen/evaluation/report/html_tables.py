@@ -12,7 +12,8 @@ import pandas as pd
 from cell2sen.evaluation.inputs import JOIN, some_of
 from cell2sen.evaluation.metrics import get
 from cell2sen.evaluation.report.methods import readable, scored_methods
-from cell2sen.evaluation.scoring.baselines import Method, Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.cells import Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.method import Method
 from cell2sen.evaluation.scoring.tables import best_of
 from cell2sen.evaluation.settings import as_list
 

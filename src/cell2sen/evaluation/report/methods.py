@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cell2sen.data.names.perturbations import control_names
-from cell2sen.evaluation.scoring.baselines import Method, methods
+from cell2sen.evaluation.scoring.baselines.method import Method, methods
 from cell2sen.evaluation.settings import as_list
 
 if TYPE_CHECKING:

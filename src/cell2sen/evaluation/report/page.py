@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from cell2sen.data.output import complete_file
 from cell2sen.evaluation.report import figures, html_tables
 from cell2sen.evaluation.report.methods import UNITS, paragraph, readable, scored_methods
-from cell2sen.evaluation.scoring.baselines import SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.cells import SentenceCeiling
 
 if TYPE_CHECKING:
     from cell2sen.evaluation.result import Evaluation

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from cell2sen.data.progress import counted
 from cell2sen.evaluation.inputs import group_name
 from cell2sen.evaluation.metrics import Faster, MeanOver, Metric, Missing
 from cell2sen.evaluation.metrics.changes import de_genes
 from cell2sen.evaluation.metrics.distributions import Neighbours
 from cell2sen.evaluation.scoring import bootstrap, figure_data
-from cell2sen.evaluation.scoring.baselines import Method
+from cell2sen.evaluation.scoring.baselines.method import Method
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.groups import Groups, Key
 from cell2sen.evaluation.scoring.pca import Embedding
@@ -69,7 +69,7 @@ def score(job: Job, progress: bool) -> Results:
     on_change = bool(job.of_level("change", "disjoint_change"))
     changes = {key: _true_change(groups, key) for key in groups.keys} if on_change else {}
     reference = _reference(job) if job.of_level("neighbours") else None
-    for key in tqdm(groups.keys, desc="groups", disable=not progress or len(groups.keys) < 3):
+    for key in counted(groups.keys, "scoring groups", "group", show=progress and len(groups.keys) >= 3):
         group = Group(groups, key, job.embedding)
         if on_change or job.of_level("profile"):
             order = _de_order(groups, key)

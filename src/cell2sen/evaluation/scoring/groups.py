@@ -61,6 +61,9 @@ class Groups:
     notes: tuple[str, ...] = ()
     """Names that were read as others, and cells in no group."""
 
+    fitted: dict[Any, Any] = field(default_factory=dict)
+    """What baselines have learned, by name and groups, so that it is learned once."""
+
     _means: dict[Any, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
@@ -227,7 +230,8 @@ def label_groups(sides: Sides, settings: Settings) -> Groups:
     columns = settings.columns
     named = as_list(columns.label)
     real = group_rows(sides.real, named)
-    predicted = group_rows(sides.predicted, [columns.predicted_label or named[0], *named[1:]], columns.rename)
+    given = as_list(columns.predicted_label or ())
+    predicted = group_rows(sides.predicted, [*given, *named[len(given) :]], columns.rename)
     refuse_empty([key for key in predicted if key in real], predicted, real, "label")
     return Groups(
         predicted=Population(cells=sides.predicted, groups=predicted),

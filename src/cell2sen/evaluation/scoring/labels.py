@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from cell2sen.answer import by_upper_case, named_genes
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_text
-from cell2sen.data.splits import are_counted
 from cell2sen.evaluation.inputs import UNS, Cells, Sides, some_of
+from cell2sen.evaluation.matching import common_cells, is_number, predicted_columns
 from cell2sen.evaluation.metrics import MeanOver, Metric, Missing, OfConfusion
 from cell2sen.evaluation.metrics.distributions import neighbours
 from cell2sen.evaluation.metrics.labels import calibration_curve, confusion, matches
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines import Method, baseline
+from cell2sen.evaluation.scoring.baselines.method import Method, baseline
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.scoring.tables import Score
@@ -372,6 +372,8 @@ def over_units(
 def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     """True and predicted labels of the cells that both sides have, and notes on what is not scored.
 
+    Several columns are one label, which is right where all of them are (:func:`_joined`).
+
     Raises
     ------
     KeyError, ValueError
@@ -379,100 +381,54 @@ def pair_labels(sides: Sides, settings: Settings) -> tuple[Answers, list[str]]:
     """
     predicted, real, columns = sides.predicted, sides.real, settings.columns
     named = as_list(columns.label)
-    if len(named) != 1:
-        raise ValueError(f"label must be one column of the real cells, found {named}")
-    column = predicted_column(predicted, columns.predicted_label, named[0])
-    labels, truth = predicted.column(column), real.column(named[0])
-    if column == named[0] and predicted.obs is real.obs:
+    found = predicted_columns(predicted, columns.predicted_label, named)
+    if len(named) > 1 and (of_numbers := [name for name in named if is_number(predicted, None, name)]):
+        raise ValueError(f"numbers are not right or wrong: score {of_numbers[0]!r} alone, as label=")
+    if same := sorted(set(found) & set(named)) if predicted.obs is real.obs else []:
         raise ValueError(
-            f"predicted and true labels are the same column {column!r}; name another with predicted_label= or label="
+            f"predicted and true labels are the same column {same[0]!r}; name another with predicted_label= or label="
         )
+    rename = {as_text(name): as_text(other) for name, other in (columns.rename or {}).items()}
+    labels = _joined([[rename.get(label, label) for label in predicted.column(column)] for column in found])
+    truth = _joined([real.column(name) for name in named])
     pairs, notes = common_cells(predicted, real)
     known = np.array([truth[row] is not None for row in pairs[:, 1]])
     if not known.all():
         notes.append(f"{int((~known).sum())} cells have no true label and are not scored")
         pairs = pairs[known]
     if not len(pairs):
-        raise ValueError(f"no cell has a true label in obs[{named[0]!r}]")
+        raise ValueError(f"no cell has a true label in obs[{' and '.join(map(repr, named))}]")
     if sides.train is not None:
         sides.align(settings.values.case, labels=True)
-    rename = {as_text(name): as_text(other) for name, other in (columns.rename or {}).items()}
     context = as_list(columns.context)
     answers = Answers(
         real=Labelled(cells=real, rows=pairs[:, 1], labels=truth[pairs[:, 1]]),
-        answer=np.array(
-            [rename.get(label, label) if label is not None else "" for label in labels[pairs[:, 0]]], dtype=object
-        ),
-        confidence=_confidence(predicted, column, pairs[:, 0]),
+        answer=np.array([label if label is not None else "" for label in labels[pairs[:, 0]]], dtype=object),
+        confidence=_confidence(predicted, found, pairs[:, 0]),
         units=real.column(context[0])[pairs[:, 1]] if context else None,
-        train=labelled(sides.train, named[0]) if sides.train is not None else None,
+        train=labelled(sides.train, *named) if sides.train is not None else None,
         settings=settings,
     )
-    return answers, notes + _notes_on(answers)
+    return answers, notes + _notes_on(answers) + _notes_on_menus(answers, predicted, found, named)
 
 
-def predicted_column(predicted: Cells, column: str | None, label: str) -> str:
-    """The obs column with predictions of a label: as passed, as recorded by this package, or its default.
+def _joined(columns: Sequence[Sequence[Any] | NDArray[Any]]) -> NDArray[Any]:
+    """Labels of several columns as one, object (n,); ``None`` where one of them is missing.
 
-    Raises
-    ------
-    ValueError
-        This package recorded several columns, none of which is of `label`.
+    The text is for display. A semicolon within a label becomes a comma, so that other labels are not the same text.
     """
-    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
-    results: Mapping[str, Any] = record.get("results", {})
-    of_label = [key for key, result in results.items() if label in (result.get("column"), key)]
-    if column is None and results and not of_label:
-        raise ValueError(
-            f"predictions of {label!r} are not among {list(results)}: name the column with predicted_label="
-        )
-    return str(column or next(iter(of_label), None) or record.get("key") or "cell2sen_cell_type")
+    if len(columns) == 1:
+        return np.array(list(columns[0]), dtype=object)
+    joined = np.full(len(columns[0]), None, dtype=object)
+    for row, labels in enumerate(zip(*columns, strict=True)):
+        if None not in labels:
+            joined[row] = "; ".join(str(label).replace(";", ",") for label in labels)
+    return joined
 
 
-def is_number(predicted: Cells, column: str | None, label: str) -> bool:
-    """Whether this package recorded that the predictions of a label are numbers."""
-    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
-    records = record.get("results") or {str(record.get("key")): record}
-    keys = [
-        key for key, result in records.items() if column == key or (column is None and label == result.get("column"))
-    ]
-    return any("interval" in records[key] for key in keys)
-
-
-def common_cells(predicted: Cells, real: Cells) -> tuple[NDArray[np.int64], list[str]]:
-    """(predicted row, real row) of the cells that both sides have, matched by name, and notes on the others."""
-    row_of = {name: row for row, name in enumerate(real.names)}
-    shared = [row for row in predicted.by_name(np.arange(len(predicted))) if predicted.names[row] in row_of]
-    pairs = np.array([(row, row_of[predicted.names[row]]) for row in shared], dtype=np.int64).reshape(-1, 2)
-    if not len(pairs):
-        raise ValueError(
-            f"no cell is in both files: predicted has {list(predicted.names[:3])}, real has {list(real.names[:3])}; "
-            "labels are compared cell by cell, by name"
-        )
-    notes = []
-    if lost := max(0, len(real) - len(pairs)):
-        notes.append(f"{lost} of {len(real)} real cells have no prediction and are not scored")
-    if are_counted(real.names.tolist()) and not _look_like_the_same(predicted, real, pairs):
-        notes.append(
-            f"cells are matched by their names, which only count them ({real.names[0]}, …), and those of the same name "
-            "express other genes: the files have other cells, or in another order. Give the cells names of their own"
-        )
-    return pairs, notes
-
-
-def _look_like_the_same(predicted: Cells, real: Cells, pairs: NDArray[np.int64]) -> bool:
-    """Whether most of some matched cells express the same genes; true if the files have other genes."""
-    readers = predicted.expression.reader, real.expression.reader
-    if not readers[0].var.index.equals(readers[1].var.index):
-        return True
-    some = pairs[:: max(1, len(pairs) // 50)]
-    expressed = [reader.read(some[:, side]).toarray() != 0 for side, reader in enumerate(readers)]
-    return bool((expressed[0] == expressed[1]).all(axis=1).mean() > 0.5)
-
-
-def labelled(cells: Cells, column: str) -> Labelled:
-    """Cells with a value in an obs column."""
-    labels = cells.column(column)
+def labelled(cells: Cells, *columns: str) -> Labelled:
+    """Cells with a value in obs columns."""
+    labels = _joined([cells.column(column) for column in columns])
     rows = np.flatnonzero([label is not None for label in labels])
     return Labelled(cells=cells, rows=rows, labels=labels[rows])
 
@@ -485,8 +441,11 @@ def _notes_on(answers: Answers) -> list[str]:
     written = sorted({str(label) for label in answers.answer if label})
     real = sorted({str(label) for label in answers.truth})
     known = set(answers.normalised(real))
+    several = len(as_list(answers.settings.columns.label)) > 1  # any combination can be predicted
     if unknown := [
-        label for label, plain in zip(written, answers.normalised(written), strict=True) if plain not in known
+        label
+        for label, plain in zip(written, answers.normalised(written), strict=True)
+        if plain not in known and not several
     ]:
         notes.append(
             f"{len(unknown)} of {len(written)} predicted labels ({some_of(unknown)}) are none of the real cells' "
@@ -495,11 +454,38 @@ def _notes_on(answers: Answers) -> list[str]:
     return notes
 
 
-def _confidence(predicted: Cells, column: str, rows: NDArray[Any]) -> NDArray[np.float64] | str:
-    name = f"{column}_score"
-    if name not in predicted.obs:
-        return f"obs has no column {name!r} with the probability of the label"
-    values = predicted.obs[name].to_numpy(dtype=float)[rows]
-    if not np.all((values >= 0) & (values <= 1)):
-        return f"obs[{name!r}] has values that are not between 0 and 1, so they are no probabilities"
-    return np.asarray(values, dtype=np.float64)
+def _notes_on_menus(answers: Answers, predicted: Cells, found: Sequence[str], named: Sequence[str]) -> list[str]:
+    """Predictions of another column, and true labels that could not be chosen, as this package recorded them."""
+    record = dict(predicted.uns.get(UNS, {}).get("annotate", {}))
+    records = {record.get("key"): record, **record.get("results", {})}
+    notes = []
+    for column, name in zip(found, named, strict=True):
+        recorded = records.get(column, {}).get("column")
+        if (
+            recorded not in (None, name, "cell_type", "perturbation")
+            and answers.settings.columns.predicted_label is None
+        ):
+            notes.append(f"{column!r} has predictions of {recorded!r}, which are compared with obs[{name!r}]")
+        menu = set(answers.normalised(list(map(str, records.get(column, {}).get("labels", ())))))
+        truth = answers.real.cells.column(name)[answers.real.rows]
+        lost = [label for label, plain in zip(truth, answers.normalised(truth), strict=True) if plain not in menu]
+        if menu and lost:
+            notes.append(
+                f"{len(lost)} cells have a true {name} ({some_of(sorted(set(map(str, lost))))}) that was not among the "
+                "labels to choose from; they count as wrong"
+            )
+    return notes
+
+
+def _confidence(predicted: Cells, columns: Sequence[str], rows: NDArray[Any]) -> NDArray[np.float64] | str:
+    """Probability of each predicted label; of several columns the product: each is conditional on those before it."""
+    product = np.ones(len(rows))
+    for column in columns:
+        name = f"{column}_score"
+        if name not in predicted.obs:
+            return f"obs has no column {name!r} with the probability of the label"
+        values = predicted.obs[name].to_numpy(dtype=float)[rows]
+        if not np.all((values >= 0) & (values <= 1)):
+            return f"obs[{name!r}] has values that are not between 0 and 1, so they are no probabilities"
+        product *= values
+    return product

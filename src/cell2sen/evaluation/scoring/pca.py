@@ -74,6 +74,18 @@ class Embedding:
             raise Missing(f"obsm[{self.key!r}] holds no sentences")
         return np.asarray(self.pca.transform(_obsm(side, self.key)[rows]))
 
+    def change(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A change of mean expression in the embedding, float64 (genes,) → (components,).
+
+        Raises
+        ------
+        Missing
+            The embedding is a key of ``obsm``.
+        """
+        if self.genes is None:
+            raise Missing(f"a change of expression has no place in obsm[{self.key!r}]")
+        return np.asarray(self.pca.components_ @ change[self.genes])
+
 
 def _principal_components(cells: Any, components: int) -> Any:
     """Exact principal components of (cells, features), sparse or dense; the largest loading of each is positive."""

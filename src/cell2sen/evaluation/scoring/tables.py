@@ -13,7 +13,8 @@ import pandas as pd
 from cell2sen.evaluation.inputs import group_name
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines import Ceiling, Method, Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.cells import Ceiling, Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.method import Method
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.groups import Key
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cell2sen import tasks
 from cell2sen.inference.annotate import ClosedSet, LabelProbabilities, check_labels, closed_set, probabilities_of
+from cell2sen.inference.answers.joint import joint_probabilities
 from cell2sen.inference.answers.numbers import LEVEL, Bins
 from cell2sen.inference.samples.labels import label_cells
 from cell2sen.inference.session import Session
@@ -19,7 +20,7 @@ from cell2sen.model import Model
 from cell2sen.task import Task
 
 #: Kinds of answers that are chosen from a closed set.
-CHOSEN = ("label", "labels", "number")
+CHOSEN = ("label", "labels", "number", "joint")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,15 +47,11 @@ class Annotation:
             low, high = self.bins.interval(self.probabilities.probabilities).T
             expected = self.bins.expected(self.probabilities.probabilities)
             return {self.key: expected, f"{self.key}_low": low, f"{self.key}_high": high}
-        picked, scores = self.probabilities.pick(threshold, abstain)
-        used = set(picked)
-        categories = [label for label in dict.fromkeys((*self.probabilities.labels, abstain)) if label in used]
-        return {self.key: pd.Categorical(picked, categories=categories), f"{self.key}_score": scores}
+        return picked_labels(self.key, self.probabilities, threshold, abstain)[0]
 
     def table(self, index: pd.Index[Any]) -> pd.DataFrame:
         """Probabilities, a column per answer; ``/`` in its name is ``%2F``, since keys of HDF5 cannot have it."""
-        columns = [label.replace("/", "%2F") for label in self.probabilities.labels]
-        return pd.DataFrame(self.probabilities.probabilities, index=index, columns=columns)
+        return label_table(self.probabilities, index)
 
     def record(self, threshold: float) -> dict[str, Any]:
         """Settings of this answer, as plain values for ``adata.uns``."""
@@ -69,6 +66,30 @@ class Annotation:
         }
 
 
+def picked_labels(
+    key: str, probabilities: LabelProbabilities, threshold: float, abstain: str
+) -> tuple[dict[str, Any], list[str], NDArray[np.float64]]:
+    """Columns of obs with the label of each cell and its probability; the labels as a list, and the probabilities.
+
+    Parameters
+    ----------
+    key
+        Name of the column of labels; that of the probabilities ends in ``_score``.
+    threshold, abstain
+        See :meth:`cell2sen.inference.annotate.LabelProbabilities.pick`.
+    """
+    picked, scores = probabilities.pick(threshold, abstain)
+    used = set(picked)
+    categories = [label for label in dict.fromkeys((*probabilities.labels, abstain)) if label in used]
+    return {key: pd.Categorical(picked, categories=categories), f"{key}_score": scores}, picked, scores
+
+
+def label_table(probabilities: LabelProbabilities, index: pd.Index[Any]) -> pd.DataFrame:
+    """Probabilities, a column per label; ``/`` in its name is ``%2F``, since keys of HDF5 cannot have it."""
+    columns = [label.replace("/", "%2F") for label in probabilities.labels]
+    return pd.DataFrame(probabilities.probabilities, index=index, columns=columns)
+
+
 def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Model) -> list[Task]:
     """Tasks of an annotation.
 
@@ -76,7 +97,8 @@ def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Mod
     ----------
     task
         One or several. The name of an obs column is enough for a task that the model was trained on. ``None``: the cell
-        type, or else all columns that the model was trained on.
+        type, or else all columns that the model was trained on; of a model that was fine-tuned from another, what its
+        own training had.
 
     Raises
     ------
@@ -85,16 +107,18 @@ def tasks_to_annotate(task: str | Task | Sequence[str | Task] | None, model: Mod
     """
     trained = model.metadata.get("templates") or {}
     if task is None:
-        columns = [name for name in trained if name.partition(":")[0] in tasks.COLUMN_TASKS and ":" in name]
-        task = "annotate" if "annotate" in trained or not columns else columns
+        last = _tasks_of_last_training(model) & set(trained) or set(trained)
+        columns = _trained_on_columns([name for name in trained if name in last])
+        task = "annotate" if "annotate" in last or not columns else columns
     given = [task] if isinstance(task, str | Task) else list(task)
-    chosen = [tasks.load(_trained_name(name, trained) if isinstance(name, str) else name) for name in given]
+    chosen = [tasks.load(_trained_name(name, trained, model) if isinstance(name, str) else name) for name in given]
     if not chosen:
         raise ValueError("task must name at least one task, found none")
     if wrong := [each.name for each in chosen if each.answer not in CHOSEN]:
         raise ValueError(f"task must have a label or a number as its answer, found {wrong}")
     names = [each.name for each in chosen]
-    if len({each.target for each in chosen}) < len(names):
+    targets = [part.target for each in chosen for part in each.answered]
+    if len(set(targets)) < len(targets):
         raise ValueError(f"tasks must be of different columns, found {names}")
     return chosen
 
@@ -115,10 +139,10 @@ def annotate_cells(
     chosen
         Tasks, from :func:`tasks_to_annotate`.
     labels
-        Labels or numbers to choose from; for several tasks ``{task or column: labels}``. Default: those that the model
-        was trained on.
+        Labels or numbers to choose from; for several columns ``{task or column: labels}``. Default: those that the
+        model was trained on.
     key
-        Key of the results of a single task. Default: ``"cell2sen_"`` and the task's target.
+        Key of the results of a single column. Default: ``"cell2sen_"`` and the target of its task.
     samples
         As for :func:`cell2sen.inference.annotate.label_probabilities`.
     distinct
@@ -137,28 +161,57 @@ def annotate_cells(
         raise ValueError(
             f"distinct is for tasks with a label for each cell of a sample, not for {[task.name for task in chosen]}"
         )
-    if len(chosen) > 1 and (key is not None or not isinstance(labels, Mapping | None)):
-        names = [task.name for task in chosen]
-        raise ValueError(f"{names} are several tasks: pass labels= as {{task: labels}}, and no key_added=")
-    menus = {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {chosen[0].name: labels}
     sessions = [session.with_task(task) for task in chosen]
+    parts = [part for each in sessions for part in each.task.answered]
+    if len(parts) > 1 and (key is not None or not isinstance(labels, Mapping | None)):
+        names = [part.name for part in parts]
+        raise ValueError(f"{names} are several columns: pass labels= as {{column: labels}}, and no key_added=")
+    menus = {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {parts[0].name: labels}
     sets, bins = [], []
-    for each in sessions:
-        known = {name for name in (each.task.name, each.task.column, each.task.target) if name}
+    for part in parts:
+        known = {name for name in (part.name, part.column, part.target) if name}
         menu = next((menus.pop(name) for name in list(menus) if name in known), None)
-        answers, numbers = _closed_set(each.task, each.model, menu)
+        answers, numbers = _closed_set(part, session.model, menu)
         sets.append(answers)
         bins.append(numbers)
     if menus:
-        raise ValueError(f"labels= names {sorted(menus)}, which are none of the tasks {[task.name for task in chosen]}")
+        raise ValueError(f"labels= names {sorted(menus)}, which are none of the tasks {[part.name for part in parts]}")
+    keys = [key or f"cell2sen_{part.target}" for part in parts]
+    _check_keys(keys)
     if of_cells and samples is not None:
         results = [label_cells(sessions[0], sets[0], samples, distinct=distinct)]
     else:
-        results = probabilities_of(sessions[0], sets, samples)
+        results = _probabilities(sessions, sets, samples)
     return [
-        Annotation(task=each.task, key=key or f"cell2sen_{each.task.target}", probabilities=result, bins=numbers)
-        for each, result, numbers in zip(sessions, results, bins, strict=True)
+        Annotation(task=part, key=name, probabilities=result, bins=numbers)
+        for part, name, result, numbers in zip(parts, keys, results, bins, strict=True)
     ]
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Raise a ValueError if results of one column would overwrite those of another: ``x`` and ``x_score``."""
+    for key in keys:
+        if clash := [other for other in keys if other.removeprefix(key) in ("_score", "_low", "_high", "_sample")]:
+            raise ValueError(
+                f"the results of two tasks would be in the same columns of obs, {key!r} with {clash[0]!r}: annotate "
+                "them one after the other, with key_added="
+            )
+
+
+def _probabilities(
+    sessions: Sequence[Session], sets: Sequence[ClosedSet], samples: Sequence[NDArray[np.int64]] | None
+) -> list[LabelProbabilities]:
+    """Probabilities of each of `sets`: joint answers task by task, all others together."""
+    places = np.split(np.arange(len(sets)), np.cumsum([len(each.task.answered) for each in sessions])[:-1])
+    results: dict[int, LabelProbabilities] = {}
+    alone = [int(own[0]) for each, own in zip(sessions, places, strict=True) if not each.task.parts]
+    if alone:
+        first = next(each for each in sessions if not each.task.parts)
+        results |= zip(alone, probabilities_of(first, [sets[place] for place in alone], samples), strict=True)
+    for each, own in zip(sessions, places, strict=True):
+        if each.task.parts:
+            results |= zip(own.tolist(), joint_probabilities(each, [sets[place] for place in own]), strict=True)
+    return [results[place] for place in range(len(sets))]
 
 
 def trained_bins(model: Model, column: str) -> Bins:
@@ -188,6 +241,36 @@ def _as_list(menu: Any) -> list[Any]:
     return [part for part in menu.split(";") if part.strip()] if isinstance(menu, str) else list(menu)
 
 
-def _trained_name(task: str, trained: Mapping[str, Any]) -> str:
+def _trained_name(task: str, trained: Mapping[str, Any], model: Model) -> str:
+    """Name of the trained task of a column; `task` itself if it is none.
+
+    Raises
+    ------
+    ValueError
+        The model answers the column together with others only.
+    """
     names = (task, *(f"{kind}:{task}" for kind in tasks.COLUMN_TASKS))
-    return next((name for name in names if name in trained), task)
+    if found := [name for name in names if name in trained]:
+        return found[0]
+    joint = [name for name in trained if name.partition(":")[0] == tasks.JOINT]
+    if within := [name for name in joint if task in [part.column for part in tasks.load(name).parts]]:
+        raise ValueError(f"{model.name} was trained to answer {task!r} together with others: pass task={within[0]!r}")
+    return task
+
+
+def _tasks_of_last_training(model: Model) -> set[str]:
+    """Tasks of the training that made the model, without those of the model that it began with."""
+    return {name for file in model.training_data.get("files") or () for name in file.get("tasks") or ()}
+
+
+def _trained_on_columns(trained: Sequence[str]) -> list[str]:
+    """Trained tasks of obs columns, each column once: joint answers where all of their columns are in none else."""
+    names = [name for name in trained if tasks.is_of_columns(name)]
+    chosen: list[str] = []
+    answered: set[str | None] = set()
+    for name in sorted(names, key=lambda name: name.partition(":")[0] == tasks.JOINT):
+        columns = {part.column for part in tasks.load(name).answered}
+        if not columns & answered:
+            chosen.append(name)
+            answered |= columns
+    return sorted(chosen, key=names.index)

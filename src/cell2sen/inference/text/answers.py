@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 #: Sampling of text that the authors of C2S-Scale publish.
 TEMPERATURE, TOP_K, TOP_P = 0.7, 30, 0.9
 
-#: Strings that end the text of each task. A caption and an answer are one line, a summary one paragraph; where a model
-#: goes on with another prompt, its text ends before that.
+#: Strings that end the text of each task, besides the beginnings of its prompts (:func:`sampling_of`). A caption is one
+#: line, a summary and an answer one paragraph.
 STOP: Mapping[str, tuple[str, ...]] = {
     "caption": ("\n",),
-    "ask": ("\n\n", "\nQuestion:", "\nCell 1:", "\nBelow are"),
-    "interpret": ("\n\n", "\nCell 1:", "\nBelow are"),
+    "ask": ("\n\n", "\nQuestion:", "\nCell 1:"),
+    "interpret": ("\n\n", "\nCell 1:"),
 }
 
 
@@ -189,5 +189,10 @@ def write_texts(
 
 
 def sampling_of(task: Task, sampling: Sampling) -> Sampling:
-    """The sampling with the strings that end the text of a task."""
-    return replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *STOP.get(task.name, ("\n\n",))))))
+    """The sampling with the strings that end the text of a task.
+
+    Where a model goes on with another prompt, its text ends before that: at a line that begins like a template.
+    """
+    beginnings = ("\n" + template.prompt.partition("{")[0].rstrip() for template in task.templates)
+    again = [beginning for beginning in beginnings if beginning.strip()]
+    return replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *STOP.get(task.name, ("\n\n",)), *again))))

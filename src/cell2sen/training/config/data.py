@@ -74,7 +74,7 @@ class Split:
 
     by: str = "cell"
     """``"cell"``, or the obs column of the groups: all cells of a group are on the same side. ``"space"``: blocks of
-    space, with a margin as wide as a neighbourhood that is on neither side (needs ``space:``)."""
+    space, with a margin as wide as a neighbourhood that is on neither side (needs ``matrix.space``)."""
 
     test: float = 0.1
     """Share of cells (or of groups) that is held out."""
@@ -100,7 +100,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Matrix, gene symbols and organism of a file."""
+    """Matrix, gene symbols and organism of a file, the cells to use, and where they lie."""
 
     layer: str | None = None
     use_raw: bool = False
@@ -112,6 +112,11 @@ class Matrix:
 
     scale: ScaleName | None = None
     """Scale of the values, such as ``counts`` or ``log1p``; by default it is recognised."""
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Use only cells with these values in obs."""
+
+    space: SpaceSettings | None = None
 
     def __post_init__(self) -> None:
         check_scale_name(self.scale, "matrix.scale")
@@ -137,12 +142,17 @@ class TrainingFile:
     which the draws use in turn, in the order of their names. For ``label:COLUMN`` and ``number:COLUMN``, and for the
     context, it is needed only where a file has another name for the column."""
 
-    where: Mapping[str, str] = field(default_factory=dict)
-    """Use only cells with these values in obs."""
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Slot of a task → a text that all cells of the file have, instead of an obs column (``{abstract: study.txt}``).
+    What ends in ``.txt`` is a file of one text, or several files with a pattern (``abstracts/*.txt``), which the draws
+    use in turn."""
 
-    space: SpaceSettings | None = None
     matrix: Matrix = field(default_factory=Matrix)
     split: Split = field(default_factory=Split)
+
+    def __post_init__(self) -> None:
+        if twice := sorted(set(self.texts) & set(self.columns)):
+            raise ValueError(f"{self.file}: {twice} must be under columns: or under texts:, found under both")
 
     @property
     def control(self) -> str:
@@ -205,6 +215,17 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelNames:
+    """Other names of labels, which a user may choose. They are not learned."""
+
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
+
+    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Files, and settings for all of them."""
 
@@ -217,12 +238,11 @@ class DataConfig:
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Task → genes per sentence. Prompts that are too long for the context lose more genes, answers never."""
 
-    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label → other spellings that users may choose. Not learned: a label is learned better under one name."""
+    templates: str | None = None
+    """Prompt templates: ``cell2sen``, ``cell2sentence`` (of the authors' package, if installed) or a JSON file; by
+    default those of the starting model. Each sample has one of a task's templates at random."""
 
-    broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Broader label → the labels it covers. Not learned: its probability is the sum of theirs."""
-
+    names: LabelNames = field(default_factory=LabelNames)
     augmentation: Augmentation = field(default_factory=Augmentation)
     context: tuple[str, ...] = ()
     """obs columns whose values are in the prompts of all tasks (tissue, donor, free text), except that of the answer.
@@ -232,6 +252,12 @@ class DataConfig:
         names = [data.file for data in self.files] + [data.file for data in self.gene_sets]
         if self.corpus and names:
             raise ValueError("data: name either files or a corpus")
+        own = self.lengths or self.templates or self.context or self.augmentation != Augmentation()
+        if self.corpus and own:
+            raise ValueError(
+                "data: lengths, templates, context and augmentation are settings of a corpus when it is built; leave "
+                "them out of a training on it"
+            )
         if len(set(names)) < len(names):
             raise ValueError(f"data.files: each file can be named once, found {names}")
 

@@ -20,4 +20,4 @@ def genes_per_sentence(tasks: Mapping[str, Task], given: Mapping[str, int]) -> d
         name: _BY_TASK.get(name, _OTHER if task.cells is None else _SEVERAL_CELLS) for name, task in tasks.items()
     }
     of_labels = given.get("annotate", _BY_TASK["annotate"])
-    return {**lengths, **{name: of_labels for name, task in tasks.items() if task.column}, **given}
+    return {**lengths, **{name: of_labels for name, task in tasks.items() if task.is_of_columns}, **given}

@@ -49,6 +49,9 @@ class Compute:
     packing: bool = False
     """Put several samples in one row, each attending to itself only: less padding, in batches of the same size."""
 
+    packed_tokens: int = 0
+    """Tokens of a packed row; by default, and at least, as many as the longest sample of the batch has."""
+
     bf16: bool | None = None
     """Compute in bfloat16; trained weights and optimiser stay float32, except for quantised models. By default if the
     GPU or the CPU has instructions for it; without them it is several times slower than float32."""
@@ -58,6 +61,10 @@ class Compute:
 
     gradient_accumulation: int = 1
     """Batches in a step, for trainings on pairs. With rewards a step has ``grpo.answers.prompts`` prompts."""
+
+    def __post_init__(self) -> None:
+        if self.packed_tokens and not self.packing:
+            raise ValueError("compute.packed_tokens is the length of packed rows: add compute.packing: true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +122,10 @@ class TrainConfig:
             raise ValueError("grpo improves a model that can answer: name it as model.start, not model.from_scratch")
         if self.grpo and self.model.quantize:
             raise ValueError("grpo does not work with model.quantize, whose weights are not those that are saved")
+        if self.grpo and self.data.corpus:
+            raise ValueError("grpo compares with real cells, which a corpus does not have: name data.files")
+        if self.data.corpus and self.model.change_vectors:
+            raise ValueError("model.change_vectors needs the expression of cells: name data.files, not data.corpus")
         if self.grpo and self.model.gene_tokens:
             raise ValueError("model.gene_tokens needs a training on pairs: run it first, without grpo")
         if self.grpo and self.compute.gradient_accumulation != 1:

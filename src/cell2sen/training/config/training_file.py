@@ -19,7 +19,7 @@ from cell2sen.training.config.settings import Card, Checkpoints, Compute, Optimi
 #: Groups whose keys were flat before: type of the group, and former key → present key where the key was renamed.
 _GROUPS: Mapping[str, tuple[type, Mapping[str, str]]] = {
     "model": (ModelConfig, {"keep": "start_share"}),
-    "data": (DataConfig, {"labels": "spellings"}),
+    "data": (DataConfig, {"labels": "names.spellings"}),
     "optimiser": (Optimiser, {}),
     "compute": (Compute, {}),
     "checkpoints": (Checkpoints, {}),

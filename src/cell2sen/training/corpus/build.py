@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import math
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from cell2sen import tasks
-from cell2sen.data.obs import text_column
 from cell2sen.data.output import complete_file
-from cell2sen.data.reader import open_reader
-from cell2sen.engine.tokenization.tokenizer import Tokens, known_genes, load_tokens
-from cell2sen.inference.templates import choose_templates
+from cell2sen.data.progress import Progress
+from cell2sen.engine.tokenization.tokenizer import known_genes, load_tokens
+from cell2sen.inference.templates import choose_templates, templates_file
 from cell2sen.model import Model, resolve
+from cell2sen.sentences.rank_fit import RankFitter
 from cell2sen.task import Task
 from cell2sen.training.config.lengths import genes_per_sentence
+from cell2sen.training.config.texts import text_files
 from cell2sen.training.config.training_file import flat, plain
-from cell2sen.training.corpus.card import write_card
-from cell2sen.training.corpus.distinct import first_of_each, hashes_of_file
+from cell2sen.training.corpus.card import CARD, write_card
+from cell2sen.training.corpus.plan import keep_distinct, outlines, parts_of
+from cell2sen.training.corpus.reading import RECORD
 from cell2sen.training.corpus.settings import CorpusConfig
-from cell2sen.training.corpus.shards import Part, parts_of, write_shard
-from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.corpus.shards import PartWriter
+from cell2sen.training.corpus.shuffling import Shuffling
+from cell2sen.training.examples.cells import MAX_FIT_CELLS
+from cell2sen.training.examples.pairs import Examples
+from cell2sen.training.release.directory import learned
 
-#: File with the settings, the hashes of the input files and the templates.
-MANIFEST = "corpus.json"
+#: Tokens of a sample, at most, of a model with a longer context.
+MAX_TOKENS = 8192
+
+#: Folder, within an unfinished corpus, of files that the finished one does not have.
+WORK = "work"
 
 
 def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".", progress: bool = True) -> Path:
     """Write a corpus: Parquet files of training and of held-out pairs, settings and a data card.
 
     A build that was killed leaves ``<out>.part``; the same call continues it, and the result is that of an
-    uninterrupted build, byte for byte. Each shard depends on the settings, on the input files and on its own number
-    only. One part of one file is in memory at a time.
+    uninterrupted build, byte for byte. One part of one file is in memory at a time, or one shard; of all files the
+    annotations of the cells.
 
     Parameters
     ----------
@@ -48,20 +57,23 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     base
         Folder that the files in `config` are relative to.
     progress
-        Show a progress bar over shards on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
     Path
         The folder: ``train-*.parquet``, ``held_out-*.parquet`` with the columns ``prompt``, ``completion``, ``task``,
-        ``data_set``, ``cells``, ``prompt_tokens``, ``completion_tokens``; ``corpus.json``; ``README.md``.
+        ``data_set``, ``cells``, ``prompt_tokens``, ``completion_tokens``, all rows in random order; ``corpus.json``;
+        ``README.md``.
 
     Raises
     ------
     FileExistsError
         `out` exists.
     FileNotFoundError
-        No such file of cells.
+        No such file of cells, gene sets or text.
+    OSError
+        The disk is full; the same call continues when there is space.
     ValueError
         The unfinished build has other settings or input files, or nothing to learn from.
     """
@@ -69,58 +81,120 @@ def build_corpus(config: CorpusConfig, out: str | Path, *, base: str | Path = ".
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder or remove it")
     folder = out.with_name(f"{out.name}.part")
-    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / WORK
     model = resolve(config.model)
-    worded = _tasks(config, model)
-    manifest = _manifest(config, model, worded, base)
-    _check_resumed(folder, manifest)
-    tokens = load_tokens(str(model.path), local_files_only=True)
-    lengths = genes_per_sentence(worded, {**model.metadata.get("lengths", {}), **config.lengths})
-    kept = _kept_cells(config, base, folder)
-    parts = _parts(config, base, kept)
-    with tqdm(total=len(parts), disable=not progress, desc="corpus", unit="part") as bar:
-        for part in parts:
-            _write_part(folder, part, config, base, model, tokens, worded, lengths)
-            bar.update()
-    for mask in folder.glob("kept-*.npy"):
-        mask.unlink()
-    write_card(folder, config, manifest, duplicates=[int((~mask).sum()) for mask in kept])
+    templates = templates_file(config.templates, base)
+    worded = {name: choose_templates(tasks.load(name), model, templates, to_learn=True) for name in config.tasks}
+    made_of = _made_of(config, model, worded, base)
+    work.mkdir(parents=True, exist_ok=True)
+    _check_resumed(folder, made_of)
+    if not (folder / CARD).exists():
+        try:
+            _build(config, model, worded, made_of, base, folder, progress)
+        except OSError as error:
+            if error.errno != errno.ENOSPC and "No space left" not in str(error):
+                raise
+            text = f"no space left for {folder}, which keeps what is done: make room, and the same call continues it"
+            raise OSError(errno.ENOSPC, text) from error
+    shutil.rmtree(work, ignore_errors=True)
     folder.rename(out)
     return out
 
 
-def _tasks(config: CorpusConfig, model: Model) -> dict[str, Task]:
-    names = sorted({name for file in config.files for name in file.tasks})
-    return {name: choose_templates(tasks.load(name), model) for name in names}
+def _build(
+    config: CorpusConfig,
+    model: Model,
+    worded: Mapping[str, Task],
+    made_of: Mapping[str, Any],
+    base: Path,
+    folder: Path,
+    progress: bool,
+) -> None:
+    """Write all files of a corpus; the card is the last one."""
+    work = folder / WORK
+    tokens = load_tokens(str(model.path), local_files_only=True)
+    lengths = genes_per_sentence(worded, {**model.metadata.get("lengths", {}), **config.lengths})
+    examples = outlines(
+        config, base, model.recipe.case, worded, lengths, lambda symbols: known_genes(model, tokens, symbols)
+    )
+    left_out = keep_distinct(examples, config, base, work)
+    parts = parts_of(examples, config.part_cells, config.seed)
+    sides = {
+        side: Shuffling(
+            side=side,
+            parts=[work / name for part in parts if part.held_out == (side != "train") for name, _ in part.draws],
+            folder=folder,
+            work=work,
+            shard_samples=config.shard_samples,
+            seed=config.seed,
+        )
+        for side in ("train", "held_out")
+    }
+    max_tokens = int(made_of["max_tokens"])
+    writer = PartWriter(config=config, examples=examples, tokens=tokens, max_tokens=max_tokens, folder=work)
+    with Progress(len(parts), "corpus", "part", show=progress) as bar:
+        for part in parts:
+            if not sides["held_out" if part.held_out else "train"].dealt.exists():
+                writer.write(part)
+            bar.update(1)
+    for side, shuffling in sides.items():
+        shuffling.deal(config.weights if side == "train" else {})
+        for path in shuffling.parts:
+            path.unlink(missing_ok=True)
+    for shuffling in sides.values():
+        shuffling.write()
+    if not any(folder.glob("train-*.parquet")):
+        raise ValueError("nothing to learn from: no training cell has the labels, or the controls, that its tasks need")
+    known = {**learned(examples, _fit(examples)), "case": model.recipe.case}
+    record = {"made_of": made_of, "learned": known, "genes": _genes(examples)}
+    _write_record(folder, record)
+    write_card(folder, config, made_of, left_out=left_out, dealt=json.loads(sides["train"].dealt.read_text()))
 
 
-def _manifest(config: CorpusConfig, model: Model, worded: dict[str, Task], base: Path) -> dict[str, Any]:
+def _made_of(config: CorpusConfig, model: Model, worded: Mapping[str, Task], base: Path) -> dict[str, Any]:
     """Everything that the bytes of a corpus depend on, as plain values."""
     from cell2sen import __version__
 
+    files = [data.file for data in config.files] + [data.file for data in config.gene_sets]
+    tables = [
+        data.matrix.space.interactions for data in config.files if data.matrix.space and data.matrix.space.interactions
+    ]
+    texts = [os.path.relpath(path, base) for data in config.files for path in text_files(data.texts, base)]
     return {
         "settings": plain(config) | {"model": model.name},  # no local path
-        "inputs": {file.file: _sha256(base / file.file) for file in config.files},
+        "inputs": {file: _sha256(base / file) for file in dict.fromkeys([*files, *tables, *texts])},
         "templates": {name: task.template_hash for name, task in worded.items()},
+        "max_tokens": config.max_tokens or min(MAX_TOKENS, _context(model)),
         "version": __version__,
     }
 
 
-def _check_resumed(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of a new build; compare that of one that is continued.
+def _context(model: Model) -> int:
+    """Tokens that a model reads; :data:`MAX_TOKENS` if only its tokenizer is on this machine."""
+    from transformers import AutoConfig
+
+    load: Any = AutoConfig  # typed in parts only
+    try:
+        config = load.from_pretrained(model.path, local_files_only=True)
+    except (OSError, ValueError):
+        return MAX_TOKENS
+    return int(config.get_text_config().max_position_embeddings)
+
+
+def _check_resumed(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Record what a new build is made of; compare that of one that is continued.
 
     Raises
     ------
     ValueError
         They differ; names what does.
     """
-    file = folder / MANIFEST
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    file = folder / RECORD
     if not file.exists():
-        with complete_file(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        _write_record(folder, {"made_of": made_of})
         return
-    before, now = flat(json.loads(file.read_text(encoding="utf-8"))), flat(json.loads(text))
+    before = flat(json.loads(file.read_text(encoding="utf-8"))["made_of"])
+    now = flat(json.loads(json.dumps(made_of)))
     if changed := sorted(key for key in {*before, *now} if before.get(key) != now.get(key)):
         raise ValueError(
             f"the unfinished corpus in {folder} was begun with other settings or files ({', '.join(changed)}): "
@@ -128,66 +202,26 @@ def _check_resumed(folder: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def _kept_cells(config: CorpusConfig, base: Path, folder: Path) -> list[NDArray[np.bool_]]:
-    """Cells of each file that the corpus may have, bool (cells,): without copies of others."""
-    paths = [folder / f"kept-{number:04d}.npy" for number in range(len(config.files))]
-    if all(path.exists() for path in paths):
-        return [np.load(path, allow_pickle=False) for path in paths]
-    if not config.deduplicate:
-        return [np.ones(_n_cells(base / file.file), dtype=bool) for file in config.files]
-    hashes = [hashes_of_file(file, base) for file in config.files]
-    held_out = [config.study(file.file) in config.held_out for file in config.files]
-    order = sorted(range(len(hashes)), key=lambda number: (not held_out[number], number))
-    kept = first_of_each(hashes, order)
-    for path, mask in zip(paths, kept, strict=True):
-        with complete_file(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, mask)
-    return kept
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    with complete_file(folder / RECORD) as temporary:
+        text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _parts(config: CorpusConfig, base: Path, kept: list[NDArray[np.bool_]]) -> list[Part]:
-    parts: list[Part] = []
-    for number, (file, mask) in enumerate(zip(config.files, kept, strict=True)):
-        sections = None
-        if file.space is not None:
-            sections = np.zeros(len(mask), dtype=object)
-            if file.space.section is not None:
-                with open_reader(base / file.file) as reader:
-                    sections = text_column(reader.obs, file.space.section, f"obs of {file.file}")
-        parts += parts_of(number, mask, config.part_cells, config.seed, sections)
-    if not parts:
-        raise ValueError("nothing to learn from: none of the files has a cell with genes")
-    return parts
+def _fit(examples: Examples) -> RankFitter:
+    """Rank fit of the first training cells of each file."""
+    fitter = RankFitter()
+    for file in examples.cells.values():
+        places = np.flatnonzero(~file.test)[:MAX_FIT_CELLS]
+        if len(places):
+            file.part(places).add_to(fitter)
+    return fitter
 
 
-def _write_part(
-    folder: Path,
-    part: Part,
-    config: CorpusConfig,
-    base: Path,
-    model: Model,
-    tokens: Tokens,
-    worded: dict[str, Task],
-    lengths: dict[str, int],
-) -> None:
-    """Write the shards of a part that do not exist yet."""
-    file = config.files[part.file]
-    held_out_study = config.study(file.file) in config.held_out
-    n_draws = max(map(math.ceil, file.tasks.values()))
-    missing = [shard for shard in part.shards(n_draws, held_out_study) if not (folder / shard[0]).exists()]
-    if not missing:
-        return
-    cells = TrainingCells(file, base, model.recipe.case, rows=part.rows)
-    if held_out_study:
-        cells.test = np.ones_like(cells.test)
-    cells.keep_genes(lambda symbols: known_genes(model, tokens, symbols))
-    for name, draw, held_out in missing:
-        write_shard(folder / name, cells, part, worded, config, tokens, lengths=lengths, draw=draw, held_out=held_out)
-
-
-def _n_cells(path: Path) -> int:
-    with open_reader(path) as reader:
-        return reader.n_obs
+def _genes(examples: Examples) -> list[str]:
+    """All genes that sentences and lists may have, sorted."""
+    of_sets = {gene for file in examples.sets.values() for genes in file.genes for gene in genes}
+    return sorted(of_sets | {gene for file in examples.cells.values() for gene in file.symbols})
 
 
 def _sha256(path: Path) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fnmatch
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 
 from cell2sen.data.expression import Expression
 from cell2sen.data.names.perturbations import combined_in_file, control_names, no_controls, usual_controls
-from cell2sen.data.names.text import MISSING, as_text, as_texts, some, written
+from cell2sen.data.names.text import as_text, as_texts, some, under_names, written
 from cell2sen.data.obs import Context, cell_names, contexts, number_column, obs_column, text_column
 from cell2sen.data.space.reading import read_space
 from cell2sen.data.space.regions import held_out_regions
-from cell2sen.data.splits import are_counted, barcode, held_out_cells
+from cell2sen.data.splits import held_out_cells
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.answers.numbers import Bins
 from cell2sen.prompt import words_of
@@ -30,7 +31,9 @@ from cell2sen.sentences.rank_fit import RankFit, RankFitter
 from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
+from cell2sen.tasks import written_in_joint
 from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
+from cell2sen.training.config.texts import texts_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 #: Minimum number of perturbed cells, and of controls, in a group.
 MIN_GROUP_CELLS = 10
+
+#: Rows between two cells above which the file is read separately for each: fewer reads are faster than fewer rows.
+MAX_GAP = 256
 
 #: Maximum number of training cells of a file in the rank fit.
 MAX_FIT_CELLS = 1024
@@ -57,11 +63,14 @@ class TrainingCells:
         ``"upper"`` or ``"keep"``: spelling of the symbols, as in the model's recipe.
     context
         obs columns whose values are in prompts, where the file has them.
-    rows
-        Cells to read, int64 (cells,); by default all. The split does not depend on it.
+    values
+        Read the expression of all cells. Without it there are names, labels, texts and the split alone, and
+        :meth:`part` reads the expression of some of the cells.
 
     Attributes
     ----------
+    rows
+        Row of each cell in the file, int64 (cells,), ascending.
     matrix
         Values on the scale of the file, float32 CSR (cells, genes).
     symbols
@@ -84,36 +93,29 @@ class TrainingCells:
         base: Path,
         case: Any,
         context: Sequence[str] = (),
-        rows: NDArray[np.int64] | None = None,
+        *,
+        values: bool = True,
     ) -> None:
         self.data, self.base, self.case, self.context_names = data, base, case, tuple(context)
-        matrix = data.matrix
         self.owner = f"obs of {data.file}"
+        self.texts = {slot: texts_of(data.texts, slot, base) for slot in data.texts}
+        self.columns: NDArray[np.int64] | None = None  # of the expression, those of `symbols`; all if None
         self.bins: dict[str, Bins] = {}
         self._same: dict[str, str] = {}  # combinations of the file → the same ones in another order
-        with (
-            _named(data.file),
-            Expression.open(
-                base / data.file,
-                layer=matrix.layer,
-                use_raw=matrix.use_raw,
-                symbols=matrix.symbols,
-                case=case,
-                scale=matrix.scale,
-            ) as expression,
-        ):
+        with self._opened() as expression:
             self.symbols, self.scale, self.obs = expression.symbols, expression.scale, expression.obs
+            self.rows = np.arange(len(self.obs))
             self.label = self._labels()  # errors in names come before the matrix is read
             self.perturbation = self._perturbations()
-            self.organism = np.array(expression.organism(matrix.organism), dtype=object)
-            blocks, totals = [], []
-            for block in (expression if rows is None else expression[rows]).blocks():
-                totals.append(expression.row_sums(block))
-                blocks.append(block.values.astype(np.float32))
-        self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
+            self.organism = np.array(expression.organism(data.matrix.organism), dtype=object)
+            empty: Any = (len(self.rows), len(self.symbols))
+            self.matrix: sp.csr_matrix = sp.csr_matrix(empty, dtype=np.float32)
+            self.totals = np.zeros(len(self.rows))
+            if values:
+                self._read(expression)
         # Split before `where` is applied: trainings on different parts of a file hold out the same cells.
         split = data.split
-        space = data.space
+        space = data.matrix.space
         self.space = (
             None
             if space is None
@@ -124,7 +126,7 @@ class TrainingCells:
         self.margin = np.zeros(len(self.obs), dtype=bool)
         if split.by == BY_SPACE:
             self.test, self.margin = self._regions()
-            self._keep_cells(rows)
+            self._keep_cells()
             return
         self.test = held_out_cells(
             self._groups_of_split(),
@@ -134,13 +136,42 @@ class TrainingCells:
             control=self._control_of_split(),
             seed=split.seed,
         )
-        self._keep_cells(rows)
+        self._keep_cells()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Expression]:
+        """The file's expression; errors in the block name the file."""
+        matrix = self.data.matrix
+        with (
+            _named(self.data.file),
+            Expression.open(
+                self.base / self.data.file,
+                layer=matrix.layer,
+                use_raw=matrix.use_raw,
+                symbols=matrix.symbols,
+                case=self.case,
+                scale=matrix.scale,
+            ) as expression,
+        ):
+            yield expression
+
+    def _read(self, expression: Expression) -> None:
+        """Read the expression of :attr:`rows`."""
+        blocks, totals = [], []
+        for span in np.split(self.rows, np.flatnonzero(np.diff(self.rows) > MAX_GAP) + 1):
+            for block in expression[span[0] : span[-1] + 1].blocks():
+                kept = np.isin(np.arange(block.values.shape[0]) + span[0] + block.first, span)
+                totals.append(expression.row_sums(block)[kept])
+                values = (block.values if kept.all() else block.values[kept]).astype(np.float32)
+                blocks.append(values if self.columns is None else values[:, self.columns])
+        self.matrix, self.totals = sp.vstack(blocks, format="csr"), np.concatenate(totals)
 
     def _regions(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Held-out cells and the margin around them, of a split by space."""
         if self.space is None:
             raise ValueError(
-                f"split: by: space on {self.data.file} needs its neighbourhoods, such as space: {{radius: 50}}"
+                f"split: by: space on {self.data.file} needs its neighbourhoods, such as "
+                "matrix: {space: {radius: 50}}"
             )
         split, space = self.data.split, self.space
         regions = held_out_regions(
@@ -148,24 +179,34 @@ class TrainingCells:
         )
         return regions.held_out, regions.margin
 
-    def _keep_cells(self, rows: NDArray[np.int64] | None) -> None:
+    def _keep_cells(self) -> None:
         wanted = ~self.margin
-        for column, value in self.data.where.items():
+        for column, value in self.data.matrix.where.items():
             wanted &= self._column(column) == (as_text(value) or "")
         if not wanted.any():
-            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.where}
+            present = {name: sorted(set(self._column(name)) - {None})[:20] for name in self.data.matrix.where}
             raise ValueError(
-                f"no cell of {self.data.file} has the values {dict(self.data.where)}; available: {present}"
+                f"no cell of {self.data.file} has the values {dict(self.data.matrix.where)}; available: {present}"
             )
-        read = np.arange(len(wanted)) if rows is None else rows
-        if rows is None and wanted.all():
-            return
-        kept = read[wanted[read]]
-        self.matrix, self.totals = self.matrix[wanted[read]], self.totals[wanted[read]]
-        self.obs, self.organism, self.test = self.obs.iloc[kept], self.organism[kept], self.test[kept]
-        self.space = None if self.space is None else self.space.within(kept)
-        self.label = None if self.label is None else self.label[kept]
-        self.perturbation = None if self.perturbation is None else self.perturbation[kept]
+        if not wanted.all():
+            self.keep(np.flatnonzero(wanted))
+
+    def keep(self, places: NDArray[np.int64]) -> None:
+        """Drop all cells but these, int64 (cells,), ascending."""
+        self.rows, self.obs = self.rows[places], self.obs.iloc[places]
+        self.matrix, self.totals = self.matrix[places], self.totals[places]
+        self.organism, self.test = self.organism[places], self.test[places]
+        self.space = None if self.space is None else self.space.within(places)
+        self.label = None if self.label is None else self.label[places]
+        self.perturbation = None if self.perturbation is None else self.perturbation[places]
+
+    def part(self, places: NDArray[np.int64]) -> TrainingCells:
+        """Some of the cells, int64 (cells,), ascending, with their expression read from the file."""
+        part = copy.copy(self)
+        part.keep(places)
+        with self._opened() as expression:
+            part._read(expression)
+        return part
 
     @property
     def n_draws(self) -> int:
@@ -203,6 +244,7 @@ class TrainingCells:
                 f"{list(self.symbols[:5])}); matrix.symbols names the var column of the gene symbols"
             )
         self.matrix = self.matrix[:, keep]
+        self.columns = np.flatnonzero(keep) if self.columns is None else self.columns[keep]
         self.symbols = tuple(name for name in matched.names if name is not None)
 
     def rank_fit(self) -> RankFit | None:
@@ -246,21 +288,24 @@ class TrainingCells:
         Parameters
         ----------
         draw
-            Number of the draw, for slots with several columns (``caption_*``): draws use them in turn.
+            Number of the draw, for slots with several columns (``caption_*``) or texts: draws use them in turn.
 
         Raises
         ------
         ValueError
-            The training file names no obs column for this slot.
+            The training file has no obs column and no text for this slot.
         """
         if slot == "cell_type" and self.label is not None:
             return self.label
         if slot == "perturbation" and self.perturbation is not None:
             return self.perturbation
+        if slot in self.texts:
+            return np.full(len(self.obs), self.texts[slot][draw % len(self.texts[slot])], dtype=object)
         if slot not in self.data.columns:
-            entry = f"{slot}:" if slot in ("cell_type", "perturbation") else f"columns: {{{slot}: …}}"
+            named = slot in ("cell_type", "perturbation")
+            entry = f"({slot}:)" if named else f"(columns: {{{slot}: …}}) or a text (texts: {{{slot}: …}})"
             raise ValueError(
-                f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} ({entry}); "
+                f"the tasks {list(self.data.tasks)} on {self.data.file} need the obs column of {slot!r} {entry}; "
                 f"available: {list(map(str, self.obs.columns))}"
             )
         names = self.columns_of(slot)
@@ -287,8 +332,27 @@ class TrainingCells:
         if task.column is None:
             return self.values(str(task.target), draw)
         if task.answer == "number":
+            if task.column not in self.bins:
+                raise ValueError(f"task {task.name!r} is learned by cell2sen train, which finds its bins in all files")
             return self.bins[task.column].write(self.numbers(task))
         return self._column(self._column_of(task))
+
+    def answers_of_parts(self, task: Task, draw: int = 0) -> list[NDArray[Any]]:
+        """Written answers of each cell: of each column of a joint answer, as they are written in it; else of the task.
+
+        Without one of its parts a cell has no joint answer: all are ``None``.
+        """
+        columns = [self.answers(part, draw) for part in task.answered]
+        if not task.parts:
+            return columns
+        complete = [all(value is not None for value in values) for values in zip(*columns, strict=True)]
+        return [
+            np.array(
+                [written_in_joint(str(value)) if has else None for value, has in zip(column, complete, strict=True)],
+                dtype=object,
+            )
+            for column in columns
+        ]
 
     def numbers(self, task: Task) -> NDArray[np.float64]:
         """Values of the column of a number task, float64 (cells,); NaN where missing."""
@@ -305,8 +369,12 @@ class TrainingCells:
 
     def context_of(self, task: Task) -> list[str]:
         """Columns that are in the prompts of a task: not that of its answer."""
-        answers = {words_of(name) for name in (task.column, task.target) if name}
+        answers = set(map(words_of, task.answer_names))
         return [name for name in self._context_columns() if words_of(name) not in answers]
+
+    def context_values(self, name: str) -> NDArray[Any]:
+        """Values of a column of prompts, object (cells,); ``None`` where missing, or in a file without the column."""
+        return self._context_columns().get(name, np.full(len(self.names), None, dtype=object))
 
     def _context_columns(self) -> dict[str, NDArray[Any]]:
         """Columns of prompts that the file has: name → values as text, object (cells,)."""
@@ -367,7 +435,7 @@ class TrainingCells:
         settings = self.data.cell_type
         if settings is None:
             return None
-        labels = _renamed(obs_column(self.obs, settings.column, self.owner), settings.names)
+        labels = np.array(under_names(obs_column(self.obs, settings.column, self.owner), settings.names), dtype=object)
         for name, value in settings.where.items():
             labels[self._column(name) != (as_text(value) or "")] = None
         return labels
@@ -435,34 +503,3 @@ def _named(file: str) -> Iterator[None]:
     except (ValueError, KeyError) as error:
         text = str(error.args[0] if error.args else error)
         raise type(error)(text if file in text else f"{file}: {text}") from error
-
-
-def _renamed(column: pd.Series[Any], names: Mapping[str, str]) -> NDArray[Any]:
-    """Values of a column under other names, object (cells,); a name also keeps text that means a missing value."""
-    others = {written(name): as_text(other) for name, other in names.items()}
-
-    def convert(value: Any) -> str | None:
-        text = written(value)
-        return others.get(text, None if text in MISSING else text)
-
-    return np.array(as_texts(column, convert), dtype=object)
-
-
-def exclude_held_out(cells: Mapping[str, TrainingCells]) -> None:
-    """Hold out cells that the files in ``split.exclude_held_out_of`` hold out; matched by barcode."""
-    for file in cells.values():
-        for other in file.data.split.exclude_held_out_of:
-            if other not in cells:
-                raise ValueError(
-                    f"split.exclude_held_out_of names {other!r}, which is not among the files {sorted(cells)}"
-                )
-            if are_counted(file.names) and are_counted(cells[other].names):
-                logger.warning(
-                    "split.exclude_held_out_of: the cells of %s and %s are called %s, …, so that equal names may be "
-                    "different cells; give them names of their own",
-                    file.data.file,
-                    other,
-                    file.names[0],
-                )
-            barcodes = {barcode(name) for name, test in zip(cells[other].names, cells[other].test, strict=True) if test}
-            file.test |= np.array([barcode(name) in barcodes for name in file.names])

@@ -16,7 +16,7 @@ from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.draws import ChosenCells, Draw, sources
 from cell2sen.training.examples.gene_sets import TrainingSets
-from cell2sen.training.examples.pair import Pair
+from cell2sen.training.examples.pair import Pair, PairOfCells
 from cell2sen.training.examples.references import ReferencedPrompt, prompts_with_references
 from cell2sen.training.examples.sample_pairs import as_line, pairs_of_samples
 from cell2sen.training.examples.space import prompts_of_interactions, prompts_of_space
@@ -27,7 +27,7 @@ __all__ = ["Examples", "Pair", "pairs"]
 SEED_STEP = 7919
 
 #: Kinds of answers that are read from an obs column.
-_COLUMN_ANSWERS = ("label", "number", "yes_no", "text")
+_COLUMN_ANSWERS = ("label", "number", "yes_no", "text", "joint")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +119,7 @@ def pairs(
     for name in cells.data.tasks:
         if tasks[name].space is not None:
             of_space = prompts_of_space(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
-            yield from (Pair(name, prompt, completion) for prompt, completion in of_space)
+            yield from (PairOfCells.named(name, *pair) for pair in of_space)
             continue
         if tasks[name].slots == {"ligand"}:
             of_table = prompts_of_interactions(cells, tasks[name], drawn)
@@ -147,7 +147,8 @@ def _check_learnable(task: Task) -> None:
 def _pairs_of_task(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
 ) -> Iterator[Pair]:
-    answers = cells.answers(task, drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    columns = cells.answers_of_parts(task, drawn.number) if task.answer in _COLUMN_ANSWERS else None
+    targets = [str(part.target) for part in task.answered]
     slots = {slot: cells.values(slot, drawn.number) for slot in sorted(task.slots)}
     lists = drawn.sentences.gene_lists(length)
     chosen = ChosenCells(drawn)
@@ -156,16 +157,18 @@ def _pairs_of_task(
         values = {slot: column[cell] for slot, column in slots.items()}
         if task.reads_cells and "perturbation" in values and cells.is_control(cell):
             values["perturbation"] = cells.data.no_perturbation
-        answer = answers[cell] if answers is not None else None
-        if None in values.values() or (answers is not None and answer is None):
+        answers = [column[cell] for column in columns or ()]
+        if None in values.values() or None in answers:
             continue
         variant = drawn.variant(task)
-        if answers is None and not task.reads_cells and not cells.is_control(cell):
+        if columns is None and not task.reads_cells and not cells.is_control(cell):
             continue
         if task.answer == "text":
-            answer = as_line(str(answer), ends=task.templates[variant].answer.endswith("}"))
-        filled = {"sentence": lists[cell]} if answers is None else {str(task.target): answer}
+            answers = [as_line(str(answers[0]), ends=task.templates[variant].answer.endswith("}"))]
+        filled = {"sentence": lists[cell]} if columns is None else dict(zip(targets, answers, strict=True))
         completions.append(task.complete(variant=variant, **filled))
         chosen.add(source, cell, values, variant, len(lists[cell]))
-    for prompt, completion in zip(chosen.prompts(task, length), completions, strict=True):
-        yield Pair(task.name, prompt, completion)
+    names, places = drawn.sentences.names, zip(chosen.sources, chosen.cells, strict=True)
+    for prompt, completion, (source, cell) in zip(chosen.prompts(task, length), completions, places, strict=True):
+        pair = Pair(task.name, prompt, completion)
+        yield pair if source == cell else PairOfCells.named(*pair, [str(names[source]), str(names[cell])])

@@ -134,6 +134,6 @@ def mean_sentence(cells: TrainingCells, rows: Sequence[int]) -> list[str]:
     chosen: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
     matrix = cells.matrix[chosen].copy()
     matrix.data = cells.scale.log10_cp10k(matrix.data, np.repeat(cells.totals[chosen], np.diff(matrix.indptr)))
-    values = np.asarray(matrix.mean(axis=0)).ravel()
+    values: NDArray[Any] = np.asarray(matrix.mean(axis=0)).ravel()
     order = np.argsort(-values, kind="stable")
     return [cells.symbols[gene] for gene in order[: int(np.sum(values > 0))]]

@@ -97,7 +97,7 @@ def _of_sentences(
             **values,
         )
         write = partial(_with_genes, task, prompt, genes, variant)
-        yield PairOfCells.of(task.name, write, min(map(len, genes)))
+        yield PairOfCells.of(task.name, write, min(map(len, genes)), names)
 
 
 def _with_genes(

@@ -18,8 +18,8 @@ from cell2sen.training.examples.draws import Draw
 
 def prompts_of_space(
     cells: TrainingCells, task: Task, drawn: Draw, rows: NDArray[np.int64], length: int
-) -> Iterator[tuple[Prompt, str]]:
-    """Prompts and answers of a draw, for samples around `rows`; all cells of a sample are of one side of the split.
+) -> Iterator[tuple[Prompt, str, list[str]]]:
+    """Prompts, answers and names of the cells of a draw, for samples around `rows`, each of one side of the split.
 
     The number of cells is random, within the limits of the task and of the settings, and the same in the whole draw.
 
@@ -28,21 +28,21 @@ def prompts_of_space(
     ValueError
         The training file has no settings of space, or no obs column of the niche where the task needs it.
     """
-    settings, space = cells.data.space, cells.space
+    settings, space = cells.data.matrix.space, cells.space
     if settings is None or space is None or task.space is None or task.cells is None:
         raise ValueError(
-            f"task {task.name!r} on {cells.data.file} needs the neighbourhoods of the cells, such as space: "
-            "{radius: 50}, or space: {} for a stored graph"
+            f"task {task.name!r} on {cells.data.file} needs the neighbourhoods of the cells, such as matrix: "
+            "{space: {radius: 50}}, or {space: {}} for a stored graph"
         )
     least, most = task.cells
     most = min(most, max(least, settings.n_cells))
     n_cells = int(drawn.generator.integers(least, most + 1))
-    usable = np.zeros(len(cells.test), dtype=bool)
+    names, usable = cells.names, np.zeros(len(cells.test), dtype=bool)
     usable[drawn.side] = True
     sampled = draw_samples(
         task.space,
         SpaceCells(
-            names=cells.names,
+            names=names,
             neighbourhoods=space.neighbourhoods,
             usable=usable,
             sections=space.sections,
@@ -66,8 +66,9 @@ def prompts_of_space(
         variants=variants,
         contexts=drawn.context_lines(task, [sample.cells for sample in sampled]),
     )
-    for prompt, answer, variant in zip(prompts, answers, variants, strict=True):
-        yield prompt, task.complete(variant=variant, **answer)
+    for prompt, answer, variant, sample in zip(prompts, answers, variants, sampled, strict=True):
+        written = [] if sample.target is None else [sample.target]
+        yield prompt, task.complete(variant=variant, **answer), [names[cell] for cell in [*sample.cells, *written]]
 
 
 def prompts_of_interactions(cells: TrainingCells, task: Task, drawn: Draw) -> Iterator[tuple[Prompt, str]]:
@@ -80,11 +81,11 @@ def prompts_of_interactions(cells: TrainingCells, task: Task, drawn: Draw) -> It
     ValueError
         The training file names no table.
     """
-    settings = cells.data.space
+    settings = cells.data.matrix.space
     if settings is None or settings.interactions is None:
         raise ValueError(
-            f"task {task.name!r} on {cells.data.file} needs a table of ligands and receptors, such as space: "
-            "{interactions: pairs.csv}"
+            f"task {task.name!r} on {cells.data.file} needs a table of ligands and receptors, such as matrix: "
+            "{space: {interactions: pairs.csv}}"
         )
     if drawn.held_out:
         return

@@ -18,6 +18,7 @@ from cell2sen.prompt import context_line
 from cell2sen.task import Task
 from cell2sen.training.config.model import Scratch
 from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.corpus.reading import Corpus
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.gene_sets import TrainingSets
 from cell2sen.training.network.loading import TrainableModel
@@ -36,6 +37,9 @@ GENE_VECTOR_SCALE = 0.1
 #: Maximum number of training cells of a file from which gene vectors are computed.
 MAX_VECTOR_CELLS = 2000
 
+#: Samples of a corpus whose text, without genes, the tokenizer is trained on.
+MAX_CORPUS_TEXTS = 5000
+
 #: Maximum number of cells of a file whose contexts the tokenizer is trained on.
 MAX_CONTEXT_LINES = 2000
 
@@ -50,7 +54,8 @@ def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[st
     """Genes expressed in at least `min_cells` training cells of all files together, sorted."""
     counts: dict[str, int] = {}
     for file in cells.values():
-        expressed = np.asarray((file.matrix[~file.test] > 0).sum(axis=0)).ravel()
+        matrix: sp.csr_matrix = file.matrix[~file.test]
+        expressed = np.bincount(matrix.indices[matrix.data > 0], minlength=len(file.symbols))
         for symbol, count in zip(file.symbols, expressed, strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
     kept = sorted(symbol for symbol, count in counts.items() if count >= min_cells)
@@ -64,8 +69,12 @@ def new_model(
     cells: Mapping[str, TrainingCells],
     tasks: Mapping[str, Task],
     sets: Mapping[str, TrainingSets] | None = None,
+    corpus: Corpus | None = None,
 ) -> TrainableModel:
-    """New network and tokenizer; with whole-gene tokens each of `genes` has one token."""
+    """New network and tokenizer; with whole-gene tokens each of `genes` has one token.
+
+    Texts and first vectors are those of the cells and gene sets, or of the corpus.
+    """
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     shape = config.model.from_scratch
@@ -76,6 +85,8 @@ def new_model(
     texts = _texts(config, shape, cells, tasks)
     for file in (sets or {}).values():
         texts += [f" {file.organism}", *(f" {name_in_text(name)}." for name in file.names)]
+    if corpus is not None:
+        texts += [*corpus.texts(MAX_CORPUS_TEXTS), *(f" {name}." for name in corpus.names())]
     tokenizer = gene_tokenizer.build(genes, texts, shape.tokenizer.text_tokens, whole)
     network = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -96,8 +107,10 @@ def new_model(
         )
     )
     tokens = Tokens(tokenizer.backend_tokenizer, eos=[tokenizer.eos_token_id])
-    if whole and shape.initial.gene_vectors and cells:
-        _set_gene_vectors(network, tokens, genes, cells, shape, config.seed)
+    if whole and shape.initial.gene_vectors:
+        matrices = list(_log_normalised(cells)) if corpus is None else corpus.sentences(MAX_VECTOR_CELLS)
+        if matrices:
+            _set_gene_vectors(network, tokens, genes, matrices, shape, config.seed)
     return TrainableModel(network=network, tokenizer=tokenizer, tokens=tokens)
 
 
@@ -124,10 +137,13 @@ def _texts_of_columns(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Ta
     texts: dict[str, None] = {}
     for file in cells.values():
         learned = [tasks[name] for name in file.data.tasks]
-        slots = {slot for task in learned for slot in (*task.slots, task.target)} & set(file.data.columns)
-        for slot in sorted(map(str, slots)):
+        slots = {slot for task in learned for slot in (*task.slots, task.target)}
+        for slot in sorted(map(str, slots & set(file.data.columns))):
             for draw in range(len(file.columns_of(slot))):
                 texts.update({f" {value}": None for value in file.values(slot, draw) if value is not None})
+        texts.update(
+            {f" {text}": None for slot in sorted(map(str, slots & set(file.texts))) for text in file.texts[slot]}
+        )
     return list(texts)
 
 
@@ -135,15 +151,15 @@ def _all_labels(config: TrainConfig, cells: Mapping[str, TrainingCells]) -> list
     labels = {
         str(label) for file in cells.values() if file.label is not None for label in file.label if label is not None
     }
-    return sorted(labels | {spelling for spellings in config.data.spellings.values() for spelling in spellings})
+    return sorted(labels | {spelling for spellings in config.data.names.spellings.values() for spelling in spellings})
 
 
 def _column_answers(cells: Mapping[str, TrainingCells], tasks: Mapping[str, Task]) -> list[str]:
     """Answers of the tasks of obs columns."""
     answers: set[str] = set()
     for file in cells.values():
-        for task in (tasks[name] for name in file.data.tasks if tasks[name].column):
-            answers |= set(file.answers(task).tolist()) - {None}
+        for task in (tasks[name] for name in file.data.tasks if tasks[name].is_of_columns):
+            answers |= {answer for column in file.answers_of_parts(task) for answer in column if answer is not None}
     return sorted(answers)
 
 
@@ -154,13 +170,18 @@ def _context_lines(cells: TrainingCells) -> list[str]:
 
 
 def _set_gene_vectors(
-    network: Any, tokens: Tokens, genes: Sequence[str], cells: Mapping[str, TrainingCells], shape: Scratch, seed: int
+    network: Any,
+    tokens: Tokens,
+    genes: Sequence[str],
+    matrices: Sequence[tuple[sp.csr_matrix, Sequence[str]]],
+    shape: Scratch,
+    seed: int,
 ) -> None:
     import torch
 
     rows = torch.tensor([ids[0] for ids in tokens.ids([" " + gene for gene in genes])])
     size = min(shape.initial.gene_vectors, shape.hidden_size - 1)
-    vectors = gene_vectors(_log_normalised(cells), genes, size, seed=seed)
+    vectors = gene_vectors(matrices, genes, size, seed=seed)
     with torch.no_grad():
         weight: torch.Tensor = network.gpt_neox.embed_in.weight
         weight.normal_(std=WORD_SCALE)
@@ -168,7 +189,7 @@ def _set_gene_vectors(
         weight[rows, :size] += GENE_VECTOR_SCALE * torch.from_numpy(vectors)
         # The last dimension of the final state is a constant, that of a gene's vector its log frequency: their product
         # is the gene's logit, so that first probabilities are frequencies.
-        frequency, spread = log_frequency(_log_normalised(cells), genes)
+        frequency, spread = log_frequency(matrices, genes)
         weight[:, -1] = 0.0
         weight[rows, -1] = GENE_VECTOR_SCALE * torch.from_numpy(frequency)
         network.gpt_neox.final_layer_norm.weight[-1] = 0.0

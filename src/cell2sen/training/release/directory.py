@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cell2sen.data.genes.symbol_table import table_year
 from cell2sen.data.splits import sha256_of_names
@@ -35,49 +36,88 @@ LOG_FILE = "training_log.json"
 TRAINED_ON_FILE, HELD_OUT_FILE = "trained_on.json", "held_out.json"
 
 
+class Named(Protocol):
+    """Names of cells or gene sets, and which of them are held out."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names, which are stored with the model."""
+
+    @property
+    def test(self) -> NDArray[np.bool_]:
+        """Held-out ones, bool (cells,)."""
+
+
+def learned(examples: Examples, fitter: RankFitter | None = None) -> dict[str, Any]:
+    """What a model learns from examples, as plain values: the part of its metadata that is of its training data.
+
+    Parameters
+    ----------
+    fitter
+        Rank fit of training cells, for cells without their expression; by default that of the examples' cells.
+    """
+    cells = examples.cells
+    if fitter is None:
+        fitter = RankFitter()
+        for file in cells.values():
+            file.add_to(fitter)
+    fit = fitter.fit()
+    names = [file.data.no_perturbation for file in cells.values() if file.data.no_perturbation]
+    organisms = {name for file in cells.values() for name in file.organism}
+    organisms |= {file.organism for file in examples.sets.values()}
+    return {
+        "lengths": dict(examples.lengths),
+        "templates": {name: as_mapping(task) for name, task in examples.tasks.items()},
+        "fit": dataclasses.asdict(fit) if fit else None,
+        "labels": _counts(examples, "cell_type"),
+        "perturbations": _counts(examples, "perturbation"),
+        "no_perturbation": names[0] if names else None,
+        "organisms": sorted(organisms),
+        "split": {name: split_of(file) for files in (cells, examples.sets) for name, file in files.items()},
+        "lists": _label_lists(examples),
+        "columns": _columns(examples),
+    }
+
+
 def metadata_of(
-    config: TrainConfig, examples: Examples, genes: tuple[str, ...] | None, start: Model | None
+    config: TrainConfig, found: Mapping[str, Any], genes: tuple[str, ...] | None, start: Model | None
 ) -> dict[str, Any]:
     """Metadata of a trained model, the content of ``cell2sen.json``.
 
     Parameters
     ----------
+    found
+        What it has learned, see :func:`learned`.
     genes
         Genes that the model can write; ``None`` for all that its tokenizer can write.
     start
         Model that was fine-tuned. Its entries are kept where this training sets none.
     """
-    cells, before = examples.cells, start.metadata if start else {}
-    fitter = RankFitter()
-    for file in cells.values():
-        file.add_to(fitter)
-    fit = fitter.fit()
-    labels, perturbations = (_counts(examples, slot) for slot in ("cell_type", "perturbation"))
-    templates = {name: as_mapping(task) for name, task in examples.tasks.items()}
-    no_perturbation = (file.data.no_perturbation for file in cells.values() if file.data.no_perturbation)
-    organisms = {name for file in cells.values() for name in file.organism}
-    organisms |= {file.organism for file in examples.sets.values()}
+    before = start.metadata if start else {}
+    no_perturbation = found["no_perturbation"]
     metadata: dict[str, Any] = {
-        "recipe": dataclasses.asdict(_recipe(config, examples, start)),
-        "lengths": {**before.get("lengths", {}), **examples.lengths},
+        "recipe": dataclasses.asdict(_recipe(config, found, start)),
+        "lengths": {**before.get("lengths", {}), **found["lengths"]},
         "dtype": "float32" if start is None else start.resolved_dtype,
         "stop": list(start.stop) if start else [],
-        "templates": {**before.get("templates", {}), **templates},
-        "fit": dataclasses.asdict(fit) if fit else before.get("fit"),
+        "templates": {**before.get("templates", {}), **found["templates"]},
+        "fit": found["fit"] or before.get("fit"),
         "genes": list(genes) if genes else None,
         "symbol_table": table_year(),
         # A closed set: the labels of this training alone, not mixed with earlier ones.
-        "labels": labels or before.get("labels", {}),
+        "labels": found["labels"] or before.get("labels", {}),
         "spellings": {**before.get("spellings", {}), **spellings(config.data)},
-        "perturbations": {**before.get("perturbations", {}), **perturbations},
-        "no_perturbation": next(no_perturbation, before.get("no_perturbation")),
-        "organisms": sorted({*before.get("organisms", []), *organisms}),
+        "perturbations": {**before.get("perturbations", {}), **found["perturbations"]},
+        "no_perturbation": before.get("no_perturbation") if no_perturbation is None else no_perturbation,
+        "organisms": sorted({*before.get("organisms", []), *found["organisms"]}),
         "training": _settings(config, start),
-        "split": {name: split_of(file) for files in (cells, examples.sets) for name, file in files.items()},
+        "split": found["split"],
         "started_from": None,
     }
-    metadata |= _label_lists(examples)
-    metadata |= _columns(examples, before)
+    metadata |= found["lists"]
+    for key, values in found["columns"].items():
+        if merged := {**before.get(key, {}), **values}:
+            metadata[key] = merged
     if start is not None:
         history = {key: before[key] for key in ("labels", "split", "training", "started_from") if before.get(key)}
         metadata["started_from"] = {**start.provenance(), **history}
@@ -121,45 +161,53 @@ def _label_lists(examples: Examples) -> dict[str, dict[str, int]]:
     return lists
 
 
-def _columns(examples: Examples, before: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(examples: Examples) -> dict[str, Any]:
     """Names, numbers and contexts of obs columns: under ``label_columns``, ``number_columns`` and ``context``.
 
-    Of labels and contexts the number of training cells; of numbers their bins, and the training cells of each.
+    Of labels and contexts the number of training cells; of numbers their bins, and the training cells of each. Cells
+    count that a task learns the value from: not those without another value of a joint answer.
     """
     labels: dict[str, Counter[str]] = {}
     numbers: dict[str, Counter[str]] = {}
     bins: dict[str, dict[str, Any]] = {}
     context: Counter[str] = Counter()
     for file in examples.cells.values():
-        for task in (examples.tasks[name] for name in file.data.tasks):
-            if task.column is None:
-                continue
-            answers = [str(answer) for answer in file.answers(task)[~file.test] if answer is not None]
-            (numbers if task.answer == "number" else labels).setdefault(task.column, Counter()).update(answers)
-            if task.answer == "number":
-                bins[task.column] = file.bins[task.column].record()
-        values = file.prompt_context
-        for name, has in zip(values.names, np.array(values.values, dtype=object).T, strict=True):
+        learned: dict[tuple[str, str], list[Any]] = {}
+        for task in (examples.tasks[name] for name in file.data.tasks if examples.tasks[name].is_of_columns):
+            for part, written in zip(task.answered, file.answers_of_parts(task), strict=True):
+                key = str(part.answer), str(part.column)
+                answers = file.answers(part)
+                known = [None if answer is None else value for answer, value in zip(written, answers, strict=True)]
+                before_it = learned.get(key, known)
+                learned[key] = [one if one is not None else other for one, other in zip(before_it, known, strict=True)]
+        for (answer, column), values in learned.items():
+            counted = [
+                str(value) for value, test in zip(values, file.test, strict=True) if value is not None and not test
+            ]
+            (numbers if answer == "number" else labels).setdefault(column, Counter()).update(counted)
+            if answer == "number":
+                bins[column] = file.bins[column].record()
+        of_prompts = file.prompt_context
+        for name, has in zip(of_prompts.names, np.array(of_prompts.values, dtype=object).T, strict=True):
             context[name] += sum(value is not None for value in has[~file.test])
-    counted = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
+    sorted_labels = {column: dict(sorted(counts.items())) for column, counts in labels.items()}
     binned = {column: {**bins[column], "n_cells": dict(counts)} for column, counts in numbers.items()}
-    found: dict[str, dict[str, Any]] = {"label_columns": counted, "number_columns": binned, "context": dict(context)}
-    merged: dict[str, dict[str, Any]] = {key: {**before.get(key, {}), **values} for key, values in found.items()}
-    return {key: values for key, values in merged.items() if values}
+    return {"label_columns": sorted_labels, "number_columns": binned, "context": dict(context)}
 
 
-def _recipe(config: TrainConfig, examples: Examples, start: Model | None) -> Recipe:
+def _recipe(config: TrainConfig, found: Mapping[str, Any], start: Model | None) -> Recipe:
     """Recipe of `start`, with a limit that does not cut the sentences of this training at inference."""
-    recipe = start.recipe if start else Recipe(max_genes=config.data.lengths.get("annotate"), case="upper")
+    given = config.data.lengths.get("annotate")
+    recipe = start.recipe if start else Recipe(max_genes=given, case=found.get("case", "upper"))
     if recipe.max_genes is None:
         return recipe
-    return dataclasses.replace(recipe, max_genes=max([recipe.max_genes, *examples.lengths.values()]))
+    return dataclasses.replace(recipe, max_genes=max([recipe.max_genes, *found["lengths"].values()]))
 
 
 def spellings(data: DataConfig) -> dict[str, list[str]]:
     """Label → other spellings and broader labels, see :func:`cell2sen.inference.annotate.trained_labels`."""
-    names = {label: list(others) for label, others in data.spellings.items()}
-    for name, covered in data.broader.items():
+    names = {label: list(others) for label, others in data.names.spellings.items()}
+    for name, covered in data.names.broader.items():
         for label in covered:
             names.setdefault(label, []).append(name)
     return names
@@ -176,7 +224,7 @@ def write(
     network: Any,
     tokenizer: Any,
     metadata: dict[str, Any],
-    cells: Mapping[str, TrainingCells | TrainingSets],
+    cells: Mapping[str, Named],
     log: Sequence[Mapping[str, Any]],
     *,
     names: bool = True,

@@ -16,12 +16,11 @@ from scipy.special import softmax
 from cell2sen import tasks
 from cell2sen.data.splits import barcode
 from cell2sen.evaluation.metrics.labels import calibration_error
-from cell2sen.inference.annotate import MIN_TRAINING_CELLS, kind_of
+from cell2sen.inference.annotate import MIN_TRAINING_CELLS, calibration_key, kind_of
 from cell2sen.inference.answers.columns import annotate_cells, trained_bins
 from cell2sen.inference.session import load_model, start, trained_names
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
-from cell2sen.tasks import COLUMN_TASKS
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.directory import update_metadata
@@ -30,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 #: Maximum number of cells that the temperature is fitted on, the same for each file.
 MAX_CALIBRATION_CELLS = 700
+
+#: Shares of the held-out cells at which the probability of the most probable label is stored.
+CERTAINTY_STEPS = np.linspace(0, 1, 21)
 
 
 def calibrates(name: str) -> bool:
@@ -63,36 +65,39 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
 
     Each is fitted on the calibration half of the held-out cells, over the labels with at least
     :data:`cell2sen.inference.annotate.MIN_TRAINING_CELLS` training cells, or over all bins of numbers. Without such
-    cells nothing is written, and probabilities stay marked as not calibrated.
+    cells nothing is written, and probabilities stay marked as not calibrated. Each column of a joint answer has its own
+    temperature; its probabilities are conditional on the predicted parts before it, as in use.
 
     Returns
     -------
-    Task → ``temperature``, ``n_cells``, ``accuracy`` and expected calibration errors (``ece_before``, ``ece_after``).
+    Task, or part of one (:func:`cell2sen.inference.annotate.calibration_key`) → ``temperature``, ``n_cells``,
+    ``accuracy``, expected calibration errors (``ece_before``, ``ece_after``) and ``certainty``: quantiles of the
+    probability of the most probable label.
     """
     model = resolve(folder)
-    named = dict.fromkeys(name for file in cells for name in file.data.tasks if name.partition(":")[0] in COLUMN_TASKS)
+    named = dict.fromkeys(name for file in cells for name in file.data.tasks if tasks.is_of_columns(name))
     results: dict[str, Any] = {}
     backend: Any = None
-    for name in ["annotate", *named]:
-        answers = _answers(model, name)
-        if name not in model.metadata.get("templates", {}) or len(answers) < 2:
+    of_types = ["annotate"] if any(file.label is not None for file in cells) else []
+    for name in [*of_types, *named]:
+        answers = [_answers(model, part) for part in tasks.load(name).answered]
+        if name not in model.metadata.get("templates", {}) or min(map(len, answers)) < 2:
             continue
         backend = backend or load_model({"model": model, "progress": progress})
-        if result := _calibrated(backend, name, answers, cells):
-            results[name] = result
+        for key, result in _calibrated(backend, name, answers, cells).items():
+            results[key] = result
             logger.info(
                 "%s: temperature %.3f on %d held-out cells: calibration error %.3f → %.3f",
-                name,
-                *(result[key] for key in ("temperature", "n_cells", "ece_before", "ece_after")),
+                key,
+                *(result[value] for value in ("temperature", "n_cells", "ece_before", "ece_after")),
             )
     if results:
         update_metadata(folder, {"calibration": results})
     return results
 
 
-def _answers(model: Model, name: str) -> list[str]:
+def _answers(model: Model, task: Task) -> list[str]:
     """Numbers, or labels with enough training cells; a warning names the others."""
-    task = tasks.load(name)
     if task.answer == "number":
         return list(trained_bins(model, str(task.column)).answers)
     known = trained_names(model, kind_of(task))
@@ -106,28 +111,37 @@ def _answers(model: Model, name: str) -> list[str]:
     return labels
 
 
-def _calibrated(backend: Any, name: str, answers: Sequence[str], cells: Sequence[TrainingCells]) -> dict[str, Any]:
-    """Result of one task; empty without held-out cells that have one of the answers."""
+def _calibrated(
+    backend: Any, name: str, answers: Sequence[Sequence[str]], cells: Sequence[TrainingCells]
+) -> dict[str, dict[str, Any]]:
+    """Results of one task, by key; empty without held-out cells that have one of the answers to each of its parts."""
     task = tasks.load(name)
-    scores, truth = [], []
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    truth: dict[str, list[NDArray[np.int64]]] = {}
     for file in cells:
         values = _truth(file, task)
         rows = _rows(file, values, answers, MAX_CALIBRATION_CELLS // len(cells))
-        if values is None or not len(rows):
+        if not len(rows):
             continue
         sentences = file.sentences(0, Augmentation(), 0)[rows]
         session = start(sentences, task, {"model": backend, "context": file.context_of(task)})
-        [found] = annotate_cells(session, [session.task], list(answers) if task.answer == "label" else None)
-        scores.append(np.log(np.maximum(found.probabilities.probabilities, 1e-300)))
-        truth.append(np.array([answers.index(str(value)) for value in values[rows]]))
-    return _fitted(np.concatenate(scores), np.concatenate(truth)) if scores else {}
+        menus = {
+            part.name: list(menu) for part, menu in zip(task.answered, answers, strict=True) if part.answer == "label"
+        }
+        found = {result.task.name: result for result in annotate_cells(session, [session.task], menus)}
+        for part, menu, column in zip(task.answered, answers, values, strict=True):
+            key = calibration_key(task, part)
+            likelihoods = np.log(np.maximum(found[part.name].probabilities.probabilities, 1e-300))
+            scores.setdefault(key, []).append(likelihoods)
+            truth.setdefault(key, []).append(np.array([menu.index(str(value)) for value in column[rows]]))
+    return {key: _fitted(np.concatenate(scores[key]), np.concatenate(truth[key])) for key in scores}
 
 
-def _truth(cells: TrainingCells, task: Task) -> NDArray[Any] | None:
-    """Written answer of each cell, object (cells,); ``None`` for a file without them."""
-    if task.column is None:
-        return cells.label
-    return cells.answers(task) if task.name in cells.data.tasks else None
+def _truth(cells: TrainingCells, task: Task) -> list[NDArray[Any]]:
+    """Answer of each cell to each part of a task, object (cells,); empty for a file without them."""
+    if not task.is_of_columns:
+        return [] if cells.label is None else [cells.label]
+    return [cells.answers(part) for part in task.answered] if task.name in cells.data.tasks else []
 
 
 def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> dict[str, Any]:
@@ -140,15 +154,22 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
         "accuracy": float(correct.mean()),
         "ece_before": calibration_error(correct, before.max(axis=1)),
         "ece_after": calibration_error(correct, after.max(axis=1)),
+        "certainty": [round(float(value), 6) for value in np.quantile(after.max(axis=1), CERTAINTY_STEPS)],
     }
 
 
-def _rows(cells: TrainingCells, truth: NDArray[Any] | None, answers: Sequence[str], limit: int) -> NDArray[np.int64]:
-    """First cells of the calibration half that have one of the answers, and genes."""
-    if truth is None:
+def _rows(
+    cells: TrainingCells, truth: Sequence[NDArray[Any]], answers: Sequence[Sequence[str]], limit: int
+) -> NDArray[np.int64]:
+    """First cells of the calibration half that have one of the answers to each part, and genes."""
+    if not truth:
         return np.array([], dtype=np.int64)
     names, has_genes = cells.names, np.diff(cells.matrix.indptr) > 0
     usable = [
-        row for row in np.flatnonzero(cells.test) if truth[row] in answers and calibrates(names[row]) and has_genes[row]
+        row
+        for row in np.flatnonzero(cells.test)
+        if has_genes[row]
+        and calibrates(names[row])
+        and all(column[row] in menu for column, menu in zip(truth, answers, strict=True))
     ]
     return np.asarray(usable[:limit], dtype=np.int64)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cell2sen.backend import Unsupported
+from cell2sen.data.progress import counted
 from cell2sen.inference.corrections import CORRECTION_FILE, Corrections
 from cell2sen.inference.expected_response import expected_response
 from cell2sen.inference.options import Options
@@ -90,7 +90,7 @@ def correct(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0, prog
         groups = sorted(_groups(file), key=lambda group: -len(group.treated))[:MAX_GROUPS]
         n_control = int(np.clip(CONTROL_CELLS // max(1, len(groups)), *CONTROL_CELLS_OF_GROUP))
         names = list(dict.fromkeys(group.perturbation for group in groups))
-        for name in tqdm(names, desc="corrections", unit=" perturbations", disable=not progress):
+        for name in counted(names, "corrections", "perturbation", show=progress):
             if name in fits:  # from an earlier file
                 continue
             backend = backend or load_model({"model": model, "progress": False})

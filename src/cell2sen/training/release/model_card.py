@@ -79,7 +79,7 @@ def _data(metadata: Mapping[str, Any]) -> str:
 def _settings(metadata: Mapping[str, Any], config: TrainConfig, state: Any) -> str:
     origin = metadata["started_from"]
     method = "reinforcement learning (GRPO)" if config.grpo else "prompt/completion pairs"
-    tasks = ", ".join(config.data.tasks)
+    tasks = ", ".join(config.data.tasks) or f"those of the corpus {Path(str(config.data.corpus)).name}"
     lengths = ", ".join(f"{name} {n}" for name, n in sorted(metadata["lengths"].items()))
     rate = "default" if config.optimiser.learning_rate is None else f"{config.optimiser.learning_rate:g}"
     lines = [

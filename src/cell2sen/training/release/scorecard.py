@@ -34,6 +34,7 @@ METRICS = {
     "perturb": ("pearson_delta", "kendall_tau", "gene_overlap_100"),
     "label": ("accuracy", "balanced_accuracy", "expected_calibration_error"),
     "number": ("mean_absolute_error", "spearman_of_numbers", "interval_coverage"),
+    "joint": ("accuracy",),
 }
 
 #: Maximum number of training cells for baselines, and number of bootstrap samples: a card must take less time than a
@@ -66,12 +67,15 @@ def scores(folder: Path, cells: Sequence[TrainingCells], limit: int, *, seed: in
             backend = backend or load_model({"model": model, "progress": False})
             try:
                 evaluated = (
-                    _response(file, rows, backend) if task == "perturb" else _annotation(file, rows, backend, task)
+                    {task: _response(file, rows, backend)}
+                    if task == "perturb"
+                    else _annotations(file, rows, backend, task)
                 )
             except (ValueError, KeyError) as error:  # such as too few cells of a group
                 logger.warning("the model card has no scores of task %r on %s: %s", task, file.data.file, error)
                 continue
-            found += entries(evaluated, file.data.file, task)
+            for name, result in evaluated.items():
+                found += entries(result, file.data.file, name)
     return found
 
 
@@ -96,8 +100,8 @@ def _sampled_rows(cells: TrainingCells, task: str, limit: int, seed: int) -> NDA
     """Random held-out cells with genes: labelled cells outside the calibration half, or controls."""
     usable = cells.test & (np.diff(cells.matrix.indptr) > 0)
     if task != "perturb":
-        known = pd.notna(_truth(cells, tasks.load(task)))
-        usable &= known & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
+        known = [pd.notna(_truth(cells, part)) for part in tasks.load(task).answered]
+        usable &= np.all(known, axis=0) & ~np.array([calibrates(name) for name in cells.names], dtype=bool)
     else:
         usable &= np.asarray(cells.perturbation == cells.data.control, dtype=bool)
     return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:limit])
@@ -112,27 +116,43 @@ def _truth(cells: TrainingCells, task: Task) -> NDArray[Any]:
     return np.full(len(cells.names), None, dtype=object) if cells.label is None else cells.label
 
 
-def _annotation(cells: TrainingCells, rows: NDArray[np.int64], backend: Any, name: str) -> evaluation.Evaluation:
-    """Evaluation of predicted labels or numbers."""
+def _annotations(
+    cells: TrainingCells, rows: NDArray[np.int64], backend: Any, name: str
+) -> dict[str, evaluation.Evaluation]:
+    """Evaluation of predicted labels or numbers, by the name of the task, of a joint answer also of each column."""
     task = tasks.load(name)
-    truth, adata = _truth(cells, task), cells.anndata(rows)
+    adata = cells.anndata(rows)
     options: Any = {"model": backend, "progress": False, "scale": "log1p", "context": cells.context_of(task)}
     session = start(adata, task, options)
-    [found] = annotate_cells(session, [session.task])
-    adata.obs["truth"] = truth[rows]
-    for column, values in found.obs().items():
-        adata.obs[f"predicted{column.removeprefix(found.key)}"] = values
-    adata.uns[UNS] = {"annotate": session.provenance()}
-    learned = _baseline_rows(~cells.test & pd.notna(truth))
+    found = annotate_cells(session, [session.task])
+    truth = {part.name: _truth(cells, part) for part in task.answered}
+    known = np.all([pd.notna(values) for values in truth.values()], axis=0)
+    learned = _baseline_rows(~cells.test & known)
     train = cells.anndata(learned)
-    train.obs["truth"] = truth[learned]
-    kind = name.partition(":")[0]
+    for number, part in enumerate(found):
+        values = truth[part.task.name]
+        adata.obs[f"truth {number}"], train.obs[f"truth {number}"] = values[rows], values[learned]
+        for column, predicted in part.obs().items():
+            adata.obs[f"predicted {number}{column.removeprefix(part.key)}"] = predicted
+    adata.uns[UNS] = {"annotate": session.provenance()}
+    named = {
+        f"{name}, {part.task.column}" if task.parts else name: (part.task.name, [number])
+        for number, part in enumerate(found)
+    }
+    if task.parts and all(part.bins is None for part in found):
+        named[name] = name, list(range(len(found)))
+    return {key: _annotation(adata, train, kind, numbers) for key, (kind, numbers) in named.items()}
+
+
+def _annotation(adata: AnnData, train: AnnData, task: str, numbers: Sequence[int]) -> evaluation.Evaluation:
+    """Evaluation of the columns ``predicted N`` by ``truth N``; of several as one label."""
+    kind = task.partition(":")[0]
     return evaluation.evaluate(
         adata,
         adata,
         task="number" if kind == "number" else "annotate",
-        label="truth",
-        predicted_label="predicted",
+        label=[f"truth {number}" for number in numbers],
+        predicted_label=[f"predicted {number}" for number in numbers],
         train=train,
         metrics=METRICS[kind],
         scale="log1p",

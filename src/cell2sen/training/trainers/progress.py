@@ -1,12 +1,13 @@
-"""Progress of a training: a bar on stderr, held-out measurements in the log."""
+"""Progress of a training on stderr, held-out measurements in the log."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from tqdm import tqdm
 from transformers import TrainerCallback
+
+from cell2sen.data import progress
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,11 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
-        self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="training", unit=" steps", disable=not self.show
-        )
+        self.bar = progress.Progress(state.max_steps, "training", "step", show=self.show, done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
-        self.bar.update(state.global_step - self.bar.n if self.show else 0)
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show a training value, or log a held-out value."""
@@ -43,7 +42,7 @@ class Progress(TrainerCallback):
         if (held_out := f"eval_{self.measure}") in logs:
             logger.info("step %d: %s on held-out cells %.4f", state.global_step, self.measure, logs[held_out])
         elif self.measure in logs:
-            self.bar.set_postfix_str(f"{self.measure} {logs[self.measure]:.3f}")
+            self.bar.note(f"{self.measure} {logs[self.measure]:.3f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""

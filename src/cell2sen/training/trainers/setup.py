@@ -19,6 +19,7 @@ from cell2sen.inference.templates import choose_templates
 from cell2sen.training.config.grpo import Grpo, RewardGenes
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.config.training_file import plain
+from cell2sen.training.corpus.reading import Corpus
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.loading import TrainableModel
@@ -53,6 +54,8 @@ class TrainingRun:
 
     resume: bool
     progress: bool
+    corpus: Corpus | None = None
+    """Corpus that the pairs are read from, instead of the examples."""
 
     def fit(self, trainer: Any, folder: Path) -> None:
         """Run a trainer; a resumed run continues from the last checkpoint in `folder`, if any.
@@ -117,17 +120,26 @@ class TrainingRun:
     @functools.cached_property
     def sets(self) -> tuple[Dataset, Dataset]:
         """Tokenised training pairs and held-out pairs."""
-        from cell2sen.training.trainers.token_batches import corpus_samples, samples
+        from cell2sen.training.trainers.corpus_samples import corpus_samples
+        from cell2sen.training.trainers.token_batches import samples
 
         context = int(self.model.network.config.get_text_config().max_position_embeddings)
-        if self.config.data.corpus:
-            place, cache = self.base / self.config.data.corpus, self.folder / "corpus"
-            return (
-                corpus_samples(place, "train", self.model.tokens, context, cache),
+        if self.corpus is not None:
+            train_set, eval_set = (
                 corpus_samples(
-                    place, "held_out", self.model.tokens, context, cache, limit=self.config.checkpoints.eval_pairs
-                ),
+                    self.corpus,
+                    side,
+                    self.model.tokens,
+                    context,
+                    self.folder / "corpus",
+                    limit=limit,
+                    resume=self.resume,
+                    progress=self.progress,
+                )
+                for side, limit in (("train", None), ("held_out", self.config.checkpoints.eval_pairs))
             )
+            logger.info("%d training pairs, %d held-out pairs", len(train_set), len(eval_set))
+            return train_set, eval_set
         train_set, eval_set = (
             samples(self.examples.pairs(self.config, held_out=held_out), self.model.tokens, context)
             for held_out in (False, True)
@@ -140,6 +152,8 @@ class TrainingRun:
     def sft_trainer(self) -> tuple[Any, list[str]]:
         """Trainer on pairs, and up to 8 of its texts."""
         trainer = self._sft_trainer(self.config, self.folder, networks.lora_config(self.config.model, self.model))
+        if self.corpus is not None:
+            return trainer, self.corpus.texts(8)
         first = self.sets[0].select(range(min(8, len(self.sets[0]))))
         return trainer, [prompt + answer for prompt, answer in zip(first["prompt"], first["completion"], strict=True)]
 
@@ -173,6 +187,7 @@ class TrainingRun:
                 prompt_loss=config.optimiser.prompt_loss,
                 loss_tokens=config.optimiser.loss_tokens,
                 packing=config.compute.packing,
+                packed_tokens=config.compute.packed_tokens,
                 callbacks=[Progress(self.progress), *_stopping(config)],
             )
 

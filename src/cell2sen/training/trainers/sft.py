@@ -34,7 +34,13 @@ class AnswerTrainer(Restoring, SFTTrainer):
     """
 
     def __init__(
-        self, *args: Any, prompt_loss: float = 0.0, loss_tokens: int | None = None, packing: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        prompt_loss: float = 0.0,
+        loss_tokens: int | None = None,
+        packing: bool = False,
+        packed_tokens: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.accelerator.num_processes > 1:
@@ -42,13 +48,17 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self.prompt_loss = prompt_loss
         self.loss_tokens = loss_tokens
         self.packing = packing
+        self.packed_tokens = packed_tokens
         # The loss is a mean, so the trainer must divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self.data_collator = WithWeights(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Columns of the data set that batches have."""
-        self._signature_columns: Any = ["input_ids", "labels", "weight"]
+        parent: Any = super()  # typed in parts only
+        parent._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "weight" not in columns:
+            columns.append("weight")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -69,7 +79,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         # transformers enters autocast in the forward of the whole model, which is not called here.
         with self.accelerator.autocast():
             if self.packing:
-                hidden_BLD = packed_hidden(causal.base_model, ids_BL, mask_BL.bool())[:, :-1]
+                hidden_BLD = packed_hidden(causal.base_model, ids_BL, mask_BL.bool(), self.packed_tokens)[:, :-1]
             else:
                 states = causal.base_model(input_ids=ids_BL, attention_mask=mask, use_cache=False)
                 hidden_BLD = states.last_hidden_state[:, :-1]
@@ -94,7 +104,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         batch_size = int(self.args.per_device_train_batch_size)
         # Packed samples need no similar length.
         together = 1 if self.packing else SORTED_BATCHES
-        return GroupedOrder(dataset["length"], batch_size, int(self.args.data_seed or 0), together)
+        return GroupedOrder(dataset["length"][:], batch_size, int(self.args.data_seed or 0), together)
 
 
 class WithWeights:

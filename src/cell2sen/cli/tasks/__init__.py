@@ -1,0 +1,1 @@
+"""Commands of tasks other than labels, generation and perturbation: samples, text, gene sets, bulk, space."""

@@ -1,0 +1,109 @@
+"""Progress of long work on stderr: a bar in a terminal or a notebook, else a line per tenth."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+#: Seconds without lines, so that short work writes none, and seconds before the bar of a preparation appears.
+QUIET_SECONDS, PREPARATION_SECONDS = 2.0, 3.0
+
+
+class Progress:
+    """Progress of one job, in a ``with`` block.
+
+    Parameters
+    ----------
+    total
+        Number of parts.
+    name
+        What is done: ``"embedding"``.
+    unit
+        What is counted, in the singular: ``"cell"``.
+    show
+        Write something.
+    preparation
+        The work comes before the job that the user started: its bar appears late, and leaves no trace.
+    """
+
+    def __init__(
+        self, total: int, name: str, unit: str = "cell", *, show: bool = True, preparation: bool = False, done: int = 0
+    ) -> None:
+        self.total, self.name, self.unit, self.n = total, name, unit, done
+        self._show, self._started, self._first, self._tenth = show, time.monotonic(), done, self._tenths(done)
+        self._bar: Any = None
+        if show and is_interactive():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=done, desc=name, unit=f" {unit}s", file=sys.stderr, leave=not preparation,
+                delay=PREPARATION_SECONDS if preparation else 0.0, dynamic_ncols=True,
+            )  # fmt: skip
+        self._lines = show and self._bar is None and not preparation
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def update(self, n: int, note: str = "") -> None:
+        """Count `n` more parts; `note` is shown behind them, such as the loss."""
+        self.n += n
+        if self._bar is not None:
+            self._bar.update(n)
+            if note:
+                self._bar.set_postfix_str(note)
+            return
+        if not self._lines or (tenth := self._tenths(self.n)) <= self._tenth:
+            return
+        self._tenth = tenth
+        seconds = time.monotonic() - self._started
+        if seconds < QUIET_SECONDS:
+            return
+        left = seconds * (self.total - self.n) / max(1, self.n - self._first)
+        rest = f", {duration(left)} left" if self.n < self.total else f" in {duration(seconds)}"
+        units = f"{self.n:,} of {self.total:,} {self.unit}s"
+        text = f"{self.name}: {10 * tenth} %, {units}{rest}{f', {note}' if note else ''}"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """Show `text` behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _tenths(self, n: int) -> int:
+        return 10 * n // self.total if self.total else 0
+
+
+def counted(items: Sequence[Item], name: str, unit: str, *, show: bool = True) -> Iterator[Item]:
+    """The items, with the progress of the work that is done on them."""
+    with Progress(len(items), name, unit, show=show) as progress:
+        for item in items:
+            yield item
+            progress.update(1)
+
+
+def is_interactive() -> bool:
+    """Whether stderr is a terminal, or the program runs in a notebook, which draws bars itself."""
+    return "ipykernel" in sys.modules or bool(getattr(sys.stderr, "isatty", lambda: False)())
+
+
+def duration(seconds: float) -> str:
+    """Duration for people: ``"40 seconds"``, ``"12 minutes"``."""
+    for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

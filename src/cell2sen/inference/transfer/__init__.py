@@ -1,0 +1,1 @@
+"""Transfer of labels from a reference: shared genes, classifiers, cells unlike the reference, votes of clusters."""

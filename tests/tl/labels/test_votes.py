@@ -1,0 +1,63 @@
+"""Votes of clusters and unseen scores of tl.annotate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata_objects import QUIET
+from cells import fake
+from typed_cells import TYPES, typed
+
+import cell2sen as c2s
+
+KEY = "cell2sen_cell_type"
+
+
+def annotated(adata: Any, **options: Any) -> Any:
+    options = {"model": fake(), **QUIET, **options}
+    return c2s.tl.annotate(adata, list(TYPES), copy=True, **options)
+
+
+def test_vote_of_given_clusters(tmp_path: Path) -> None:
+    adata = typed(30, seed=1)
+    plain = annotated(adata)
+    voted = annotated(adata, cluster="donor")
+    pd.testing.assert_frame_equal(voted.obs[plain.obs.columns], plain.obs)
+    for donor, cells in voted.obs.groupby("donor", observed=True):
+        counts = cells[KEY].astype(str).value_counts()
+        winner = cells[f"{KEY}_majority_voting"].astype(str).unique().tolist()
+        assert len(winner) == 1
+        assert counts[winner[0]] == counts.max()
+        np.testing.assert_allclose(cells[f"{KEY}_majority_share"], counts.max() / len(cells))
+        assert set(cells[f"{KEY}_cluster"]) == {donor}
+    voted.write_h5ad(tmp_path / "out.h5ad")
+    table = anndata.read_h5ad(tmp_path / "out.h5ad").uns["cell2sen"]["annotate"]["clusters"]
+    assert table.index.tolist() == ["d0", "d1", "d2", "d3"]
+    assert table["n_cells"].sum() == 30
+    with pytest.raises(KeyError, match="has no column 'group'"):
+        annotated(adata, cluster="group")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vote_of_leiden_clusters() -> None:
+    pytest.importorskip("igraph")
+    voted = annotated(typed(40, seed=1), majority_voting=True)
+    assert voted.obs[f"{KEY}_cluster"].notna().all()
+    assert voted.uns["cell2sen"]["annotate"]["clusters_of"] == "Leiden on the embedding"
+
+
+def test_unseen_scores_need_a_record_of_held_out_cells() -> None:
+    adata = typed(30, seed=1)
+    with pytest.raises(ValueError, match=r"use tl\.transfer with a reference"):
+        annotated(adata, unseen=True)
+    quantiles = np.linspace(0.3, 1.0, 21).tolist()
+    model = fake(calibration={"annotate": {"temperature": 1.0, "certainty": quantiles}})
+    scored = annotated(adata, unseen=True, model=model)
+    certainty = c2s.tl.probabilities(scored).max(axis=1)
+    expected = np.clip(1 - (certainty - 0.3) / 0.7, 0, 1)
+    np.testing.assert_allclose(scored.obs[f"{KEY}_unseen"], expected, atol=1e-6)
