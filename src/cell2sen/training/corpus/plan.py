@@ -171,7 +171,7 @@ def _parts_of_side(
             for places in np.array_split(side, -(-len(side) // part_cells)):
                 yield family, places
         else:
-            keys = file.contexts() if kind == "context" else _keys(file, kind, slots)
+            keys: Sequence[Hashable | None] = file.contexts() if kind == "context" else _keys(file, kind, slots)
             limit = len(side) if kind == "section" else part_cells
             for places in grouped(side, [keys[place] for place in side], part_cells, limit, generator):
                 yield family, places

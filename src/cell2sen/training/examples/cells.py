@@ -141,18 +141,9 @@ class TrainingCells:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Expression]:
         """The file's expression; errors in the block name the file."""
-        matrix = self.data.matrix
-        with (
-            _named(self.data.file),
-            Expression.open(
-                self.base / self.data.file,
-                layer=matrix.layer,
-                use_raw=matrix.use_raw,
-                symbols=matrix.symbols,
-                case=self.case,
-                scale=matrix.scale,
-            ) as expression,
-        ):
+        file, settings = self.base / self.data.file, self.data.matrix
+        options: dict[str, Any] = {name: getattr(settings, name) for name in ("layer", "use_raw", "symbols", "scale")}
+        with _named(self.data.file), Expression.open(file, case=self.case, **options) as expression:
             yield expression
 
     def _read(self, expression: Expression) -> None:
