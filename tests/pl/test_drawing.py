@@ -106,6 +106,7 @@ def test_placed_names_do_not_overlap() -> None:
     extremes = np.argsort(-np.hypot(x, y))[:20].tolist()
     written = drawing.place_names(axes, x, y, [f"GENE{n}" for n in range(200)], extremes, 12)
     assert 3 < len(written) <= 12
+    axes.figure.canvas.draw()
     points = axes.transData.transform(np.column_stack([x, y])[extremes])
     for text in axes.texts:
         box = Text.get_window_extent(text)
@@ -124,6 +125,7 @@ def test_listed_names_are_beside_the_curve(side: Any) -> None:
     names = [text.get_text() for text in axes.texts]
     assert names == [f"GENE{n}" for n in order[: len(names)]]
     assert len(names) >= 3
+    axes.figure.canvas.draw()
     points = axes.transData.transform(np.column_stack([x, y]))
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines
     for box in boxes:

@@ -140,7 +140,7 @@ def test_volcano_of_a_prediction_has_no_p_values() -> None:
 
 
 def test_tables_without_a_change() -> None:
-    with pytest.raises(KeyError, match=r"no column 'change' in the table: name it \(change=\); found \['x'\]"):
+    with pytest.raises(KeyError, match=r"the table has no column 'change': name it \(change=\); found \['x'\]"):
         c2s.pl.volcano(pd.DataFrame({"x": [1.0]}))
     with pytest.raises(ValueError, match="none of the 1 genes has a finite change"):
         c2s.pl.volcano(pd.DataFrame({"lfc": [np.nan], "padj": [0.1]}))

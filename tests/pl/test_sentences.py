@@ -13,6 +13,7 @@ import pytest
 from cells import cells, fake
 
 import cell2sen as c2s
+from cell2sen.sentences.writing import from_anndata
 
 
 def words(axes: Any) -> list[str]:
@@ -27,7 +28,7 @@ def ln_cp10k(adata: anndata.AnnData) -> np.ndarray:
 def test_a_cell_is_the_sentence_that_models_read() -> None:
     adata = cells()
     axes = c2s.pl.sentence(adata, "c1", n=7)
-    (expected,) = c2s.Sentences.from_anndata(adata[["c1"]].copy()).gene_names(7)
+    (expected,) = from_anndata(adata[["c1"]].copy(), c2s.Recipe()).gene_names(7)
     assert words(axes)[:8] == ["c1", *expected]
 
 

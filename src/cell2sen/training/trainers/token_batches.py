@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,15 @@ def answer_weight(task: str, n_tokens: int) -> float:
     tokens would have little effect beside a sentence of two hundred. A text, or a label for each cell of a sample, has
     a quarter of their sum, whatever its length: with a mean, only short texts would be learned beside long ones.
     """
-    if tasks.load(task).answer in ("text", "labels"):
+    if _kind(task) in ("text", "labels"):
         return n_tokens / TEXT_SHARE
     return float(n_tokens) if n_tokens <= MAX_LABEL_TOKENS else 1.0
+
+
+@functools.cache
+def _kind(task: str) -> str:
+    """Kind of a task's answer; empty for a name that is no task's."""
+    return tasks.load(task).answer if ":" in task or task in tasks.names() else ""
 
 
 def samples(pairs: Sequence[Pair], tokens: Tokens, context: int) -> Dataset:
