@@ -135,7 +135,7 @@ def folds_of(
             raise ValueError(f"held-out groups must be at least two, found {names}: choose another column of obs")
         number = {name: place % n_folds for place, name in enumerate(names)}
         return np.array([number[str(group)] for group in groups], dtype=np.int64)
-    label_of = {}
+    label_of: dict[str, int] = {}
     for key, code in sorted(zip(keys, codes.tolist(), strict=True)):
         label_of.setdefault(key, code)
     fold, n_of_label = {}, dict.fromkeys(label_of.values(), 0)

@@ -82,8 +82,8 @@ class Space:
 def variable_genes(expression: sp.csr_matrix, n: int) -> NDArray[np.int64]:
     """Columns of the `n` genes with the largest variance, int64, ascending; of equal ones the first."""
     mean = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
-    squares = sp.csr_matrix((expression.data.astype(np.float64) ** 2, expression.indices, expression.indptr))
-    squares.resize(expression.shape)
+    parts = (expression.data.astype(np.float64) ** 2, expression.indices, expression.indptr)
+    squares = sp.csr_matrix(parts, shape=expression.shape)
     variance = np.asarray(squares.mean(axis=0)).ravel() - mean**2
     chosen = np.argsort(-variance, kind="stable")[:n]
     return np.sort(chosen).astype(np.int64)

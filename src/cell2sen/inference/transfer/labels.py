@@ -391,7 +391,7 @@ def spread(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDAr
 
 def _record(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any]:
     table = pd.DataFrame(
-        [candidate.scores | {"temperature": candidate.temperature} for candidate in candidates],
+        [{**candidate.scores, "temperature": candidate.temperature} for candidate in candidates],
         index=[candidate.name for candidate in candidates],
     )
     return {

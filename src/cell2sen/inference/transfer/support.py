@@ -63,7 +63,9 @@ def support_of_cells(
         owner = np.repeat(part, [len(each) + 1 for each in names])
         values = session.context.values
         context = (
-            replace(session.context, values=[values[row] for row in owner]) if session.context else session.context
+            replace(session.context, values=[values[row] for row in owner.tolist()])
+            if session.context
+            else session.context
         )
         of_part = replace(session, sentences=variants, context=context)
         found = probabilities_of(of_part, [chosen])[0].probabilities

@@ -131,7 +131,8 @@ def _rate(confusion: pd.DataFrame, first: str, second: str) -> float:
     """Share of the cells of `first` and of `second` among them that get `second`; at least 1 %."""
     if first not in confusion.index or second not in confusion.columns:
         return 0.01
-    pair = float(confusion.loc[first, first]), float(confusion.loc[first, second])
+    row = confusion.loc[first].to_dict()
+    pair = float(row[first]), float(row[second])
     return float(min(max(pair[1] / max(sum(pair), 1e-9), 0.01), 0.99))
 
 
@@ -212,7 +213,7 @@ def leiden_clusters(
         ) from error
     from anndata import AnnData
 
-    order = rows[np.lexsort((vectors[rows, 0], np.array([names[row] for row in rows])))]
+    order = rows[np.lexsort((vectors[rows, 0], np.array([names[row] for row in rows.tolist()])))]
     cells = AnnData(obs=pd.DataFrame(index=[str(number) for number in range(len(order))]))
     cells.obsm["X"] = vectors[order]
     resolution = default_resolution(len(order)) if resolution is None else resolution
