@@ -93,6 +93,18 @@ def test_a_terminal_has_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue() == ""
 
 
+def test_the_bar_of_a_preparation_appears_late_and_leaves_nothing(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    work(clock, 20, 0.1, preparation=True)
+    assert terminal.getvalue() == ""
+    work(clock, 20, 1.0, preparation=True)
+    assert "embedding:" in terminal.getvalue()
+    assert "\n" not in terminal.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.0, "a second"), (1.4, "a second"), (45, "45 seconds"), (600, "10 minutes"), (9000, "2 hours"), (2e5, "2 days")],

@@ -37,14 +37,23 @@ class Progress:
         self.total, self.name, self.unit, self.n = total, name, unit, done
         self._show, self._started, self._first, self._tenth = show, time.monotonic(), done, self._tenths(done)
         self._bar: Any = None
-        if show and is_interactive():
-            from tqdm.auto import tqdm
+        self._late = show and preparation and is_interactive()
+        if show and not preparation and is_interactive():
+            self._open()
+        self._lines = show and not preparation and self._bar is None
 
-            self._bar = tqdm(
-                total=total, initial=done, desc=name, unit=f" {unit}s", file=sys.stderr, leave=not preparation,
-                delay=PREPARATION_SECONDS if preparation else 0.0, dynamic_ncols=True,
-            )  # fmt: skip
-        self._lines = show and self._bar is None and not preparation
+    def _open(self) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(
+            total=self.total,
+            initial=self.n,
+            desc=self.name,
+            unit=f" {self.unit}s",
+            file=sys.stderr,
+            leave=not self._late,
+            dynamic_ncols=True,
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -57,6 +66,9 @@ class Progress:
     def update(self, n: int, note: str = "") -> None:
         """Count `n` more parts; `note` is shown behind them, such as the loss."""
         self.n += n
+        if self._bar is None and self._late and time.monotonic() - self._started > PREPARATION_SECONDS:
+            self._open()
+            return
         if self._bar is not None:
             self._bar.update(n)
             if note:
