@@ -267,5 +267,5 @@ def _session(expression: Expression, backend: Backend, options: Options) -> Sess
         context=Context.of(options.get("context"), sentences.obs),
     )
     warn_of_organisms(session.model, session.sentences)
-    warn_of_context(session.model, session.context)
+    warn_of_context(session.model, session.context, session.task)
     return session
