@@ -152,7 +152,7 @@ def transfer(
         f"{n_cells:,} cells → {out}: " + "; ".join(f"{name} {count}" for name, count in counts.items()),
         f"{record['classifier']} on {record['features']} over {n_genes:,} shared genes"
         + ("" if held_out is None else f"; accuracy on held-out reference cells {held_out:.1%}"),
-        f"{far:,} cells are farther from the reference than 99 % of its cells of their label (unseen score above 0.99)",
+        f"{far:,} cells are farther from all types than about 99 % of the reference (unseen score above 0.99)",
         *([f"clusters with several types: {', '.join(several)}"] if several else []),
     ]
     output.summarise(

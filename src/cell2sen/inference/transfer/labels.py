@@ -161,8 +161,8 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
     novelty = Novelty.of(compared.reference["embedding"], reference.codes, reference.folds)
     distances = np.zeros(len(rows))
     for used, cells in _folds(reference, twin):
-        distances[cells] = distance(novelty.features[used], compared.query["embedding"][cells])
-    unseen = novelty.score(distances, chosen.probabilities[rows].argmax(axis=1))
+        distances[cells] = distance(compared.reference["embedding"][used], compared.query["embedding"][cells])
+    unseen = novelty.score(compared.query["embedding"], twin)
     _warn_of_far(unseen)
     return Transferred(
         probabilities=chosen,
@@ -434,7 +434,7 @@ def _warn_of_far(unseen: NDArray[np.float64]) -> None:
     share = float(np.mean(unseen > FAR)) if len(unseen) else 0.0
     if share > MAX_SHARE_FAR:
         logger.warning(
-            "%.0f %% of the query cells are farther from the reference than 99 %% of its own cells: they were measured "
+            "%.0f %% of the query cells are farther from the reference than about 99 %% of its own: they were measured "
             "in another way, or their types are not in the reference. Compare unseen scores within the query only",
             100 * share,
         )

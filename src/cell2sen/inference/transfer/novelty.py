@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from cell2sen.inference.transfer.classifiers import nearest
 from cell2sen.model import Model
@@ -14,48 +15,90 @@ from cell2sen.model import Model
 K = 10
 
 
+#: Share of the mean variance that is added to each dimension of a covariance, so that it can be inverted.
+_SHRINKAGE = 0.03
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gaussians:
+    """One normal distribution per label with a common covariance, and one of all cells."""
+
+    centres: NDArray[np.float64]
+    """float64 (labels, d)."""
+
+    within: NDArray[np.float64]
+    """float64 (d, d): whitens the cells of a label."""
+
+    centre: NDArray[np.float64]
+    total: NDArray[np.float64]
+    """float64 (d, d): whitens all cells."""
+
+    @classmethod
+    def of(cls, features: NDArray[np.float64], codes: NDArray[np.int64]) -> Gaussians:
+        """Distributions of labelled cells."""
+        used, place = np.unique(codes, return_inverse=True)
+        centres = np.stack([features[codes == code].mean(axis=0) for code in used])
+        centre = features.mean(axis=0)
+        within, total = _whitening(features - centres[place]), _whitening(features - centre)
+        return cls(centres=centres, within=within, centre=centre, total=total)
+
+    def relative_distance(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared Mahalanobis distance to the nearest label, minus that to all cells, float64 (n,) (Ren et al. 2021).
+
+        What is unusual for every cell, such as another technology, is in both and cancels in part.
+        """
+        to_labels = [np.sum(((features - centre) @ self.within) ** 2, axis=1) for centre in self.centres]
+        to_all = np.sum(((features - self.centre) @ self.total) ** 2, axis=1)
+        return np.asarray(np.min(to_labels, axis=0) - to_all)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Novelty:
-    """Distances of cells to a reference, compared with those of reference cells to the others."""
+    """Relative distances of cells to a reference, compared with those of its own cells when they are held out."""
 
-    features: NDArray[np.float64]
-    """float64 (n, d): reference cells."""
+    folds: dict[int, Gaussians]
+    """Fold → distributions of the cells of the other folds; -1: of all cells."""
 
-    codes: NDArray[np.int64]
-    """int64 (n,): their labels."""
-
-    held_out: NDArray[np.float64]
-    """float64 (n,): distance of each reference cell to the 10th nearest one outside of its fold."""
+    mean: float
+    deviation: float
+    """Mean and standard deviation of the relative distances of held-out reference cells."""
 
     @classmethod
     def of(cls, features: NDArray[np.float64], codes: NDArray[np.int64], folds: NDArray[np.int64]) -> Novelty:
-        """Distances of the cells of a reference, each to the cells of other folds."""
+        """Distributions of a reference, float64 (n, d), with and without each fold."""
         held_out = np.zeros(len(features))
-        for fold in np.unique(folds):
+        fitted = {-1: Gaussians.of(features, codes)}
+        for fold in np.unique(folds).tolist():
             inside = folds == fold
-            held_out[inside] = distance(features[~inside], features[inside])
-        return cls(features=features, codes=codes, held_out=held_out)
+            fitted[fold] = Gaussians.of(features[~inside], codes[~inside])
+            held_out[inside] = fitted[fold].relative_distance(features[inside])
+        return cls(folds=fitted, mean=float(held_out.mean()), deviation=float(held_out.std()) or 1.0)
 
-    def score(self, distances: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    def score(self, features: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
         """Unseen-type score of cells, float64 (n,), from 0 to 1.
 
-        Share of the reference cells of the predicted label that were nearer to the rest of the reference when they were
-        held out. One minus this is the p-value of conformal prediction (Vovk et al. 2005) for a cell of that label: of
-        reference cells, 1 % have a score above 0.99.
+        Φ((d − mean) / deviation), where d is the relative distance, and mean and deviation are those of held-out
+        reference cells: about the share of the reference cells that are nearer, without ties far outside.
 
         Parameters
         ----------
-        distances
-            Distance of each cell to its 10th neighbour in the reference, float64 (n,).
-        labels
-            Predicted label of each cell, int64 (n,).
+        folds
+            Fold of the same cell in the reference, int64 (n,), which is left out; -1 for cells that are not in it.
         """
-        scores = np.full(len(distances), np.nan)
-        for label in np.unique(labels):
-            of_label = np.sort(self.held_out[self.codes == label])
-            cells = labels == label
-            scores[cells] = np.searchsorted(of_label, distances[cells], side="left") / max(len(of_label), 1)
-        return scores
+        relative = np.zeros(len(features))
+        for fold in np.unique(folds).tolist():
+            cells = folds == fold
+            relative[cells] = self.folds[fold].relative_distance(features[cells])
+        return np.asarray(ndtr((relative - self.mean) / self.deviation))
+
+
+def _whitening(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Matrix W with deviations @ W of covariance about 1, float64 (d, d)."""
+    covariance = deviations.T @ deviations / len(deviations)
+    n_dimensions = len(covariance)
+    variance = float(np.trace(covariance)) / n_dimensions or 1.0
+    covariance[np.diag_indices(n_dimensions)] += _SHRINKAGE * variance
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)))
 
 
 def distance(reference: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:

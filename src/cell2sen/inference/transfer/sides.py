@@ -88,14 +88,22 @@ class Side:
 
         Returns
         -------
-        The matrix, and the share of all counts that are of the shared genes, on average over the cells.
+        The matrix, and the share of the counts of the file that are of the shared genes, on average over the cells.
         """
         data = self.session.data
         assert data is not None
-        values = data.ln_cp10k().astype(np.float64)
-        values.data = np.expm1(values.data)
-        totals = np.asarray(values.sum(axis=1)).ravel()
-        share = float(np.mean(np.minimum(totals[totals > 0] / 1e4, 1))) if (totals > 0).any() else 0.0
+        parts: list[sp.csr_matrix] = []
+        of_all: list[NDArray[np.float64]] = []
+        for block in data.blocks():
+            sums = data.row_sums(block)
+            shared, whole_block = (
+                _linear(data.scale.ln_cp10k(rows.astype(np.float64), sums)) for rows in (block.values, block.all_genes)
+            )
+            parts.append(shared)
+            of_all.append(np.asarray(whole_block.sum(axis=1)).ravel())
+        values = sp.csr_matrix(sp.vstack(parts))
+        totals, whole = np.asarray(values.sum(axis=1)).ravel(), np.concatenate(of_all)
+        share = float(np.mean(np.minimum(totals[totals > 0] / whole[totals > 0], 1))) if (totals > 0).any() else 0.0
         values.data *= np.repeat(1e4 / np.where(totals > 0, totals, 1), np.diff(values.indptr))
         values.data = np.log1p(values.data)
         column = {symbol: number for number, symbol in enumerate(data.symbols)}
@@ -122,6 +130,13 @@ class Side:
             else None
             for number, end in zip(sentences.n_genes.tolist(), ends.tolist(), strict=True)
         ]
+
+
+def _linear(logarithms: sp.csr_matrix) -> sp.csr_matrix:
+    """exp(x) − 1 of each value."""
+    result = sp.csr_matrix(logarithms, dtype=np.float64)
+    result.data = np.expm1(result.data)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

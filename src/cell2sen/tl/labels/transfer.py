@@ -104,8 +104,8 @@ def transfer(
     ``obs[key_added + "_distance"]``
         Distance to the 10th nearest reference cell in the embedding, float64.
     ``obs[key_added + "_unseen"]``
-        Unseen-type score, float64: share of the reference cells of this label that were nearer to the rest of the
-        reference when they were held out. Near 1 for cells of types that the reference does not have
+        Unseen-type score, float64: about the share of the reference cells that were nearer to its types when they were
+        held out. Near 1 for cells of types that the reference does not have
         (:meth:`cell2sen.inference.transfer.novelty.Novelty.score`).
     ``obs[key_added + "_in_reference"]``
         Cells that are in the reference, by expression or name, bool. They are labelled without themselves.
