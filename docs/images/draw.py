@@ -91,7 +91,7 @@ def tables() -> None:
     save("metrics", c2s.pl.metrics(scores(adata)))
     sc.tl.rank_genes_groups(adata, "bulk_labels", groups=["CD14+ Monocyte"], method="t-test")
     ranked = sc.get.rank_genes_groups_df(adata, "CD14+ Monocyte").set_index("names")
-    highlight = ["CD14", "MS4A1"]
+    highlight = ["LYZ", "CD79A"]
     save("screen", c2s.pl.screen(ranked, "scores", highlight=highlight, title="genes of CD14+ monocytes"))
 
 
