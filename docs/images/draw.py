@@ -22,11 +22,11 @@ MAX_BYTES, DPI = 60_000, 85
 
 
 def save(name: str, axes: object) -> None:
-    """A picture with 128 colours."""
+    """A small picture."""
     first = axes[0] if isinstance(axes, list) else axes
     path = FOLDER / f"{name}.png"
     first.figure.savefig(path, dpi=DPI, bbox_inches="tight")  # type: ignore[attr-defined]
-    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
     if path.stat().st_size > MAX_BYTES:
         raise SystemExit(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
 
