@@ -107,7 +107,7 @@ def measured(folder: Path) -> None:
 def tissue(folder: Path) -> None:
     """A tissue (Ståhl et al. 2016)."""
     adata = sc.read_h5ad(folder / "spatial_mouse_olfactory_bulb_260x15928.h5ad")
-    save("spatial", c2s.pl.spatial(adata, ["layer", "Penk"], size=60))
+    save("spatial", c2s.pl.spatial(adata, "layer", size=60))
 
 
 def main(parts: Sequence[str]) -> None:
