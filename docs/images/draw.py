@@ -1,14 +1,16 @@
-"""Example pictures of docs/plots.md: ``python docs/images/draw.py [DATA_DIR]``, on 700 blood cells of scanpy."""
+"""Example pictures of docs/plots.md: ``python docs/images/draw.py [DATA_DIR] [PART …]``, on blood cells of scanpy."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
 import scanpy as sc
+from anndata import AnnData
 from PIL import Image
 
 import cell2sen as c2s
@@ -16,15 +18,15 @@ import cell2sen as c2s
 FOLDER = Path(__file__).parent
 
 #: Most bytes of a picture, and dots per inch.
-MAX_BYTES, DPI = 60_000, 75
+MAX_BYTES, DPI = 60_000, 85
 
 
 def save(name: str, axes: object) -> None:
-    """A picture with 64 colours."""
+    """A small picture."""
     first = axes[0] if isinstance(axes, list) else axes
     path = FOLDER / f"{name}.png"
     first.figure.savefig(path, dpi=DPI, bbox_inches="tight")  # type: ignore[attr-defined]
-    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
     if path.stat().st_size > MAX_BYTES:
         raise SystemExit(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
 
@@ -44,47 +46,84 @@ def scores(adata: object) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _of_other_data(folder: Path) -> None:
-    """A measured response (Kang et al. 2018) and a tissue (Ståhl et al. 2016)."""
-    real = sc.read_h5ad(folder / "kang_ifnb_2000x9015.h5ad")
-    real = real[real.obs["cell_type"] == "CD14+ Monocytes"].copy()
-    predicted = c2s.tl.perturb(real, "IFN-beta", progress=False)
-    save("response", c2s.pl.response(predicted, real, column="condition"))
-    tissue = sc.read_h5ad(folder / "spatial_mouse_olfactory_bulb_260x15928.h5ad")
-    save("spatial", c2s.pl.spatial(tissue, ["layer", "Penk"], size=22))
-
-
-def main(data_dir: Path | None = None) -> None:
-    """Draw all pictures; those of other data only with their folder."""
-    mpl.use("Agg")
-    warnings.simplefilter("ignore")
-    pl, tl = c2s.pl, c2s.tl
+def cells() -> AnnData:
+    """Every fifth of the 700 cells, ln(1 + CP10k)."""
     scaled = sc.datasets.pbmc68k_reduced()
     adata = scaled.raw.to_adata()
     adata.obsm = scaled.obsm
-    tl.embed(adata, attention_for=[0], progress=False)
-    tl.annotate(adata, progress=False)
-    monocytes = adata[adata.obs["bulk_labels"] == "CD14+ Monocyte"]
-    predicted = tl.perturb(monocytes[:60].copy(), "IFN-beta", progress=False)
-    cell = adata.obs_names[0]
+    return adata[::5].copy()
+
+
+def labels() -> None:
+    """Cells by predicted types; given and predicted labels."""
+    pl, adata = c2s.pl, cells()
+    c2s.tl.annotate(adata, progress=False)
     save("embedding", pl.embedding(adata, ["cell2sen_cell_type", "LYZ"]))
     save("confusion", pl.confusion(adata, "bulk_labels"))
     save("probabilities", pl.probabilities(adata, "louvain", n_labels=12))
     save("composition", pl.composition(adata, "louvain", "cell2sen_cell_type"))
-    save("sentence", pl.sentence(adata, groupby="bulk_labels", groups=["CD14+ Monocyte", "CD19+ B", "CD56+ NK"], n=24))
-    save("sentence_attention", pl.sentence(adata, cell, color="attention", n=40))
-    save("attention", pl.attention(adata, cell, n=20))
-    save("top_changes", pl.top_changes(predicted))
-    save("volcano", pl.volcano(predicted))
-    save("metrics", pl.metrics(scores(adata)))
+
+
+def genes() -> None:
+    """Sentences and attention."""
+    pl, adata = c2s.pl, cells()
+    groups = ["CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
+    save("sentence", pl.sentence(adata, groupby="bulk_labels", groups=groups, n=24))
+    first = adata[:1].copy()
+    c2s.tl.embed(first, attention_for=[0], progress=False)
+    save("sentence_attention", pl.sentence(first, first.obs_names[0], color="attention", n=40))
+    save("attention", pl.attention(first, first.obs_names[0], n=20))
+
+
+def responses() -> None:
+    """Predicted responses of 20 monocytes."""
+    adata = cells()
+    monocytes = adata[adata.obs["bulk_labels"] == "CD14+ Monocyte"][:20].copy()
+    predicted = c2s.tl.perturb(monocytes, "IFN-beta", progress=False)
+    save("top_changes", c2s.pl.top_changes(predicted))
+    save("volcano", c2s.pl.volcano(predicted))
+
+
+def tables() -> None:
+    """Scores of representations, ranked genes."""
+    adata = cells()
+    c2s.tl.embed(adata, progress=False)
+    save("metrics", c2s.pl.metrics(scores(adata)))
     sc.tl.rank_genes_groups(adata, "bulk_labels", groups=["CD14+ Monocyte"], method="t-test")
-    genes = sc.get.rank_genes_groups_df(adata, "CD14+ Monocyte").set_index("names")
-    axes = pl.screen(genes, "scores", highlight=["CD14", "MS4A1"], title="genes of CD14+ monocytes")
-    save("screen", axes)
-    if data_dir is not None:
-        _of_other_data(data_dir)
+    ranked = sc.get.rank_genes_groups_df(adata, "CD14+ Monocyte").set_index("names")
+    highlight = ["LYZ", "CD79A"]
+    save("screen", c2s.pl.screen(ranked, "scores", highlight=highlight, title="genes of CD14+ monocytes"))
+
+
+def measured(folder: Path) -> None:
+    """A measured response (Kang et al. 2018): 20 controls beside all CD14+ monocytes."""
+    real = sc.read_h5ad(folder / "kang_ifnb_2000x9015.h5ad")
+    real = real[real.obs["cell_type"] == "CD14+ Monocytes"].copy()
+    controls = real[real.obs["condition"] == "control"][:20].copy()
+    predicted = c2s.tl.perturb(controls, "IFN-beta", progress=False)
+    save("response", c2s.pl.response(predicted, real, column="condition"))
+
+
+def tissue(folder: Path) -> None:
+    """A tissue (Ståhl et al. 2016)."""
+    adata = sc.read_h5ad(folder / "spatial_mouse_olfactory_bulb_260x15928.h5ad")
+    save("spatial", c2s.pl.spatial(adata, "layer", size=60))
+
+
+def main(parts: Sequence[str]) -> None:
+    """Draw all pictures, or parts of them; those of other data with their folder."""
+    mpl.use("Agg")
+    warnings.simplefilter("ignore")
+    folder = next((Path(part) for part in parts if Path(part).is_dir()), None)
+    chosen = [part for part in parts if not Path(part).is_dir()]
+    for draw in (labels, genes, responses, tables):
+        if not chosen or draw.__name__ in chosen:
+            draw()
+    for draw_from in (measured, tissue):
+        if folder is not None and (not chosen or draw_from.__name__ in chosen):
+            draw_from(folder)
     sys.stdout.write(f"{len(list(FOLDER.glob('*.png')))} pictures in {FOLDER}\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(sys.argv[1:])

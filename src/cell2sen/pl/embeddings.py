@@ -392,9 +392,10 @@ def _draw_numbers(
         image = axes.scatter(
             points[order, 0], points[order, 1], s=size, c=numbers[order], linewidths=0, rasterized=many, **scale
         )
-        bar = axes.get_figure(root=True).colorbar(image, cax=axes.inset_axes((1.02, 0.2, 0.035, 0.6)))  # type: ignore[union-attr]
+        figure: Any = axes.get_figure(root=True)
+        bar = figure.colorbar(image, cax=axes.inset_axes((1.02, 0.2, 0.035, 0.6)))
         bar.ax.tick_params(labelsize=drawing.FONT - 1)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
 
 
 def _legend_size(values: pd.Series[Any] | None, legend_loc: str | None) -> tuple[int, float]:
