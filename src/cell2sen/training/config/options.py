@@ -101,7 +101,7 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
     source = Path(source)
     if unknown := sorted(set(options) - OPTIONS):
         raise TypeError(f"there is no option {unknown[0]!r} of a training; available: {sorted(OPTIONS)}")
-    given = {
+    given: dict[str, Any] = {
         key: [value] if key in LISTS and isinstance(value, str) else value
         for key, value in options.items()
         if value is not False and (value or value == 0 or (key == "control" and value == ""))  # cells without a value
