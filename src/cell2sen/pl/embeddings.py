@@ -362,8 +362,8 @@ def _names_on_data(axes: Axes, points: NDArray[np.float64], labels: NDArray[Any]
     medians = {name: np.nanmedian(points[labels == name], axis=0) for name in names}
     for name, place in sorted(medians.items(), key=lambda item: -item[1][1]):
         text = axes.text(
-            float(place[0]), float(place[1]), drawing.shorten(name, 24), ha="center", va="center", fontsize=drawing.FONT,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=5,
+            float(place[0]), float(place[1]), drawing.shorten(name, 24), ha="center", va="center",
+            fontsize=drawing.FONT, path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=5,
         )  # fmt: skip
         box = text.get_window_extent(figure.canvas.get_renderer())
         while any(box.overlaps(other) for other in boxes):
