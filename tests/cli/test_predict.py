@@ -26,7 +26,7 @@ def test_embed(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     done = run("embed", file, "out.h5ad", "--model", model, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"file": "out.h5ad", "n_cells": 6, "n_dimensions": 32, "key": "X_cell2sen"}
-    assert "cell sentences" in done.err  # progress
+    assert "%|" not in done.err  # no bar in a pipe
     assert digest(file) == before
     written, expected = anndata.read_h5ad(tmp_path / "out.h5ad"), anndata.read_h5ad(file)
     tl.embed(expected, model=model, progress=False)
@@ -34,8 +34,7 @@ def test_embed(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     assert written.uns["cell2sen"]["embed"]["model"]["name"] == "tiny"
     vectors = run("embed", file, "out.npy", "--model", model, "--quiet")
     assert (vectors.code, vectors.out) == (0, "")
-    assert "cell sentences:" not in vectors.err
-    assert "6 cells × 32 dimensions → out.npy" in vectors.err
+    assert vectors.err == ""
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), written.obsm["X_cell2sen"])
     assert names(tmp_path) == {"in.h5ad", "out.h5ad", "out.npy"}
 
@@ -157,8 +156,7 @@ def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     )
     assert done.code == 0, done.err
     summary = json.loads(done.out)
-    (warning,) = summary.pop("warnings")
-    assert "was not trained on the perturbations 'IL-6'" in warning
+    assert any("was not trained on the perturbations 'IL-6'" in text for text in summary.pop("warnings"))
     assert summary == {"file": "out.h5ad", "n_cells": 3, "validity": 1.0}
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["perturbation"].tolist() == ["IFN-beta", "IFN-beta", "IL-6"]
@@ -203,8 +201,10 @@ def test_sentences(run: Run, file: Path, tmp_path: Path, suffix: str) -> None:
     options = ["--perturbation-column", "perturbation", "--keep", "donor", "--max-genes", 7]
     done = run("sentences", file, out, *options, "--json", "-q")
     assert done.code == 0, done.err
-    assert json.loads(done.out) == {"file": out, "n_cells": 6, "mean_genes": 7.0}
-    assert "%|" not in done.err  # no progress bar
+    summary = json.loads(done.out)
+    assert summary.pop("warnings") == ["obs['perturbation']: 1 cells with '' were read as no perturbation"]
+    assert summary == {"file": out, "n_cells": 6, "mean_genes": 7.0}
+    assert done.err == ""
     if suffix == ".txt":
         lines = (tmp_path / out).read_text().splitlines()
     else:

@@ -39,7 +39,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.doc must end in a format of figures: .*\.png"):
         drawing.finish(axes, new=True, show=None, save=tmp_path / "a.doc")
     with pytest.raises(ValueError, match="save= takes a path"):
-        drawing.finish(axes, new=True, show=None, save=True)  # type: ignore[arg-type]
+        drawing.finish(axes, new=True, show=None, save=True)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         drawing.finish(axes, new=True, show=None, save=tmp_path / "no" / "a.png")
     assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def panels(ax: Axes | Sequence[Axes] | None, n: int, size: tuple[float, float], 
     return list(grid.ravel()[:n])
 
 
-def finish(axes: Axes, *, new: bool, show: bool | None, save: str | Path | None) -> Axes:
+def finish(axes: Axes, *, new: bool, show: bool | None, save: Any) -> Axes:
     """Save and show the figure of `axes`, and return them.
 
     Parameters
@@ -191,7 +191,9 @@ def place_names(
     figure.canvas.draw()  # the limits of the axes are final, so that text can be measured
     order = list(order)
     places = axes.transData.transform(np.column_stack([x, y])[order])  # of the points that names should not hide
-    frame, boxes, written = axes.get_window_extent(), [], []
+    frame = axes.get_window_extent()
+    boxes: list[Any] = []
+    written: list[int] = []
     for at in order:
         if len(written) == limit:
             break

@@ -127,7 +127,8 @@ def embedding(
             _draw_categories(panel, points, series, colours, point_size, shown, legend_loc)
         else:
             _draw_numbers(panel, points, series, point_size, {"cmap": cmap, "vmin": vmin, "vmax": vmax})
-        panel.set_title(titles[number] if titles[0] is not None else drawing.shorten(name or ""), fontsize=10)
+        given = titles[number] if number < len(titles) else None
+        panel.set_title(given if given is not None else drawing.shorten(name or ""), fontsize=10)
         panel.set(xticks=[], yticks=[])
         panel.set_xlabel(f"{label} 1", fontsize=drawing.FONT)
         panel.set_ylabel(f"{label} 2", fontsize=drawing.FONT)
@@ -210,7 +211,7 @@ def _coordinates(adata: AnnData, basis: str) -> tuple[NDArray[np.float64], str]:
         raise ValueError(f"no cell has coordinates in obsm[{key!r}] ({len(points)} cells): there is nothing to draw")
     if not finite.all():
         logger.warning(
-            "%d of %d cells have no coordinates in obsm[%r] and are not drawn", sum(~finite), len(points), key
+            "%d of %d cells have no coordinates in obsm[%r] and are not drawn", int((~finite).sum()), len(points), key
         )
     label = key.removeprefix("X_")
     return points, label.upper() if label in ("umap", "pca") else label
@@ -221,7 +222,8 @@ def _values(adata: AnnData, name: str | None, use_raw: bool | None, layer: str |
     if name is None:
         return None
     if name in adata.obs:
-        return adata.obs[name]
+        column: pd.Series[Any] = adata.obs[name]
+        return column
     if layer is not None and use_raw:
         raise ValueError("pass either layer= or use_raw=True, not both")
     if layer is not None and layer not in adata.layers:
@@ -241,7 +243,7 @@ def _values(adata: AnnData, name: str | None, use_raw: bool | None, layer: str |
             f"{name!r} is no obs column and no gene; columns: {list(adata.obs.columns)}; "
             f"genes: {list(var.index[:5])}, …{hint}"
         )
-    column_values = source[:, int(at[0])]
+    column_values: Any = source[:, int(at[0])]
     dense = column_values.toarray() if sp.issparse(column_values) else np.asarray(column_values)
     return pd.Series(dense.ravel().astype(np.float64), index=adata.obs_names)
 
@@ -360,15 +362,15 @@ def _names_on_data(axes: Axes, points: NDArray[np.float64], labels: NDArray[Any]
     medians = {name: np.nanmedian(points[labels == name], axis=0) for name in names}
     for name, place in sorted(medians.items(), key=lambda item: -item[1][1]):
         text = axes.text(
-            *place, drawing.shorten(name, 24), ha="center", va="center", fontsize=drawing.FONT,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=5,
+            float(place[0]), float(place[1]), drawing.shorten(name, 24), ha="center", va="center",
+            fontsize=drawing.FONT, path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=5,
         )  # fmt: skip
         box = text.get_window_extent(figure.canvas.get_renderer())
         while any(box.overlaps(other) for other in boxes):
             box = box.translated(0, -0.5 * box.height)
         boxes.append(box)
-        centre = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-        text.set_position(axes.transData.inverted().transform(centre))
+        x, y = axes.transData.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
+        text.set_position((float(x), float(y)))
 
 
 def _draw_numbers(

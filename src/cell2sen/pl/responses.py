@@ -339,13 +339,13 @@ def _of_prediction(
         raise ValueError("the standard deviation of a change needs two cells at least, found one")
     delta = sp.csr_matrix(predicted.layers["delta"]).astype(np.float64)
     squares = np.asarray(delta.multiply(delta).mean(axis=0)).ravel()
-    change = mean.to_numpy(dtype=np.float64)
+    change: Any = mean.to_numpy(dtype=np.float64)
     deviation = np.sqrt(np.maximum(squares - change**2, 0) * predicted.n_obs / (predicted.n_obs - 1))
-    ratio = np.divide(np.abs(change), deviation, out=np.full(len(change), np.nan), where=deviation > 0)
+    ratio: Any = np.divide(np.abs(change), deviation, out=np.full(len(change), np.nan), where=deviation > 0)
     ratio[change == 0] = 0.0
     label = "predicted mean change, ln(1 + CP10k)"
     return (
-        mean.index.to_numpy(),
+        np.asarray(mean.index),
         change,
         ratio,
         label,

@@ -184,8 +184,8 @@ def _draw(
     if ax is None:
         width = _WIDTH
     else:
-        extent = ax.get_window_extent().transformed(ax.get_figure(root=True).dpi_scale_trans.inverted())
-        width = float(extent.width)
+        figure_of_ax: Any = ax.get_figure(root=True)
+        width = float(ax.get_window_extent().width / figure_of_ax.dpi)
     boxes, height = _layout(lines, width)
     axes: Axes
     if ax is None:

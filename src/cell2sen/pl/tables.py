@@ -240,7 +240,7 @@ def composition(
     from cell2sen.pl.palette import category_colours
 
     counts, _ = confusion_counts(adata, groupby, label)
-    counts = counts[sorted(counts.columns, key=lambda name: -int(counts[name].sum()))]
+    counts = counts[counts.sum().sort_values(ascending=False, kind="stable").index]
     shares = counts.div(counts.sum(axis=1), axis=0)
     colours = category_colours(map(str, counts.columns), palette)
     colours |= {name: LIGHT_GREY for name in colours if len(colours) >= MAX_NAMES and name.endswith(" others")}
