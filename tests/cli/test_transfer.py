@@ -46,7 +46,7 @@ def test_labels_in_a_file(run: Run, files: tuple[Path, Path], model: str, tmp_pa
     assert read.obsm[f"{KEY}_probabilities"].shape == (24, 3)
     assert [digest(file) for file in files] == before
     assert len(list(tmp_path.glob("reference.h5ad.*.npz"))) == 1
-    again = run("transfer", *files, "out.csv", "--label", "cell_type", "-m", model, "-q", "--no-majority-voting")
+    again = run("transfer", *files, "out.csv", "--label", "cell_type", "-m", model, "--no-majority-voting")
     assert again.code == 0, again.err
     assert "on held-out reference cells" in again.err
     table = pd.read_csv(tmp_path / "out.csv", index_col="cell")

@@ -158,7 +158,7 @@ def test_joint_pairs_are_of_cells_with_all_values(cohort: Path) -> None:
         assert pair.completion == f" {row['tissue']}; {age}; {row['donor']}."
         assert "age:" not in pair.prompt.text, "the context has the answer of no part"
         assert pair.prompt.text.endswith("The tissue, age and donor of this cell are:")
-    counts = directory._columns(examples, {})
+    counts = directory._columns(examples)
     assert counts["label_columns"]["tissue"] == complete["tissue"].value_counts().to_dict()
     assert counts["label_columns"]["cell_type"] == obs["cell_type"].value_counts().to_dict()
     assert sum(counts["number_columns"]["age"]["n_cells"].values()) == len(complete)

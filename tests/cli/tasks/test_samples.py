@@ -12,7 +12,7 @@ from cell2sen import tl
 
 
 def test_generate_sample(run: Run, file: Path, model: str, tmp_path: Path) -> None:
-    options = ("--n", "2", "--n-genes", "4", "--genes", file, "-m", model, "--quiet")
+    options = ("--n", "2", "--n-genes", "4", "--genes", file, "-m", model)
     done = run("generate-sample", "out.h5ad", "--cell-types", "B cell; NK cell", *options)
     assert done.code == 0, done.err
     assert "2 samples of 2 cells, 100.0% of their words are valid genes → out.h5ad" in done.err

@@ -30,7 +30,8 @@ def test_methods_paragraph_names_baselines_ceiling_checks_and_model(perturbed: E
     settings = {**perturbed.settings, "model": {"name": "nano", "weights_sha256": "ab12"}, "controls_used": "split"}
     text = paragraph(dataclasses.replace(perturbed, settings=settings))
     assert "no change (the control cells of the same context, unchanged), control mean" in text
-    assert " and label shuffle (the prediction itself, its groups exchanged); those that learn do so from" in text
+    assert "label shuffle (the prediction itself, its groups exchanged), similar contexts (the changes in" in text
+    assert " from other contexts); those that learn do so from" in text
     assert "The ceiling is one half of the real cells against the other half, which understates" in text
     assert "different halves of them for truth and prediction" in text
     assert "Leak checks passed: prediction is not a copied control" in text

@@ -77,8 +77,6 @@ def test_reward_on_held_out_cells_rises(folder: Path, tmp_path: Path, start: Mod
     assert f"{after:.3f}" in card(model)
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize("iterations", [1, 2])
 def test_prompts_have_context(folder: Path, tmp_path: Path, start: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards are of answers to prompts with metadata, as in use of the model."""
     texts: list[str] = []
@@ -99,6 +97,8 @@ def test_prompts_have_context(folder: Path, tmp_path: Path, start: Model, monkey
     assert np.isfinite(log_values(model, "reward")).all()
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+@pytest.mark.parametrize("iterations", [1, 2])
 def test_importance_ratio_is_one_until_a_step_is_taken(
     folder: Path, tmp_path: Path, start: Model, monkeypatch: pytest.MonkeyPatch, lora: Any, iterations: int
 ) -> None:
