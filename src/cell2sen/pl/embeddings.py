@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.names.labels import normalise_label
@@ -222,8 +221,8 @@ def _values(adata: AnnData, name: str | None, use_raw: bool | None, layer: str |
     if name is None:
         return None
     if name in adata.obs:
-        column: pd.Series[Any] = adata.obs[name]
-        return column
+        in_obs: pd.Series[Any] = adata.obs[name]
+        return in_obs
     if layer is not None and use_raw:
         raise ValueError("pass either layer= or use_raw=True, not both")
     if layer is not None and layer not in adata.layers:
@@ -244,7 +243,7 @@ def _values(adata: AnnData, name: str | None, use_raw: bool | None, layer: str |
             f"genes: {list(var.index[:5])}, …{hint}"
         )
     column_values: Any = source[:, int(at[0])]
-    dense = column_values.toarray() if sp.issparse(column_values) else np.asarray(column_values)
+    dense = np.asarray(column_values.todense() if hasattr(column_values, "todense") else column_values)
     return pd.Series(dense.ravel().astype(np.float64), index=adata.obs_names)
 
 
