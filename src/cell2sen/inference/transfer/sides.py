@@ -100,7 +100,7 @@ class Side:
                 _linear(data.scale.ln_cp10k(rows.astype(np.float64), sums)) for rows in (block.values, block.all_genes)
             )
             parts.append(shared)
-            of_all.append(np.asarray(whole_block.sum(axis=1)).ravel())
+            of_all.append(np.asarray(whole_block.sum(axis=1), dtype=np.float64).ravel())
         values = sp.csr_matrix(sp.vstack(parts))
         totals, whole = np.asarray(values.sum(axis=1)).ravel(), np.concatenate(of_all)
         share = float(np.mean(np.minimum(totals[totals > 0] / whole[totals > 0], 1))) if (totals > 0).any() else 0.0
