@@ -147,7 +147,7 @@ def test_annotate_labels_of_several_tasks(run: Run, model: str, tmp_path: Path) 
     assert written.obsm["cell2sen_disease_probabilities"].columns.tolist() == ["flu", "none"]
     assert written.obsm["cell2sen_age_probabilities"].columns.tolist() == ["20", "70"]
     refused = run("annotate", "donors.h5ad", "no.csv", *tasks, "--labels", "flu; none")
-    assert (refused.code, "COLUMN=LABEL; LABEL for ['age', 'disease'" in refused.err) == (1, True)
+    assert (refused.code, "--labels takes COLUMN=LABEL; LABEL, found 'flu; none'" in refused.err) == (1, True)
 
 
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_layer_of_a_file_without_X(run: Run, model: str, tmp_path: Path) -> No
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "plain.csv").read_text()
     for verb, out in (("embed", "out.npy"), ("sentences", "out.txt")):
         done = run(verb, "x.h5ad", out, *(["-m", model] if verb == "embed" else []))
-        assert (done.code, "there is layer='counts'" in done.err) == (1, True)
+        assert (done.code, "there is --layer 'counts'" in done.err) == (1, True), done.err
 
 
 def test_evaluate_reads_the_same_containers(run: Run, model: str, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ OF_CELLS: dict[str, Callable[..., pd.DataFrame]] = {
     "distinct": annotate(
         [*LABELS, *(f"type {number}" for number in range(6))], task="sample_cell_types", distinct=True, **SAMPLED
     ),
-    "perturb": rows_of(tl.perturb, perturbation="IFN-beta", readout="sentence", n_genes=4, control=None, **DRAWN),
+    "perturb": rows_of(tl.perturb, perturbation="IFN-beta", readout="sentence", n_genes=4, control=(), **DRAWN),
     "caption": rows_of(tl.caption, cluster="cluster", n_samples=2, max_new_tokens=5, **DRAWN),
     "interpret": rows_of(tl.interpret, sample_by="donor", n_cells=5, max_new_tokens=5, **DRAWN),
     "ask": rows_of(tl.ask, question="Which?", sample_by="donor", n_cells=3, max_new_tokens=5, **DRAWN),
