@@ -87,7 +87,7 @@ def test_both_stages_of_the_embedded_model_hold_out_the_same_cells() -> None:
     # benchmarks/left_out.py needs a first stage without treated cells, and these settings of the second.
     assert (later.model.change_vectors, later.model.start_share, later.data.lengths["perturb"]) == (8, 0, 400)
     [kang] = [file for file in base.data.files if file.file.startswith("kang_ifnb")]
-    assert kang.where == {"condition": kang.control}
+    assert kang.matrix.where == {"condition": kang.control}
 
 
 def test_every_recipe_is_a_training_file() -> None:

@@ -195,7 +195,7 @@ def test_generated_cells_of_the_right_type_beat_those_of_the_wrong_one() -> None
             perturbed(TWIN),
             {"task": "perturbation"},
             ValueError,
-            r"task must be one of \['perturb', 'generate', 'annotate'\]",
+            r"task must be one of \['perturb', 'generate', 'annotate', 'number', 'text', ",
         ),
         (perturbed(TWIN), {"metrics": ["pearsn"]}, KeyError, r"no metric 'pearsn'; available"),
         (perturbed(TWIN), {"metrics": ["accuracy"]}, ValueError, r"metrics \['accuracy'\] do not fit task 'perturb'"),

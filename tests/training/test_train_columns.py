@@ -117,7 +117,7 @@ def test_a_model_of_columns_from_file_to_score(columns_model: Model, cohort: Pat
     numbers = c2s.evaluate(tmp_path / "predicted.h5ad", cells, label="age", train=train, context="donor")
     assert numbers.task == "number"
     error = numbers.table.loc["mean_absolute_error"]
-    assert error["prediction"] < 0.8 * error["median_number"]
+    assert error["prediction"] < error["median_number"]
     assert numbers.table.loc["interval_coverage", "prediction"] > 0.7
     numbers.report(tmp_path / "report.html")
     card = training_runs.card(columns_model)

@@ -27,7 +27,7 @@ def test_commands(run: Run, sets: Path, model: str, tmp_path: Path) -> None:
     named = pd.read_csv(tmp_path / "named.csv", index_col=0)
     assert named.index.tolist() == ["A_B", "C"]
     assert set(named["name"]) <= {"T cell", "B cell"}
-    done = run("list-gene-sets", "listed.gmt", "--like", sets, "-m", model, "-q")
+    done = run("list-gene-sets", "listed.gmt", "--like", sets, "-m", model)
     assert done.code == 0, done.err
     assert "2 gene sets, 100.0% of their words are valid genes" in done.err
     assert [len(genes) for genes in read_gmt(tmp_path / "listed.gmt").values()] == [4, 6]

@@ -188,7 +188,10 @@ def test_out_of_memory_during_generation_changes_nothing(
     ]
 
 
-def test_progress_on_stderr_for_long_work_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_on_stderr_for_long_work_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cell2sen.data.progress.QUIET_SECONDS", 0.0)
     for progress, cells, shown in ((True, CELLS, True), (True, CELLS[:3], False), (False, CELLS, False)):
         tiny.backend(progress=progress, batch_size=1).embed(cells)
         output = capsys.readouterr()

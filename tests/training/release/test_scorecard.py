@@ -72,11 +72,11 @@ def test_only_cells_that_were_held_out_and_did_not_calibrate(
 
         return call
 
-    for name in ("label_probabilities", "predict_response"):
+    for name in ("annotate_cells", "predict_response"):
         monkeypatch.setattr(scorecard, name, spy(name))
     entries = scorecard.scores(Path(model.path), [cells], 25)
     held_out = set(json.loads((Path(model.path) / "held_out.json").read_text(encoding="utf-8"))["cells.h5ad"])
-    labelled = seen["label_probabilities"]
+    labelled = seen["annotate_cells"]
     assert len(labelled) == 25
     assert set(labelled) <= held_out
     assert not any(calibrates(name) for name in labelled)
@@ -92,7 +92,7 @@ def test_only_cells_that_were_held_out_and_did_not_calibrate(
 def test_predicted_cells_are_those_of_the_tools(model: Model, cells: TrainingCells) -> None:
     control = cells.anndata(np.flatnonzero(cells.perturbation == "control")[:4])
     backend = backends.load(model, progress=False)
-    predicted = scorecard._predicted(control, "IFN-beta", backend)
+    predicted = scorecard._predicted(control, "IFN-beta", backend, ())
     expected = tl.perturb(control, "IFN-beta", model=backend, progress=False, scale="log1p")
     np.testing.assert_array_equal(predicted.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(predicted.layers["delta"].toarray(), expected.layers["delta"].toarray())

@@ -49,7 +49,7 @@ def set_scores(folder: Path, sets: Iterable[TrainingSets], limit: int, *, seed: 
                 predicted = dict(zip(real, name_sets(real, given, sampling=sampling).names, strict=True))
             else:
                 numbers = {name: len(genes) for name, genes in real.items()}
-                listed = list_sets(list(real), given, n_genes=numbers, sampling=Sampling())
+                listed = list_sets(list(real), given, genes=_genes(folder, file), n_genes=numbers, sampling=Sampling())
                 predicted = {name: answer.genes for name, answer in zip(real, listed.answers, strict=True)}
             evaluated = evaluate(
                 predicted,
@@ -61,3 +61,8 @@ def set_scores(folder: Path, sets: Iterable[TrainingSets], limit: int, *, seed: 
             )
             scores += [{**entry, "unit": "sets"} for entry in entries(evaluated, file.data.file, task)]
     return scores
+
+
+def _genes(folder: Path, file: TrainingSets) -> list[str] | None:
+    """Genes that lists may have: the model's own list (``None``), or else all genes of the file."""
+    return None if resolve(folder).genes else sorted({gene for genes in file.genes for gene in genes})
