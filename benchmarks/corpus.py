@@ -120,7 +120,8 @@ def main() -> None:
     if not file.exists():
         from cell2sen.model import resolve
 
-        write_cells(file, arguments.cells, list(resolve(arguments.model).genes or ())[:20_000])
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    write_cells(file, arguments.cells, list(resolve(arguments.model).genes or ())[:20_000])
     print(f"{arguments.cells:,} cells, {file.stat().st_size / 2**20:,.0f} MB")
     print(
         "| tasks | seconds | samples | tokens | MB on disk | peak memory, GB |\n| --- | --- | --- | --- | --- | --- |"
