@@ -101,12 +101,14 @@ def embeddings(config, base: Path, backend) -> dict:
     return result
 
 
-def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, correction: bool = True) -> np.ndarray:
+def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, measured: bool = True) -> np.ndarray:
     """Predicted mean change of control cells, float64 (genes of the file,); 0 for genes that the model cannot write."""
-    predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False, correction=correction)
+    predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False, measured=measured)
     place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
     change = np.zeros(adata.n_vars)
-    change[[place[gene] for gene in predicted.var_names]] = np.asarray(predicted.layers["delta"].mean(axis=0)).ravel()
+    change[[place[gene.upper()] for gene in predicted.var_names]] = np.asarray(
+        predicted.layers["delta"].mean(axis=0)
+    ).ravel()
     return change
 
 
@@ -142,8 +144,8 @@ def response(config, base: Path, backend) -> dict:
         result["by_type"][kind] = {
             "n_control": int(control.n_obs), "n_treated": len(rows),
             "model": agreement(before, true, change),
-            "model_without_correction": agreement(
-                before, true, changes(adata, control, "IFN-beta", backend, correction=False)
+            "model_alone": agreement(
+                before, true, changes(adata, control, "IFN-beta", backend, measured=False)
             ),
             "mean_change_of_this_type_in_training": agreement(before, true, shift),
             "no_change": agreement(before, true, np.zeros_like(true)),
@@ -173,11 +175,11 @@ def knockouts(config, base: Path, backend) -> dict:
         true, error = sides["held_out"]
         clear = listed & (np.abs(true) > 3 * error)
         change = changes(adata, control, f"{gene} knock-out", backend)
-        uncorrected = changes(adata, control, f"{gene} knock-out", backend, correction=False)
+        alone = changes(adata, control, f"{gene} knock-out", backend, measured=False)
         direction = {
             name: round(float((np.sign(predicted) == np.sign(true))[clear].mean()), 4)
             for name, predicted in (
-                ("model", change), ("uncorrected", uncorrected), ("training", sides["training"][0]),
+                ("model", change), ("alone", alone), ("training", sides["training"][0]),
                 ("down", -np.ones_like(true)),
             )
         }  # fmt: skip
@@ -185,9 +187,9 @@ def knockouts(config, base: Path, backend) -> dict:
             "n_cells": int((test & (perturbation == gene)).sum()), "n_clear_targets": int(clear.sum()),
             "right_direction": direction["model"],
             "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4),
-            "without_correction": {
-                "right_direction": direction["uncorrected"],
-                "pearson_change": round(float(np.corrcoef(uncorrected, true)[0, 1]), 4),
+            "model_alone": {
+                "right_direction": direction["alone"],
+                "pearson_change": round(float(np.corrcoef(alone, true)[0, 1]), 4),
             },
             "training_replicates": {
                 "right_direction": direction["training"],

@@ -29,7 +29,7 @@ from scoring import seconds
 
 from cell2sen.answer import parse_sentence
 from cell2sen.backend import Sampling
-from cell2sen.inference.perturb import predict_sentences
+from cell2sen.inference.responses.perturb import predict_sentences
 from cell2sen.inference.session import load_model, start
 
 LABELS = ("B cells", "NK cells")

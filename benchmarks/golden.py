@@ -380,7 +380,7 @@ def of_options(cells: Any) -> Results:
     yield "options/quantized", lambda: embed(few, quantize="4bit")
     yield "options/batches", lambda: annotate(few, batch_size=3)
     yield "options/identify", lambda: annotate(few, ["IFN-beta", "IL-6"], task="identify")
-    yield "options/uncorrected", lambda: perturb(n_genes=30, correction=False)
+    yield "options/model_only", lambda: perturb(n_genes=30, measured=False)
     yield "options/longer", lambda: perturb(n_genes=60)
     yield "options/free", lambda: perturb(guided=False, max_new_tokens=40)
     yield "options/generate", lambda: generate(n=1, n_genes=25)

@@ -6,7 +6,7 @@
 training of its own from there, with the settings of recipes/nano.yaml but without dropout, on the treated and untreated
 cells of all other types and its own untreated cells. Scores compare mean ln(1 + CP10k) over all genes of the file.
 Beside them:
-the control mean plus the mean change of the other types, the model without its corrections, the control unchanged, and
+the control mean plus the mean change of the other types, the model alone, the control unchanged, and
 the ceiling (one half of the treated cells against the other). Prints one JSON line.
 """
 
@@ -58,15 +58,15 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
 
 
 def predicted_change(
-    control: ad.AnnData, genes: list[str], model: Path, seed: int, correction: bool = True
+    control: ad.AnnData, genes: list[str], model: Path, seed: int, measured: bool = True
 ) -> np.ndarray:
     """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model cannot write."""
     predicted = c2s.tl.perturb(
-        control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, correction=correction
+        control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, measured=measured
     )
     place = {gene.upper(): number for number, gene in enumerate(genes)}
     change = np.zeros((predicted.n_obs, len(genes)), dtype=np.float32)
-    change[:, [place[gene] for gene in predicted.var_names]] = predicted.layers["delta"].toarray()
+    change[:, [place[gene.upper()] for gene in predicted.var_names]] = predicted.layers["delta"].toarray()
     return change
 
 
@@ -99,9 +99,9 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
     ]
     shift = np.mean(shifts, axis=0)
     control = adata[~treated & (types == kind)].copy()
-    changes, uncorrected = (
-        [predicted_change(control, list(adata.var_names), path, seed, correction) for seed, path in models]
-        for correction in (True, False)
+    changes, alone = (
+        [predicted_change(control, list(adata.var_names), path, seed, measured) for seed, path in models]
+        for measured in (True, False)
     )
     before, after = own_control.mean(axis=0), own.mean(axis=0)
     order = np.random.default_rng(0).permutation(len(own))
@@ -109,7 +109,7 @@ def measure(adata: ad.AnnData, log: np.ndarray, kind: str, models: list[tuple[in
     result = {
         "n_treated": len(own), "n_control": len(own_control),
         "model": [scores(before, after, change.mean(axis=0)) for change in changes],
-        "model_without_correction": [scores(before, after, change.mean(axis=0)) for change in uncorrected],
+        "model_alone": [scores(before, after, change.mean(axis=0)) for change in alone],
         "mean_change_of_other_types": scores(before, after, shift),
         "no_change": scores(before, after, np.zeros_like(before)),
         "ceiling_half_against_half": scores(before, halves[0], halves[1] - before),

@@ -1,4 +1,4 @@
-"""Average of the weights of trainings with different seeds, calibrated, corrected and scored.
+"""Average of the weights of trainings with different seeds, calibrated and scored.
 
     python recipes/average.py recipes/nano.yaml OUT SEED_0 SEED_1 SEED_2 --data-dir FOLDER
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cell2sen.data.output import complete_folder
-from cell2sen.inference.corrections import CORRECTION_FILE
+from cell2sen.inference.responses.known_responses import RESPONSE_FILE
 from cell2sen.inference.session import load_model
 from cell2sen.model import resolve
 from cell2sen.training import read_config
@@ -24,7 +24,7 @@ from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.release import directory, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
-from cell2sen.training.release.fit_corrections import correct
+from cell2sen.training.release.fit_responses import fit_responses
 
 WEIGHTS = "model.safetensors"
 
@@ -53,7 +53,7 @@ def averaged(models: list[Path]) -> dict[str, torch.Tensor]:
 
 
 def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None:
-    """Write the average of `models` to `out`, and calibrate, correct and score it.
+    """Write the average of `models` to `out`, calibrate and score it, and measure its responses.
 
     Parameters
     ----------
@@ -75,13 +75,13 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
         raise FileExistsError(f"{out} exists already; choose another directory or remove it")
     config = read_config(recipe)
     with complete_folder(out) as folder:
-        shutil.copytree(models[0], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CORRECTION_FILE))
+        shutil.copytree(models[0], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RESPONSE_FILE))
         save_file(averaged(models), folder / WEIGHTS, metadata={"format": "pt"})
         hashes = {
             "weights_sha256": directory.hash_of_weights(folder),
             "averaged": [directory.hash_of_weights(model) for model in models],
         }
-        directory.update_metadata(folder, hashes, remove=("calibration", "corrections", "scores"))
+        directory.update_metadata(folder, hashes, remove=("calibration", "responses", "scores"))
         model = resolve(folder)
         cells = {data.file: TrainingCells(data, data_dir, model.recipe.case) for data in config.data.files}
         exclude_held_out(cells)
@@ -92,7 +92,7 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
         for file in cells.values():
             file.keep_genes(backend.known_genes)
         calibrate(folder, list(cells.values()))
-        correct(folder, list(cells.values()), seed=config.seed)
+        fit_responses(folder, list(cells.values()), seed=config.seed)
         scores = scorecard.scores(folder, list(cells.values()), config.card.score_cells, seed=config.seed)
         directory.update_metadata(folder, {"scores": scores})
         (folder / "README.md").write_text(scorecard.as_markdown(scores) + "\n", encoding="utf-8")

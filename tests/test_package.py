@@ -173,7 +173,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
 
 
 def test_wheel_carries_the_embedded_model(wheel: zipfile.ZipFile) -> None:
-    for name in ("model.safetensors", "corrections.npz", "tokenizer.json", "config.json", "cell2sen.json", "README.md"):
+    for name in ("model.safetensors", "responses.npz", "tokenizer.json", "config.json", "cell2sen.json", "README.md"):
         assert wheel.getinfo(f"cell2sen/nano/{name}").file_size > 0
 
 

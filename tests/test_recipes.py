@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from cell2sen import tl, training
 from cell2sen.data.splits import held_out_cells
-from cell2sen.inference.corrections import load
+from cell2sen.inference.responses.known_responses import load
 from cell2sen.model import resolve
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def test_average_of_two_seeds(tmp_path: Path) -> None:
     model = resolve(tmp_path / "out")
     assert model.metadata["averaged"] == [resolve(seed).metadata["weights_sha256"] for seed in seeds]
     assert model.metadata["weights_sha256"] not in model.metadata["averaged"]
-    assert set(load(model).amounts) == {"IFN-beta", "IL-2"} == set(model.metadata["corrections"])
+    assert set(load(model).responses) == {"IFN-beta", "IL-2"} == set(model.metadata["responses"])
     assert "temperature" in model.metadata["calibration"]["annotate"]
     assert {score["task"] for score in model.metadata["scores"]} == {"annotate", "perturb"}
     again = average(recipe, tmp_path / "out", *seeds, "--data-dir", tmp_path)

@@ -18,7 +18,7 @@ from cell2sen.backend import SENTENCE_END, AttentionMap, Backend, Pooling, Sampl
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.perturb import (
+from cell2sen.inference.responses.perturb import (
     genes_that_fit,
     perturbation_per_cell,
     perturbation_slots,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,10 @@ def perturb(
     readout: Annotated[
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
-    correction: Annotated[bool, typer.Option(help="Add the model's stored mean residual, if it has one.")] = True,
+    model_only: Annotated[
+        bool, typer.Option("--model-only", help="The model's own prediction, without responses of its training cells.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also for names that the model was not trained on.")] = False,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
@@ -278,6 +282,7 @@ def perturb(
     from cell2sen import tl
     from cell2sen.data.files.opening import open_anndata
     from cell2sen.data.output import complete_file
+    from cell2sen.inference.responses import summary
 
     check_suffix(out, ".h5ad")
     if perturbation is None and perturbation_column is None:
@@ -294,19 +299,19 @@ def perturb(
             control=() if all_cells else control or "auto",
             n_genes=n_genes,
             readout=readout,
-            correction=correction,
+            measured=not model_only,
+            force=force,
             guided=not unguided,
             temperature=temperature,
             seed=seed,
             **arguments(cells, model, run, output),
         )
         predicted.write_h5ad(temporary, compression="gzip")
-    validity = float(predicted.obs["validity"].mean())
     output.summarise(
-        f"{predicted.n_obs:,} predicted cells, {validity:.1%} of their words are valid genes → {out}",
+        f"{summary.text(predicted)}\n{predicted.n_obs:,} predicted cells → {out}",
         file=str(out),
         n_cells=predicted.n_obs,
-        validity=validity,
+        perturbations=[dataclasses.asdict(response) for response in summary.summaries(predicted)],
     )
 
 

@@ -27,6 +27,9 @@ class KnownChanges:
     n_cells: Sequence[int]
     """Perturbed cells of each context."""
 
+    cells: Sequence[Array] | None = None
+    """Some control cells of each context, float64 (cells, genes), for rules that predict cell by cell."""
+
     def __len__(self) -> int:
         return len(self.controls)
 
@@ -37,6 +40,7 @@ class KnownChanges:
             controls=self.controls[kept],
             changes=self.changes[kept],
             n_cells=[n for number, n in enumerate(self.n_cells) if kept[number]],
+            cells=None if self.cells is None else [some for number, some in enumerate(self.cells) if kept[number]],
         )
 
 
@@ -54,20 +58,21 @@ class Transfer:
     difference of logarithms: a gene that the predicted context hardly expresses cannot fall by much."""
 
     def weights(self, control: Array, known: KnownChanges) -> Array:
-        """Weight of each context, float64 (contexts,), of sum 1."""
-        likeness = np.array([_correlation(control, other) for other in known.controls])
+        """Weight of each context, float64 (..., contexts), of sum 1."""
+        likeness = correlations(control, known.controls)
         weights = np.sqrt(np.asarray(known.n_cells, dtype=np.float64)) * np.exp(
-            (likeness - likeness.max()) / self.temperature
+            (likeness - likeness.max(axis=-1, keepdims=True)) / self.temperature
         )
-        return np.asarray(weights / weights.sum())
+        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
     def change(self, control: Array, known: KnownChanges, levels: Array | None = None) -> Array:
-        """Predicted change of a context with this control mean.
+        """Predicted change of a context with this control mean, or of single cells.
 
         Parameters
         ----------
         control
-            Mean expression of its control cells, ln(1 + CP10k), float64 (genes,).
+            Mean expression of its control cells, ln(1 + CP10k), float64 (genes,), or control cells (cells, genes), each
+            of which gets weights of its own.
         known
             At least one context.
         levels
@@ -78,7 +83,10 @@ class Transfer:
         -------
         float64, of the shape of `levels`.
         """
-        weights, levels = self.weights(control, known), control if levels is None else levels
+        return self.weighted(self.weights(control, known), known, control if levels is None else levels)
+
+    def weighted(self, weights: Array, known: KnownChanges, levels: Array) -> Array:
+        """:meth:`change` with given weights, float64 (..., contexts)."""
         if not self.shares:
             return np.broadcast_to(weights @ known.changes, levels.shape).copy()
         expressed = known.controls > 0
@@ -98,7 +106,8 @@ def fit_transfer(perturbations: Sequence[KnownChanges], default: Transfer | None
     Parameters
     ----------
     perturbations
-        Those with fewer than three contexts are left out: one of two leaves nothing to weight.
+        Those with fewer than three contexts are left out: one of two leaves nothing to weight. With cells, the change
+        of a context is the mean of those of its cells.
     default
         Rule where none is left (:class:`Transfer`'s defaults), and the preferred one of equally good rules.
     """
@@ -107,7 +116,7 @@ def fit_transfer(perturbations: Sequence[KnownChanges], default: Transfer | None
     if not usable:
         return default
     rules = [Transfer(temperature=value, shares=shares) for value in TEMPERATURES for shares in (True, False)]
-    scores = {rule: _left_out(rule, usable) for rule in (default, *rules)}
+    scores = {rule: round(_left_out(rule, usable), 9) for rule in (default, *rules)}  # the order of sums decides no tie
     return max(scores, key=scores.__getitem__)
 
 
@@ -116,14 +125,31 @@ def _left_out(rule: Transfer, perturbations: Sequence[KnownChanges]) -> float:
     values, weights = [], []
     for known in perturbations:
         for context in range(len(known)):
-            predicted = rule.change(known.controls[context], known.without(context))
+            cells = known.controls[context] if known.cells is None else known.cells[context]
+            predicted = np.atleast_2d(rule.change(cells, known.without(context))).mean(axis=0)
             values.append(_correlation(predicted, known.changes[context]))
             weights.append(np.sqrt(known.n_cells[context]))
     return float(np.average(values, weights=weights))
 
 
+def correlations(cells: Array, controls: Array) -> Array:
+    """Pearson's correlation of cells with contexts, float64 (..., contexts); 0 for a constant.
+
+    Parameters
+    ----------
+    cells, controls
+        Expression, float64 (..., genes) and (contexts, genes).
+    """
+    return np.asarray(_standardised(cells) @ _standardised(controls).T)
+
+
+def _standardised(values: Array) -> Array:
+    """Rows of mean 0 and length 1; constant ones are 0."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    length = np.sqrt((centred**2).sum(axis=-1, keepdims=True))
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0))
+
+
 def _correlation(first: Array, second: Array) -> float:
     """Pearson's correlation; 0 for a constant."""
-    a, b = first - first.mean(), second - second.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else 0.0
+    return float(correlations(first, second[None])[0])

@@ -15,7 +15,8 @@ from cell2sen.backend import Backend
 from cell2sen.data.names.labels import normalise_label
 from cell2sen.data.names.text import as_texts, is_list, list_of_names
 from cell2sen.data.obs import contexts
-from cell2sen.inference.session import Session, trained_names, warn_unknown
+from cell2sen.inference.session import Session
+from cell2sen.inference.trained import trained_names, warn_unknown
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 from cell2sen.sentences.samples import split_into_samples
@@ -111,7 +112,7 @@ def closed_set(task: Task, model: Model, labels: Sequence[str] | None = None) ->
 
 
 def kind_of(task: Task) -> str:
-    """Kind of the names that a task answers with, see :func:`cell2sen.inference.session.trained_names`."""
+    """Kind of the names that a task answers with, see :func:`cell2sen.inference.trained.trained_names`."""
     return task.name if task.column else LABEL_KEYS.get(str(task.target), str(task.target))
 
 
@@ -283,7 +284,7 @@ def default_labels(model: Model, kind: str = "labels") -> tuple[str, ...]:
     Parameters
     ----------
     kind
-        As for :func:`cell2sen.inference.session.trained_names`.
+        As for :func:`cell2sen.inference.trained.trained_names`.
 
     Raises
     ------

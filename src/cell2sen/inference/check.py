@@ -27,7 +27,8 @@ from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.engine import cost
 from cell2sen.engine.tokenization.tokenizer import known_genes
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.session import open_cells, warn_of_organisms, write_sentences
+from cell2sen.inference.session import open_cells, write_sentences
+from cell2sen.inference.trained import warn_of_organisms
 from cell2sen.model import EMBEDDED, Model, resolve
 from cell2sen.sentences.sentences import Sentences
 

@@ -20,8 +20,9 @@ from cell2sen.data.names.text import as_texts, is_list, list_of_names
 from cell2sen.data.obs import Context
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, warn_of_context, warn_unknown
+from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start
 from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.trained import warn_of_context, warn_unknown
 from cell2sen.prompt import Genes, Prompt, context_line
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task

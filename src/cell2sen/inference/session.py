@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +19,12 @@ from numpy.typing import NDArray
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
 from cell2sen.data.expression import Expression, var_of
-from cell2sen.data.names.text import some
 from cell2sen.data.obs import Context, context_columns, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.vocabulary import match
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.trained import warn_of_context, warn_of_organisms
 from cell2sen.model import EMBEDDED, Model, resolve
 from cell2sen.prompt import Prompt, context_line, words_of
 from cell2sen.sentences.rank_fit import RankFit
@@ -395,91 +394,6 @@ def task_length(model: Model, recipe: Recipe, task: Task) -> int | None:
     if not limits and task.answer == "sentences":
         return DEFAULT_GENES
     return min(limits) if limits else None
-
-
-def trained_names(model: Model, kind: str) -> Mapping[str, int]:
-    """Names that a model was trained on, with their numbers of cells; empty if it has no such list.
-
-    Parameters
-    ----------
-    kind
-        Key of the model's metadata: ``"labels"`` (cell types), ``"perturbations"``, the target of another task, or the
-        name of a task of an obs column (``"label:tissue"``).
-    """
-    _, colon, column = kind.partition(":")
-    names: Mapping[str, int] | None = (
-        model.metadata.get("label_columns", {}).get(column) if colon else model.metadata.get(kind)
-    )
-    return names or {}
-
-
-def warn_of_context(model: Model, context: Context, task: Task) -> None:
-    """Log a warning about columns that are in the prompt and were not in training, or the other way round."""
-    trained = {words_of(name) for name in model.metadata.get("context") or ()}
-    unknown = [name for name in context.names if words_of(name) not in trained]
-    if unknown and model.wording == "checkpoint":
-        logger.warning(
-            "%s was not trained with %s in its prompts, %s: whether it uses them is not known",
-            model.name,
-            some(unknown),
-            f"only with {some(sorted(trained))}" if trained else "but with genes alone",
-        )
-    data = model.training_data
-    given = {words_of(name) for name in (*context.names, *task.answer_names)}
-    missing = [name for name in data.get("context") or () if words_of(name) not in given]
-    learned = task.name in (model.metadata.get("templates") or {})
-    if missing and learned and not (data.get("augmentation") or {}).get("context_dropout"):
-        advice = "pass them as context=, or train with data.augmentation.context_dropout"
-        logger.warning(
-            "%s was trained with %s in all prompts, these are without: %s", model.name, some(missing), advice
-        )
-
-
-def warn_unknown(kind: str, names: Sequence[str], model: Model) -> None:
-    """Log one warning about names that the model was not trained on.
-
-    Parameters
-    ----------
-    kind
-        As for :func:`trained_names`. Models without such names give no warning.
-    """
-    trained = trained_names(model, kind)
-    labels = _labels_of(model)
-    unknown = [name for name in names if name not in trained and not (kind == "labels" and name in labels)]
-    if not trained or not unknown:
-        return
-    if kind != "labels" and (types := [name for name in unknown if name in labels]):
-        logger.warning("%s are cell types, not %s: is this the right column or list?", some(types), kind)
-    lower = {name.lower(): name for name in trained}
-    close = {name: difflib.get_close_matches(name.lower(), lower, n=1) for name in unknown[:20]}
-    advice = "; ".join(f"did you mean {lower[match[0]]!r} for {name!r}?" for name, match in close.items() if match)
-    logger.warning(
-        "%s was not trained on the %s %s: predictions for them are guesses. It was trained on %s%s",
-        model.name,
-        kind,
-        some(unknown),
-        some(list(trained)),
-        f"; {advice}" if advice else "",
-    )
-
-
-def _labels_of(model: Model) -> set[str]:
-    """Trained labels and their other spellings."""
-    spellings: Mapping[str, Sequence[str]] = model.metadata.get("spellings") or {}
-    return {*(model.metadata.get("labels") or ()), *(name for others in spellings.values() for name in others)}
-
-
-def warn_of_organisms(model: Model, sentences: Sentences) -> None:
-    """Log a warning about organisms that the model was not trained on."""
-    trained = model.metadata.get("organisms") or []
-    if trained and (unknown := sorted(set(sentences.organism) - set(trained))):
-        logger.warning(
-            "%s was not trained on cells of %s, only on %s: predictions for them are guesses. If the organism is "
-            "wrong, set it with organism=",
-            model.name,
-            unknown[:5],
-            trained,
-        )
 
 
 def _warn_max_genes(session: Session) -> None:

@@ -15,7 +15,8 @@ from cell2sen.inference.answers.columns import annotate_cells, tasks_to_annotate
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
-from cell2sen.inference.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
+from cell2sen.inference.responses.expected_response import basis_table
+from cell2sen.inference.responses.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.task import Task
 from cell2sen.tl.labels.votes import annotation_columns
@@ -281,7 +282,8 @@ def perturb(
     control: str | Sequence[str | None] | None = AUTO,
     n_genes: int | None = None,
     readout: Readout = "auto",
-    correction: bool = True,
+    measured: bool = True,
+    force: bool = False,
     guided: bool = True,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -310,15 +312,19 @@ def perturb(
         Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
         the model was trained with.
     readout
-        ``"expected"``: the control's measured expression plus the expected expression with the perturbation minus that
-        without it (:mod:`cell2sen.inference.expected_response`). More accurate for means. Needs a model with one token
-        per gene that was trained with a name for unperturbed cells. ``"sentence"``: the expression of one generated
+        ``"expected"``: the control's measured expression plus the change measured in similar training cells, or the
+        model's own, see `measured`. More accurate for means. ``"sentence"``: the expression of one generated
         sentence, whose rank r has the value of the control's rank r. Both readouts use the values of the cell itself,
         so that no other cell changes them. ``"auto"``: expected if the model supports it, unless `guided`,
         `temperature`, `top_k` or `top_p` differ from their defaults.
-    correction
-        Add the mean residual of expected responses in the training cells, if the model has one for this perturbation
-        (:mod:`cell2sen.inference.corrections`). ``False`` returns the uncorrected prediction.
+    measured
+        Predict expected responses from those measured in similar training cells, plus a share of what the model
+        predicts beyond them (:mod:`cell2sen.inference.responses.known_responses`). ``False``: the model's own change,
+        expected expression with the perturbation minus that without it, which needs a model with one token per gene
+        that was trained with a name for unperturbed cells.
+    force
+        Predict also responses to names that the model was not trained on. They mean nothing: a small model changes much
+        the same genes whatever the name.
     guided
         Generated sentences have only genes of this dataset, each at most once. ``False``: free text.
     temperature, top_k, top_p, seed
@@ -343,7 +349,9 @@ def perturb(
         ``sentence`` (as generated, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
         ``uniqueness`` (share of these that are named for the first time), ``n_unknown``, ``n_repeated``.
     ``uns["cell2sen"]["perturb"]``
-        Provenance, with the readout that was used.
+        Provenance, with the readout that was used, and the table ``basis``: the ``context`` of the training cells from
+        which each ``perturbation`` is predicted (none: by the model alone), its ``perturbed_cells``, ``model_share``,
+        and ``unlike``, the share of the cells that are unlike all contexts.
 
     Raises
     ------
@@ -371,7 +379,8 @@ def perturb(
         perturbations,
         sampling=sampling,
         readout=readout,
-        correction=correction,
+        measured=measured,
+        force=force,
         guided=guided,
         n_genes=n_genes,
     )
@@ -384,7 +393,7 @@ def perturb(
     provenance = session.provenance(
         unit=UNIT,
         readout=response.readout,
-        corrected=np.array(response.corrected, dtype=object),
+        basis=basis_table(response.basis),
         guided=guided,
         n_genes=n_genes or session.length or 0,
         **sampling_record(sampling),

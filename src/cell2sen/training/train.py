@@ -38,7 +38,7 @@ from cell2sen.training.network.loading import TrainableModel
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
-from cell2sen.training.release.fit_corrections import correct
+from cell2sen.training.release.fit_responses import fit_responses
 from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
 
@@ -91,7 +91,7 @@ def train(
         Folder that the files in `config.data.files` are relative to. Default: the present one; that of a file of cells.
     resume
         Continue from the last checkpoint in ``<out>.training``. The result is that of an uninterrupted training. If
-        calibration, corrections, scores or card of a finished training failed, they are tried again.
+        calibration, responses, scores or card of a finished training failed, they are tried again.
     progress
         Show a progress bar on stderr.
     settings
@@ -271,7 +271,7 @@ def _final_network(config: TrainConfig, trainer: Any, run: TrainingRun, before: 
 def _release(
     folder: Path, config: TrainConfig, examples: Examples, state: Any, start: Model | None, *, progress: bool
 ) -> bool:
-    """Calibrate, correct and score the model, and write its card; a step that fails is recorded, not raised.
+    """Calibrate and score the model, measure responses, and write its card; a step that fails is recorded, not raised.
 
     Returns
     -------
@@ -280,11 +280,11 @@ def _release(
     cells = list(examples.cells.values())
     attempts = Attempts(folder)
     attempts.run("calibration", lambda: calibrate(folder, cells, progress=progress))
-    corrections = attempts.run("corrections", lambda: correct(folder, cells, seed=config.seed, progress=progress)) or {}
-    if start and (lost := sorted(set(start.metadata.get("corrections", {})) - set(corrections))):
+    responses = attempts.run("responses", lambda: fit_responses(folder, cells, seed=config.seed, progress=progress))
+    if start and (lost := sorted(set(start.metadata.get("responses", {})) - set(responses or {}))):
         logger.warning(
-            "%s has corrections for %d perturbations that this training does not include (such as %s); the new model "
-            "has none for them",
+            "%s has measured responses to %d perturbations that this training does not include (such as %s); the "
+            "new model has none for them",
             start.name,
             len(lost),
             lost[0],

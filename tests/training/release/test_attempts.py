@@ -16,23 +16,23 @@ from cell2sen.training.release.attempts import Attempts
 module = importlib.import_module("cell2sen.training.train")
 STEPS = {
     "calibration": (module, "calibrate"),
-    "corrections": (module, "correct"),
+    "responses": (module, "fit_responses"),
     "scores": (scorecard, "scores"),
     "card": (model_card, "write_card"),
 }
 
 
 def test_errors_are_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "cell2sen.json").write_text('{"labels": {}, "corrections": {"x": 1}}', encoding="utf-8")
-    (tmp_path / attempts.CORRECTION_FILE).write_bytes(b"half of it")
+    (tmp_path / "cell2sen.json").write_text('{"labels": {}, "responses": {"x": 1}}', encoding="utf-8")
+    (tmp_path / attempts.RESPONSE_FILE).write_bytes(b"half of it")
     steps = Attempts(tmp_path)
     assert steps.run("calibration", lambda: 3) == 3
-    assert steps.run("corrections", lambda: 1 / 0) is None
+    assert steps.run("responses", lambda: 1 / 0) is None
     steps.record()
     stored = json.loads((tmp_path / "cell2sen.json").read_text(encoding="utf-8"))
-    assert stored == {"labels": {}, "failed": {"corrections": "ZeroDivisionError: division by zero"}}
-    assert not (tmp_path / attempts.CORRECTION_FILE).exists()
-    assert "the model is complete, but without its corrections: ZeroDivisionError" in caplog.text
+    assert stored == {"labels": {}, "failed": {"responses": "ZeroDivisionError: division by zero"}}
+    assert not (tmp_path / attempts.RESPONSE_FILE).exists()
+    assert "the model is complete, but without its responses: ZeroDivisionError" in caplog.text
 
 
 def test_an_interruption_and_a_full_disk_are_raised(tmp_path: Path) -> None:

@@ -37,17 +37,17 @@ def test_data_settings_and_limits() -> None:
         "| scores |",
         "* Loss on held-out pairs (nats per label, or per token of a sentence): first 3.000, best 1.000, last 2.000",
         "* Label probabilities are not calibrated",
-        "* Expected responses are not corrected",
+        "* No response was measured in the training cells",
         "This model is not a medical device.",
     ):
         assert line in text, line
 
 
-def test_reinforced_adapters_with_calibration_and_corrections() -> None:
+def test_reinforced_adapters_with_calibration_and_responses() -> None:
     metadata = METADATA | {
         "started_from": {"name": "nano"},
         "calibration": {"annotate": {"n_cells": 50, "temperature": 1.5}},
-        "corrections": {"IL-2": {"share": 0.5, "contexts": 3}},
+        "responses": {"IL-2": {"model_share": 0.5, "contexts": {"B": 10, "T": 12}}},
     }
     changes = {
         "grpo.rewards": {"kendall_tau": 1, "change": 0.5},
@@ -61,7 +61,8 @@ def test_reinforced_adapters_with_calibration_and_corrections() -> None:
         "learning rate 0.0002",
         "* Reward on held-out cells (kendall_tau + 0.5 × change): not measured",
         "* Label probabilities are calibrated on 50 held-out cells, temperature 1.50",
-        "* Expected responses are corrected by their mean residual in the training cells: IL-2 (share 0.50",
+        "* Responses are predicted from those measured in similar training cells: IL-2 in 2 "
+        "contexts ('B', 'T'), model's share 0.5",
     ):
         assert line in text, line
 

@@ -13,7 +13,8 @@ from cell2sen.answer import ParsedSentence
 from cell2sen.backend import Backend, Sampling
 from cell2sen.data.names.text import as_text, as_texts, list_of_names
 from cell2sen.inference.generate import write_cells
-from cell2sen.inference.session import DEFAULT_GENES, Session, warn_unknown
+from cell2sen.inference.session import DEFAULT_GENES, Session
+from cell2sen.inference.trained import warn_unknown
 from cell2sen.prompt import Prompt, context_line
 from cell2sen.task import Task
 

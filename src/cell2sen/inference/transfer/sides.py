@@ -24,8 +24,9 @@ from cell2sen.data.obs import obs_columns as columns_of
 from cell2sen.data.splits import are_counted, barcode
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, check_options, recipe_for
-from cell2sen.inference.session import Session, load_model, model_of, open_cells, warn_of_context, warn_of_organisms
+from cell2sen.inference.session import Session, load_model, model_of, open_cells
 from cell2sen.inference.templates import choose_templates
+from cell2sen.inference.trained import warn_of_context, warn_of_organisms
 from cell2sen.inference.transfer.stored import Stored
 from cell2sen.sentences.writing import from_expression
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from cell2sen.backend import Backend
 from cell2sen.inference.answers.agreement import Agreement, agreement
-from cell2sen.inference.session import model_of, trained_names
+from cell2sen.inference.session import model_of
+from cell2sen.inference.trained import trained_names
 from cell2sen.model import EMBEDDED, Model
 from cell2sen.tl.results import UNS
 

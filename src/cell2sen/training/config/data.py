@@ -38,7 +38,15 @@ class PerturbationColumn:
 
     no_perturbation: str | None = None
     """Name of no perturbation in prompts. If given, controls are also paired with other controls of their context, as
-    expected responses need (``tl.perturb(readout="expected")``)."""
+    the model's own expected responses need (``tl.perturb(measured=False)``)."""
+
+    model_share: float = 0.0
+    """Share, 0 to 1, of what the model predicts beyond the responses of similar training cells. It cannot be fitted on
+    contexts that the model was trained on: measure it with trainings that leave contexts out."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.model_share <= 1:
+            raise ValueError(f"perturbation.model_share must be between 0 and 1, found {self.model_share}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from cell2sen.inference.corrections import CORRECTION_FILE
+from cell2sen.inference.responses.known_responses import RESPONSE_FILE
 from cell2sen.training.release.directory import update_metadata
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Attempts:
 
     def record(self) -> None:
         """Write the errors into the metadata, and remove what a failed step left."""
-        if "corrections" in self.failed:
-            (self.folder / CORRECTION_FILE).unlink(missing_ok=True)
+        if "responses" in self.failed:
+            (self.folder / RESPONSE_FILE).unlink(missing_ok=True)
         if self.failed:
-            removed = [key for key in ("calibration", "corrections") if key in self.failed]
+            removed = [key for key in ("calibration", "responses") if key in self.failed]
             update_metadata(self.folder, {"failed": self.failed}, remove=removed)

@@ -18,7 +18,8 @@ from cell2sen.data.splits import barcode
 from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.annotate import MIN_TRAINING_CELLS, calibration_key, kind_of
 from cell2sen.inference.answers.columns import annotate_cells, trained_bins
-from cell2sen.inference.session import load_model, start, trained_names
+from cell2sen.inference.session import load_model, start
+from cell2sen.inference.trained import trained_names
 from cell2sen.model import Model, resolve
 from cell2sen.task import Task
 from cell2sen.training.config.data import Augmentation

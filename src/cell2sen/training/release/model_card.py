@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cell2sen.data.names.text import some
 from cell2sen.model import METADATA_FILE
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.release.directory import update_metadata
 
 CARD_FILE = "README.md"
+
+
+#: Perturbations that the card lists with their contexts.
+_MAX_RESPONSES = 10
 
 
 def write_card(folder: Path, config: TrainConfig, state: Any, scores: Sequence[Mapping[str, Any]], table: str) -> None:
@@ -51,7 +56,7 @@ Baselines and ceiling are those of `cell2sen evaluate`. Baselines use the traini
 
 * {_training_measure(config, state)}
 * {_calibration(metadata)}
-* {_corrections(metadata)}
+* {_responses(metadata)}
 
 ## Limits
 
@@ -123,9 +128,14 @@ def _calibration(metadata: Mapping[str, Any]) -> str:
     )
 
 
-def _corrections(metadata: Mapping[str, Any]) -> str:
-    corrections = metadata.get("corrections") or {}
-    if not corrections:
-        return "Expected responses are not corrected"
-    each = ", ".join(f"{name} (share {c['share']:.2f}, {c['contexts']} contexts)" for name, c in corrections.items())
-    return f"Expected responses are corrected by their mean residual in the training cells: {each}"
+def _responses(metadata: Mapping[str, Any]) -> str:
+    responses = metadata.get("responses") or {}
+    if not responses:
+        return "No response was measured in the training cells"
+    first = list(responses.items())[:_MAX_RESPONSES]
+    each = "; ".join(
+        f"{name} in {len(of['contexts'])} contexts ({some(list(of['contexts']))}), model's share {of['model_share']:g}"
+        for name, of in first
+    )
+    more = f"; and {len(responses) - len(first)} more" if len(responses) > len(first) else ""
+    return f"Responses are predicted from those measured in similar training cells: {each}{more}"

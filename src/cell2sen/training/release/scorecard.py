@@ -16,7 +16,7 @@ from cell2sen.backend import SENTENCE_END, Sampling
 from cell2sen.evaluation import evaluate as evaluation
 from cell2sen.evaluation.inputs import UNS
 from cell2sen.inference.answers.columns import annotate_cells
-from cell2sen.inference.perturb import predict_response
+from cell2sen.inference.responses.perturb import predict_response
 from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
 from cell2sen.task import Task

@@ -7,7 +7,7 @@ from cells import GENES
 from sessions import begin, sentences_of
 
 from cell2sen.backend import Sampling
-from cell2sen.inference.perturb import perturbation_per_cell, predict_sentences
+from cell2sen.inference.responses.perturb import perturbation_per_cell, predict_sentences
 
 GREEDY = Sampling(max_new_tokens=20)
 

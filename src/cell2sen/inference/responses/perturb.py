@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,8 +19,10 @@ from cell2sen.backend import Sampling, Unsupported
 from cell2sen.data.names.perturbations import control_names, no_controls, same_combinations, usual_controls
 from cell2sen.data.names.text import as_texts, some
 from cell2sen.data.obs import clean_perturbations, perturbations_of_cells
-from cell2sen.inference.expected_response import expected_response, own_rank_values
-from cell2sen.inference.session import Session, Slots, warn_unknown
+from cell2sen.inference.responses.expected_response import Basis, expected_response, own_rank_values
+from cell2sen.inference.responses.known_responses import load
+from cell2sen.inference.session import Session, Slots
+from cell2sen.inference.trained import require_known
 from cell2sen.model import Model
 from cell2sen.sentences.rank_fit import values_at_ranks
 
@@ -60,8 +62,8 @@ class Response:
     """Predicted cell sentences."""
 
     readout: Literal["expected", "sentence"]
-    corrected: tuple[str, ...] = ()
-    """Perturbations whose stored correction was added."""
+    basis: Mapping[str, Basis] = field(default_factory=dict)
+    """Perturbation → what its expected response is predicted from; empty for sentences."""
 
 
 def predict_response(
@@ -70,7 +72,8 @@ def predict_response(
     *,
     sampling: Sampling,
     readout: Readout = "auto",
-    correction: bool = True,
+    measured: bool = True,
+    force: bool = False,
     guided: bool = True,
     n_genes: int | None = None,
 ) -> Response:
@@ -85,8 +88,10 @@ def predict_response(
     readout
         ``"auto"`` is ``"expected"`` if the model supports it, answers are guided and sampling is greedy, otherwise
         ``"sentence"``.
-    correction
-        Add the model's stored corrections to expected responses.
+    measured
+        Start expected responses from those of the training cells (:mod:`cell2sen.inference.responses.known_responses`).
+    force
+        Predict responses to names that the model was not trained on, too.
     guided, n_genes
         See :func:`predict_sentences`.
 
@@ -95,21 +100,22 @@ def predict_response(
     Unsupported
         ``readout="expected"`` of a model that does not support it.
     ValueError
-        No such readout, no cell with a perturbation and genes, or no rank fit.
+        No such readout, no cell with a perturbation and genes, no rank fit, or an unknown perturbation without `force`.
     """
     if readout not in get_args(Readout):
         raise ValueError(f"no readout {readout!r}; available: {list(get_args(Readout))}")
-    slots = perturbation_slots(session, perturbations)
+    slots = perturbation_slots(session, perturbations, force=force)
     symbols = frozenset(session.sentences.symbols)
     greedy = sampling.temperature == 0 and sampling.top_k is None and sampling.top_p is None
-    trained = bool(session.model.metadata.get("no_perturbation"))
+    trained = bool(session.model.metadata.get("no_perturbation") or (measured and load(session.model).responses))
     if readout == "expected" or (readout == "auto" and guided and greedy and trained):
         try:
-            expected = expected_response(session, slots, n_genes=n_genes, seed=sampling.seed, correction=correction)
+            expected = expected_response(session, slots, n_genes=n_genes, seed=sampling.seed, measured=measured)
         except Unsupported:  # genes of several tokens, or a backend without expectations
             if readout == "expected":
                 raise
         else:
+            _warn_of_contexts(session, expected.basis)
             return Response(
                 rows=expected.rows,
                 perturbations=_perturbations(slots, expected.rows),
@@ -117,7 +123,7 @@ def predict_response(
                 predicted=expected.predicted,
                 answers=[parse_sentence(" ".join(genes), symbols) for genes in expected.sentences],
                 readout="expected",
-                corrected=expected.corrected,
+                basis=expected.basis,
             )
     written = predict_sentences(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
     control, predicted = _expression_of(session, written)
@@ -393,23 +399,42 @@ def without_controls(
     return tuple(same.get(value, value) if value else None for value in values)
 
 
-def perturbation_slots(session: Session, perturbations: tuple[str | None, ...] | None) -> list[dict[str, str] | None]:
+def perturbation_slots(
+    session: Session, perturbations: tuple[str | None, ...] | None, *, force: bool = False
+) -> list[dict[str, str] | None]:
     """Slots of the perturbation task for each cell.
 
     Parameters
     ----------
     perturbations
         One per cell, from :func:`perturbation_per_cell`; ``None`` takes those of the session's sentences.
+    force
+        Names that the model was not trained on are a warning, not an error.
 
     Raises
     ------
     ValueError
-        No cell has a perturbation.
+        No cell has a perturbation, or the model was not trained on one of the names.
     """
     values = session.sentences.perturbations if perturbations is None else perturbations
     _require_perturbation(values)
-    warn_unknown("perturbations", sorted({value for value in values if value}), session.model)
+    untreated = session.model.metadata.get("no_perturbation")
+    names = sorted({value for value in values if value and value != untreated})
+    require_known("perturbations", names, session.model, force=force)
     return [{"perturbation": value} if value else None for value in values]
+
+
+def _warn_of_contexts(session: Session, basis: Mapping[str, Basis]) -> None:
+    """Log a warning for each perturbation that was measured in other cells than most of these."""
+    for name, of_name in basis.items():
+        if of_name.unlike > 0.5:
+            logger.warning(
+                "%.0f %% of these cells are unlike those in which the response to %r was learned (%s): it may be "
+                "another one here",
+                100 * of_name.unlike,
+                name,
+                some(list(of_name.contexts)),
+            )
 
 
 def perturbation_per_cell(perturbation: str | Sequence[str | None], n: int) -> tuple[str | None, ...]:

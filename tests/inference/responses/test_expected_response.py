@@ -13,7 +13,12 @@ from cells import GENES, cells, fake
 from cell2sen import tl
 from cell2sen.backend import Unsupported
 from cell2sen.data import expression, obs, reader
-from cell2sen.inference.expected_response import expected_response, own_rank_values
+from cell2sen.inference.responses.expected_response import (
+    MADE_UP_NAMES,
+    expected_response,
+    own_rank_values,
+    without_directions,
+)
 from cell2sen.inference.session import start
 
 NAMED = {"no_perturbation": "no perturbation"}
@@ -45,14 +50,33 @@ def test_change_is_added_to_measured_expression() -> None:
 
 
 def test_change_is_the_difference_of_two_expectations() -> None:
-    """Slow twin: both expectations computed by hand."""
-    adata, model = cells(), fake(**NAMED)
-    predicted = predict(adata, model=model)
+    """Slow twin: all expectations computed by hand; with several trained names, made-up ones are taken out."""
+    adata = cells()
+    change = differences(adata, ["IFN-beta"])[..., 0]
+    predicted = predict(adata, model=fake(**NAMED))
+    expected = np.clip(log_normalised(adata) + change, 0, np.log1p(1e4))
+    np.testing.assert_allclose(predicted.X.toarray(), expected, atol=2e-3)
+
+    several = fake(**NAMED, perturbations={"IFN-beta": 40, "IL-2": 10})
+    nothing = differences(adata, MADE_UP_NAMES)
+    cleared = []
+    for row, made_up in zip(change, nothing, strict=True):
+        coefficients, *_ = np.linalg.lstsq(made_up, row, rcond=None)
+        cleared.append(row - made_up @ coefficients)
+    expected = np.clip(log_normalised(adata) + cleared, 0, np.log1p(1e4))
+    np.testing.assert_allclose(predict(adata, model=several).X.toarray(), expected, atol=2e-3)
+    made_up = predict(adata, MADE_UP_NAMES[0], model=several, force=True)
+    assert np.abs(made_up.layers["delta"].toarray()).max() < 2e-3
+
+
+def differences(adata: anndata.AnnData, names: Any) -> np.ndarray:
+    """Expectation with each name minus that without a perturbation, (cells, genes, names)."""
+    model = fake(**NAMED)
     session = start(adata, "perturb", {"model": model, "progress": False})
     lists = session.sentences.gene_names(session.length)
     rank_values = [-np.sort(-cell)[: len(genes)] for cell, genes in zip(log_normalised(adata), lists, strict=True)]
     sides = []
-    for name in ("IFN-beta", "no perturbation"):
+    for name in ("no perturbation", *names):
         prompts = [
             session.task.prompt(
                 genes=genes, organism="Homo sapiens", key=key, answer_genes=len(genes), perturbation=name
@@ -60,8 +84,20 @@ def test_change_is_the_difference_of_two_expectations() -> None:
             for genes, key in zip(lists, adata.obs_names, strict=True)
         ]
         sides.append(model.expect(prompts, GENES, rank_values))
-    expected = np.clip(log_normalised(adata) + sides[0] - sides[1], 0, np.log1p(1e4))
-    np.testing.assert_allclose(predicted.X.toarray(), expected, atol=2e-3)
+    return np.stack([side - sides[0] for side in sides[1:]], axis=2)
+
+
+def test_directions_are_taken_out_row_by_row() -> None:
+    rng = np.random.default_rng(0)
+    changes, directions = rng.normal(size=(4, 30)), rng.normal(size=(4, 30, 2))
+    directions[1] = 0  # nothing to take out
+    directions[2, :, 1] = 3 * directions[2, :, 0]  # one direction
+    cleared = without_directions(changes, directions)
+    np.testing.assert_array_equal(cleared[1], changes[1])
+    np.testing.assert_allclose(np.einsum("ngd,ng->nd", directions, cleared), 0, atol=1e-9)
+    for row in (0, 2, 3):
+        fitted = directions[row] @ np.linalg.lstsq(directions[row], changes[row], rcond=None)[0]
+        np.testing.assert_allclose(cleared[row], changes[row] - fitted, atol=1e-9)
 
 
 @pytest.mark.parametrize("readout", ["expected", "sentence"])
@@ -108,12 +144,12 @@ def test_sentences_are_the_highest_genes_of_the_prediction() -> None:
 
 def test_cells_without_a_perturbation_are_skipped() -> None:
     adata = cells()
-    whole = predict(adata, ["IFN-beta", None, "IFN-beta", "", "drug", "IFN-beta"])
+    whole = predict(adata, ["IFN-beta", None, "IFN-beta", "", "drug", "IFN-beta"], force=True)
     assert list(whole.obs_names) == ["c0", "c2", "c4", "c5"]
-    alone = predict(adata[[4]].copy(), "drug", model=fake(**NAMED))
+    alone = predict(adata[[4]].copy(), "drug", model=fake(**NAMED), force=True)
     # The rank fit of one cell differs from that of six.
     assert list(alone.obs["sentence"]) != []
-    again = predict(adata[[5, 4, 2, 0]].copy(), ["IFN-beta", "drug", "IFN-beta", "IFN-beta"])
+    again = predict(adata[[5, 4, 2, 0]].copy(), ["IFN-beta", "drug", "IFN-beta", "IFN-beta"], force=True)
     assert again.shape == whole.shape
 
 
