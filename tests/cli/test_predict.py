@@ -151,13 +151,17 @@ def test_annotate_labels_of_several_tasks(run: Run, model: str, tmp_path: Path) 
 
 
 def test_perturb(run: Run, file: Path, model: str, tmp_path: Path) -> None:
-    done = run(
-        "perturb", file, "out.h5ad", "-m", model, "--perturbation-column", "perturbation", "--n-genes", 5, "--json"
-    )
+    column = ["-m", model, "--perturbation-column", "perturbation", "--n-genes", 5, "--json"]
+    unknown = run("perturb", file, "out.h5ad", *column)
+    assert unknown.code == 1
+    assert "not trained on the perturbations 'IL-6'" in unknown.err
+    assert "Predict all the same with --force" in unknown.err
+    done = run("perturb", file, "out.h5ad", *column, "--force")
     assert done.code == 0, done.err
     summary = json.loads(done.out)
     assert any("was not trained on the perturbations 'IL-6'" in text for text in summary.pop("warnings"))
-    assert summary == {"file": "out.h5ad", "n_cells": 3, "validity": 1.0}
+    assert (summary["file"], summary["n_cells"]) == ("out.h5ad", 3)
+    assert [(of["perturbation"], of["n_cells"]) for of in summary["perturbations"]] == [("IFN-beta", 2), ("IL-6", 1)]
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["perturbation"].tolist() == ["IFN-beta", "IFN-beta", "IL-6"]
     assert set(written.layers) == {"control", "delta"}

@@ -77,7 +77,10 @@ def require_known(kind: str, names: Sequence[str], model: Model, *, force: bool)
     if force:
         warn_unknown(kind, names, model)
     elif message := _unknown(kind, names, model):
-        raise ValueError("{}, so predictions for them mean nothing. {}. force=True (--force) predicts".format(*message))
+        found, known = message
+        raise ValueError(
+            f"{found}, so predictions for them mean nothing. {known}. Predict all the same with force=True"
+        )
 
 
 def _unknown(kind: str, names: Sequence[str], model: Model) -> tuple[str, str] | None:

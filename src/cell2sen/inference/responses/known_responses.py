@@ -160,7 +160,7 @@ def load(model: Model) -> KnownResponses:
     except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file} has no responses that cell2sen can read: {error}. Copy the model again, or predict with "
-            "measured=False (--model-only)"
+            "measured=False"
         ) from error
 
 
