@@ -3,7 +3,7 @@
     python benchmarks/integration.py cells.h5ad donor cell_type --out table.csv --figure table.png
 
 Needs scib-metrics, scanpy and harmonypy (pip install 'cell2sen[integrate,scib]'); scVI is a row where scvi-tools is
-installed. Without --genes the 2,000 most variable genes are used by PCA and scVI. --fine-tuned adds rows of a model of
+installed. PCA and scVI use the 2,000 most variable genes. --fine-tuned adds rows of a model of
 `cell2sen train`; train it on other donors than those of the file, or its labels are known.
 """
 
@@ -45,7 +45,7 @@ def corrected(adata: anndata.AnnData, key: str, batch: str) -> np.ndarray:
     return harmony(np.asarray(adata.obsm[key], dtype=np.float32), batches_of(adata.obs, [batch]))
 
 
-def pooled(adata: anndata.AnnData, batch: str, organism: str | None) -> anndata.AnnData:
+def prepared(adata: anndata.AnnData, batch: str) -> anndata.AnnData:
     """Cells with genes, with ln(1 + CP10k) in X and variable genes."""
     import scanpy as sc
 
@@ -58,6 +58,7 @@ def pooled(adata: anndata.AnnData, batch: str, organism: str | None) -> anndata.
 
 
 def table(args: argparse.Namespace) -> pd.DataFrame:
+    from cell2sen.inference.integration.harmony import scaled
     from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
 
     adata = anndata.read_h5ad(args.file)
@@ -70,7 +71,7 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     adata = adata[np.sort(rng.permutation(adata.n_obs)[: args.cells])].copy()
     counts = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
-    adata = pooled(adata, args.batch, None)
+    adata = prepared(adata, args.batch)
     seconds = {}
 
     def timed(name: str, run) -> None:
@@ -81,7 +82,7 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
 
     def embedded(model: str) -> np.ndarray:
         c2s.tl.embed(counts, model=model, progress=False)
-        return np.asarray(counts.obsm["X_cell2sen"])
+        return scaled(counts.obsm["X_cell2sen"])  # as tl.integrate
 
     started = time.perf_counter()
     pca(adata, args.batch)

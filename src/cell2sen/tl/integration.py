@@ -9,7 +9,7 @@ import numpy as np
 
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.integration.graph import GraphSettings, graph_of, order_of_cells, require_scanpy
-from cell2sen.inference.integration.harmony import batches_of, harmony, require_harmony
+from cell2sen.inference.integration.harmony import batches_of, harmony, require_harmony, scaled
 from cell2sen.inference.options import Options
 from cell2sen.inference.session import start
 from cell2sen.tl.results import check_input, copied, record
@@ -17,8 +17,8 @@ from cell2sen.tl.results import check_input, copied, record
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Key of the embeddings that are computed here, and what is added to a key for the corrected ones.
-EMBEDDING, CORRECTED = "X_cell2sen", "_harmony"
+#: Key of the embeddings that are computed here, and what is added to it for scaled and for corrected ones.
+EMBEDDING, SCALED, CORRECTED = "X_cell2sen", "_scaled", "_harmony"
 
 
 def integrate(
@@ -43,8 +43,9 @@ def integrate(
         Column of obs with donors, technologies or other batches, or several columns. Differences between batches are
         taken out of the embedding (Harmony, Korsunsky et al. 2019). Default: none are.
     use_rep
-        Key of obsm with an embedding that is there already, such as ``"X_cell2sen"`` or ``"X_pca"``. Default: the cells
-        are embedded.
+        Key of obsm with an embedding that is there already: ``"X_cell2sen"`` of :func:`cell2sen.tl.embed`, whose
+        dimensions are scaled to variance 1, or another one such as ``"X_pca"``, which is used as it is. Default: the
+        cells are embedded.
     n_neighbors
         Neighbours of a cell in the graph.
     resolution
@@ -64,7 +65,9 @@ def integrate(
     ``obsm["X_cell2sen"]``
         Embeddings, float32 (n, hidden), NaN for cells without genes; as :func:`cell2sen.tl.embed`.
     ``obsm["X_cell2sen_harmony"]``
-        With `batch`: the corrected embeddings, float32 (n, hidden); for `use_rep` the key with ``_harmony`` behind it.
+        With `batch`: scaled and corrected, float32 (n, hidden); of another `use_rep`, its key with ``_harmony``.
+    ``obsm["X_cell2sen_scaled"]``
+        Without `batch`: scaled to mean 0 and variance 1 over the cells, float32 (n, hidden); not of another `use_rep`.
     ``obsp["distances"]``, ``obsp["connectivities"]``, ``uns["neighbors"]``
         Graph of neighbours, as of :func:`scanpy.pp.neighbors`.
     ``obsm["X_umap"]``, ``obs["leiden"]``
@@ -103,22 +106,26 @@ def integrate(
     else:
         session = start(adata, "embed", options)
         vectors, provenance = embed_cells(session).vectors, session.provenance()
-    key = use_rep or EMBEDDING
+    source = key = use_rep or EMBEDDING
     names = [str(name) for name in adata.obs_names]
-    adata = copied(adata) if copy else adata
-    adata.obsm[key] = vectors
-    chosen: dict[str, object] = {"use_rep": key, "n_neighbors": n_neighbors, "resolution": resolution, "seed": seed}
+    order = order_of_cells(vectors, names)
+    used = np.full_like(vectors, np.nan)
+    used[order] = scaled(vectors[order]) if source == EMBEDDING else vectors[order]
+    chosen: dict[str, object] = {"use_rep": source, "n_neighbors": n_neighbors, "resolution": resolution, "seed": seed}
     if batches is not None:
-        order = order_of_cells(vectors, names)
-        corrected = np.full_like(vectors, np.nan)
-        corrected[order] = harmony(vectors[order], batches.iloc[order].reset_index(drop=True), seed)
+        used[order] = harmony(used[order], batches.iloc[order].reset_index(drop=True), seed)
+        key = f"{source}{CORRECTED}"
         chosen |= {
             "batch": np.array(columns, dtype=object),
             "cells_per_batch": {name: batches[name].value_counts().to_frame("n_cells") for name in columns},
         }
-        key, vectors = f"{key}{CORRECTED}", corrected
-        adata.obsm[key] = vectors
-    graph = graph_of(vectors, names, key, settings)
+    elif source == EMBEDDING:
+        key = f"{source}{SCALED}"
+    graph = graph_of(used, names, key, settings)
+    adata = copied(adata) if copy else adata
+    for name, values in {source: vectors, key: used}.items():
+        if name != use_rep:
+            adata.obsm[name] = values
     for name, matrix in graph.obsp.items():
         adata.obsp[name] = matrix
     adata.obsm["X_umap"] = graph.umap
