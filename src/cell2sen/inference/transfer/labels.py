@@ -46,6 +46,9 @@ REFERENCE_OBS = "reference.obs"
 #: Classifier that is the model itself.
 MODEL: Literal["model"] = "model"
 
+#: Features in which distances tell cells of unseen types.
+SPACES: tuple[BlockName, ...] = ("embedding", "components")
+
 #: Share of query cells that are farther from the reference than this quantile of its own cells, above which a warning
 #: is logged.
 MAX_SHARE_FAR, FAR = 0.5, 0.99
@@ -154,17 +157,22 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
     if of_model:
         chosen = label_probabilities(sides.query.session.with_task("annotate"), reference.labels)
         confusion, how = expected_confusion(reference.labels, chosen.probabilities), _record_of_model(chosen, sides)
+        held_out = certainty = sample = None
     else:
         candidates, sample = _compared(compared.reference, reference, settings.menu)
         best = choose(candidates)
         chosen = _classified(best, compared, reference, twin)
         confusion = confusion_of(reference.labels, reference.codes[sample], best.log_probabilities)
         how = _record(candidates, best) | {"n_compared": len(sample)}
-    novelty = Novelty.of(compared.reference["embedding"], reference.codes, reference.folds)
+        held_out = np.exp(best.log_probabilities.max(axis=1))
+        certainty = chosen.probabilities[rows].max(axis=1)
+    spaces = [name for name in SPACES if name in compared.reference]
+    known, new = ([np.asarray(side[name]) for name in spaces] for side in (compared.reference, compared.query))
+    novelty = Novelty.of(known, reference.codes, reference.folds, held_out, sample)
     distances = np.zeros(len(rows))
     for used, cells in _folds(reference, twin):
-        distances[cells] = distance(compared.reference["embedding"][used], compared.query["embedding"][cells])
-    unseen = novelty.score(compared.query["embedding"], twin)
+        distances[cells] = distance(known[0][used], new[0][cells])
+    unseen = novelty.score(new, twin, certainty)
     _warn_of_far(unseen)
     return Transferred(
         probabilities=chosen,
@@ -195,7 +203,7 @@ class _Compared:
 
 
 def _features(sides: Sides, reference: _Reference, settings: TransferSettings, stored: Stored | None) -> _Compared:
-    names: list[BlockName] = list(dict.fromkeys(["embedding", *(name for key in settings.menu for name in BLOCKS[key])]))
+    names: list[BlockName] = list(dict.fromkeys([*SPACES, *(name for key in settings.menu for name in BLOCKS[key])]))
     vectors, embedding = sides.reference.embedding(stored)[reference.rows], sides.query.embedding()
     rows = np.flatnonzero(sides.query.has_genes)
     expression, of_query, shares = None, None, None
