@@ -58,8 +58,9 @@ def prepared(adata: anndata.AnnData, batch: str) -> anndata.AnnData:
 
 
 def table(args: argparse.Namespace) -> pd.DataFrame:
-    from cell2sen.inference.integration.harmony import scaled
     from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
+
+    from cell2sen.inference.integration.harmony import scaled
 
     adata = anndata.read_h5ad(args.file)
     if args.symbols:
@@ -105,7 +106,9 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
         batch_key=args.batch,
         label_key=args.label,
         embedding_obsm_keys=keys,
-        bio_conservation_metrics=BioConservation(nmi_ari_cluster_labels_leiden=True, nmi_ari_cluster_labels_kmeans=False),
+        bio_conservation_metrics=BioConservation(
+            nmi_ari_cluster_labels_leiden=True, nmi_ari_cluster_labels_kmeans=False
+        ),
         batch_correction_metrics=BatchCorrection(kbet_per_label=many),
         pre_integrated_embedding_obsm_key="PCA",
         n_jobs=1,

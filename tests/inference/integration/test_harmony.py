@@ -16,7 +16,9 @@ def shifted() -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
     """Two types far apart, in two batches that differ by a constant."""
     generator = np.random.default_rng(0)
     types, batches = generator.integers(0, 2, 240), np.arange(240) % 2
-    vectors = generator.normal(size=(240, 8)) * 0.4 + 8 * types[:, None] * np.eye(8)[0] + batches[:, None] * np.eye(8)[1]
+    vectors = (
+        generator.normal(size=(240, 8)) * 0.4 + 8 * types[:, None] * np.eye(8)[0] + batches[:, None] * np.eye(8)[1]
+    )
     return vectors.astype(np.float32), types, pd.DataFrame({"batch": batches.astype(str)})
 
 

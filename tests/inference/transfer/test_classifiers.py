@@ -114,11 +114,15 @@ def test_regression_on_both_is_the_mean_of_two() -> None:
     (reference, codes), (cells, _) = blobs(), blobs(20, seed=1)
     blocks, parts = [reference, sp.csr_matrix(reference[:, :2])], [cells, sp.csr_matrix(cells[:, :2])]
     scores = fit_classifier("logistic", blocks, codes, 3).log_probabilities(parts)
-    each = [fit_classifier("logistic", [x], codes, 3).log_probabilities([y]) for x, y in zip(blocks, parts, strict=True)]
+    each = [
+        fit_classifier("logistic", [x], codes, 3).log_probabilities([y]) for x, y in zip(blocks, parts, strict=True)
+    ]
     np.testing.assert_allclose(scores, np.mean(each, axis=0))
 
 
-@pytest.mark.parametrize(("method", "features"), [("logistic", "embedding"), ("logistic", "both"), ("neighbours", "both")])
+@pytest.mark.parametrize(
+    ("method", "features"), [("logistic", "embedding"), ("logistic", "both"), ("neighbours", "both")]
+)
 def test_held_out_cells_are_predicted_without_their_fold(method: Method, features: FeatureName) -> None:
     cells, codes = blobs()
     blocks = {"embedding": cells, "genes": sp.csr_matrix(np.abs(cells)), "components": cells**2}

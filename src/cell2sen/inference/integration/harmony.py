@@ -35,14 +35,14 @@ def batches_of(obs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         texts = text_column(obs, column)
         if n_missing := sum(text is None for text in texts):
             raise ValueError(
-                f"obs[{column!r}] must have a batch for each cell, found {n_missing} of {len(texts)} without: fill them "
-                "in, or leave these cells out"
+                f"obs[{column!r}] must have a batch for each cell, found {n_missing} of {len(texts)} without: fill "
+                "them in, or leave these cells out"
             )
         counts = pd.Series(texts).value_counts()
         if len(counts) < 2:
             raise ValueError(
-                f"obs[{column!r}] must have at least two batches to integrate, found {list(counts.index)}: name another "
-                "column as batch=, or none for neighbours, UMAP and clusters alone"
+                f"obs[{column!r}] must have at least two batches to integrate, found {list(counts.index)}: name "
+                "another column as batch=, or none for neighbours, UMAP and clusters alone"
             )
         if few := [f"{name} ({n})" for name, n in counts.items() if n < MIN_BATCH]:
             logger.warning("obs[%r]: batches with fewer than %d cells: %s", column, MIN_BATCH, some(sorted(few)))

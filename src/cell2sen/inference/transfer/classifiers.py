@@ -18,8 +18,8 @@ from cell2sen.inference.transfer.features import Block, BlockName, FeatureName
 Method = Literal["logistic", "neighbours"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-#: What a classifier compares. Logistic regression on both is the mean of the log-probabilities of two regressions, one on
-#: the embedding and one on the genes: their mistakes differ, most of all on cells of another technology.
+#: What a classifier compares. Logistic regression on both is the mean of the log-probabilities of two regressions, one
+#: on the embedding and one on the genes: their mistakes differ, most of all on cells of another technology.
 BLOCKS: dict[tuple[Method, FeatureName], tuple[BlockName, ...]] = {
     ("logistic", "embedding"): ("embedding",),
     ("logistic", "expression"): ("genes",),
