@@ -1,10 +1,10 @@
 """Labels of a reference beside a logistic regression and CellTypist, per cell and after a vote; unseen types.
 
-    python benchmarks/transfer.py query.h5ad reference.h5ad cell_type --names names.json --celltypist
+    python benchmarks/transfer.py query.h5ad reference.h5ad cell_type --names names.json --python typist/bin/python
 
---names maps spellings of both files to common ones. CellTypist, where it is installed, is trained on the reference with
-its own settings. CellTypist 1.7.1 fails with scikit-learn 1.8 and later; --python names the interpreter of another
-environment that has it. --left-out takes each type out of the reference in turn and measures whether its cells stand
+--names maps spellings of both files to common ones. CellTypist, in the environment of --python, is trained on the reference with
+its own settings. CellTypist 1.7.1 fails with scikit-learn 1.8 and later, so it needs an environment of
+its own, whose interpreter --python names. --left-out takes each type out of the reference in turn and measures whether its cells stand
 out (AUROC).
 """
 

@@ -130,7 +130,6 @@ def integrate(
         adata.obsp[name] = matrix
     adata.obsm["X_umap"] = graph.umap
     adata.obs["leiden"] = graph.leiden
-    for name, values in graph.uns.items():
-        adata.uns[name] = values
+    adata.uns.update(graph.uns)
     record(adata, "integrate", provenance | chosen | {"key": key, "n_clusters": len(graph.leiden.categories)})
     return adata if copy else None
