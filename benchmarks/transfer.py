@@ -2,10 +2,9 @@
 
     python benchmarks/transfer.py query.h5ad reference.h5ad cell_type --names names.json --python typist/bin/python
 
---names maps spellings of both files to common ones. CellTypist, in the environment of --python, is trained on the reference with
-its own settings. CellTypist 1.7.1 fails with scikit-learn 1.8 and later, so it needs an environment of
-its own, whose interpreter --python names. --left-out takes each type out of the reference in turn and measures whether its cells stand
-out (AUROC).
+--names maps spellings of both files to common ones. CellTypist is trained on the reference with its own settings, in
+the environment of --python: version 1.7.1 fails with scikit-learn 1.8 and later, so it needs one of its own. --left-out
+takes each type out of the reference in turn and measures whether its cells stand out (AUROC).
 """
 
 from __future__ import annotations
