@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train, transfer
+from cell2sen.cli import check, corpus, demo, evaluate, integrate, messages, predict, train, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -21,6 +21,7 @@ COMMANDS = (
     check.check,
     predict.sentences,
     predict.embed,
+    integrate.integrate,
     predict.annotate,
     transfer.transfer,
     transfer.supporting_genes,

@@ -85,8 +85,8 @@ def transfer(
     classifier: Annotated[
         Classifier,
         typer.Option(
-            help="Logistic regression or nearest neighbours. auto: the better on held-out cells. model: the model's "
-            "own probabilities."
+            help="Logistic regression or nearest neighbours. auto: regression, unless clearly worse on held-out cells. "
+            "model: the model's own probabilities."
         ),
     ] = "auto",
     features: Annotated[Features, typer.Option(help="What it compares. auto: the better on held-out cells.")] = "auto",

@@ -173,9 +173,10 @@ def write_results(
     *,
     obsm: str | Sequence[str] = (),
     obs: Sequence[str] = (),
-    uns: str = "cell2sen",
+    obsp: Sequence[str] = (),
+    uns: str | Sequence[str] = "cell2sen",
 ) -> None:
-    """Copy of `file` at `out` as .h5ad, with results: columns of obs, keys of obsm and ``uns[uns]``.
+    """Copy of `file` at `out` as .h5ad, with results: columns of obs, keys of obsm, obsp and uns.
 
     Of an .h5ad in today's layout the rest is copied unread; files of other formats are read and written whole.
     """
@@ -183,18 +184,22 @@ def write_results(
     from anndata.io import write_elem
 
     keys = [obsm] if isinstance(obsm, str) else list(obsm)
+    records = [uns] if isinstance(uns, str) else list(uns)
     if not is_plain_h5ad(file):
         whole = read_anndata(file)
         for column in obs:
             whole.obs[column] = adata.obs[column].values
         for key in keys:
             whole.obsm[key] = adata.obsm[key]
-        whole.uns[uns] = adata.uns[uns]
+        for key in obsp:
+            whole.obsp[key] = adata.obsp[key]
+        for key in records:
+            whole.uns[key] = adata.uns[key]
         whole.write_h5ad(out, compression="gzip")
         return
     shutil.copyfile(file, out)
     with h5py.File(out, "r+") as target:
-        for group in ("obsm", "uns"):
+        for group in ("obsm", "obsp", "uns"):
             if group not in target:
                 write_elem(target, group, {})
         stored = target["obs"]
@@ -205,4 +210,7 @@ def write_results(
             stored.attrs["column-order"] = np.array([*dict.fromkeys([*order, *obs])], dtype=h5py.string_dtype())
         for key in keys:
             write_elem(target, f"obsm/{key}", adata.obsm[key])
-        write_elem(target, f"uns/{uns}", adata.uns[uns])
+        for key in obsp:
+            write_elem(target, f"obsp/{key}", adata.obsp[key])
+        for key in records:
+            write_elem(target, f"uns/{key}", adata.uns[key])

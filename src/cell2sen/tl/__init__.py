@@ -7,6 +7,7 @@ from typing import Any
 from cell2sen.tl.bulk import compose, pseudobulk
 from cell2sen.tl.cells import annotate, embed, generate, perturb, probabilities
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
+from cell2sen.tl.integration import integrate
 from cell2sen.tl.labels.comparison import compare_labels
 from cell2sen.tl.labels.support import supporting_genes
 from cell2sen.tl.labels.transfer import ontology_ids, transfer
@@ -28,6 +29,7 @@ __all__ = [
     "generate",
     "generate_sample",
     "held_out_regions",
+    "integrate",
     "interpret",
     "list_gene_sets",
     "name_gene_sets",

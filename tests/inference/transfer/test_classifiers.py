@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from cell2sen.inference.transfer.classifiers import (
+    BLOCKS,
     N_FOLDS,
     N_NEIGHBOURS,
+    Candidate,
+    Method,
+    choose,
     compare,
     fit_classifier,
     fit_temperature,
     folds_of,
     nearest,
 )
+from cell2sen.inference.transfer.features import FeatureName
 
 
 def blobs(n: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +57,7 @@ def test_of_equal_distances_the_first() -> None:
 
 def test_votes_of_neighbours() -> None:
     (reference, codes), (cells, _) = blobs(), blobs(20, seed=1)
-    scores = fit_classifier("neighbours", reference, codes, 3).log_probabilities(cells)
+    scores = fit_classifier("neighbours", [reference], codes, 3).log_probabilities([cells])
     for cell in range(20):
         order = np.argsort(np.linalg.norm(reference - cells[cell], axis=1))[:N_NEIGHBOURS]
         votes = np.bincount(codes[order], minlength=3)
@@ -62,7 +68,7 @@ def test_votes_of_neighbours() -> None:
 def test_logistic_regression_is_that_of_scikit_learn_with_room_for_absent_labels() -> None:
     (reference, codes), (cells, _) = blobs(), blobs(20, seed=1)
     codes = np.where(codes == 1, 3, codes)
-    scores = fit_classifier("logistic", reference, codes, 4).log_probabilities(cells)
+    scores = fit_classifier("logistic", [reference], codes, 4).log_probabilities([cells])
     expected = LogisticRegression(C=0.1, max_iter=300).fit(reference, codes).predict_log_proba(cells)
     np.testing.assert_allclose(scores[:, [0, 2, 3]], expected)
     assert (scores[:, 1] < -30).all()
@@ -104,18 +110,50 @@ def test_temperature_is_found(factor: float) -> None:
     assert fit_temperature(logits * factor, codes) == pytest.approx(factor, rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["logistic", "neighbours"])
-def test_held_out_cells_are_predicted_without_their_fold(method: str) -> None:
-    features, codes = blobs()
+def test_regression_on_both_is_the_mean_of_two() -> None:
+    (reference, codes), (cells, _) = blobs(), blobs(20, seed=1)
+    blocks, parts = [reference, sp.csr_matrix(reference[:, :2])], [cells, sp.csr_matrix(cells[:, :2])]
+    scores = fit_classifier("logistic", blocks, codes, 3).log_probabilities(parts)
+    each = [
+        fit_classifier("logistic", [x], codes, 3).log_probabilities([y]) for x, y in zip(blocks, parts, strict=True)
+    ]
+    np.testing.assert_allclose(scores, np.mean(each, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("method", "features"), [("logistic", "embedding"), ("logistic", "both"), ("neighbours", "both")]
+)
+def test_held_out_cells_are_predicted_without_their_fold(method: Method, features: FeatureName) -> None:
+    cells, codes = blobs()
+    blocks = {"embedding": cells, "genes": sp.csr_matrix(np.abs(cells)), "components": cells**2}
     folds = folds_of([str(row) for row in range(90)], codes)
-    candidate = compare(lambda _: features, codes, folds, 3, [(method, "embedding")])[0]  # type: ignore[list-item]
+    menu: list[tuple[Method, FeatureName]] = [(method, "embedding"), (method, features)]
+    candidate = compare(blocks.__getitem__, codes, folds, 3, menu)[1]
+    chosen = [blocks[name] for name in BLOCKS[method, features]]
     raw = np.zeros((90, 3))
     for fold in range(N_FOLDS):
-        fitted = fit_classifier(method, features[folds != fold], codes[folds != fold], 3)  # type: ignore[arg-type]
-        raw[folds == fold] = fitted.log_probabilities(features[folds == fold])
+        fitted = fit_classifier(method, [block[folds != fold] for block in chosen], codes[folds != fold], 3)
+        raw[folds == fold] = fitted.log_probabilities([block[folds == fold] for block in chosen])
     scaled = np.exp(raw / candidate.temperature)
     expected = scaled / scaled.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.exp(candidate.log_probabilities), expected)
     assert candidate.scores["log_loss"] == pytest.approx(log_loss(codes, expected))
     assert candidate.scores["accuracy"] == np.mean(expected.argmax(axis=1) == codes)
-    assert candidate.name == f"{method} on embedding"
+    assert candidate.name == f"{method} on {features}"
+
+
+def test_choice() -> None:
+    def candidate(method: Method, features: FeatureName, loss: float) -> Candidate:
+        return Candidate(
+            method=method, features=features, temperature=1, log_probabilities=np.zeros((1, 2)),
+            scores={"log_loss": loss},
+        )  # fmt: skip
+
+    first, second, both = (
+        candidate("logistic", "embedding", 0.30),
+        candidate("neighbours", "both", 0.30),
+        candidate("logistic", "both", 0.31),
+    )
+    assert choose([second, first]) is second
+    assert choose([first, second, both]) is both
+    assert choose([candidate("neighbours", "embedding", 0.28), both]).features == "embedding"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from cell2sen.inference.transfer.features import Space, variable_genes
+from cell2sen.inference.transfer.features import BlockName, Space, variable_genes
 
 
 def data(n: int = 40, d: int = 6, genes: int = 30) -> tuple[np.ndarray, sp.csr_matrix]:
@@ -28,18 +29,30 @@ def test_expression_is_a_scaled_pca_of_the_reference() -> None:
     expected = PCA(30, svd_solver="full").fit(expression.toarray().astype(np.float64))
     components = expected.transform(expression.toarray().astype(np.float64))
     components /= np.sqrt(np.mean(expected.explained_variance_))
-    mine = space("expression", vectors, expression)
+    mine = space("components", vectors, expression)
     np.testing.assert_allclose(np.abs(mine), np.abs(components), atol=1e-6)
-    np.testing.assert_allclose(space("both", vectors, expression)[:, 6:], mine)
 
 
-def test_a_cell_has_its_features_alone() -> None:
+def test_genes_of_all_cells_have_one_length() -> None:
+    vectors, expression = data()
+    dense = expression.toarray().astype(np.float64)
+    dense[4] = 0
+    expression = sp.csr_matrix(dense)
+    lengths = np.linalg.norm(dense, axis=1)
+    expected = dense / np.maximum(lengths, 1e-9)[:, None] * np.sqrt(np.mean(lengths**2))
+    np.testing.assert_allclose(Space.of(vectors, expression)("genes", vectors, expression).toarray(), expected)
+    chosen = Space.of(vectors, expression)("genes", vectors, sp.csr_matrix(3 * expression))
+    np.testing.assert_allclose(chosen.toarray(), expected)
+
+
+@pytest.mark.parametrize("name", ["embedding", "genes", "components"])
+def test_a_cell_has_its_features_alone(name: BlockName) -> None:
     vectors, expression = data()
     space = Space.of(vectors, expression)
-    whole = space("both", vectors, expression)
-    part = space("both", vectors[[7, 3]], sp.csr_matrix(expression[[7, 3]]))
+    whole = sp.csr_matrix(space(name, vectors, expression)).toarray()
+    part = sp.csr_matrix(space(name, vectors[[7, 3]], sp.csr_matrix(expression[[7, 3]]))).toarray()
     np.testing.assert_allclose(part, whole[[7, 3]], atol=1e-12)
-    assert space("both", vectors[:0], sp.csr_matrix(expression[:0])).shape == (0, 36)
+    assert space(name, vectors[:0], sp.csr_matrix(expression[:0])).shape == (0, whole.shape[1])
 
 
 def test_variable_genes() -> None:

@@ -15,11 +15,9 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from typed_cells import TYPES, typed
 
-from cell2sen.inference.transfer.classifiers import Candidate
 from cell2sen.inference.transfer.labels import (
     Transferred,
     TransferSettings,
-    choose,
     compared_cells,
     transfer_labels,
 )
@@ -43,8 +41,9 @@ def test_labels_are_right_and_the_choice_is_recorded() -> None:
     picked, _ = result.probabilities.pick()
     assert np.mean(np.array(picked) == query.obs["cell_type"]) > 0.9
     assert len(result.record["candidates"]) == 6
-    best = result.record["candidates"]["log_loss"].min()
-    assert result.record["held_out"]["log_loss"] == pytest.approx(best, abs=1e-5)
+    table = result.record["candidates"]["log_loss"]
+    chosen = f"{result.record['classifier']} on {result.record['features']}"
+    assert result.record["held_out"]["log_loss"] == table[chosen] <= table.min() + 0.02
     assert result.record["cells_per_label"].sum() == result.record["n_reference"] == 120
     assert not result.in_reference.any()
 
@@ -193,17 +192,6 @@ def test_settings_that_do_not_exist() -> None:
     for wrong in ({"classifier": "forest"}, {"features": "genes"}, {"min_cells": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             TransferSettings(label="cell_type", **wrong)  # type: ignore[arg-type]
-
-
-def test_choice_among_equal_candidates() -> None:
-    def candidate(name: Any, loss: float) -> Candidate:
-        return Candidate(
-            method="logistic", features=name, temperature=1, log_probabilities=np.zeros((1, 2)),
-            scores={"log_loss": loss, "accuracy": 1.0},
-        )  # fmt: skip
-
-    assert choose([candidate("embedding", 0.5), candidate("both", 0.5)]).features == "embedding"
-    assert choose([candidate("embedding", 0.5), candidate("both", 0.2)]).features == "both"
 
 
 def test_compared_cells_keep_rare_labels() -> None:

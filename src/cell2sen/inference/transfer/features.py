@@ -1,4 +1,4 @@
-"""Features of cells that classifiers compare: the embedding, principal components of expression, or both."""
+"""Features of cells that classifiers compare: the embedding, expression of variable genes, or both."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 FeatureName = Literal["embedding", "expression", "both"]
 FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)
+
+BlockName = Literal["embedding", "genes", "components"]
+
+#: Values of cells: float64 (n, dimensions), dense or CSR.
+Block = NDArray[np.float64] | sp.csr_matrix
 
 #: Genes with the largest variance among the reference cells, and principal components of them.
 N_VARIABLE, N_COMPONENTS = 2000, 50
@@ -36,6 +41,9 @@ class Space:
     scale: float = 1.0
     """Root mean square of the principal components."""
 
+    length: float = 1.0
+    """Root mean square of the lengths of the reference cells over the variable genes."""
+
     @classmethod
     def of(cls, vectors: NDArray[np.float32], expression: sp.csr_matrix | None) -> Space:
         """Map for cells like these.
@@ -60,23 +68,35 @@ class Space:
         n_components = min(N_COMPONENTS, len(genes), expression.shape[0])
         pca = PCA(n_components, svd_solver="covariance_eigh").fit(chosen.toarray() if _is_small(chosen) else chosen)
         scale = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0
-        return cls(centre=fitted.centre, width=width, genes=genes, components=pca, scale=scale)
+        length = float(np.sqrt(np.mean(row_lengths(chosen) ** 2))) or 1.0
+        return cls(centre=fitted.centre, width=width, genes=genes, components=pca, scale=scale, length=length)
 
-    def __call__(
-        self, name: FeatureName, vectors: NDArray[np.float32], expression: sp.csr_matrix | None
-    ) -> NDArray[np.float64]:
-        """Features of cells, float64 (n, dimensions)."""
-        embedding = (vectors.astype(np.float64) - self.centre) / self.width
+    def __call__(self, name: BlockName, vectors: NDArray[np.float32], expression: sp.csr_matrix | None) -> Block:
+        """Features of cells: scaled embedding, variable genes, or principal components of these.
+
+        ``"genes"`` are ln(1 + CP10k), each cell scaled to the length that reference cells have on average: how deep a
+        cell is does not make it more certain.
+        """
         if name == "embedding":
-            return embedding
+            return np.asarray((vectors.astype(np.float64) - self.centre) / self.width)
         assert expression is not None
+        if name == "genes":
+            values = sp.csr_matrix(expression[:, self.genes], dtype=np.float64)
+            lengths = row_lengths(values)
+            values.data *= np.repeat(self.length / np.where(lengths > 0, lengths, 1), np.diff(values.indptr))
+            return values
         assert self.components is not None
         parts = [
             self.components.transform(expression[first : first + _BLOCK][:, self.genes].toarray().astype(np.float64))
             for first in range(0, expression.shape[0], _BLOCK)
         ]
-        components = np.concatenate([*parts, np.zeros((0, self.components.n_components_))]) / self.scale
-        return components if name == "expression" else np.hstack([embedding, components])
+        return np.asarray(np.concatenate([*parts, np.zeros((0, self.components.n_components_))]) / self.scale)
+
+
+def row_lengths(values: sp.csr_matrix) -> NDArray[np.float64]:
+    """Euclidean length of each row, float64 (n,)."""
+    squares = sp.csr_matrix((values.data**2, values.indices, values.indptr), shape=values.shape)
+    return np.asarray(np.sqrt(squares.sum(axis=1)), dtype=np.float64).ravel()
 
 
 def variable_genes(expression: sp.csr_matrix, n: int) -> NDArray[np.int64]:

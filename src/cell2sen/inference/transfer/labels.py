@@ -20,17 +20,19 @@ from cell2sen.data.obs import text_column, warn_of_missing
 from cell2sen.data.splits import equal_by_chance
 from cell2sen.inference.annotate import LabelProbabilities, label_probabilities
 from cell2sen.inference.transfer.classifiers import (
+    BLOCKS,
     MAX_COMPARED,
     METHODS,
     N_FOLDS,
     Candidate,
     Fitted,
     Method,
+    choose,
     compare,
     fit_classifier,
     folds_of,
 )
-from cell2sen.inference.transfer.features import FEATURES, FeatureName, Space
+from cell2sen.inference.transfer.features import FEATURES, Block, BlockName, FeatureName, Space
 from cell2sen.inference.transfer.novelty import Novelty, distance
 from cell2sen.inference.transfer.sides import MIN_SHARED_COUNTS, Overlap, Sides
 from cell2sen.inference.transfer.stored import Stored
@@ -43,6 +45,9 @@ REFERENCE_OBS = "reference.obs"
 
 #: Classifier that is the model itself.
 MODEL: Literal["model"] = "model"
+
+#: Features in which distances tell cells of unseen types.
+SPACES: tuple[BlockName, ...] = ("embedding", "components")
 
 #: Share of query cells that are farther from the reference than this quantile of its own cells, above which a warning
 #: is logged.
@@ -152,17 +157,22 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
     if of_model:
         chosen = label_probabilities(sides.query.session.with_task("annotate"), reference.labels)
         confusion, how = expected_confusion(reference.labels, chosen.probabilities), _record_of_model(chosen, sides)
+        held_out = certainty = sample = None
     else:
         candidates, sample = _compared(compared.reference, reference, settings.menu)
         best = choose(candidates)
         chosen = _classified(best, compared, reference, twin)
         confusion = confusion_of(reference.labels, reference.codes[sample], best.log_probabilities)
         how = _record(candidates, best) | {"n_compared": len(sample)}
-    novelty = Novelty.of(compared.reference["embedding"], reference.codes, reference.folds)
+        held_out = np.exp(best.log_probabilities.max(axis=1))
+        certainty = chosen.probabilities[rows].max(axis=1)
+    spaces = [name for name in SPACES if name in compared.reference]
+    known, new = ([np.asarray(side[name]) for name in spaces] for side in (compared.reference, compared.query))
+    novelty = Novelty.of(known, reference.codes, reference.folds, held_out, sample)
     distances = np.zeros(len(rows))
     for used, cells in _folds(reference, twin):
-        distances[cells] = distance(compared.reference["embedding"][used], compared.query["embedding"][cells])
-    unseen = novelty.score(compared.query["embedding"], twin)
+        distances[cells] = distance(known[0][used], new[0][cells])
+    unseen = novelty.score(new, twin, certainty)
     _warn_of_far(unseen)
     return Transferred(
         probabilities=chosen,
@@ -180,8 +190,8 @@ def transfer_labels(sides: Sides, settings: TransferSettings, stored: Stored | N
 class _Compared:
     """Features of the labelled reference cells, and of the query cells that have genes."""
 
-    reference: dict[FeatureName, NDArray[np.float64]]
-    query: dict[FeatureName, NDArray[np.float64]]
+    reference: dict[BlockName, Block]
+    query: dict[BlockName, Block]
     rows: NDArray[np.int64]
     """int64 (m,): these cells of the query."""
 
@@ -193,7 +203,7 @@ class _Compared:
 
 
 def _features(sides: Sides, reference: _Reference, settings: TransferSettings, stored: Stored | None) -> _Compared:
-    names: list[FeatureName] = list(dict.fromkeys(["embedding", *(name for _, name in settings.menu)]))
+    names: list[BlockName] = list(dict.fromkeys([*SPACES, *(name for key in settings.menu for name in BLOCKS[key])]))
     vectors, embedding = sides.reference.embedding(stored)[reference.rows], sides.query.embedding()
     rows = np.flatnonzero(sides.query.has_genes)
     expression, of_query, shares = None, None, None
@@ -232,11 +242,6 @@ def _record_of_cells(
         "n_genes_reference": sides.n_genes[1],
         **({} if shares is None else {"share_of_counts_query": shares[0], "share_of_counts_reference": shares[1]}),
     }
-
-
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """Classifier with the smallest log loss of held-out cells after calibration; of equal ones the first."""
-    return min(candidates, key=lambda candidate: round(candidate.scores["log_loss"], 6))
 
 
 def usable_labels(
@@ -306,7 +311,7 @@ def _labelled(sides: Sides, settings: TransferSettings, contents: Sequence[str |
 
 
 def _compared(
-    features: dict[FeatureName, NDArray[np.float64]], reference: _Reference, menu: Sequence[tuple[Method, FeatureName]]
+    features: dict[BlockName, Block], reference: _Reference, menu: Sequence[tuple[Method, FeatureName]]
 ) -> tuple[list[Candidate], NDArray[np.int64]]:
     """Candidates, and the numbers of the reference cells that they were compared on."""
     sample = compared_cells(reference.rows, reference.codes, MAX_COMPARED)
@@ -350,11 +355,13 @@ def _classified(
     chosen: Candidate, compared: _Compared, reference: _Reference, twin: NDArray[np.int64]
 ) -> LabelProbabilities:
     """Calibrated probabilities; cells that are in the reference are compared with the folds that they are not in."""
-    known, cells = compared.reference[chosen.features], compared.query[chosen.features]
+    names = BLOCKS[chosen.method, chosen.features]
+    known, cells = ([side[name] for name in names] for side in (compared.reference, compared.query))
     scores = np.zeros((len(twin), len(reference.labels)))
     for used, rows in _folds(reference, twin):
-        fitted: Fitted = fit_classifier(chosen.method, known[used], reference.codes[used], len(reference.labels))
-        scores[rows] = fitted.log_probabilities(cells[rows])
+        blocks = [block[used] for block in known]
+        fitted: Fitted = fit_classifier(chosen.method, blocks, reference.codes[used], len(reference.labels))
+        scores[rows] = fitted.log_probabilities([block[rows] for block in cells])
     return LabelProbabilities(
         labels=reference.labels,
         probabilities=spread(softmax(scores / chosen.temperature, axis=1), compared.rows, len(compared.embedding)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,44 +53,112 @@ class Gaussians:
         return np.asarray(np.min(to_labels, axis=0) - to_all)
 
 
+#: Standard scores beyond which evidence counts no more: one kind must not decide alone.
+MAX_EVIDENCE = 8.0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Novelty:
-    """Relative distances of cells to a reference, compared with those of its own cells when they are held out."""
+    """Evidence that cells are of no type of a reference, compared with that of its own cells when they are held out.
 
-    folds: dict[int, Gaussians]
-    """Fold → distributions of the cells of the other folds; -1: of all cells."""
+    The evidence is a relative distance in each space of features (embedding, principal components of expression), and
+    how uncertain the classifier is, if there is one. Each is a standard score among held-out reference cells; they are
+    added.
+    """
 
-    mean: float
-    deviation: float
-    """Mean and standard deviation of the relative distances of held-out reference cells."""
+    folds: dict[int, list[Gaussians]]
+    """Fold → distributions of the cells of the other folds, one for each space; -1: of all cells."""
+
+    centres: NDArray[np.float64]
+    widths: NDArray[np.float64]
+    """float64 (kinds of evidence,): mean and standard deviation of each over held-out reference cells."""
+
+    sum_mean: float
+    sum_deviation: float
+    """Mean and standard deviation of the sum."""
 
     @classmethod
-    def of(cls, features: NDArray[np.float64], codes: NDArray[np.int64], folds: NDArray[np.int64]) -> Novelty:
-        """Distributions of a reference, float64 (n, d), with and without each fold."""
-        held_out = np.zeros(len(features))
-        fitted = {-1: Gaussians.of(features, codes)}
+    def of(
+        cls,
+        spaces: Sequence[NDArray[np.float64]],
+        codes: NDArray[np.int64],
+        folds: NDArray[np.int64],
+        certainty: NDArray[np.float64] | None = None,
+        certain: NDArray[np.int64] | None = None,
+    ) -> Novelty:
+        """Distributions of a reference with and without each fold.
+
+        Parameters
+        ----------
+        spaces
+            Features of its cells, float64 (n, d) each.
+        certainty
+            Probability of the most probable label of held-out cells, float64 (m,); ``None``: no classifier.
+        certain
+            Numbers of the cells that `certainty` is of, int64 (m,). Default: all.
+        """
+        held_out = np.zeros((len(codes), len(spaces)))
+        fitted = {-1: [Gaussians.of(space, codes) for space in spaces]}
         for fold in np.unique(folds).tolist():
             inside = folds == fold
-            fitted[fold] = Gaussians.of(features[~inside], codes[~inside])
-            held_out[inside] = fitted[fold].relative_distance(features[inside])
-        return cls(folds=fitted, mean=float(held_out.mean()), deviation=float(held_out.std()) or 1.0)
+            fitted[fold] = [Gaussians.of(space[~inside], codes[~inside]) for space in spaces]
+            held_out[inside] = _distances(fitted[fold], [space[inside] for space in spaces])
+        if certainty is not None:
+            held_out = held_out if certain is None else held_out[certain]
+            held_out = np.column_stack([held_out, uncertainty(certainty)])
+        centres, widths = held_out.mean(axis=0), held_out.std(axis=0)
+        widths[widths < 1e-12] = 1.0
+        total = _total(held_out, centres, widths)
+        return cls(
+            folds=fitted,
+            centres=centres,
+            widths=widths,
+            sum_mean=float(total.mean()),
+            sum_deviation=float(total.std()) or 1.0,
+        )
 
-    def score(self, features: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    def score(
+        self,
+        spaces: Sequence[NDArray[np.float64]],
+        folds: NDArray[np.int64],
+        certainty: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
         """Unseen-type score of cells, float64 (n,), from 0 to 1.
 
-        Φ((d − mean) / deviation), where d is the relative distance, and mean and deviation are those of held-out
-        reference cells: about the share of the reference cells that are nearer, without ties far outside.
+        Φ((e − mean) / deviation), where e is the sum of the evidence, and mean and deviation are those of held-out
+        reference cells: about the share of the reference cells that are more like its types, without ties far outside.
 
         Parameters
         ----------
         folds
             Fold of the same cell in the reference, int64 (n,), which is left out; -1 for cells that are not in it.
+        certainty
+            Probability of the most probable label, float64 (n,), if the reference had it.
         """
-        relative = np.zeros(len(features))
+        evidence = np.zeros((len(folds), len(spaces)))
         for fold in np.unique(folds).tolist():
             cells = folds == fold
-            relative[cells] = self.folds[fold].relative_distance(features[cells])
-        return np.asarray(ndtr((relative - self.mean) / self.deviation))
+            evidence[cells] = _distances(self.folds[fold], [space[cells] for space in spaces])
+        if certainty is not None:
+            evidence = np.column_stack([evidence, uncertainty(certainty)])
+        total = _total(evidence, self.centres, self.widths)
+        return np.asarray(ndtr((total - self.sum_mean) / self.sum_deviation))
+
+
+def uncertainty(certainty: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the probability that the most probable label is wrong, at least 1e-6, float64 (n,)."""
+    return np.asarray(np.log(np.maximum(1 - certainty, 1e-6)))
+
+
+def _distances(fitted: Sequence[Gaussians], spaces: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.column_stack([each.relative_distance(space) for each, space in zip(fitted, spaces, strict=True)])
+
+
+def _total(
+    evidence: NDArray[np.float64], centres: NDArray[np.float64], widths: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum of limited standard scores, float64 (n,)."""
+    return np.asarray(np.clip((evidence - centres) / widths, -MAX_EVIDENCE, MAX_EVIDENCE).sum(axis=1))
 
 
 def _whitening(deviations: NDArray[np.float64]) -> NDArray[np.float64]:

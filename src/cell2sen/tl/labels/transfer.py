@@ -60,11 +60,13 @@ def transfer(
     label
         Column of the reference's obs with the labels. Cells without one, and labels such as "unknown", are left out.
     classifier
-        ``"logistic"`` (regression) or ``"neighbours"`` (the nearest 15). ``"auto"``: the one with the smaller log loss
-        on held-out cells of the reference. ``"model"``: the model's own probabilities of the labels, for a model that
-        was trained on the reference (:func:`cell2sen.training.fine_tune`).
+        ``"logistic"`` (regression) or ``"neighbours"`` (the nearest 15). ``"auto"``: regression on both, unless
+        another one has a clearly smaller log loss on held-out cells of the reference
+        (:func:`cell2sen.inference.transfer.classifiers.choose`). ``"model"``: the model's own probabilities of the
+        labels, for a model that was trained on the reference (:func:`cell2sen.training.fine_tune`).
     features
-        ``"embedding"`` of the model, principal components of ``"expression"``, or ``"both"``. ``"auto"`` chooses, too.
+        ``"embedding"`` of the model, ``"expression"`` of variable genes (principal components for neighbours), or
+        ``"both"``: the mean of the log-probabilities of two regressions. ``"auto"`` chooses, too.
     held_out_by
         Column of the reference's obs with donors or batches, which are held out as a whole. Recommended where there is
         one: scores and probabilities are then those of new donors.
@@ -104,9 +106,9 @@ def transfer(
     ``obs[key_added + "_distance"]``
         Distance to the 10th nearest reference cell in the embedding, float64.
     ``obs[key_added + "_unseen"]``
-        Unseen-type score, float64: about the share of the reference cells that were nearer to its types when they were
-        held out. Near 1 for cells of types that the reference does not have
-        (:meth:`cell2sen.inference.transfer.novelty.Novelty.score`).
+        Unseen-type score, float64: about the share of the reference cells that were more like its types when they were
+        held out, by distances and the certainty of the label. Near 1 for cells of types that the reference does not
+        have (:meth:`cell2sen.inference.transfer.novelty.Novelty.score`).
     ``obs[key_added + "_in_reference"]``
         Cells that are in the reference, by expression or name, bool. They are labelled without themselves.
     ``obs[key_added + "_cluster"]``, ``…_majority_voting``, ``…_majority_share``
