@@ -63,7 +63,7 @@ def screen(
     label, labels
         Goal: a label of the model, among `labels` (default: those of its training).
     space
-        ``"expression"``: gene sets and directions are sums over genes. ``"embedding"``: a direction is that between mean
+        ``"expression"``: gene sets and directions are sums over genes. ``"embedding"``: a direction that between mean
         embeddings, a gene set a linear probe of its score. ``"auto"``: the embedding for edits, else expression.
     perturbations
         Perturbations of the model, whose response is predicted as by :func:`cell2sen.tl.perturb`.
@@ -110,6 +110,8 @@ def screen(
         Mean shift of cells and its 95 % t interval over cells, or over donors; of measured groups Welch's. Unit: for
         gene sets the mean ln(1 + CP10k) of their genes, for directions the share of the way from one group to the
         other, for labels log-odds in nats.
+    ``specific``
+        Effect less the median effect of all items of its kind in the context: without what all have in common.
     ``null_mean``, ``null_sd``, ``z``, ``p``, ``fdr``
         Null effects, standard score against them, two-sided p-value, and its Benjamini-Hochberg rate in the context.
     ``null``
@@ -135,9 +137,11 @@ def screen(
     goal = goal_of(gene_set, gmt, direction, label)
     if n_cells < 1 or min_cells < 1:
         raise ValueError(f"n_cells and min_cells must be at least 1, found {n_cells} and {min_cells}")
-    pair = None if contrast is None else tuple(map(str, contrast))
-    if pair is not None and (len(pair) != 2 or screen_by is None):
-        raise ValueError("contrast must be two contexts, with the obs column of contexts as screen_by=")
+    pair: tuple[str, str] | None = None
+    if contrast is not None:
+        if isinstance(contrast, str) or len(contrast) != 2 or screen_by is None:
+            raise ValueError("contrast must be two contexts, with the obs column of contexts as screen_by=")
+        pair = str(contrast[0]), str(contrast[1])
     settings = ScreenSettings(
         perturbations=_names(perturbations),
         delete=_names(delete),
@@ -146,7 +150,7 @@ def screen(
         space=space,
         groupby=groupby,
         labels=None if labels is None else _names(labels),
-        contrast=pair,  # type: ignore[arg-type]
+        contrast=pair,
         towards=towards,
         n_null=n_null,
         seed=seed,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cell2sen.inference.screen.nulls import false_discovery_rates
 
 COLUMNS = (
-    "context", "rank", "item", "kind", "effect", "low", "high", "null_mean", "null_sd", "z", "p", "fdr",
+    "context", "rank", "item", "kind", "effect", "low", "high", "specific", "null_mean", "null_sd", "z", "p", "fdr",
     "null", "n_cells", "n_changed", "n_donors", "in_goal",
 )  # fmt: skip
 
@@ -192,6 +192,7 @@ def table_of(scores: Sequence[Scores], towards: str) -> pd.DataFrame:
                 "in_goal": list(each.in_goal),
             }
         )
+        frame["specific"] = effects - frame.groupby("kind")["effect"].transform("median")
         frame["order"] = -sign * frame["effect"]
         frame = frame.sort_values(["order", "item", "kind"], kind="stable", na_position="last").drop(columns="order")
         frame["rank"] = np.arange(1, len(frame) + 1)

@@ -61,7 +61,7 @@ def goal_of(
     if isinstance(gene_set, Mapping):
         if len(gene_set) != 1:
             raise ValueError(f"gene_set must be one set, found {len(gene_set)}: {some(list(gene_set))}")
-        (name, genes), = gene_set.items()
+        ((name, genes),) = gene_set.items()
         return Goal(kind="gene_set", name=str(name), genes=tuple(dict.fromkeys(map(str, genes))))
     if gene_set is not None:
         if gmt is not None:

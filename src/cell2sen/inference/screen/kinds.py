@@ -234,7 +234,8 @@ def screen_measured(
     own_names
         Groups that the goal was made from.
     """
-    assert cells.perturbation is not None and cells.is_control is not None
+    assert cells.perturbation is not None
+    assert cells.is_control is not None
     members = _members(cells, rows)
     group, is_control = cells.perturbation[rows], cells.is_control[rows]
     fewest = cells.settings.min_cells

@@ -26,7 +26,10 @@ _CELLS_IN_MEMORY = 1024
 class Readout(Protocol):
     """Value of a goal for sentences, each of which depends on its own sentence and cell alone."""
 
-    session: Session
+    @property
+    def session(self) -> Session:
+        """Cells, with the task whose prompts are read."""
+        ...
 
     def values(
         self, sentences: Sentences, rows: NDArray[np.int64], edits: Sequence[Edit | None]
@@ -99,8 +102,8 @@ class ExpressionReadout:
         untreated = self.session.model.metadata.get("no_perturbation")
         if not untreated or self.session.data is None:
             raise Unsupported(
-                f"{self.session.model.name} was trained without a name for no perturbation, so it expects no expression "
-                "of an edited cell; use space='embedding'"
+                f"{self.session.model.name} was trained without a name for no perturbation, so it expects no "
+                "expression of an edited cell; use space='embedding'"
             )
         values = np.zeros(len(rows))
         symbols = sentences.symbols

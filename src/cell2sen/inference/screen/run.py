@@ -222,7 +222,7 @@ class _Screen:
         if not edits:
             raise ValueError(f"{kind}: no gene is in the prompts of {self.cells.settings.min_cells} cells")
         candidates = sorted({gene for edit in edits for gene in edit.genes})
-        pool = common if every else sorted(set(common) - set(candidates) - self.goal_genes)
+        pool = sorted(set(common) - self.goal_genes - (set() if every else set(candidates)))
         average = np.asarray(np.mean(list(means.values()), axis=0))
         n_null = NULL_EDITS if self.settings.n_null is None else self.settings.n_null
         drawn = matched_genes(candidates, pool, average, self.symbols, n_null, self.settings.seed)
@@ -245,7 +245,9 @@ class _Screen:
 
     def _measured(self, weights: NDArray[np.float64] | None, readout: Readout | None) -> Items:
         cells, session = self.cells, self.session
-        assert session.data is not None and cells.is_control is not None and cells.perturbation is not None
+        assert session.data is not None
+        assert cells.is_control is not None
+        assert cells.perturbation is not None
         own = frozenset(self.goal.groups or ()) | frozenset(self.symbols[gene] for gene in self.goal_genes)
         usable = cells.usable & np.array([value is not None for value in cells.perturbation])
         rows = cells.sampled(usable, None)
@@ -267,7 +269,8 @@ class _Screen:
     def _gene_weights(self) -> NDArray[np.float64]:
         if self.goal.kind == "gene_set":
             return set_weights(self.goal.genes, self.symbols)
-        assert self.session.data is not None and self.goal.groups is not None
+        assert self.session.data is not None
+        assert self.goal.groups is not None
         start_mean, end_mean = (
             group_mean(self.session.data[rows].ln_cp10k(), np.arange(len(rows))) for rows in self._group_rows(None)
         )
@@ -357,7 +360,9 @@ def _null_edits(
             edits += [Edit(kind, (gene,), symbols[gene]) for gene in drawn]
             continue
         rng = np.random.default_rng([seed, 3, size])
-        combinations = {tuple(rng.choice(drawn, size, replace=False).tolist()) for _ in range(n_null if len(drawn) > size else 0)}
+        combinations = {
+            tuple(rng.choice(drawn, size, replace=False).tolist()) for _ in range(n_null if len(drawn) > size else 0)
+        }
         edits += [Edit(kind, genes, "+".join(symbols[gene] for gene in genes)) for genes in sorted(combinations)]
     return edits
 
