@@ -64,7 +64,9 @@ def test_measured_groups_by_hand() -> None:
         row = table.loc[("B cell − T cell", name)]
         assert row["effect"] == pytest.approx(effects["B cell", name] - effects["T cell", name], rel=1e-4)
         assert row["low"] < row["effect"] < row["high"]
-    assert adata.uns["cell2sen"]["screen"]["table"].equals(table.reset_index()[adata.uns["cell2sen"]["screen"]["table"].columns])
+    assert adata.uns["cell2sen"]["screen"]["table"].equals(
+        table.reset_index()[adata.uns["cell2sen"]["screen"]["table"].columns]
+    )
     assert set(table["rank"]) == {1, 2} and (table["p"] >= 1 / 21).all()
 
 
