@@ -32,4 +32,5 @@ def test_a_table_in_a_file(run: Run, model: str, tmp_path: Path) -> None:
     assert json.loads(done.out)["top"]["all cells"].keys() == set(table["item"])
     assert digest(tmp_path / "cells.h5ad") == before
     missing = run("screen", tmp_path / "cells.h5ad", "out.csv", "--delete", "CD4", "--from", "B cell", "-m", model)
-    assert missing.code == 1 and "--to" in missing.err
+    assert missing.code == 1
+    assert "--to" in missing.err

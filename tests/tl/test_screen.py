@@ -67,7 +67,8 @@ def test_measured_groups_by_hand() -> None:
     assert adata.uns["cell2sen"]["screen"]["table"].equals(
         table.reset_index()[adata.uns["cell2sen"]["screen"]["table"].columns]
     )
-    assert set(table["rank"]) == {1, 2} and (table["p"] >= 1 / 21).all()
+    assert set(table["rank"]) == {1, 2}
+    assert (table["p"] >= 1 / 21).all()
 
 
 def test_perturbations_are_those_of_perturb() -> None:
@@ -129,7 +130,8 @@ def test_screens_continue(tmp_path: Path, backend: Any, monkeypatch: pytest.Monk
     assert not n_read
     pd.testing.assert_frame_equal(first, whole)
     pd.testing.assert_frame_equal(again, whole)
-    assert whole["null"].eq("edits of matched genes").all() and len(whole) > 20
+    assert whole["null"].eq("edits of matched genes").all()
+    assert len(whole) > 20
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,16 @@ def test_difference_is_that_of_welch() -> None:
 def test_donors_count_the_same() -> None:
     values, donors = np.array([1.0, 1.0, 1.0, 3.0, 5.0]), ["a", "a", "a", "b", "c"]
     found = mean_shift(values, donors)
-    assert found.effect == pytest.approx(3) and found.donors == {"a": 1, "b": 3, "c": 5}
+    assert found.effect == pytest.approx(3)
+    assert found.donors == {"a": 1, "b": 3, "c": 5}
     assert found.interval() == pytest.approx(scipy.stats.ttest_1samp([1, 3, 5], 0).confidence_interval(0.95))
     assert weights_of_cells(5, donors) @ values == pytest.approx(3)
     paired = difference(values, np.array([1.0, 2.0, 9.0]), donors, ["a", "b", "d"])
-    assert paired.donors == {"a": 0, "b": 1} and paired.effect == 0.5
+    assert paired.donors == {"a": 0, "b": 1}
+    assert paired.effect == 0.5
     both = contrast(found, mean_shift(values - 1, donors))
-    assert both.effect == pytest.approx(1) and both.error == pytest.approx(0)
+    assert both.effect == pytest.approx(1)
+    assert both.error == pytest.approx(0)
 
 
 def test_one_cell_has_no_interval() -> None:

@@ -43,7 +43,8 @@ def test_probe_learns_a_linear_score_within_contexts_only() -> None:
     x[150:, 5] += 10
     score = x @ true + np.repeat([0, 50.0], 150) + generator.normal(size=300) * 0.1
     probe = fit_probe(x, score, groups, names)
-    assert probe.weights == pytest.approx(true, abs=0.05) and probe.r > 0.98
+    assert probe.weights == pytest.approx(true, abs=0.05)
+    assert probe.r > 0.98
     assert fit_probe(x, generator.normal(size=300), groups, names).r < 0.3
     order = generator.permutation(300)
     again = fit_probe(x[order], score[order], [groups[at] for at in order], [names[at] for at in order])

@@ -31,7 +31,9 @@ def test_weights_stay_in_their_bin() -> None:
     permuted = permuted_weights(weights, bins, 50, seed=3)
     assert permuted.shape == (50, 10)
     for row in permuted:
-        assert sorted(row[:5]) == [0, 1, 2, 3, 4] and sorted(row[5:9]) == [5, 6, 7, 8] and row[9] == 9
+        assert sorted(row[:5]) == [0, 1, 2, 3, 4]
+        assert sorted(row[5:9]) == [5, 6, 7, 8]
+        assert row[9] == 9
     assert len({tuple(row) for row in permuted}) > 40
     assert np.array_equal(permuted, permuted_weights(weights, bins, 50, seed=3))
 
@@ -44,7 +46,8 @@ def test_permutation_p_values_are_uniform_without_an_effect_and_small_with_one()
     centre, spread, p = against_permutations(effects, null)
     assert p[0] == 1 / 200
     assert np.mean(p[1:] < 0.1) == pytest.approx(0.1, abs=0.05)
-    assert centre.mean() == pytest.approx(2, abs=0.1) and spread.mean() == pytest.approx(3, abs=0.1)
+    assert centre.mean() == pytest.approx(2, abs=0.1)
+    assert spread.mean() == pytest.approx(3, abs=0.1)
 
 
 def test_edits_are_compared_with_those_of_similar_expression() -> None:
@@ -53,7 +56,8 @@ def test_edits_are_compared_with_those_of_similar_expression() -> None:
     null_at, at = generator.uniform(0, 4, 300), np.array([0.2, 3.8, 0.2, np.nan])[:3]
     null = generator.normal(size=300) * (0.05 + null_at)
     p = against_edits(np.array([2.0, 2.0, 0.05]), at, null, null_at)[2]
-    assert p[0] < 0.02 < 0.2 < p[1] and p[2] > 0.2
+    assert p[0] < 0.02 < 0.2 < p[1]
+    assert p[2] > 0.2
     assert np.isnan(against_edits(np.array([1.0]), np.array([1.0]), null[:2], null_at[:2])[2]).all()
 
 
@@ -63,7 +67,8 @@ def test_matched_genes_follow_the_candidates() -> None:
     candidates = list(range(150, 190))
     pool = [gene for gene in range(200) if gene not in candidates]
     drawn = matched_genes(candidates, pool, expression, names, 20, seed=0)
-    assert len(set(drawn)) == 20 and not set(drawn) & set(candidates)
+    assert len(set(drawn)) == 20
+    assert not set(drawn) & set(candidates)
     assert expression[drawn].mean() > 0.7
     assert matched_genes(candidates, pool[:5], expression, names, 20, seed=0) == pool[:5]
 
