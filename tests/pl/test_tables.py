@@ -122,7 +122,8 @@ def test_screens_of_the_tool_are_drawn_as_they_are() -> None:
     table = pd.DataFrame(
         {
             "context": ["A", "A", "B", "B"], "rank": [1, 2, 1, 2], "item": ["x", "y", "y", "x"],
-            "effect": [-2.0, -1.0, -4.0, 3.0], "low": [-3.0, -2, -5, 2], "high": [-1.0, 0, -3, 4], "fdr": [0.01, 1, 1, 1],
+            "effect": [-2.0, -1.0, -4.0, 3.0], "low": [-3.0, -2, -5, 2], "high": [-1.0, 0, -3, 4],
+            "fdr": [0.01, 1, 1, 1],
         }
     )  # fmt: skip
     axes = c2s.pl.screen(table, context="A")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from cells import GENES, cells, fake
 
 from cell2sen.inference.screen.edits import Edit, EditedSentences, parse_edits
@@ -48,10 +49,10 @@ def test_names_are_checked() -> None:
 
 def test_a_cell_of_one_gene_is_not_emptied() -> None:
     adata = cells()
-    adata.X = adata.X.tolil()
-    adata.X[0] = 0
-    adata.X[0, GENES.index("CD4")] = 3
-    adata.X = adata.X.tocsr()
+    dense = adata.X.toarray()
+    dense[0] = 0
+    dense[0, GENES.index("CD4")] = 3
+    adata.X = sp.csr_matrix(dense)
     with start(adata, "embed", {"model": fake(), "progress": False}) as opened:
         edited = EditedSentences(opened.sentences, np.array([0]), None)
         assert edited.changed(parse_edits(["CD4"], "delete", opened.sentences.symbols)[0]) == ([], [])
