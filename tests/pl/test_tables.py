@@ -116,3 +116,18 @@ def test_composition_of_a_thousand_types() -> None:
     assert len(names) == 40
     assert names[0].endswith(" others")
     assert mpl.colors.to_hex(axes.containers[0][0].get_facecolor()).upper() == LIGHT_GREY
+
+
+def test_screens_of_the_tool_are_drawn_as_they_are() -> None:
+    table = pd.DataFrame(
+        {
+            "context": ["A", "A", "B", "B"], "rank": [1, 2, 1, 2], "item": ["x", "y", "y", "x"],
+            "effect": [-2.0, -1.0, -4.0, 3.0], "low": [-3.0, -2, -5, 2], "high": [-1.0, 0, -3, 4],
+            "fdr": [0.01, 1, 1, 1],
+        }
+    )  # fmt: skip
+    axes = c2s.pl.screen(table, context="A")
+    assert axes.collections[1].get_offsets()[:, 1].tolist() == [-2, -1]
+    assert c2s.pl.screen(table).collections[1].get_offsets()[:, 1].tolist() == [-4, 3]
+    with pytest.raises(KeyError, match="no context 'C'"):
+        c2s.pl.screen(table, context="C")

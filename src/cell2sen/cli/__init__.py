@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, corpus, demo, evaluate, integrate, messages, predict, train, transfer
+from cell2sen.cli import check, corpus, demo, evaluate, integrate, messages, predict, screen, train, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -26,6 +26,7 @@ COMMANDS = (
     transfer.transfer,
     transfer.supporting_genes,
     predict.perturb,
+    screen.screen,
     predict.generate,
     samples.generate_sample,
     text.ask,

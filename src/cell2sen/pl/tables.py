@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+#: False discovery rate below which an item of a screen is dark.
+MAX_FDR = 0.05
+
 #: Names of mean scores in tables of scib-metrics, which are drawn as bars.
 _TOTALS = ("bio conservation", "batch correction", "total", "mean", "overall")
 
@@ -120,9 +123,10 @@ def _draw_column(axes: Axes, place: int, values: Any, total: bool, lower: bool) 
 
 
 def screen(
-    table: pd.DataFrame,
-    score: str,
+    table: pd.DataFrame | AnnData,
+    score: str | None = None,
     *,
+    context: str | None = None,
     name: str | None = None,
     low: str | None = None,
     high: str | None = None,
@@ -138,13 +142,17 @@ def screen(
     Parameters
     ----------
     table
-        A row per perturbation.
+        A row per perturbation: of :func:`cell2sen.tl.screen`, an AnnData with its result, or any other table.
     score
-        Column of the score; the largest has rank 1. Missing ones are left out, and counted in the title.
+        Column of the score; the largest has rank 1. Missing ones are left out, and counted in the title. Default:
+        ``"effect"``, with the names, interval and order of :func:`cell2sen.tl.screen`.
+    context
+        Context of the table of :func:`cell2sen.tl.screen`. Default: the last one, which is the contrast if there is
+        one.
     name
         Column of the names. Default: the index.
     low, high
-        Columns of the ends of an interval, drawn as lines.
+        Columns of the ends of an interval, drawn as lines. Items with ``fdr`` below 0.05 are dark, others grey.
     highlight
         Names that are marked and named wherever they are, such as known hits and controls.
     n
@@ -163,6 +171,14 @@ def screen(
     ValueError
         No finite score, or only one of `low` and `high`.
     """
+    if hasattr(table, "uns"):
+        table = _stored_screen(table)
+    if context is not None or (score is None and "context" in table):
+        table = _of_context(table, context)
+    ranked = score is None
+    if score is None:
+        score, name = "effect", "item" if name is None and "item" in table else name
+        low, high = ("low", "high") if low is high is None and {"low", "high"} <= set(table) else (low, high)
     for column in (score, name, low, high):
         if column is not None and column not in table:
             raise KeyError(f"the table has no column {column!r}; available: {list(table.columns)}")
@@ -175,7 +191,8 @@ def screen(
     finite = np.flatnonzero(np.isfinite(values))
     if not len(finite):
         raise ValueError(f"column {score!r} has no finite score ({len(values)} rows)")
-    order = finite[np.argsort(-values[finite], kind="stable")]
+    is_downward = ranked and "rank" in table and bool(table["rank"].corr(table[score]) > 0)
+    order = finite[np.argsort(values[finite] * (1 if is_downward else -1), kind="stable")]
     y, names, ranks = values[order], names[order], np.arange(1, len(order) + 1, dtype=np.float64)
     axes = drawing.new_axes(ax, (6.0, 3.8))
     axes.axhline(0, color="#D5D5D5", linewidth=0.8, zorder=0)
@@ -183,7 +200,9 @@ def screen(
     if low is not None and high is not None:
         lowest, highest = (table[column].to_numpy(dtype=np.float64)[order] for column in (low, high))
         axes.vlines(ranks, lowest, highest, color="#C4D3E0", linewidth=1, zorder=1)
-    axes.scatter(ranks, y, s=12, color=OKABE_ITO[0], linewidths=0, zorder=2, rasterized=len(y) > 20_000)
+    is_dark = table["fdr"].to_numpy(np.float64)[order] < MAX_FDR if ranked and "fdr" in table else y == y
+    colours = np.where(is_dark, OKABE_ITO[0], LIGHT_GREY)
+    axes.scatter(ranks, y, s=12, color=colours.tolist(), linewidths=0, zorder=2, rasterized=len(y) > 20_000)
     marked = np.flatnonzero(np.isin(names, list(highlight)))
     axes.scatter(ranks[marked], y[marked], s=26, color=OKABE_ITO[5], linewidths=0, zorder=3)
     axes.margins(x=0.06, y=0.1)
@@ -200,6 +219,25 @@ def screen(
     others = [int(at) for at in marked if at not in top and at not in bottom]
     drawing.place_names(axes, ranks, y, texts, others, len(others))
     return drawing.finish(axes, new=ax is None, show=show, save=save)
+
+
+def _stored_screen(adata: Any) -> pd.DataFrame:
+    """The table of the last :func:`cell2sen.tl.screen`."""
+    stored = adata.uns.get("cell2sen", {}).get("screen", {})
+    if "table" not in stored:
+        raise KeyError("uns['cell2sen'] has no 'screen': call tl.screen first, or pass its table")
+    return pd.DataFrame(stored["table"])
+
+
+def _of_context(table: pd.DataFrame, context: str | None) -> pd.DataFrame:
+    """Rows of one context; of the last one by default."""
+    if "context" not in table:
+        raise KeyError(f"the table has no column 'context'; available: {list(table.columns)}")
+    chosen = str(table["context"].iloc[-1]) if context is None else context
+    rows = table[table["context"] == chosen].reset_index(drop=True)
+    if not len(rows):
+        raise KeyError(f"the table has no context {chosen!r}; available: {list(table['context'].unique())}")
+    return rows
 
 
 def composition(

@@ -13,6 +13,7 @@ from cell2sen.tl.labels.support import supporting_genes
 from cell2sen.tl.labels.transfer import ontology_ids, transfer
 from cell2sen.tl.results import UNIT, UNKNOWN, UNS
 from cell2sen.tl.samples import generate_sample
+from cell2sen.tl.screen import screen
 from cell2sen.tl.space import held_out_regions, neighbour, neighbourhoods, niche, same_neighbourhood, same_niche
 from cell2sen.tl.text import ask, caption, interpret
 
@@ -42,6 +43,7 @@ __all__ = [
     "pseudobulk",
     "same_neighbourhood",
     "same_niche",
+    "screen",
     "supporting_genes",
     "transfer",
 ]
