@@ -260,6 +260,9 @@ def perturb(
         Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
     ] = "auto",
     correction: Annotated[bool, typer.Option(help="Add the model's stored mean residual, if it has one.")] = True,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Whole-number counts in X: those of the controls, thinned and scaled.")
+    ] = False,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
@@ -295,6 +298,7 @@ def perturb(
             n_genes=n_genes,
             readout=readout,
             correction=correction,
+            output="counts" if counts else "expression",
             guided=not unguided,
             temperature=temperature,
             seed=seed,
@@ -320,6 +324,10 @@ def generate(
     genes: Annotated[
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
     ] = None,
+    counts: Annotated[
+        bool,
+        typer.Option("--counts", help="Whole-number counts in X: those of the most similar cells of --genes, moved."),
+    ] = False,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
@@ -348,6 +356,7 @@ def generate(
             n=n,
             genes=stack.enter_context(open_anndata(genes)) if genes else None,
             n_genes=n_genes,
+            output="counts" if counts else "expression",
             guided=not unguided,
             temperature=temperature,
             seed=seed,
