@@ -504,7 +504,11 @@ def generate(
     elif output == "counts":
         _add_counts(result, session, seed)
     provenance = session.provenance(
-        unit=COUNTS_UNIT if output == "counts" else UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
+        unit=COUNTS_UNIT if output == "counts" else UNIT,
+        guided=guided,
+        n_genes=cells.n_genes,
+        organism=organism,
+        **sampling_record(sampling),
     )
     record(result, "generate", provenance)
     return result

@@ -12,7 +12,9 @@ from cell2sen.evaluation.challenge.submission import problems, submission
 
 def predicted() -> ad.AnnData:
     obs = pd.DataFrame({"perturbation": ["A"] * 3 + ["B"] * 2}, index=["c3", "c1", "c2", "d1", "d2"])
-    return ad.AnnData(np.arange(1, 16, dtype="float32").reshape(5, 3), obs=obs, var=pd.DataFrame(index=["G1", "G2", "G3"]))
+    return ad.AnnData(
+        np.arange(1, 16, dtype="float32").reshape(5, 3), obs=obs, var=pd.DataFrame(index=["G1", "G2", "G3"])
+    )
 
 
 def test_genes_and_cells_of_the_challenge() -> None:

@@ -116,7 +116,9 @@ def matched_counts(predicted: AnnData, real: AnnData, *, perturbation: str, cont
             f"{sorted(set(found[0]))[:6]}, real are {sorted(set(found[1]))[:6]}"
         )
     if control not in found[1]:
-        raise ValueError(f"no real cell is a control ({control!r} in obs[{perturbation!r}]); found {sorted(set(found[1]))[:6]}")
+        raise ValueError(
+            f"no real cell is a control ({control!r} in obs[{perturbation!r}]); found {sorted(set(found[1]))[:6]}"
+        )
     controls = sp.csr_matrix(real[found[1] == control, genes].X)
     sides = []
     for side, names in zip((predicted, real), found, strict=True):

@@ -25,8 +25,8 @@ def refuse_without_counts(data: Any, what: str) -> None:
     """
     if not isinstance(data, Expression):
         raise ValueError(
-            f"output='counts' needs {what} with their counts, found none: predicted counts are those of measured cells, "
-            "thinned and scaled. Pass cells with counts, or output='expression'"
+            f"output='counts' needs {what} with their counts, found none: predicted counts are those of measured "
+            "cells, thinned and scaled. Pass cells with counts, or output='expression'"
         )
     if data.scale != COUNTS:
         raise ValueError(
