@@ -142,8 +142,8 @@ def _read(data: AnnData | str | Path, name: str) -> AnnData:
     values = sp.csr_matrix(adata.X).data
     if (values < 0).any() or (values != np.rint(values)).any():
         raise ValueError(
-            f"cell-eval2 needs counts, but X of the {name} cells has values that are negative or not whole: predict with "
-            "output='counts' (--counts), or pass an AnnData with counts in X"
+            f"cell-eval2 needs counts, but X of the {name} cells has values that are negative or not whole: predict "
+            "with output='counts' (--counts), or pass an AnnData with counts in X"
         )
     return adata
 
