@@ -23,6 +23,9 @@ DOES_NOT_SHOW = {
     "de_wilcoxon_lfc_nmae": "genes that do not respond in the real cells",
 }
 
+#: Scored metrics of which lower values are better.
+LOWER_IS_BETTER = ("expr_mse_unbiased_capped_norm", "de_wilcoxon_lfc_nmae")
+
 
 def cell_eval2(
     predicted: AnnData | str | Path,
@@ -56,7 +59,8 @@ def cell_eval2(
     Returns
     -------
     DataFrame with ``context``, ``metric``, ``prediction``, ``baseline``, ``replicate``, ``scaled`` = (prediction −
-    baseline) / (replicate − baseline), not clipped, and ``does_not_show``. Both sides have the same real controls, over
+    baseline) / (replicate − baseline), not clipped (missing for unscored metrics, and where the replicate is not better
+    than the baseline), and ``does_not_show``. Both sides have the same real controls, over
     the genes they share. Perturbations that are no gene of the data are declared to have no target gene.
 
     Raises
@@ -91,7 +95,10 @@ def cell_eval2(
             table["replicate"] = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
         frame = pd.DataFrame(table).rename_axis("metric").reset_index()
         if references:
-            frame["scaled"] = (frame["prediction"] - frame["baseline"]) / (frame["replicate"] - frame["baseline"])
+            span = frame["replicate"] - frame["baseline"]
+            lower = frame["metric"].isin(LOWER_IS_BETTER)
+            is_scale = frame["metric"].isin(DOES_NOT_SHOW) & (span.where(~lower, -span) > 0)
+            frame["scaled"] = ((frame["prediction"] - frame["baseline"]) / span.where(is_scale)).astype(float)
         frame["does_not_show"] = frame["metric"].map(DOES_NOT_SHOW).fillna("")
         frame.insert(0, "context", name)
         frames.append(frame)
