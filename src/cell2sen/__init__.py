@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cell2sen import pl, tl
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.evaluation.cell_eval import cell_eval
+    from cell2sen.evaluation.challenge.cell_eval2 import cell_eval2
     from cell2sen.evaluation.evaluate import evaluate
     from cell2sen.helical import Cell2Sen, Cell2SenConfig
     from cell2sen.inference.check import check
@@ -33,6 +34,7 @@ __all__ = [
     "Unsupported",
     "__version__",
     "cell_eval",
+    "cell_eval2",
     "check",
     "evaluate",
     "pl",
@@ -52,6 +54,7 @@ _HOME = {
     "Task": "task",
     "Unsupported": "backend",
     "cell_eval": "evaluation.cell_eval",
+    "cell_eval2": "evaluation.challenge.cell_eval2",
     "check": "inference.check",
     "evaluate": "evaluation.evaluate",
     "train": "training.train",

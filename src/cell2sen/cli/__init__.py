@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, corpus, demo, evaluate, integrate, messages, predict, screen, train, transfer
+from cell2sen.cli import check, corpus, demo, evaluate, export, integrate, messages, predict, screen, train, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -40,6 +40,7 @@ COMMANDS = (
     corpus.corpus,
     train.train,
     evaluate.evaluate,
+    export.export,
     check.models,
     demo.demo,
 )

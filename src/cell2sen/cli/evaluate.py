@@ -105,6 +105,10 @@ def evaluate(
     cell_eval: Annotated[
         Path | None, typer.Option(help="File for the scores of Arc's cell-eval, which must be installed (.csv).")
     ] = None,
+    cell_eval2: Annotated[
+        Path | None,
+        typer.Option(help="File for the scores of Arc's cell-eval2 beside its baseline and replicate (.csv). Counts."),
+    ] = None,
     task: Annotated[
         Literal["perturb", "generate", "annotate", "number", "text", "integrate", "name_gene_set", "list_gene_set"]
         | None,
@@ -124,7 +128,12 @@ def evaluate(
     """Score predictions beside baselines and a ceiling, with confidence intervals and leak checks."""
     import cell2sen
 
-    for path, suffixes in ((report, (".html",)), (table, (".csv", ".json")), (cell_eval, (".csv",))):
+    for path, suffixes in (
+        (report, (".html",)),
+        (table, (".csv", ".json")),
+        (cell_eval, (".csv",)),
+        (cell_eval2, (".csv",)),
+    ):
         if path is not None:
             check_suffix(path, *suffixes)
     shared = arguments(columns, values, comparison)
@@ -147,7 +156,34 @@ def evaluate(
 
         with complete_file(cell_eval, predicted, real) as temporary:
             cell2sen.cell_eval(predicted, real, **shared).to_csv(temporary, index=False)
+    if cell_eval2 is not None:
+        _cell_eval2(predicted, real, cell_eval2, columns)
     typer.echo(evaluation.to_json() if output.as_json else str(evaluation))
+
+
+def _cell_eval2(predicted: Path, real: Path, out: Path, columns: ColumnOptions) -> None:
+    """Scores of cell-eval2 as a table."""
+    import cell2sen
+    from cell2sen.data.output import complete_file
+
+    if (
+        columns.rename
+        or columns.predicted_perturbation
+        or len(columns.control or ()) > 1
+        or len(columns.context or ()) > 1
+    ):
+        raise ValueError(
+            "--cell-eval2 takes one --control and one --context, the same names in both files, and no --rename or "
+            "--predicted-perturbation"
+        )
+    with complete_file(out, predicted, real) as temporary:
+        cell2sen.cell_eval2(
+            predicted,
+            real,
+            perturbation=columns.perturbation,
+            control=(columns.control or ["control"])[0],
+            context=(columns.context or [None])[0],
+        ).to_csv(temporary, index=False)
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str] | None:

@@ -264,6 +264,9 @@ def perturb(
         bool, typer.Option("--model-only", help="The model's own prediction, without responses of its training cells.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also for names that the model was not trained on.")] = False,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Whole-number counts in X: those of the controls, thinned and scaled.")
+    ] = False,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 0.0,
@@ -301,6 +304,7 @@ def perturb(
             readout=readout,
             measured=not model_only,
             force=force,
+            output="counts" if counts else "expression",
             guided=not unguided,
             temperature=temperature,
             seed=seed,
@@ -325,6 +329,10 @@ def generate(
     genes: Annotated[
         Path | None, typer.Option(help="AnnData file with the genes to use. Default: the model's.")
     ] = None,
+    counts: Annotated[
+        bool,
+        typer.Option("--counts", help="Whole-number counts in X: those of the most similar cells of --genes, moved."),
+    ] = False,
     n_genes: NGenes = None,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
@@ -353,6 +361,7 @@ def generate(
             n=n,
             genes=stack.enter_context(open_anndata(genes)) if genes else None,
             n_genes=n_genes,
+            output="counts" if counts else "expression",
             guided=not unguided,
             temperature=temperature,
             seed=seed,

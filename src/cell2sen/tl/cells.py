@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,18 @@ import pandas as pd
 from cell2sen.backend import SENTENCE_END, Pooling, Sampling
 from cell2sen.inference.annotate import check_labels, samples_of_cells
 from cell2sen.inference.answers.columns import annotate_cells, tasks_to_annotate
+from cell2sen.inference.counts.measured_cells import counts_of, most_similar, refuse_without_counts
+from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.responses.expected_response import basis_table
 from cell2sen.inference.responses.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
-from cell2sen.inference.session import model_of, start
+from cell2sen.inference.session import Session, model_of, start
 from cell2sen.task import Task
 from cell2sen.tl.labels.votes import annotation_columns
 from cell2sen.tl.results import (
+    COUNTS_UNIT,
     UNIT,
     UNKNOWN,
     UNS,
@@ -34,6 +37,9 @@ from cell2sen.tl.results import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: What ``X`` of predicted cells has.
+Output = Literal["expression", "counts"]
 
 
 def embed(
@@ -284,6 +290,7 @@ def perturb(
     readout: Readout = "auto",
     measured: bool = True,
     force: bool = False,
+    output: Output = "expression",
     guided: bool = True,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -325,6 +332,10 @@ def perturb(
     force
         Predict also responses to names that the model was not trained on. They mean nothing: a small model changes much
         the same genes whatever the name.
+    output
+        ``"counts"``: ``X`` has whole-number counts, the control's own counts thinned where genes fall and scaled where
+        they rise, with the same sum (:mod:`cell2sen.inference.counts.thinning`). A cell's counts depend on the seed,
+        its name and its perturbation alone. The layers stay expression.
     guided
         Generated sentences have only genes of this dataset, each at most once. ``False``: free text.
     temperature, top_k, top_p, seed
@@ -340,7 +351,7 @@ def perturb(
     A new AnnData of the cells that have a perturbation and genes, in their order.
 
     ``X``, ``layers["control"]``, ``layers["delta"]``
-        Predicted expression, the control's, and the difference; float32 CSR, ln(1 + CP10k).
+        Predicted expression (or counts), the control's, and the difference; float32 CSR, ln(1 + CP10k).
     ``var``
         The genes that the model can write: names and columns of `adata`, and ``symbol``, the model's name of each
         (another column ``symbol`` as ``symbol_before``). The provenance counts those that it cannot write.
@@ -369,11 +380,19 @@ def perturb(
 
     check_input(adata, copy=True)
     check_options(options)
+    check_output(output)
     perturbations = perturbations_to_predict(adata.obs, perturbation, perturbation_column, control, model_of(options))
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
     session = start(adata, "perturb", options)
+    if output == "counts":
+        refuse_without_counts(session.data, "control cells")
+        if not adata.obs_names.is_unique:
+            raise ValueError(
+                "output='counts' needs unique cell names, because a cell's draw depends on its name: call "
+                "adata.obs_names_make_unique() first"
+            )
     response = predict_response(
         session,
         perturbations,
@@ -384,14 +403,20 @@ def perturb(
         guided=guided,
         n_genes=n_genes,
     )
+    values = response.predicted
+    if output == "counts" and session.data is not None:
+        names = session.sentences.names[response.rows]
+        keys = [f"{name}\x00{name_}" for name, name_ in zip(names, response.perturbations, strict=True)]
+        measured = counts_of(session.data, response.rows)
+        values = predicted_counts(measured, values, keys, session.sentences.symbols, seed=seed)
     result = AnnData(
-        X=response.predicted,
+        X=values,
         obs=_obs_of_response(adata, response, perturbation_column),
         var=session.var(),
         layers={"control": response.control, "delta": (response.predicted - response.control).tocsr()},
     )
     provenance = session.provenance(
-        unit=UNIT,
+        unit=COUNTS_UNIT if output == "counts" else UNIT,
         readout=response.readout,
         basis=basis_table(response.basis),
         guided=guided,
@@ -408,6 +433,7 @@ def generate(
     n: int = 100,
     genes: AnnData | str | Path | Sequence[str] | None = None,
     n_genes: int | None = None,
+    output: Output = "expression",
     guided: bool = True,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -429,6 +455,10 @@ def generate(
         organism are used. Default: the model's own list.
     n_genes
         Genes of each cell. Default: the number that the model was trained with.
+    output
+        ``"counts"``: ``X`` has whole-number counts and ``layers["expression"]`` the expression. Behind each drawn cell
+        stands the measured cell of `genes` (which must be an AnnData or a file with counts) that correlates best with
+        it, named in ``obs["measured_cell"]``; its counts are thinned and scaled to the drawn expression, with its sum.
     guided
         Only these genes, each at most once. ``False``: free text.
     temperature, top_k, top_p, seed
@@ -444,7 +474,7 @@ def generate(
     AnnData of `n` cells per label.
 
     ``X``
-        Expression, float32 CSR, ln(1 + CP10k).
+        Expression (or counts), float32 CSR, ln(1 + CP10k).
     ``var``
         Names and columns of `genes`, if that is data, and ``symbol``, the model's name of each gene.
     ``obs``
@@ -463,22 +493,52 @@ def generate(
     from anndata import AnnData
 
     check_options(options)
+    check_output(output)
     cell_types = check_cell_types(cell_type, n, n_genes)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
     session, organism = generation_session(genes, options)
+    if output == "counts":
+        refuse_without_counts(session.data, "measured cells in genes=")
     cells = generate_cells(
         session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
     add_sentences(obs, cells.answers)
     result = AnnData(X=cells.expression, obs=obs, var=session.var())
+    if output == "counts" and isinstance(genes, str | Path):
+        with start(genes, "generate", options) as reopened:
+            _add_counts(result, reopened, seed)
+    elif output == "counts":
+        _add_counts(result, session, seed)
     provenance = session.provenance(
-        unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
+        unit=COUNTS_UNIT if output == "counts" else UNIT,
+        guided=guided,
+        n_genes=cells.n_genes,
+        organism=organism,
+        **sampling_record(sampling),
     )
     record(result, "generate", provenance)
     return result
+
+
+def check_output(output: str) -> None:
+    """Raise a ValueError if `output` is neither ``"expression"`` nor ``"counts"``."""
+    if output not in ("expression", "counts"):
+        raise ValueError(f"no output {output!r}; available: ['expression', 'counts']")
+
+
+def _add_counts(drawn: AnnData, session: Session, seed: int) -> None:
+    """Counts of the most similar measured cells, moved to the drawn expression, in `drawn`."""
+    data = session.data
+    if data is None:  # refused before
+        return
+    rows = most_similar(data, drawn.X)
+    drawn.layers["expression"] = drawn.X
+    keys = list(map(str, drawn.obs_names))
+    drawn.X = predicted_counts(counts_of(data, rows), drawn.X, keys, session.sentences.symbols, seed=seed)
+    drawn.obs["measured_cell"] = data.names[rows]
 
 
 def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:

@@ -23,6 +23,9 @@ UNKNOWN = "unknown"
 #: Unit of predicted expression.
 UNIT = "ln(1 + CP10k)"
 
+#: Unit of predicted counts.
+COUNTS_UNIT = "counts"
+
 
 def add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
     """Add the generated sentences and their quality to `obs`."""

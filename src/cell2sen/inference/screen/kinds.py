@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
 from cell2sen.data.progress import Progress
-from cell2sen.inference.perturb import predict_response
+from cell2sen.inference.responses.perturb import predict_response
 from cell2sen.inference.screen.cells import Cells
 from cell2sen.inference.screen.edits import Edit, EditedSentences, with_genes
 from cell2sen.inference.screen.estimates import Estimate, difference, mean_shift, weights_of_cells

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cell2sen.backend import Unsupported
 from cell2sen.inference.annotate import ClosedSet, probabilities_of
-from cell2sen.inference.expected_response import own_rank_values
+from cell2sen.inference.responses.expected_response import own_rank_values
 from cell2sen.inference.screen.edits import Edit
 from cell2sen.inference.session import Session
 from cell2sen.sentences.sentences import Sentences
@@ -88,7 +88,7 @@ class LabelReadout:
 class ExpressionReadout:
     """Expected expression without a perturbation, times weights of genes; edited genes are left out.
 
-    A rank has the value that the cell itself has at this rank, as in :mod:`cell2sen.inference.expected_response`.
+    A rank has the value that the cell itself has at this rank, as in :mod:`cell2sen.inference.responses.expected_response`.
     """
 
     session: Session

@@ -1,0 +1,1 @@
+"""Virtual Cell Challenge: Arc's cell-eval2, and submissions."""

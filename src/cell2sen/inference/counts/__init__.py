@@ -1,0 +1,1 @@
+"""Whole-number counts of predicted cells, made from measured cells."""
