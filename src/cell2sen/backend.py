@@ -107,7 +107,8 @@ class Backend(abc.ABC):
     """Prompts in a batch; ``None``: as many as fit. May be assigned; a backend may ignore it. Changes no result."""
 
     progress: bool | Report = False
-    """Show a progress bar on stderr for long work, or call a function (:data:`cell2sen.data.progress.Report`). May be assigned; a backend may ignore it."""
+    """Show a progress bar on stderr for long work, or call a function (:data:`cell2sen.data.progress.Report`). May be
+    assigned; a backend may ignore it."""
 
     def provenance(self) -> dict[str, Any]:
         """Model and settings that change results, as plain values for ``adata.uns``."""
