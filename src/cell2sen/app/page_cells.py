@@ -1,4 +1,4 @@
-"""Cells of a page: maps, values to colour by, and cell sentences with the genes that differ from the rest of the file."""
+"""Cells of a page: maps, values to colour by, and the genes of sentences that differ from the rest of the file."""
 
 from __future__ import annotations
 
