@@ -21,8 +21,8 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 #: of the data.
 TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "cli",
-    "nano",
+    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "app",
+    "cli", "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cell2sen.data.progress import Report
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
@@ -105,8 +106,9 @@ class Backend(abc.ABC):
     batch_size: int | None = None
     """Prompts in a batch; ``None``: as many as fit. May be assigned; a backend may ignore it. Changes no result."""
 
-    progress: bool = False
-    """Show a progress bar on stderr for long work. May be assigned; a backend may ignore it."""
+    progress: bool | Report = False
+    """Show a progress bar on stderr for long work, or call a function (:data:`cell2sen.data.progress.Report`). May be
+    assigned; a backend may ignore it."""
 
     def provenance(self) -> dict[str, Any]:
         """Model and settings that change results, as plain values for ``adata.uns``."""

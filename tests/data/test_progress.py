@@ -111,3 +111,42 @@ def test_the_bar_of_a_preparation_appears_late_and_leaves_nothing(
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_function_is_called_instead_of_a_bar_and_cancels() -> None:
+    calls: list[tuple[str, float, int]] = []
+
+    def report(name: str, done: float, total: int) -> None:
+        calls.append((name, done, total))
+        if done > 3.5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), Progress(4, "writing", show=report) as bar:  # noqa: PT012
+        for _ in range(2):
+            bar.begin(2)
+            progress.step(0.5)
+            bar.update(2)
+            progress.step(0.5)
+    assert calls == [("writing", 0, 4), ("writing", 1, 4), ("writing", 2, 4), ("writing", 3, 4), ("writing", 3, 4),
+                     ("writing", 4, 4)]  # fmt: skip
+    progress.step(0.5)  # outside of any work
+    assert len(calls) == 6
+
+
+def test_each_written_gene_is_reported_and_cancels_a_response() -> None:
+    import tiny
+    from cells import cells, fake
+
+    import cell2sen as c2s
+
+    calls: list[tuple[str, float, int]] = []
+
+    def report(name: str, done: float, total: int) -> None:
+        calls.append((name, done, total))
+        if len(limits := [call for call in calls if call[0] == "expected expression"]) > 5:
+            raise InterruptedError(limits[-1])
+
+    model = tiny.backend(kind="genes", model=fake(no_perturbation="untreated").model, progress=report)
+    with pytest.raises(InterruptedError) as error:
+        c2s.tl.perturb(cells(), "IFN-beta", model=model, n_genes=8, readout="expected", progress=False)
+    assert 0 < error.value.args[0][1] < 6  # within the first batch, cells that are done as a fraction

@@ -36,7 +36,7 @@ def load(
     model: Model,
     *,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: object = False,
     device: str = "cpu",
     offline: bool = True,
     context: int = 4096,

@@ -22,6 +22,7 @@ from cell2sen.backend import (
     answer_lengths,
     check_embed,
 )
+from cell2sen.data.progress import Report
 from cell2sen.engine import scoring
 from cell2sen.engine.decoding.sampling import row_key
 from cell2sen.engine.embedding import Embedder
@@ -40,7 +41,7 @@ def load(
     *,
     device: str = "auto",
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | Report = True,
     offline: bool = True,
     padding_side: Literal["left", "right"] = "right",
 ) -> TransformersBackend:
@@ -117,7 +118,7 @@ class TransformersBackend(Backend):
         tokens: Tokens,
         *,
         batch_size: int | None = None,
-        progress: bool = True,
+        progress: bool | Report = True,
         padding_side: Literal["left", "right"] = "right",
     ) -> None:
         self.model = model

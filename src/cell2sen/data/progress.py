@@ -1,14 +1,19 @@
-"""Progress of long work on stderr: a bar in a terminal or a notebook, else a line per tenth."""
+"""Progress of long work: a bar on stderr, a line per tenth where stderr is no terminal, or calls of a function."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+
+#: Function of the name of the work, the parts that are done, and their total. Parts are fractions while answers are
+#: written: it is called once per written gene or token. An error that it raises cancels the work.
+Report = Callable[[str, float, int], None]
 
 #: Seconds without lines, so that short work writes none, and seconds before the bar of a preparation appears.
 QUIET_SECONDS, PREPARATION_SECONDS = 2.0, 3.0
@@ -26,14 +31,24 @@ class Progress:
     unit
         What is counted, in the singular: ``"cell"``.
     show
-        Write something.
+        Write something; or a function that is called instead, :data:`Report`.
     preparation
         The work comes before the job that the user started: its bar appears late, and leaves no trace.
     """
 
     def __init__(
-        self, total: int, name: str, unit: str = "cell", *, show: bool = True, preparation: bool = False, done: int = 0
+        self,
+        total: int,
+        name: str,
+        unit: str = "cell",
+        *,
+        show: bool | Report = True,
+        preparation: bool = False,
+        done: int = 0,
     ) -> None:
+        self.report: Report | None = show if callable(show) else None
+        show = show is True
+        self._batch = 0
         self.total, self.name, self.unit, self.n = total, name, unit, done
         self._show, self._started, self._first, self._tenth = show, time.monotonic(), done, self._tenths(done)
         self._bar: Any = None
@@ -56,16 +71,31 @@ class Progress:
         )
 
     def __enter__(self) -> Progress:
+        self._outer = _CURRENT.set(self)
+        if self.report is not None:
+            self.report(self.name, self.n, self.total)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _CURRENT.reset(self._outer)
         self.close()
+
+    def begin(self, batch: int) -> None:
+        """Start a batch of `batch` parts, of which :func:`step` counts shares."""
+        self._batch = batch
+
+    def share(self, done: float) -> None:
+        """Report that the share `done` of the batch is done, 0 to 1."""
+        if self.report is not None:
+            self.report(self.name, self.n + done * self._batch, self.total)
 
     def update(self, n: int, note: str = "") -> None:
         """Count `n` more parts; `note` is shown behind them, such as the loss."""
         self.n += n
+        if self.report is not None:
+            self.report(self.name, self.n, self.total)
         if self._bar is None and self._late and time.monotonic() - self._started > PREPARATION_SECONDS:
             self._open()
             return
@@ -100,7 +130,17 @@ class Progress:
         return 10 * n // self.total if self.total else 0
 
 
-def counted(items: Sequence[Item], name: str, unit: str, *, show: bool = True) -> Iterator[Item]:
+#: The work that runs in this thread.
+_CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+def step(done: float) -> None:
+    """Report a share of the batch that runs in this thread, 0 to 1: called once per written gene or token."""
+    if (current := _CURRENT.get()) is not None:
+        current.share(done)
+
+
+def counted(items: Sequence[Item], name: str, unit: str, *, show: bool | Report = True) -> Iterator[Item]:
     """The items, with the progress of the work that is done on them."""
     with Progress(len(items), name, unit, show=show) as progress:
         for item in items:

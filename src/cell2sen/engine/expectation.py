@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cell2sen.data.progress import step
 from cell2sen.engine.decoding.sampling import draw
 from cell2sen.engine.network.causal_lm import CausalLM, Head
 
@@ -61,6 +62,7 @@ def expected_values(
         values_BR[row, :number] = torch.from_numpy(np.asarray(rank_values[row][:number], dtype=np.float32))
     values_BR = values_BR.to(causal.device)
     for rank in range(max(n_genes)):
+        step(rank / max(n_genes))
         hidden_BD = causal.hidden_states(last[:, None], position[:, None], cache)[:, -1]
         logits_BG = head.logits(hidden_BD).masked_fill(~unused_BG, -torch.inf)
         live_rows = torch.from_numpy(live).to(causal.device)

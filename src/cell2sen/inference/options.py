@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from cell2sen.backend import Backend
+from cell2sen.data.progress import Report
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.model import Model
 from cell2sen.sentences.ranking import Case, Recipe, Ties
@@ -91,8 +92,9 @@ class SpeedOptions(TypedDict, total=False):
     offline: bool
     """Never download a checkpoint. Default: ``True``."""
 
-    progress: bool
-    """Show progress bars on stderr. Default: ``True``."""
+    progress: bool | Report
+    """Show progress bars on stderr, or call a function with the name of the work, the cells that are done (fractions
+    while answers are written), and their total; an error that it raises cancels the work. Default: ``True``."""
 
 
 class Options(ModelOptions, MatrixOptions, SentenceOptions, SpeedOptions, total=False):

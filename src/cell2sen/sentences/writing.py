@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cell2sen.data.expression import Expression
 from cell2sen.data.obs import cell_names, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
-from cell2sen.data.progress import Progress
+from cell2sen.data.progress import Progress, Report
 from cell2sen.data.reader import rows_of
 from cell2sen.data.scale.refusals import COMPRESSED_GENES, COMPRESSED_MEDIAN, COMPRESSED_RANGE
 from cell2sen.data.scale.units import COUNTS, ScaleName
@@ -54,7 +54,7 @@ def from_anndata(
     obs_columns: Sequence[str] = (),
     known: Callable[[Sequence[str]], NDArray[np.bool_]] | None = None,
     block_rows: int | None = None,
-    progress: bool = False,
+    progress: bool | Report = False,
 ) -> Sentences:
     """Cell sentences of an AnnData object or file, one per cell.
 
@@ -127,7 +127,7 @@ def from_expression(
     perturbations: Sequence[str | None] | None = None,
     obs_columns: Sequence[str] = (),
     block_rows: int | None = None,
-    progress: bool = False,
+    progress: bool | Report = False,
 ) -> Sentences:
     """Cell sentences of an open matrix, one per cell; see :func:`from_anndata`.
 
@@ -160,7 +160,7 @@ def rank_cells(
     perturbations: Sequence[str | None] | None = None,
     obs_columns: Sequence[str] = (),
     block_rows: int | None = None,
-    progress: bool = False,
+    progress: bool | Report = False,
     preparation: bool = False,
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Rank the genes of all cells, and give the gene ids of consecutive cells to `store`, which keeps them.

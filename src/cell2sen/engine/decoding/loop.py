@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cell2sen.data.progress import step
 from cell2sen.engine.decoding.constraint import Constraint, Plan
 from cell2sen.engine.decoding.sampling import draw
 
@@ -191,4 +192,5 @@ def generate(
         if unfinished and len(unfinished) < len(live):
             select_rows(np.array(unfinished))
         live = [live[place] for place in unfinished]
+        step(1 - len(live) / len(rows))
     work.tokens += int(written.sum())

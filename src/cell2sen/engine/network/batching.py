@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cell2sen.data.progress import Progress
+from cell2sen.data.progress import Progress, Report
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def run_batches(
     *,
     budget: int,
     size: int | None = None,
-    progress: bool = False,
+    progress: bool | Report = False,
     name: str = "",
 ) -> None:
     """Processes all rows in batches of similar length. The longest are first, so that a lack of memory shows at once.
@@ -115,7 +115,7 @@ def run_batches(
     size
         Rows of a batch, instead of `budget`.
     progress
-        Show a progress bar on stderr for more than three batches, called `name`.
+        Show a progress bar on stderr for more than three batches, called `name`; or a function that is called for all.
 
     Raises
     ------
@@ -124,9 +124,10 @@ def run_batches(
     """
     order = np.argsort(-lengths, kind="stable").tolist()
     is_long = len(_next(order, lengths, budget, size)) * 3 < len(order)
-    with Progress(len(order), name, show=progress and is_long) as bar:
+    with Progress(len(order), name, show=progress if callable(progress) else progress and is_long) as bar:
         while order:
             batch = _next(order, lengths, budget, size)
+            bar.begin(len(batch))
             try:
                 work(batch)
             except Exception as error:

@@ -18,7 +18,7 @@ from cell2sen.model import Model
 _hf: Any = transformers  # typed in parts only
 
 
-def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress: bool = True) -> tuple[Any, Tokens]:
+def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress: object = True) -> tuple[Any, Tokens]:
     """Network and tokenizer of a checkpoint, from a local directory or the hub's cache.
 
     Sets malloc to keep freed memory (:func:`cell2sen.engine.network.cpu.keep_freed_memory`), and the network's linear
@@ -56,7 +56,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     try:
         config = _hf.AutoConfig.from_pretrained(model.path, **source)
         tokens = load_tokens(model.path, **source)
-        with _progress_bars(progress and not offline):
+        with _progress_bars(bool(progress) and not offline):
             network = _hf.AutoModelForCausalLM.from_pretrained(
                 model.path, config=config, attn_implementation=attention.register(), **options, **source
             )

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from cell2sen.data.progress import Report, counted
 from cell2sen.inference.annotate import ClosedSet, probabilities_of
 from cell2sen.inference.session import Session
 from cell2sen.sentences.sentences import Sentences
@@ -41,7 +41,7 @@ class CellSupport:
 
 
 def support_of_cells(
-    session: Session, chosen: ClosedSet, rows: NDArray[np.int64], n_genes: int, *, progress: bool = False
+    session: Session, chosen: ClosedSet, rows: NDArray[np.int64], n_genes: int, *, progress: bool | Report = False
 ) -> list[CellSupport]:
     """Support of the `n_genes` highest genes of each cell, for all labels of a closed set.
 
@@ -58,7 +58,7 @@ def support_of_cells(
         Show a progress bar on stderr.
     """
     results = []
-    for part in tqdm(list(_parts(rows, n_genes)), desc="genes left out", disable=not progress, leave=False):
+    for part in counted(list(_parts(rows, n_genes)), "genes left out", "part", show=progress):
         variants, names = without_each_gene(session.sentences[part], n_genes, session.length)
         owner = np.repeat(part, [len(each) + 1 for each in names])
         values = session.context.values
