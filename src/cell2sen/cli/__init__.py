@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from cell2sen import __version__
-from cell2sen.cli import check, corpus, demo, evaluate, export, integrate, messages, predict, screen, train, transfer
+from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
+from cell2sen.cli.jobs import export, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 

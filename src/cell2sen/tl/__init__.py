@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cell2sen.tl.bulk import compose, pseudobulk
-from cell2sen.tl.cells import annotate, embed, generate, perturb, probabilities
+from cell2sen.tl.cells import annotate, embed, generate, probabilities
 from cell2sen.tl.gene_sets import list_gene_sets, name_gene_sets
 from cell2sen.tl.integration import integrate
 from cell2sen.tl.labels.comparison import compare_labels
 from cell2sen.tl.labels.support import supporting_genes
 from cell2sen.tl.labels.transfer import ontology_ids, transfer
+from cell2sen.tl.responses import perturb
 from cell2sen.tl.results import UNIT, UNKNOWN, UNS
 from cell2sen.tl.samples import generate_sample
 from cell2sen.tl.screen import screen

@@ -1,10 +1,10 @@
-"""Tools for cells: embed, annotate (and its probabilities), perturb, generate."""
+"""Tools for cells: embed, annotate (and its probabilities), generate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,6 @@ from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
-from cell2sen.inference.responses.expected_response import basis_table
-from cell2sen.inference.responses.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
 from cell2sen.inference.session import Session, model_of, start
 from cell2sen.task import Task
 from cell2sen.tl.labels.votes import annotation_columns
@@ -27,8 +25,10 @@ from cell2sen.tl.results import (
     UNIT,
     UNKNOWN,
     UNS,
+    Output,
     add_sentences,
     check_input,
+    check_output,
     copied,
     record,
     sample_names,
@@ -37,9 +37,6 @@ from cell2sen.tl.results import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: What ``X`` of predicted cells has.
-Output = Literal["expression", "counts"]
 
 
 def embed(
@@ -280,153 +277,6 @@ def probabilities(adata: AnnData, key: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(np.asarray(stored), index=adata.obs_names, columns=labels)
 
 
-def perturb(
-    adata: AnnData,
-    perturbation: str | Sequence[str | None] | None = None,
-    *,
-    perturbation_column: str | None = None,
-    control: str | Sequence[str | None] | None = AUTO,
-    n_genes: int | None = None,
-    readout: Readout = "auto",
-    measured: bool = True,
-    force: bool = False,
-    output: Output = "expression",
-    guided: bool = True,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 2048,
-    **options: Unpack[Options],
-) -> AnnData:
-    """Predicted expression of each cell after a perturbation.
-
-    Parameters
-    ----------
-    adata
-        Control cells, also among others. Not changed.
-    perturbation
-        One name for all controls, or one per cell; missing values (``None``, NaN, "", "NA", …) skip a cell. With one
-        name, the cells of a file that has controls and others in a column are those controls; `control` changes it.
-    perturbation_column
-        ``obs`` column with one perturbation per cell, instead of `perturbation`: each cell gets the response to its own
-        one. With `perturbation`: the cells that are controls in this column get the response.
-    control
-        Names of controls in `perturbation_column`, or else in any column (the message names it), or in a list of
-        perturbations; ``None``, "" or NaN are cells without a value. ``"auto"``: the usual names (control, ctrl, DMSO,
-        non-targeting, NT, PBS, …), except perturbations of the model. ``()``: there are none, all cells are predicted.
-    n_genes
-        Maximum number of genes in the sentence of the control; its prediction has as many. Default: the number that
-        the model was trained with.
-    readout
-        ``"expected"``: the control's measured expression plus the change measured in similar training cells, or the
-        model's own, see `measured`. More accurate for means. ``"sentence"``: the expression of one generated
-        sentence, whose rank r has the value of the control's rank r. Both readouts use the values of the cell itself,
-        so that no other cell changes them. ``"auto"``: expected if the model supports it, unless `guided`,
-        `temperature`, `top_k` or `top_p` differ from their defaults.
-    measured
-        Predict expected responses from those measured in similar training cells, plus a share of what the model
-        predicts beyond them (:mod:`cell2sen.inference.responses.known_responses`). ``False``: the model's own change,
-        expected expression with the perturbation minus that without it, which needs a model with one token per gene
-        that was trained with a name for unperturbed cells.
-    force
-        Predict also responses to names that the model was not trained on. They mean nothing: a small model changes much
-        the same genes whatever the name.
-    output
-        ``"counts"``: ``X`` has whole-number counts, the control's own counts thinned where genes fall and scaled where
-        they rise, with the same sum (:mod:`cell2sen.inference.counts.thinning`). A cell's counts depend on the seed,
-        its name and its perturbation alone. The layers stay expression.
-    guided
-        Generated sentences have only genes of this dataset, each at most once. ``False``: free text.
-    temperature, top_k, top_p, seed
-        Sampling of a generated sentence; temperature 0 is greedy. A cell's draw depends on the seed and its name alone.
-        The expected readout uses the seed only.
-    max_new_tokens
-        Maximum length of free text, in tokens.
-    **options
-        Model, matrix, genes, templates and speed: see :class:`cell2sen.inference.options.Options`.
-
-    Returns
-    -------
-    A new AnnData of the cells that have a perturbation and genes, in their order.
-
-    ``X``, ``layers["control"]``, ``layers["delta"]``
-        Predicted expression (or counts), the control's, and the difference; float32 CSR, ln(1 + CP10k).
-    ``var``
-        The genes that the model can write: names and columns of `adata`, and ``symbol``, the model's name of each
-        (another column ``symbol`` as ``symbol_before``). The provenance counts those that it cannot write.
-    ``obs``
-        The control's columns (another column ``perturbation`` as ``perturbation_before``), ``perturbation``,
-        ``sentence`` (as generated, or the highest genes of ``X``), ``validity`` (share of its words that are genes),
-        ``uniqueness`` (share of these that are named for the first time), ``n_unknown``, ``n_repeated``.
-    ``uns["cell2sen"]["perturb"]``
-        Provenance, with the readout that was used, and the table ``basis``: the ``context`` of the training cells from
-        which each ``perturbation`` is predicted (none: by the model alone), its ``perturbed_cells``, ``model_share``,
-        and ``unlike``, the share of the cells that are unlike all contexts.
-
-    Raises
-    ------
-    Unsupported
-        ``readout="expected"`` of a model that does not support it.
-    ValueError
-        Neither `perturbation` nor `perturbation_column`, no controls of the given names, no cell to predict, names that
-        are not unique with a temperature above 0, or negative or infinite values.
-    KeyError
-        Unknown ``layer`` or column; lists the available ones.
-    TypeError
-        `adata` is no AnnData object, or an option does not exist.
-    """
-    from anndata import AnnData
-
-    check_input(adata, copy=True)
-    check_options(options)
-    check_output(output)
-    perturbations = perturbations_to_predict(adata.obs, perturbation, perturbation_column, control, model_of(options))
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
-    )
-    session = start(adata, "perturb", options)
-    if output == "counts":
-        refuse_without_counts(session.data, "control cells")
-        if not adata.obs_names.is_unique:
-            raise ValueError(
-                "output='counts' needs unique cell names, because a cell's draw depends on its name: call "
-                "adata.obs_names_make_unique() first"
-            )
-    response = predict_response(
-        session,
-        perturbations,
-        sampling=sampling,
-        readout=readout,
-        measured=measured,
-        force=force,
-        guided=guided,
-        n_genes=n_genes,
-    )
-    values = response.predicted
-    if output == "counts" and session.data is not None:
-        names = session.sentences.names[response.rows]
-        keys = [f"{name}\x00{name_}" for name, name_ in zip(names, response.perturbations, strict=True)]
-        measured = counts_of(session.data, response.rows)
-        values = predicted_counts(measured, values, keys, session.sentences.symbols, seed=seed)
-    result = AnnData(
-        X=values,
-        obs=_obs_of_response(adata, response, perturbation_column),
-        var=session.var(),
-        layers={"control": response.control, "delta": (response.predicted - response.control).tocsr()},
-    )
-    provenance = session.provenance(
-        unit=COUNTS_UNIT if output == "counts" else UNIT,
-        readout=response.readout,
-        basis=basis_table(response.basis),
-        guided=guided,
-        n_genes=n_genes or session.length or 0,
-        **sampling_record(sampling),
-    )
-    record(result, "perturb", provenance)
-    return result
-
-
 def generate(
     cell_type: str | Sequence[str],
     *,
@@ -523,12 +373,6 @@ def generate(
     return result
 
 
-def check_output(output: str) -> None:
-    """Raise a ValueError if `output` is neither ``"expression"`` nor ``"counts"``."""
-    if output not in ("expression", "counts"):
-        raise ValueError(f"no output {output!r}; available: ['expression', 'counts']")
-
-
 def _add_counts(drawn: AnnData, session: Session, seed: int) -> None:
     """Counts of the most similar measured cells, moved to the drawn expression, in `drawn`."""
     data = session.data
@@ -539,13 +383,3 @@ def _add_counts(drawn: AnnData, session: Session, seed: int) -> None:
     keys = list(map(str, drawn.obs_names))
     drawn.X = predicted_counts(counts_of(data, rows), drawn.X, keys, session.sentences.symbols, seed=seed)
     drawn.obs["measured_cell"] = data.names[rows]
-
-
-def _obs_of_response(adata: AnnData, response: Response, perturbation_column: str | None) -> pd.DataFrame:
-    """Annotations of predicted cells: the control's columns, the perturbations and the predicted sentences."""
-    obs: pd.DataFrame = adata.obs.iloc[response.rows].copy()
-    if "perturbation" in obs and perturbation_column != "perturbation":
-        obs["perturbation_before"] = obs["perturbation"]
-    obs["perturbation"] = pd.Categorical(response.perturbations)
-    add_sentences(obs, response.answers)
-    return obs

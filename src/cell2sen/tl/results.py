@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ UNIT = "ln(1 + CP10k)"
 
 #: Unit of predicted counts.
 COUNTS_UNIT = "counts"
+
+#: What ``X`` of predicted cells has.
+Output = Literal["expression", "counts"]
 
 
 def add_sentences(obs: pd.DataFrame, answers: Sequence[ParsedSentence]) -> None:
@@ -75,3 +78,9 @@ def sampling_record(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p or 1.0,
         "seed": sampling.seed,
     }
+
+
+def check_output(output: str) -> None:
+    """Raise a ValueError if `output` is neither ``"expression"`` nor ``"counts"``."""
+    if output not in ("expression", "counts"):
+        raise ValueError(f"no output {output!r}; available: ['expression', 'counts']")

@@ -88,7 +88,8 @@ class LabelReadout:
 class ExpressionReadout:
     """Expected expression without a perturbation, times weights of genes; edited genes are left out.
 
-    A rank has the value that the cell itself has at this rank, as in :mod:`cell2sen.inference.responses.expected_response`.
+    A rank has the value that the cell itself has at this rank, as in
+    :mod:`cell2sen.inference.responses.expected_response`.
     """
 
     session: Session

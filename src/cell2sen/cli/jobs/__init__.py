@@ -1,0 +1,1 @@
+"""Commands of everyday jobs: transfer, integrate, screen, export."""
