@@ -57,3 +57,13 @@ def checkpoint(directory: Path, **metadata: Any) -> Path:
     written = {**METADATA, "dtype": "float32", "recipe": {"max_genes": 30}, **metadata}
     (directory / "cell2sen.json").write_text(json.dumps(written))
     return directory
+
+
+def log_normalised(adata: anndata.AnnData) -> np.ndarray:
+    """ln(1 + CP10k) by scanpy, (cells, genes)."""
+    import scanpy as sc
+
+    copy = adata.copy()
+    sc.pp.normalize_total(copy, target_sum=1e4)
+    sc.pp.log1p(copy)
+    return copy.X.toarray()

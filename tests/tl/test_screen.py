@@ -10,10 +10,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 import tiny
 from anndata_objects import QUIET
-from cells import GENES, fake
+from cells import GENES, fake, log_normalised
 from typed_cells import typed
 
 import cell2sen as c2s
@@ -32,13 +31,6 @@ def cells(n: int = 48) -> anndata.AnnData:
     generator = np.random.default_rng(3)
     adata.obs["treatment"] = [["control", "KO1", "KO2"][number] for number in generator.integers(0, 3, n)]
     return adata
-
-
-def log_normalised(adata: anndata.AnnData) -> np.ndarray:
-    copy = adata.copy()
-    sc.pp.normalize_total(copy, target_sum=1e4)
-    sc.pp.log1p(copy)
-    return copy.X.toarray()
 
 
 def screened(adata: anndata.AnnData, **options: Any) -> pd.DataFrame:

@@ -182,7 +182,7 @@ def _cell_eval2(predicted: Path, real: Path, out: Path, columns: ColumnOptions) 
             real,
             perturbation=columns.perturbation,
             control=(columns.control or ["control"])[0],
-            context=(columns.context or [None])[0],
+            context=columns.context[0] if columns.context else None,
         ).to_csv(temporary, index=False)
 
 

@@ -156,8 +156,8 @@ def perturb(
     if output == "counts" and session.data is not None:
         names = session.sentences.names[response.rows]
         keys = [f"{name}\x00{name_}" for name, name_ in zip(names, response.perturbations, strict=True)]
-        measured = counts_of(session.data, response.rows)
-        values = predicted_counts(measured, values, keys, session.sentences.symbols, seed=seed)
+        counts = counts_of(session.data, response.rows)
+        values = predicted_counts(counts, values, keys, session.sentences.symbols, seed=seed)
     result = AnnData(
         X=values,
         obs=_obs_of_response(adata, response, perturbation_column),

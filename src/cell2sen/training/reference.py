@@ -90,7 +90,7 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as folder:
         cells.write_h5ad(Path(folder) / _FILE)
         config = _config(len(cells), label, start, organism, held_out_by is not None, settings or {})
-        return train(config, out, base=folder, progress=options.get("progress", True))
+        return train(config, out, base=folder, progress=bool(options.get("progress", True)))
 
 
 def _config(

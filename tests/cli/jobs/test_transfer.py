@@ -13,7 +13,7 @@ import pytest
 from command import Run, digest
 from typed_cells import typed
 
-from cell2sen.cli import transfer
+from cell2sen.cli.jobs import transfer
 from cell2sen.inference.transfer.classifiers import METHODS
 from cell2sen.inference.transfer.features import FEATURES
 from cell2sen.inference.transfer.labels import MODEL

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from cells import GENES, cells, fake
+from cells import GENES, cells, fake, log_normalised
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
@@ -27,13 +27,6 @@ NAMED = {"no_perturbation": "no perturbation"}
 def predict(adata: Any = None, perturbation: Any = "IFN-beta", **options: Any) -> anndata.AnnData:
     merged: Any = {"model": fake(**NAMED), "progress": False, "readout": "expected", **options}
     return tl.perturb(cells() if adata is None else adata, perturbation, **merged)
-
-
-def log_normalised(adata: anndata.AnnData) -> np.ndarray:
-    copy = adata.copy()
-    sc.pp.normalize_total(copy, target_sum=1e4)
-    sc.pp.log1p(copy)
-    return copy.X.toarray()
 
 
 def test_change_is_added_to_measured_expression() -> None:

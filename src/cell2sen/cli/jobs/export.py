@@ -21,7 +21,7 @@ def export(
     *,
     output: OutputOptions,
 ) -> None:
-    """Write predicted counts as the challenge wants them, after a check of its rules."""
+    """Write predicted counts in the form of the challenge, after a check of its rules."""
     import anndata
     import pandas as pd
 
@@ -33,13 +33,13 @@ def export(
     if missing := {"target", "n_cells"} - set(table.columns):
         raise ValueError(f"--cells needs the columns target and n_cells, {sorted(missing)} is missing in {cells}")
     names = [line.strip() for line in genes.read_text().splitlines() if line.strip()]
-    wanted = dict(zip(table["target"], table["n_cells"].astype(int), strict=True))
+    n_cells = dict(zip(table["target"], table["n_cells"].astype(int), strict=True))
     with complete_file(out, predicted, genes, cells) as temporary:
-        result = submission(anndata.read_h5ad(predicted), names, wanted, perturbation=perturbation, control=control)
+        result = submission(anndata.read_h5ad(predicted), names, n_cells, perturbation=perturbation, control=control)
         result.write_h5ad(temporary, compression="gzip")
     output.summarise(
-        f"{result.n_obs:,} cells of {len(wanted)} targets × {result.n_vars:,} genes → {out}",
+        f"{result.n_obs:,} cells of {len(n_cells)} targets × {result.n_vars:,} genes → {out}",
         file=str(out),
         n_cells=result.n_obs,
-        n_targets=len(wanted),
+        n_targets=len(n_cells),
     )

@@ -66,7 +66,9 @@ def predicted_counts(
         counts = np.empty(len(order), dtype=np.float32)
         counts[order] = _of_cell(have, want, _generator(seed, key))
         rows.append(sp.csr_matrix(counts))
-    return sp.csr_matrix(sp.vstack(rows), dtype=np.float32) if rows else sp.csr_matrix(measured.shape, dtype=np.float32)
+    if not rows:
+        return sp.csr_matrix(np.zeros(measured.shape, dtype=np.float32))
+    return sp.csr_matrix(sp.vstack(rows), dtype=np.float32)
 
 
 def _of_cell(

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.data.obs import text_column
+from cell2sen.data.progress import Report
 from cell2sen.inference.annotate import check_labels, closed_set
 from cell2sen.inference.options import Options
 from cell2sen.inference.screen.cells import Cells, CellSettings, cells_of
@@ -145,7 +146,7 @@ class _Screen:
             set_weights(goal.genes, self.symbols)  # refuses a set without genes before work is done
             self.details["genes_used"] = np.array(sorted(self.symbols[gene] for gene in self.goal_genes), dtype=object)
 
-    def items(self, *, progress: bool) -> list[Items]:
+    def items(self, *, progress: bool | Report) -> list[Items]:
         """Items of all kinds."""
         settings, cells = self.settings, self.cells
         weights = self._gene_weights() if self.space == "expression" else None
@@ -210,7 +211,7 @@ class _Screen:
         readout: Readout | None,
         means: dict[str, NDArray[np.float64]],
         parts: Parts,
-        progress: bool,
+        progress: bool | Report,
     ) -> Items:
         if readout is None:
             assert weights is not None
