@@ -257,7 +257,7 @@ def test_perturb_the_controls_of_a_mixed_file(run: Run, model: str, tmp_path: Pa
     assert "not of 'IL-6'. --all-cells predicts all cells" in found.err
     assert run("perturb", "mixed.h5ad", "all.h5ad", "-p", "IFN-beta", "--all-cells", "-m", model, "-q").code == 0
     assert anndata.read_h5ad(tmp_path / "all.h5ad").n_obs == 6
-    assert run("perturb", "mixed.h5ad", "own.h5ad", *options).code == 0
+    assert run("perturb", "mixed.h5ad", "own.h5ad", *options, "--force").code == 0
     assert anndata.read_h5ad(tmp_path / "own.h5ad").obs["perturbation"].tolist() == ["IL-6"] * 3
 
 

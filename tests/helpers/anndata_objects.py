@@ -8,6 +8,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from cells import cells, fake
 
@@ -28,6 +29,8 @@ def assert_same_uns(before: Any, after: Any) -> None:
             assert_same_uns(before[key], after[key])
     elif isinstance(before, np.ndarray | list):
         assert np.asarray(before).tolist() == np.asarray(after).tolist()
+    elif isinstance(before, pd.DataFrame):
+        assert before.to_dict("list") == after.to_dict("list")
     else:
         assert before == after
 

@@ -197,12 +197,12 @@ def test_unknown_arguments_list_the_known_ones() -> None:
 
 def test_names_that_the_model_was_not_trained_on_warn_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        c2s.tl.perturb(cells(), "IL-6", model=fake(), **QUIET)
+        c2s.tl.perturb(cells(), "IL-6", model=fake(), force=True, **QUIET)
         c2s.tl.annotate(cells(), ["B cell", "astrocyte"], model=fake(), **QUIET)
     assert caplog.text.count("not trained on the perturbations 'IL-6'") == 1
     assert caplog.text.count("not trained on the labels 'astrocyte'") == 1
     assert "did you mean" not in caplog.text
-    c2s.tl.perturb(cells(), "ifn beta", model=fake(), **QUIET)
+    c2s.tl.perturb(cells(), "ifn beta", model=fake(), force=True, **QUIET)
     assert "did you mean 'IFN-beta' for 'ifn beta'?" in caplog.text
 
 

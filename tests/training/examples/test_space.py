@@ -113,7 +113,7 @@ def test_learned_and_scored_on_a_region_left_out(tmp_path: Path) -> None:
             "model": {"from_scratch": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}},
             "data": {
                 "lengths": dict.fromkeys(NAMES, 8),
-                "files": [ENTRY | {"tasks": {"niche": 20, "same_niche": 20}}],
+                "files": [ENTRY | {"tasks": {"niche": 20, "same_niche": 2}}],
             },
             "optimiser": {"learning_rate": 0.01, "batch_size": 16},
             "compute": {"bf16": False},

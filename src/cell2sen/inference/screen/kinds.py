@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.backend import Sampling
-from cell2sen.data.progress import Progress
+from cell2sen.data.progress import Progress, Report
 from cell2sen.inference.responses.perturb import predict_response
 from cell2sen.inference.screen.cells import Cells
 from cell2sen.inference.screen.edits import Edit, EditedSentences, with_genes
@@ -77,7 +77,7 @@ def screen_edits(
     expression: Mapping[str, NDArray[np.float64]],
     goal_genes: frozenset[int],
     parts: Parts,
-    progress: bool,
+    progress: bool | Report,
 ) -> Items:
     """Edits of one kind. Prompts that an edit leaves as they are have a shift of exactly 0 and are not read again.
 
@@ -159,7 +159,7 @@ def screen_perturbations(
     goal_genes: frozenset[int],
     parts: Parts,
     seed: int,
-    progress: bool,
+    progress: bool | Report,
 ) -> Items:
     """Predicted responses of the cells `rows`, as :func:`cell2sen.tl.perturb` predicts them.
 
