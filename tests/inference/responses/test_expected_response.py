@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from cells import GENES, cells, fake, log_normalised
+from cells import GENES, cells, fake, log_normalised, needs_weights
 
 from cell2sen import tl
 from cell2sen.backend import Unsupported
@@ -189,3 +189,15 @@ def test_own_rank_values() -> None:
     expression = sp.csr_matrix(np.array([[0, 3, 1, 2], [0, 0, 5, 0], [0, 0, 0, 0]], dtype=np.float32))
     values = own_rank_values(expression, np.array([2, 3, 2]))
     assert [list(row) for row in values] == [[3, 2], [5, 5, 5], [0, 0]]
+
+
+@needs_weights
+def test_made_up_names_change_little_in_the_embedded_model() -> None:
+    """Less than a tenth of IFN-beta's root mean square."""
+    adata = sc.datasets.pbmc68k_reduced()[:6].raw.to_adata()
+    known = tl.perturb(adata, "IFN-beta", progress=False).layers["delta"].toarray().mean(axis=0)
+    for name in ("banana", "zeltor"):
+        change = tl.perturb(adata, name, progress=False, force=True, n_genes=80).layers["delta"].toarray().mean(axis=0)
+        assert np.sqrt((change**2).mean()) < 0.1 * np.sqrt((known**2).mean()), name
+    with pytest.raises(ValueError, match="'STAT1'.*did you mean 'STAT1 knock-out' for 'STAT1'"):
+        tl.perturb(adata, "STAT1", progress=False)
