@@ -199,5 +199,5 @@ def test_made_up_names_change_little_in_the_embedded_model() -> None:
     for name in ("banana", "zeltor"):
         change = tl.perturb(adata, name, progress=False, force=True, n_genes=80).layers["delta"].toarray().mean(axis=0)
         assert np.sqrt((change**2).mean()) < 0.1 * np.sqrt((known**2).mean()), name
-    with pytest.raises(ValueError, match="'STAT1'.*did you mean 'STAT1 knock-out' for 'STAT1'"):
+    with pytest.raises(ValueError, match=r"'STAT1'.*did you mean 'STAT1 knock-out' for 'STAT1'"):
         tl.perturb(adata, "STAT1", progress=False)
