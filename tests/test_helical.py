@@ -229,7 +229,7 @@ def test_template_of_the_embedding(path: str) -> None:
 def test_predictions_are_those_of_tl(path: str) -> None:
     adata, cell2sen = perturbed_cells(), make(path, perturbation_column="perturbation", max_new_tokens=10_000)
     _, predicted = cell2sen.get_perturbations(cell2sen.process_data(adata))
-    expected = c2s.tl.perturb(adata, perturbation_column="perturbation", model=path, progress=False)
+    expected = c2s.tl.perturb(adata, perturbation_column="perturbation", model=path, progress=False, force=True)
     assert [sentence for sentence in predicted if sentence is not None] == expected.obs["sentence"].tolist()
 
 

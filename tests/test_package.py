@@ -47,6 +47,7 @@ PUBLIC = {
     "Unsupported": "cell2sen.backend",
     "__version__": None,
     "cell_eval": "cell2sen.evaluation.cell_eval",
+    "cell_eval2": "cell2sen.evaluation.challenge.cell_eval2",
     "check": "cell2sen.inference.check",
     "evaluate": "cell2sen.evaluation.evaluate",
     "pl": None,

@@ -310,7 +310,7 @@ class Cell2Sen:
         session = self._session(dataset, "perturb")
         values = session.sentences.perturbations if perturbations_list is None else perturbations_list
         perturbations = without_controls(perturbation_per_cell(values, len(dataset)), session.model)
-        slots = perturbation_slots(session, perturbations)
+        slots = perturbation_slots(session, perturbations, force=True)  # as the other package, with a warning
         vocabulary = _vocabulary(dataset, session)
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=SENTENCE_END
