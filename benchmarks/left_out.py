@@ -66,7 +66,9 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
 def measured(data_dir: Path, kind: str, out: Path) -> Path:
     """The embedded model with the responses of all other types alone, in `out`."""
     shutil.copytree(resolve().path, out)
-    [kang] = [file for file in read_config(HERE / "recipes" / "nano.yaml").data.files if file.file.startswith("kang")]
+    [kang] = [
+        file for file in read_config(HERE / "recipes" / "nano.yaml").data.files if file.file.startswith("kang_ifnb")
+    ]
     split = Split(by="cell_type", values=(kind,), perturbed_only=True, test=0.0)
     file = dataclasses.replace(kang, tasks={"perturb": 1.0}, split=split)
     cells = TrainingCells(file, data_dir, resolve(out).recipe.case)
