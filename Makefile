@@ -1,4 +1,4 @@
-# make demo | test | quick | lint | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
+# make demo | test | quick | lint | docs | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
 # Options: PYTHON=python3.12, VENV=.venv, PIP_FLAGS="...", PYTEST_FLAGS="...".
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,19 +6,21 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 PEERS ?= .venv-peers
 BENCH_FLAGS ?=
+DOCS_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test quick lint bench tree clean
+.PHONY: help demo test quick lint docs bench tree clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
 	@echo "make test   create $(VENV) and run all tests"
 	@echo "make quick  the tests that take seconds: under two minutes on two cores"
 	@echo "make lint   style, types and layers"
+	@echo "make docs   documentation site in docs/_build/html; every warning is an error"
 	@echo "make bench  speed and memory beside the peers, which get an environment of their own"
-	@echo "make tree   list of files in README.md, from the modules' first lines"
+	@echo "make tree   list of files in docs/reference/files.md, from the modules' first lines"
 	@echo "make clean  remove $(VENV) and everything that was built"
 
 demo: $(VENV)/.demo
@@ -36,6 +38,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.dev
+	rm -rf docs/reference/api # written by the build; one of a name that is gone would stay
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q $(DOCS_FLAGS) docs docs/_build/html
+
 bench: $(VENV)/.dev $(PEERS)/.peers
 	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)
 
@@ -43,7 +49,7 @@ tree: $(VENV)/.dev
 	$(BIN)/python tests/test_layout.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist docs/_build docs/reference/api docs/reference/commands .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Stamps: an environment is made again when its requirements have changed.
 $(VENV)/.created:

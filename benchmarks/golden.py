@@ -8,8 +8,8 @@ another checkout) and writes one .npz file per result. `compare` prints one line
 failed, or differs or is missing though `--expect` does not name it. Names may have wildcards: `--expect 'cli/*'`.
 
 Record both on the same machine with the same libraries and data: another CPU rounds differently. The cells are those
-in scanpy, and some of the files in DIR (docs/data.md), by default ../shared/data beside the repository. Names that are
-not public are listed in `INTERNAL` and `GROUPED`: update these when modules move.
+in scanpy, and some of the files in DIR (docs/reference/data.md), by default ../shared/data beside the repository. Names
+that are not public are listed in `INTERNAL` and `GROUPED`: update these when modules move.
 """
 
 from __future__ import annotations

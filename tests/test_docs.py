@@ -1,4 +1,4 @@
-"""Documentation that runs: blocks of README.md, CONTRIBUTING.md and docs/*.md.
+"""Documentation that runs: blocks of README.md, CONTRIBUTING.md and docs/.
 
 Each page is one program in an empty folder, without a network. Rules for its fenced blocks:
 
@@ -12,6 +12,7 @@ Each page is one program in an empty folder, without a network. Rules for its fe
 from __future__ import annotations
 
 import doctest
+import importlib
 import os
 import re
 import shlex
@@ -30,18 +31,36 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if page.is_file()]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
+#: Folders of docs/ that the site's build writes.
+WRITTEN = {"_build", "api", "commands"}
+PAGES += sorted(page for page in (ROOT / "docs").rglob("*.md") if not WRITTEN & set(page.parts))
 FENCES = {"", "python", "python no-run", "console", "console no-run"}
-FENCES |= {"text", "diff", "json", "yaml", "toml", "bibtex", "mermaid"}
+FENCES |= {"text", "diff", "json", "yaml", "toml", "bibtex", "mermaid", "{eval-rst}"}
 
 
 def test_each_row_of_the_inputs_names_its_test() -> None:
-    rows = re.findall(r"^\| (?!---)(.*) \|$", (ROOT / "docs" / "input.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (?!---)(.*) \|$", (ROOT / "docs" / "how-to" / "input.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     named = [row.rsplit(" | ", 1)[1] for row in rows if not row.endswith("| test")]
     assert len(named) > 35
     for name in named:
         file, function = name.split("::")
         assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("module", ["cell2sen", "cell2sen.tl", "cell2sen.pl", "cell2sen.training"])
+def test_the_reference_names_every_public_name(module: str) -> None:
+    page = ROOT / "docs" / "reference" / f"{ {'cell2sen': 'python'}.get(module, module.rpartition('.')[2]) }.md"
+    names = set(re.findall(r"^   (\w+)$|`(?:cell2sen\.)?(\w+)`", page.read_text(encoding="utf-8"), re.M))
+    assert {*importlib.import_module(module).__all__} <= {name for pair in names for name in pair}
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    for page in PAGES:
+        if page.is_relative_to(ROOT / "docs") and page.name != "index.md":
+            index = (page.parent / "index.md").read_text(encoding="utf-8")
+            assert f"\n{page.stem}\n" in index, f"{page.relative_to(ROOT)} is in no toctree of its folder's index.md"
 
 
 def commands(block: str) -> Iterator[tuple[int, str, str]]:

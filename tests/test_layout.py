@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "cell2sen", ROOT / "tests"
+PAGE = ROOT / "docs" / "reference" / "files.md"
 FOLDERS = sorted({path.parent for path in SOURCE.rglob("*.py")})
 FILES = sorted([*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")])
 
 MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 
-#: Modules and folders of `src/cell2sen`, in the order in which the README lists them: faces and contracts, then the way
-#: of the data.
+#: Modules and folders of `src/cell2sen`, in the order in which docs/reference/files.md lists them: faces
+#: and contracts, then the way of the data.
 TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
     "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "app",
@@ -30,7 +31,7 @@ NO_MODULE = {
     "test_package.py": "the package as a whole: public names, wheel",
     "test_layout.py": "the repository",
     "test_changed_files.py": "files as people have them, from opening to sentences",
-    "test_docs.py": "README.md, CONTRIBUTING.md, docs/",
+    "test_docs.py": "README.md, CONTRIBUTING.md, docs/: pages that run, names in the reference",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
 }
@@ -116,7 +117,7 @@ def test_nothing_is_written_twice_in_the_tests() -> None:
     assert {name for names in bodies.values() if len(names) > 1 for name in names} == REPEATED
 
 
-# -- the README's list of files
+# -- the list of files
 
 
 def first_line(path: Path) -> str:
@@ -144,14 +145,14 @@ def tree() -> str:
     return "".join(f"{name:<{width}}{line}\n" for name, line in rows)
 
 
-def readme_with_tree() -> str:
-    """README.md with the present list of files in its last block."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def page_with_tree() -> str:
+    """The page with the present list of files in its last block."""
+    text = PAGE.read_text(encoding="utf-8")
     return text[: text.rindex("```text\n")] + f"```text\n{tree()}```\n"
 
 
-def test_the_readme_lists_all_files() -> None:
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme_with_tree(), "`make tree` writes the list"
+def test_the_page_lists_all_files() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_with_tree(), "`make tree` writes the list"
 
 
 def test_first_lines_fit_the_list() -> None:
@@ -159,4 +160,4 @@ def test_first_lines_fit_the_list() -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(readme_with_tree(), encoding="utf-8")
+    PAGE.write_text(page_with_tree(), encoding="utf-8")

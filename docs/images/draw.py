@@ -1,4 +1,4 @@
-"""Example pictures of docs/plots.md: ``python docs/images/draw.py [DATA_DIR] [PART …]``, on blood cells of scanpy."""
+"""Pictures of docs/how-to/plots.md, on blood cells of scanpy: ``python docs/images/draw.py [DATA_DIR] [PART …]``."""
 
 from __future__ import annotations
 

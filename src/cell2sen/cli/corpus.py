@@ -12,7 +12,7 @@ from cell2sen.cli.options import OutputOptions
 
 def corpus(
     settings: Annotated[
-        Path, typer.Argument(help="Settings of the corpus (.yaml, see docs/tasks/corpus.md).", show_default=False)
+        Path, typer.Argument(help="Settings of the corpus (.yaml, see docs/how-to/corpus.md).", show_default=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the files that the settings name.")] = None,

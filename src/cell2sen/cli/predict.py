@@ -258,7 +258,7 @@ def perturb(
         bool, typer.Option("--all-cells", help="All cells are controls, whatever columns of obs tell.")
     ] = False,
     readout: Annotated[
-        Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/perturbation.md.")
+        Readout, typer.Option(help="Expected expression, or that of one sentence; see docs/how-to/perturb.md.")
     ] = "auto",
     model_only: Annotated[
         bool, typer.Option("--model-only", help="The model's own prediction, without responses of its training cells.")

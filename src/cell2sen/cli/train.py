@@ -113,7 +113,8 @@ def train(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Training file (.yaml, see docs/training.md), file of cells, or gene sets (.gmt).", show_default=False
+            help="Training file (.yaml, see docs/how-to/train.md), file of cells, or gene sets (.gmt).",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Directory to write the model to.", show_default=False)],

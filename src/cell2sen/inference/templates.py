@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 #: Package of the authors of the published checkpoints.
 PACKAGE = "cell2sentence"
 
-#: Task → file in the package's folder ``prompts``; it has none for other tasks. The table in docs/tasks/wording.md.
+#: Task → file in the package's folder ``prompts``; it has none for other tasks. The table in docs/how-to/wording.md.
 PACKAGE_FILES: Mapping[str, str] = {
     "annotate": "single_cell_cell_type_prediction_prompts.json",
     "embed": "single_cell_cell_type_prediction_prompts.json",

@@ -159,8 +159,8 @@ def niche(
 
     Returns
     -------
-    ``None``, or the copy. Sets ``obs[key_added]``, ``obs[key_added + "_score"]``, ``obsm[key_added +
-    "_probabilities"]`` and ``uns["cell2sen"]["annotate"]``, as :func:`cell2sen.tl.annotate`.
+    ``None``, or the copy. Sets ``obs[key_added]``, ``obs[key_added + "_score"]``,
+    ``obsm[key_added + "_probabilities"]`` and ``uns["cell2sen"]["annotate"]``, as :func:`cell2sen.tl.annotate`.
     """
     check_input(adata, copy=copy)
     if not 0 <= threshold <= 1:

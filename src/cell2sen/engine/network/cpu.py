@@ -1,8 +1,8 @@
 """CPU settings: oneDNN for linear layers, bfloat16, malloc that keeps freed memory.
 
 PyTorch computes float32 products by MKL. On an AMD CPU oneDNN took a seventh to a quarter less time for long texts, and
-half the time or less for the few rows of a large output head in decoding (``docs/benchmarks.md``). For bfloat16 PyTorch
-uses oneDNN anyway.
+half the time or less for the few rows of a large output head in decoding (``docs/explanation/speed.md``). For bfloat16
+PyTorch uses oneDNN anyway.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def check_trained(model: Model, task: Task) -> None:
     if trained and task.name not in trained:
         raise Unsupported(
             f"{model.name} was trained on {', '.join(trained)} only and cannot do {task.name}: pass a model that was "
-            "trained on gene sets (model=), or train one from a GMT file (docs/tasks.md)"
+            "trained on gene sets (model=), or train one from a GMT file (docs/reference/tasks.md)"
         )
 
 

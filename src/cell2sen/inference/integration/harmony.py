@@ -87,7 +87,7 @@ def scaled(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Embeddings with mean 0 and variance 1 in each dimension, NaN left as it is.
 
     A few dimensions of a language model have most of its variance, and little of it is biology: on two benchmarks the
-    neighbours are better after scaling (docs/integration.md). Principal components must not be scaled.
+    neighbours are better after scaling (docs/how-to/integrate.md). Principal components must not be scaled.
     """
     given = vectors.astype(np.float64)
     width = np.nanstd(given, axis=0)
