@@ -22,7 +22,7 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 #: and contracts, then the way of the data.
 TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "app",
+    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "checkpoints", "inference", "evaluation", "training", "app",
     "cli", "nano",
 )  # fmt: skip
 
@@ -34,6 +34,7 @@ NO_MODULE = {
     "test_docs.py": "README.md, CONTRIBUTING.md, docs/: pages that run, names in the reference",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
+    "test_real_models.py": "all layers, with a real small language model",
 }
 #: Module → where it is tested instead.
 NO_TEST_FILE = {

@@ -30,6 +30,10 @@ class ModelOptions(TypedDict, total=False):
     quantize: Literal["4bit", "8bit"]
     """Load the weights in 4 or 8 bits."""
 
+    locked: bool
+    """Compare the model's files with its lock file before they are loaded (:func:`cell2sen.checkpoints.fetch`).
+    Default: ``False``."""
+
 
 class MatrixOptions(TypedDict, total=False):
     """Which values of an AnnData object are read, and the names of its genes."""
