@@ -217,8 +217,8 @@ def _compare(made: Lock, expected: Lock, where: str) -> None:
     names = sorted(set(made.files) | set(expected.files))
     if wrong := [name for name in names if _entry(made, name) != _entry(expected, name)]:
         raise ValueError(
-            f"{wrong[0]} is not the file of {where}: expected {_entry(expected, wrong[0])}, found {_entry(made, wrong[0])}"
-            + (f"; {len(wrong) - 1} more files differ" if len(wrong) > 1 else "")
+            f"{wrong[0]} is not the file of {where}: expected {_entry(expected, wrong[0])}, "
+            f"found {_entry(made, wrong[0])}" + (f"; {len(wrong) - 1} more files differ" if len(wrong) > 1 else "")
         )
 
 

@@ -66,8 +66,8 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
         revision = f" --revision {model.revision}" if model.revision else ""
         raise FileNotFoundError(
             f"the checkpoint {model.path!r} is not, or not completely, on this machine; download it with\n"
-            f"    cell2sen fetch {model.path}{revision}\nand pass the directory as the model, or load it with offline=False. "
-            f"transformers reports: {error}"
+            f"    cell2sen fetch {model.path}{revision}\nand pass the directory as the model, or load it with "
+            f"offline=False. transformers reports: {error}"
         ) from error
     if model.quantize is None:
         network.to(device)

@@ -188,10 +188,10 @@ class Assembler:
 
     def _split(self, text: str) -> tuple[str, str]:
         """Text after a gene list, cut at the first place where that is allowed."""
-        return _split(text, self._verdict.mark)
+        return _split(text, self._verdict.mark, self._verdict.joined)
 
     def _may_end(self, text: str) -> bool:
-        return _may_end(text, self._verdict.mark)
+        return _may_end(text, self._verdict.mark, self._verdict.joined)
 
     def _piece_numbers(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Numbers of the pieces of all prompts, int32 (pieces,), and bounds of the prompts, (prompts + 1,).
@@ -381,15 +381,16 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1] if len(stops) else 0)
 
 
-def _may_end(text: str, mark: str) -> bool:
-    return bool(text) and not text[-1].isspace() and text[-1] != mark
+def _may_end(text: str, mark: str, joined: frozenset[str]) -> bool:
+    return bool(text) and not text[-1].isspace() and text[-1] != mark and text[-1] not in joined
 
 
 @lru_cache(maxsize=64)  # the prompts of a task mostly have the same ending
-def _split(text: str, mark: str) -> tuple[str, str]:
+def _split(text: str, mark: str, joined: frozenset[str]) -> tuple[str, str]:
     if text[:1] == " " and text[1:2].strip():
         return "", text
-    at = next((match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark)), len(text))
+    cuts = (match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark, joined))
+    at = next(cuts, len(text))
     return text[:at], text[at:]
 
 
