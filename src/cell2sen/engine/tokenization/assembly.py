@@ -45,6 +45,9 @@ _CUT = re.compile(r"(?<=\S) (?=\S)")
 #: Ids, int32 (length,), function that returns the gene of each token, int64 (length,), index of the answer's first one.
 Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
 
+#: For each answer of a prompt: ids after the last gene's piece, int32 (length,), and index of the answer's first one.
+Endings = list[tuple[NDArray[np.int32], int]]
+
 
 class _Part(NamedTuple):
     """Gene list of a prompt and the text after it."""
@@ -105,6 +108,8 @@ class Assembler:
         self._rests: dict[str, int] = {}
         # Pieces of the genes of a vocabulary, by id() of its array; the array is kept so that no other one gets its id.
         self._tables: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
+        # By the text after the last gene, and the answers.
+        self._endings: dict[tuple[str, tuple[str, ...]], Endings | None] = {}
         # Of the tokens of all pieces: ids, whether a token covers its gene, its last character (counted from the end of
         # the gene, in a rest from its beginning). Of each piece: start and length, whether it has tokens of no gene,
         # its ids as one binary value.
@@ -154,6 +159,36 @@ class Assembler:
                     _genes_of, plan, row, ends[first_piece : last_piece + 1], self._mixed, self._starts, self._covers
                 )
                 yield ids[begin:end], genes, end - begin - of_answer
+
+    def endings(self, prompt: Prompt, answers: Sequence[str]) -> Endings | None:
+        """Tokens after the last gene of a prompt, with each answer; None if the prompt cannot be cut before them.
+
+        They depend on the text after the last gene and on the answers alone, so they are kept for the next prompt.
+        """
+        texts, lists = _alternating(prompt)
+        key = (texts[-1], tuple(answers))
+        if not lists or not self.exact:
+            return None
+        if key not in self._endings:
+            if len(self._endings) >= _TABLES:
+                self._endings.clear()
+            self._endings[key] = self._endings_of(*key)
+        return self._endings[key]
+
+    def _endings_of(self, tail: str, answers: tuple[str, ...]) -> Endings | None:
+        splits = [self._split(tail + answer) for answer in answers]
+        joined = splits[0][0]
+        # The answers begin after the cut, so that all have the same text before it.
+        if len(joined) >= len(tail) or any(before != joined or not rest for before, rest in splits):
+            return None
+        self._add_rests([rest for _, rest in splits])
+        endings = []
+        for _, rest in splits:
+            piece = self._rests[rest]
+            beyond = self._part(self._stops, piece) + len(joined) > len(tail)
+            begin = int(np.argmax(beyond)) if beyond.any() else len(beyond)
+            endings.append((self._part(self._ids, piece).copy(), begin))
+        return endings
 
     def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32]) -> int:
         """Number of tokens of the answer, which begins with the first token that extends beyond the prompt."""
@@ -268,8 +303,7 @@ class Assembler:
         ends = [end for end in dict.fromkeys(part.end for part in parts) if end[1] and end not in self._ends]
         ends = [end for end in ends if end[0] in self._genes]
         self._add(self._ends, ends, [f" {gene}{text}" for gene, text in ends], [len(gene) for gene, _ in ends])
-        rests = [rest for rest in dict.fromkeys(part.rest for part in parts) if rest and rest not in self._rests]
-        self._add(self._rests, rests, rests, [0] * len(rests))
+        self._add_rests([part.rest for part in parts])
         for text in dict.fromkeys(plan.instruction for plan in plans):
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
             if ids and text not in self._instructions:  # without ids it is unknown whether the text begins with bos
@@ -278,6 +312,11 @@ class Assembler:
         if genes and not self._equal_in_sentences(genes):
             self._broken = True
             _warn("with this tokenizer genes have other ids alone than within a sentence")
+
+    def _add_rests(self, texts: Sequence[str]) -> None:
+        """Tokenizes texts after gene lists that are not in the cache."""
+        rests = [rest for rest in dict.fromkeys(texts) if rest and rest not in self._rests]
+        self._add(self._rests, rests, rests, [0] * len(rests))
 
     def _add(self, numbers: dict[Any, int], keys: Sequence[Any], texts: Sequence[str], genes: Sequence[int]) -> None:
         """Adds pieces to the cache; each begins with a space and a gene of this number of characters (0: no gene)."""
