@@ -80,7 +80,6 @@ intersphinx_mapping = (
 #: Names of other packages and of the standard library, and private or type-only names of this one.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!cell2sen).*"),
-    (r"py:.*", r"cell2sen\..*"),
 ]
 
 # -- HTML
