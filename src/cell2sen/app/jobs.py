@@ -25,6 +25,10 @@ MAX_RESULTS = 30
 MENDABLE = (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError, IndexError)
 
 
+#: Arguments of Python in messages → what the page has instead.
+WORDS = {"with force=True": "by ticking “names that the model does not know, too”"}
+
+
 class CancelledError(Exception):
     """Error that ends cancelled work."""
 
@@ -33,6 +37,8 @@ def message_of(error: BaseException) -> str:
     """One line for people."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     line = " ".join(str(text).split())
+    for argument, words in WORDS.items():
+        line = line.replace(argument, words)
     if isinstance(error, MENDABLE) and line:
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -268,8 +268,11 @@ class Page:
         }
 
     def groups(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
-        """Write the groups A and B to ``obs["cell2sen_group"]``, for the download."""
-        self.results.write_groups({name.upper(): np.unique(arrays[name]) for name in ("a", "b") if name in arrays})
+        """Write the groups A and B to ``obs["cell2sen_group"]``, before a download."""
+        self.results.check_source()
+        found = {name.upper(): self.rows(arrays, name) for name in ("a", "b") if name in arrays}
+        if found:
+            self.results.write_groups(found)
         return {}, {}
 
     def figure(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:

@@ -58,9 +58,11 @@ class Results:
                 self.columns = list(dict.fromkeys([*self.columns, name]))
 
     def _merged(self, name: str, rows: NDArray[np.int64], values: pd.Series[Any]) -> Any:
-        before = self.shown.obs.get(name) if name in self.columns else None
-        n = self.shown.n_obs
-        if pd.api.types.is_numeric_dtype(values):
+        before = self.shown.obs.get(name)
+        n, is_number = self.shown.n_obs, pd.api.types.is_numeric_dtype(values)
+        if before is not None and pd.api.types.is_numeric_dtype(before) != is_number:
+            before = None
+        if is_number:
             numbers = np.full(n, np.nan) if before is None else before.to_numpy(dtype=np.float64).copy()
             numbers[rows] = values.to_numpy(dtype=np.float64)
             return numbers
@@ -68,14 +70,24 @@ class Results:
         texts[rows] = values.astype(object).where(values.notna(), None).to_numpy()
         return pd.Categorical(texts)
 
+    def keep_only_same(self, key: str, labels: Sequence[str]) -> None:
+        """Drop the columns of earlier results under `key` that chose among other labels: both cannot be mixed."""
+        with self.lock:
+            before = self.shown.obsm.get(f"{key}_probabilities")
+            if before is not None and list(map(str, getattr(before, "columns", ()))) == list(labels):
+                return
+            old = [name for name in self.shown.obs if name == key or str(name).startswith(f"{key}_")]
+            self.shown.obs.drop(columns=old, inplace=True)
+            self.shown.obsm.pop(f"{key}_probabilities", None)
+
     def write_table(self, key: str, rows: NDArray[np.int64], table: pd.DataFrame) -> None:
         """Write a table of some cells, such as probabilities, to obsm; rows of other cells are kept if it has the same
         columns.
         """
         with self.lock:
-            before = self.shown.obsm.get(key) if key in self.maps else None
+            before = self.shown.obsm.get(key)
             names = list(map(str, table.columns))
-            if before is None or list(before.columns) != names:
+            if before is None or list(map(str, getattr(before, "columns", ()))) != names:
                 before = pd.DataFrame(np.nan, index=self.shown.obs_names, columns=names)
             values = before.to_numpy(dtype=np.float64).copy()
             values[rows] = table.to_numpy(dtype=np.float64)
@@ -134,14 +146,18 @@ class Results:
             if self.source is None:
                 self.anndata().write_h5ad(path)
                 return
-            if self._stat() != self._stamp:
-                raise ValueError(f"{self.source} has changed since it was opened: start the page again")
+            self.check_source()
             uns = [UNS] if UNS in self.shown.uns else []
             written = self.shown
             if uns:
                 written = self.shown.copy()
                 written.uns[UNS] = {**self.given.uns.get(UNS, {}), **self.shown.uns[UNS]}
             write_results(self.source, path, written, obs=self.columns, obsm=self.maps, uns=uns)
+
+    def check_source(self) -> None:
+        """Raise a ValueError if the source file has changed."""
+        if self._stat() != self._stamp:
+            raise ValueError(f"{self.source} has changed since it was opened: start the page again")
 
     def figure(self, kind: str, basis: str, source: Any, colour: str | None) -> bytes:
         """Picture of a map with its legend, drawn by :func:`cell2sen.pl.embedding`.

@@ -310,8 +310,10 @@ class Work:
         columns = {
             str(name): subset.obs[name] for name in subset.obs if name == key or str(name).startswith(f"{key}_")
         }
+        table = subset.obsm[f"{key}_probabilities"]
+        self.results.keep_only_same(key, list(map(str, table.columns)))
         self.results.write(rows, columns)
-        self.results.write_table(f"{key}_probabilities", rows, subset.obsm[f"{key}_probabilities"])
+        self.results.write_table(f"{key}_probabilities", rows, table)
         self.results.write_record(verb, self._record(record))
 
     def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
