@@ -299,13 +299,14 @@ export class CellMap {
       const half = context.measureText(name).width / 2 + 3;
       if (px < -half || px > this.width + half || py < 0 || py > this.height) continue;
       const at = Math.min(Math.max(px, half), this.width - half);
-      if (taken.some(([l, r, t, b]) => at + half > l && at - half < r && py + 9 > t && py - 9 < b)) continue;
-      taken.push([at - half, at + half, py - 9, py + 9]);
+      const line = [py, py - 17, py + 17].find((y2) => !taken.some(([l, r, t, b]) => at + half > l && at - half < r && y2 + 8 > t && y2 - 8 < b));
+      if (line === undefined) continue;
+      taken.push([at - half, at + half, line - 8, line + 8]);
       context.strokeStyle = paper;
       context.lineWidth = 4;
-      context.strokeText(name, at, py);
+      context.strokeText(name, at, line);
       context.fillStyle = ink;
-      context.fillText(name, at, py);
+      context.fillText(name, at, line);
     }
     if (this.path?.length > 1) {
       context.beginPath();

@@ -176,6 +176,7 @@ class CellPage {
       this.showColumns();
       this.paint();
       this.parts.selection.show();
+      this.parts.sentences.draw();
     });
   }
 

@@ -201,7 +201,7 @@ export class Actions {
       el("h3", {}, "Cells of each label"),
       bars(Object.entries(values.counts).map(([name, n]) => ({ name, value: n, text: `${count(n)} · ${share(n / total)}`, colour: colours[name] })), Math.max(...Object.values(values.counts)), "Cells of each label"),
       el("h3", {}, "Mean probability"),
-      bars(values.means.map(([name, mean]) => ({ name, value: mean, text: share(mean), colour: colours[name] })), 1, "Mean probability of each label"),
+      bars(values.means.filter(([, mean], i) => mean >= 0.005 || i < 3).map(([name, mean]) => ({ name, value: mean, text: share(mean), colour: colours[name] })), 1, "Mean probability of each label"),
       el("p", { class: "c2s-small" }, values.calibrated ? "The probabilities were calibrated on held-out cells." : "The probabilities are not calibrated: they tell the order, not how often a label is right.", unknown,
         values.n_unseen > 0 ? ` ${cellsOf(values.n_unseen)} are less like the labelled cells than 99 % of these.` : "",
         values.held_out ? ` Accuracy on held-out labelled cells: ${share(values.held_out)}.` : ""),
