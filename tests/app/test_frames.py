@@ -35,7 +35,14 @@ def test_missing_numbers_are_null() -> None:
 def test_what_is_no_frame_is_refused() -> None:
     data = pack({"a": 1}, {"x": np.arange(4, dtype=np.float32)})
     wrong = data.replace(b"float32", b"complex")
-    bodies = [b"", b"\0\0", data[:10], data[:-8], b"\x08\0\0\0notjson!", pack({}).replace(b'"values": {}', b'"values": []')]
+    bodies = [
+        b"",
+        b"\0\0",
+        data[:10],
+        data[:-8],
+        b"\x08\0\0\0notjson!",
+        pack({}).replace(b'"values": {}', b'"values": []'),
+    ]
     for body in (*bodies, wrong):
         with pytest.raises(ValueError, match=r"frame|cut off|available"):
             unpack(body)

@@ -72,7 +72,11 @@ def test_failures_are_one_line_and_warnings_are_notes() -> None:
         raise KeyError("there is no\ncolumn 'a'")
 
     status = finished(jobs, jobs.start("fails", fails))
-    assert (status["state"], status["message"], status["notes"]) == ("failed", "there is no column 'a'", ["look at this"])
+    assert (status["state"], status["message"], status["notes"]) == (
+        "failed",
+        "there is no column 'a'",
+        ["look at this"],
+    )
 
     def breaks(report: Report) -> Answer:
         raise ZeroDivisionError("division by zero")

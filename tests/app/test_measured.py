@@ -17,7 +17,11 @@ def test_measured_change_compares_the_same_label_only(adata: anndata.AnnData) ->
     columns = np.arange(len(cells.expression.symbols))
     columns[4] = -1
     found = measured_change(cells, adata.obs, rows, CONTRAST, columns)
-    values, types, treated = log_normalised(adata), adata.obs["cell_type"].to_numpy(), adata.obs["condition"] == "IFN-beta"
+    values, types, treated = (
+        log_normalised(adata),
+        adata.obs["cell_type"].to_numpy(),
+        adata.obs["condition"] == "IFN-beta",
+    )
     expected = sum(
         share * (values[(types == name) & treated].mean(axis=0) - values[(types == name) & ~treated].mean(axis=0))
         for name, share in (("B", 0.6), ("NK", 0.4))
@@ -26,7 +30,10 @@ def test_measured_change_compares_the_same_label_only(adata: anndata.AnnData) ->
     assert found.change is not None
     np.testing.assert_allclose(found.change[keep], expected[keep], atol=1e-5)
     assert np.isnan(found.change[4])
-    assert [(group["label"], group["n_control"], group["n_treated"]) for group in found.groups] == [("B", 10, 10), ("NK", 10, 10)]
+    assert [(group["label"], group["n_control"], group["n_treated"]) for group in found.groups] == [
+        ("B", 10, 10),
+        ("NK", 10, 10),
+    ]
     shown = found.values(expected)
     assert shown["correlation"] == pytest.approx(1)
     assert shown["few"] == ["B", "NK"]  # fewer than 20 cells of each

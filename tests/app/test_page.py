@@ -117,7 +117,9 @@ def test_many_labels_missing_values_and_repeated_genes() -> None:
     assert len(page.ask("compare", {}, {"a": [1], "b": [2]})[0]["genes"]) == len(names) - 1
 
 
-def test_too_many_cells_and_half_a_reference_are_refused(adata: anndata.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_cells_and_half_a_reference_are_refused(
+    adata: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cell2sen.app.page.MAX_CELLS", 10)
     with pytest.raises(ValueError, match="60 cells are more than"):
         Page(adata)

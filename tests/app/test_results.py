@@ -33,7 +33,9 @@ def test_the_given_object_stays_and_others_keep_their_labels(
 
 
 @pytest.mark.parametrize("from_file", [True, False])
-def test_download_is_the_file_with_results(tmp_path: Path, adata: anndata.AnnData, from_file: bool, finish: Callable[..., Answer]) -> None:
+def test_download_is_the_file_with_results(
+    tmp_path: Path, adata: anndata.AnnData, from_file: bool, finish: Callable[..., Answer]
+) -> None:
     file, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
     adata.layers["other"] = adata.X.copy()
     adata.write_h5ad(file)

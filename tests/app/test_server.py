@@ -34,7 +34,9 @@ def client_of(page: Page, *, signed_in: bool = True, hosts: frozenset[str] = fro
 
 
 def ask(client: Any, verb: str, body: dict[str, Any] | None = None, **arrays: Any) -> Answer:
-    content = pack({"verb": verb, "body": body or {}}, {name: np.asarray(a, dtype=np.uint32) for name, a in arrays.items()})
+    content = pack(
+        {"verb": verb, "body": body or {}}, {name: np.asarray(a, dtype=np.uint32) for name, a in arrays.items()}
+    )
     response = client.post("/api/ask", content=content, headers=ORIGIN)
     assert response.status_code == 200, unpack(response.content)
     return unpack(response.content)
@@ -61,7 +63,10 @@ def test_hosts_origins_and_sizes(page: Page, monkeypatch: pytest.MonkeyPatch) ->
         assert client.get("/", headers={"host": host}).status_code == 421, host
     for host in ("localhost", "LOCALHOST:9999", "127.0.0.1:1", "[::1]:8765"):
         assert client.get("/", headers={"host": host}).status_code == 200, host
-    assert client_of(page, hosts=frozenset({"lab.example"})).get("/", headers={"host": "lab.example:8765"}).status_code == 200
+    assert (
+        client_of(page, hosts=frozenset({"lab.example"})).get("/", headers={"host": "lab.example:8765"}).status_code
+        == 200
+    )
     for headers in ({}, {"origin": "null"}, {"origin": "http://evil.example"}, {"origin": "http://127.0.0.1:8766"}):
         assert client.post("/api/ask", content=content, headers=headers).status_code == 403
         assert client.delete("/api/jobs/1", headers=headers).status_code == 403
@@ -100,7 +105,9 @@ def test_files_of_the_page_and_nothing_else(page: Page) -> None:
 def test_verbs_over_http(page: Page) -> None:
     client = client_of(page)
     assert ask(client, "about")[0]["n_cells"] == 60
-    np.testing.assert_array_equal(ask(client, "points", {"map": "X_umap"})[1]["x"], page.ask("points", {"map": "X_umap"})[1]["x"])
+    np.testing.assert_array_equal(
+        ask(client, "points", {"map": "X_umap"})[1]["x"], page.ask("points", {"map": "X_umap"})[1]["x"]
+    )
     assert ask(client, "sentences", rows=[1, 2])[0]["n"] == 2
     for verb, message in (("__class__", "no verb"), ("sentences", "no cells")):
         response = client.post("/api/ask", content=pack({"verb": verb}), headers=ORIGIN)

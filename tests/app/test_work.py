@@ -28,7 +28,9 @@ def test_annotation_is_that_of_the_tool(page: Page, adata: anndata.AnnData, fini
     assert page.ask("column", {"name": values["score"]})[0]["n"] == 20
 
 
-def test_response_of_some_rows_is_that_in_the_file(page: Page, adata: anndata.AnnData, finish: Callable[..., Answer]) -> None:
+def test_response_of_some_rows_is_that_in_the_file(
+    page: Page, adata: anndata.AnnData, finish: Callable[..., Answer]
+) -> None:
     rows = range(0, 20)
     settings: dict[str, Any] = {"perturbation": "IFN-beta", "column": "condition", "control": "control", "n": 0}
     values, arrays = finish(page, "perturb", rows, **settings, treated="IFN-beta", label="cell_type")
@@ -43,7 +45,9 @@ def test_response_of_some_rows_is_that_in_the_file(page: Page, adata: anndata.An
     assert "measured" not in drawn
 
 
-def test_transfer_from_the_other_cells_or_a_file(page: Page, adata: anndata.AnnData, tmp_path: Path, finish: Callable[..., Answer]) -> None:
+def test_transfer_from_the_other_cells_or_a_file(
+    page: Page, adata: anndata.AnnData, tmp_path: Path, finish: Callable[..., Answer]
+) -> None:
     values, _ = finish(page, "transfer", range(6), column="cell_type")
     assert set(values["counts"]) <= {"B", "T", "NK"}
     assert values["column"] == "transferred_cell_type"
@@ -93,7 +97,9 @@ def test_failed_jobs_have_messages(page: Page, work: str, settings: dict[str, An
     assert message in status["message"]
 
 
-def test_layers_raw_and_backed_files_are_read(adata: anndata.AnnData, tmp_path: Path, finish: Callable[..., Answer]) -> None:
+def test_layers_raw_and_backed_files_are_read(
+    adata: anndata.AnnData, tmp_path: Path, finish: Callable[..., Answer]
+) -> None:
     expected, _ = finish(Page(adata, model=fake()), "annotate", range(5))
     adata.write_h5ad(tmp_path / "cells.h5ad")
     counts = adata.X.copy()

@@ -34,7 +34,9 @@ def pack(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = 
     for name, array in (arrays or {}).items():
         array = np.ascontiguousarray(array)
         if array.dtype.name not in DTYPES or array.ndim != 1:
-            raise TypeError(f"array {name!r} must be one of {DTYPES} in one dimension, found {array.dtype}{array.shape}")
+            raise TypeError(
+                f"array {name!r} must be one of {DTYPES} in one dimension, found {array.dtype}{array.shape}"
+            )
         listed.append({"name": name, "dtype": array.dtype.name, "length": len(array)})
         parts.append(_padded(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()))
     head = json.dumps({"values": plain(values), "arrays": listed}, ensure_ascii=False, allow_nan=False).encode()

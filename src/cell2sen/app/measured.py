@@ -108,8 +108,8 @@ def untreated(obs: pd.DataFrame, rows: NDArray[np.int64], contrast: Contrast | N
     found = rows[values[rows] == contrast.control]
     if not len(found):
         raise ValueError(
-            f"none of the {len(rows):,} selected cells is {contrast.control!r} in {contrast.column!r}: select controls, "
-            "or set the column to none, which takes all selected cells as untreated"
+            f"none of the {len(rows):,} selected cells is {contrast.control!r} in {contrast.column!r}: select "
+            "controls, or set the column to none, which takes all selected cells as untreated"
         )
     return found
 

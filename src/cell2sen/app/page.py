@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell2sen.app.frames import Answer
-from cell2sen.app.jobs import Jobs
+from cell2sen.app.frames import Answer, pack, unpack
+from cell2sen.app.jobs import MENDABLE, Jobs, message_of
 from cell2sen.app.page_cells import N_GENES, PageCells
 from cell2sen.app.results import Results
 from cell2sen.app.work import WORK, Work
@@ -22,6 +23,8 @@ from cell2sen.pl.palette import MAX_CATEGORIES, category_colours
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -84,6 +87,7 @@ class Page:
         self.results = Results(adata, self.cells, source=source)
         self.work = Work(self.cells, self.results, given, reference=reference, label=label)
         self.jobs = Jobs(listener)
+        self.selected: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._verbs: dict[str, Callable[[Mapping[str, Any], Arrays], Answer]] = {
             "about": self.about,
             "points": self.points,
@@ -93,6 +97,7 @@ class Page:
             "sentences": self.sentences,
             "compare": self.compare,
             "groups": self.groups,
+            "select": self.select,
             "figure": self.figure,
             "start": self.start,
             "status": self.status,
@@ -113,6 +118,17 @@ class Page:
         if verb not in self._verbs:
             raise KeyError(f"there is no verb {verb!r}; available: {sorted(self._verbs)}")
         return self._verbs[verb](body or {}, arrays or {})
+
+    def answer(self, data: bytes | memoryview) -> tuple[bytes, int]:
+        """Frame of an answer to the frame ``{verb, body}``, and its status as HTTP counts; errors as ``{error}``."""
+        try:
+            values, arrays = unpack(data)
+            return pack(*self.ask(str(values.get("verb")), values.get("body") or {}, arrays)), 200
+        except MENDABLE as error:
+            return pack({"error": message_of(error)}), 400
+        except Exception as error:
+            logger.warning("the page failed: %s", message_of(error))
+            return pack({"error": message_of(error)}), 500
 
     def prepare(self) -> None:
         """Write the sentences and sort the genes in a thread, before someone waits for them."""
@@ -273,6 +289,11 @@ class Page:
         found = {name.upper(): self.rows(arrays, name) for name in ("a", "b") if name in arrays}
         if found:
             self.results.write_groups(found)
+        return {}, {}
+
+    def select(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
+        """Keep the selection for Python."""
+        self.selected = self.rows(arrays) if len(arrays.get("rows", ())) else np.zeros(0, dtype=np.int64)
         return {}, {}
 
     def figure(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:

@@ -81,9 +81,7 @@ class Results:
             self.shown.obsm.pop(f"{key}_probabilities", None)
 
     def write_table(self, key: str, rows: NDArray[np.int64], table: pd.DataFrame) -> None:
-        """Write a table of some cells, such as probabilities, to obsm; rows of other cells are kept if it has the same
-        columns.
-        """
+        """Write a table of some cells to obsm; other cells keep their rows if the columns are the same."""
         with self.lock:
             before = self.shown.obsm.get(key)
             names = list(map(str, table.columns))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,16 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cell2sen.app.frames import pack, unpack
+from cell2sen.app.assets import MODULES, STATIC
+from cell2sen.app.frames import pack
 from cell2sen.app.jobs import MENDABLE, message_of
 from cell2sen.app.page import Page
 
-logger = logging.getLogger(__name__)
-
-#: Folder of the files that the browser loads.
-STATIC = Path(__file__).parent / "static"
-
-#: These files and their types; nothing else is served.
+#: Files that the browser loads, and their types; nothing else is served.
 FILES = {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
-    **{
-        name: "text/javascript; charset=utf-8"
-        for name in ("start.js", "page.js", "panels.js", "parts.js", "map.js", "link.js")
-    },
+    **dict.fromkeys(("start.js", *MODULES), "text/javascript; charset=utf-8"),
 }
 
 #: Names of this machine to itself.
@@ -132,7 +124,10 @@ class Guard:
             return response
         if not secrets.compare_digest(_cookie(headers.get("cookie", ""), self.cookie).encode(), self.session.encode()):
             return PlainTextResponse("open the address that the command printed, with its token", 401)
-        if scope["method"] not in ("GET", "HEAD") and headers.get("origin") not in (f"http://{host}", f"https://{host}"):
+        if scope["method"] not in ("GET", "HEAD") and headers.get("origin") not in (
+            f"http://{host}",
+            f"https://{host}",
+        ):
             return PlainTextResponse("requests from other pages are refused", 403)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY:
@@ -167,17 +162,11 @@ def application(page: Page, *, token: str, port: int, hosts: frozenset[str] = fr
         return Response((STATIC / name).read_bytes(), media_type=FILES[name])
 
     async def ask(request: Request) -> Response:
-        body = await request.body()
-
-        def work() -> bytes:
-            values, arrays = unpack(body)
-            return pack(*page.ask(str(values.get("verb")), values.get("body") or {}, arrays))
-
-        return await _answer(work)
+        return await _answer(page, await request.body())
 
     async def cancel(request: Request) -> Response:
-        number = int(request.path_params["job"])
-        return await _answer(lambda: pack(*page.ask("cancel", {"job": number})))
+        body = {"job": int(request.path_params["job"])}
+        return await _answer(page, pack({"verb": "cancel", "body": body}))
 
     async def events(request: Request) -> Response:
         try:
@@ -208,15 +197,8 @@ def application(page: Page, *, token: str, port: int, hosts: frozenset[str] = fr
     return Guard(Starlette(routes=routes), token=token, port=port, hosts=hosts)
 
 
-async def _answer(work: Callable[[], bytes]) -> Response:
-    """The frame of a verb; errors that a user can mend as a frame with their text."""
-    try:
-        content, status = await run_in_threadpool(work), 200
-    except MENDABLE as error:
-        content, status = pack({"error": message_of(error)}), 400
-    except Exception as error:
-        logger.warning("the page failed: %s", message_of(error))
-        content, status = pack({"error": message_of(error)}), 500
+async def _answer(page: Page, body: bytes) -> Response:
+    content, status = await run_in_threadpool(page.answer, body)
     return Response(content, status, media_type="application/octet-stream")
 
 

@@ -303,13 +303,9 @@ class Work:
         kept = {name: value for name, value in self.options.items() if name not in _SETTLED}
         return {**kept, "model": self.backend, "scale": self.cells.expression.scale, "progress": report}
 
-    def _write(
-        self, subset: AnnData, rows: NDArray[np.int64], key: str, verb: str, record: Mapping[str, Any]
-    ) -> None:
+    def _write(self, subset: AnnData, rows: NDArray[np.int64], key: str, verb: str, record: Mapping[str, Any]) -> None:
         """Keep the columns and probabilities of a verb, under their key."""
-        columns = {
-            str(name): subset.obs[name] for name in subset.obs if name == key or str(name).startswith(f"{key}_")
-        }
+        columns = {str(name): subset.obs[name] for name in subset.obs if name == key or str(name).startswith(f"{key}_")}
         table = subset.obsm[f"{key}_probabilities"]
         self.results.keep_only_same(key, list(map(str, table.columns)))
         self.results.write(rows, columns)

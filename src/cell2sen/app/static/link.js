@@ -108,6 +108,7 @@ export class WidgetLink {
     this.asked = new Map();
     this.listeners = new Map();
     this.early = new Map();
+    this.selected = (rows) => this.ask("select", {}, { rows });
     model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
   }
 

@@ -24,6 +24,7 @@ class CellPage {
     this.link = link;
     this.widget = widget;
     this.history = [];
+    this.prefix = `c2s-${Math.random().toString(36).slice(2)}`;
     this.nSelections = 0;
     this.selection = { id: 0, rows: new Uint32Array(0), text: "" };
     this.kept = new Map();
@@ -363,6 +364,7 @@ class CellPage {
     this.selection = selection;
     this.map.setSelection(selection.rows);
     this.undoButton.disabled = !this.history.length;
+    this.link.selected?.(selection.rows);
     for (const part of Object.values(this.parts)) part.show();
   }
 

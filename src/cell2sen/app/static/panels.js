@@ -52,13 +52,13 @@ export class Actions {
     this.page = page;
     this.forms = { Annotate: this.annotate(), Predict: this.perturb(), Transfer: this.transfer(), Ask: this.ask() };
     this.tabs = Object.keys(this.forms).map((name, i) => el("button", {
-      role: "tab", id: `c2s-tab-${name}`, "aria-selected": "false", "aria-controls": `c2s-form-${name}`, onclick: () => this.open(name),
+      role: "tab", id: `${page.prefix}-tab-${name}`, "aria-selected": "false", "aria-controls": `${page.prefix}-form-${name}`, onclick: () => this.open(name),
       onkeydown: (event) => this.move(event, i),
     }, name));
     for (const [name, form] of Object.entries(this.forms)) {
-      Object.assign(form, { id: `c2s-form-${name}` });
+      Object.assign(form, { id: `${page.prefix}-form-${name}` });
       form.setAttribute("role", "tabpanel");
-      form.setAttribute("aria-labelledby", `c2s-tab-${name}`);
+      form.setAttribute("aria-labelledby", `${page.prefix}-tab-${name}`);
     }
     this.results = el("div", {});
     this.holder = el("div", {}, section("On these cells", el("div", { role: "tablist", "aria-label": "Jobs", class: "c2s-tabs" }, this.tabs), Object.values(this.forms)), this.results);

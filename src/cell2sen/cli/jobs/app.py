@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -100,8 +101,6 @@ def _names(host: str) -> frozenset[str]:
 
     own = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
     if host in ("0.0.0.0", "::"):
-        try:
+        with contextlib.suppress(OSError):
             own |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
-        except OSError:
-            pass
     return frozenset(f"[{name}]" if ":" in name else name for name in own)
