@@ -1,7 +1,7 @@
 """The page with many cells: time until it is ready, of a lasso, of frames, memory; and pictures of it.
 
-``python benchmarks/app.py [--cells 100000 --genes 2000]`` draws cells at random; ``--file cells.h5ad --picture app.png``
-takes a picture of the page with a selection of that file instead. Needs Chromium, playwright, starlette and uvicorn.
+``python benchmarks/app.py [--cells 100000 --genes 2000]`` draws cells; ``--file cells.h5ad --picture app.png`` takes
+a picture of the page of that file instead. Needs Chromium, playwright, starlette and uvicorn.
 """
 
 from __future__ import annotations

@@ -19,10 +19,12 @@ from cell2sen.app.frames import pack, unpack
 pytest.importorskip("anywidget")
 
 #: A page that gives the joined module a model of anywidget, whose messages go to Python as base64.
-PAGE = """<!doctype html><html lang="en"><head><title>notebook</title><style>%s</style></head><body><script type="module">
+PAGE = """<!doctype html><html lang="en"><head><title>notebook</title><style>%s</style></head><body>
+<script type="module">
 const text = (bytes) => btoa(Array.from(new Uint8Array(bytes), (b) => String.fromCharCode(b))
   .join(""));
-const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+const codes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const bytes = (text) => new DataView(codes(text).buffer);
 const model = {
   on: (name, listener) => { window.listener = listener; },
   send: (content, callbacks, buffers) => window.toPython(JSON.stringify(content), text(buffers[0])),

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cell2sen.app.frames import Answer, pack, unpack
-from cell2sen.app.jobs import MENDABLE, Jobs, message_of
+from cell2sen.app.jobs.queue import MENDABLE, Jobs, message_of
+from cell2sen.app.jobs.work import WORK, Work
 from cell2sen.app.page_cells import N_GENES, PageCells
 from cell2sen.app.results import Results
-from cell2sen.app.work import WORK, Work
 from cell2sen.inference.options import Options, check_options
 from cell2sen.pl.palette import MAX_CATEGORIES, category_colours
 
@@ -307,7 +307,7 @@ class Page:
     # -- jobs
 
     def start(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
-        """Number of a new job: ``work`` is one of :data:`cell2sen.app.work.WORK`, on the selected rows."""
+        """Number of a new job: ``work`` is one of :data:`cell2sen.app.jobs.work.WORK`, on the selected rows."""
         name, selection = str(body.get("work")), body.get("selection")
         if name not in WORK:
             raise KeyError(f"there is no job {name!r}; available: {list(WORK)}")

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cell2sen.app.assets import MODULES, STATIC
 from cell2sen.app.frames import pack
-from cell2sen.app.jobs import MENDABLE, message_of
+from cell2sen.app.jobs.queue import MENDABLE, message_of
 from cell2sen.app.page import Page
 
 #: Files that the browser loads, and their types; nothing else is served.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cell2sen import tl
 from cell2sen.app.frames import Answer
-from cell2sen.app.maps import expression_map, map_of
-from cell2sen.app.measured import Contrast, contrast_of, measured_change, untreated
+from cell2sen.app.jobs.maps import expression_map, map_of
+from cell2sen.app.jobs.measured import Contrast, contrast_of, measured_change, untreated
 from cell2sen.app.page_cells import PageCells
 from cell2sen.app.results import Results
 from cell2sen.backend import Backend

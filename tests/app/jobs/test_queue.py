@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cell2sen.app.frames import Answer
-from cell2sen.app.jobs import MAX_RESULTS, Jobs, message_of
+from cell2sen.app.jobs.queue import MAX_RESULTS, Jobs, message_of
 from cell2sen.data.progress import Report
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cells import log_normalised
 
-from cell2sen.app.measured import Contrast, contrast_of, measured_change, untreated
+from cell2sen.app.jobs.measured import Contrast, contrast_of, measured_change, untreated
 from cell2sen.app.page_cells import PageCells
 
 CONTRAST = Contrast(column="condition", control="control", treated="IFN-beta", label="cell_type")

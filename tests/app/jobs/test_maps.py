@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from cell2sen.app.maps import components, expression_map, map_of
+from cell2sen.app.jobs.maps import components, expression_map, map_of
 
 
 def nothing(step: str, done: float, total: int) -> None:

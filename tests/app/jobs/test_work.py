@@ -62,7 +62,7 @@ def test_transfer_from_the_other_cells_or_a_file(
 def test_attention_embeddings_maps_and_questions(
     page: Page, finish: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cell2sen.app.maps.MIN_CELLS", 1000)  # UMAP is compiled for half a minute
+    monkeypatch.setattr("cell2sen.app.jobs.maps.MIN_CELLS", 1000)  # UMAP is compiled for half a minute
     values, arrays = finish(page, "attention", [3], row=3)
     embedded = page.work.subset(np.array([3]))
     tl.embed(embedded, attention_for=[0], model=page.work.backend, progress=False)
