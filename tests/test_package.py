@@ -53,6 +53,7 @@ PUBLIC = {
     "pl": None,
     "tl": None,
     "train": "cell2sen.training.train",
+    "view": "cell2sen.app.widget",
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cell2sen import pl, tl
+    from cell2sen.app.widget import view
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.evaluation.cell_eval import cell_eval
     from cell2sen.evaluation.challenge.cell_eval2 import cell_eval2
@@ -40,6 +41,7 @@ __all__ = [
     "pl",
     "tl",
     "train",
+    "view",
 ]
 
 #: Module of each public name, imported at first use: `import cell2sen` alone imports neither torch nor anndata.
@@ -58,6 +60,7 @@ _HOME = {
     "check": "inference.check",
     "evaluate": "evaluation.evaluate",
     "train": "training.train",
+    "view": "app.widget",
 }
 _MODULES = ("pl", "tl")
 

@@ -12,6 +12,7 @@ import typer
 
 from cell2sen import __version__
 from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
+from cell2sen.cli.jobs import app as page
 from cell2sen.cli.jobs import export, fetch, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
@@ -44,6 +45,7 @@ COMMANDS = (
     export.export,
     fetch.fetch,
     fetch.models,
+    page.app,
     demo.demo,
 )
 

@@ -113,7 +113,7 @@ def test_proofs_hold(name: str) -> None:
     make, by = PROVEN[name]
     tokenizer = make()
     result = verdict(tokenizer)
-    assert result == Verdict(by=by, mark=result.mark)
+    assert result == Verdict(by=by, mark=result.mark, joined=result.joined)
 
     @settings(max_examples=150, deadline=None, database=None)
     @given(sentences, st.sampled_from(["Cell:", "A", "é", "x.\n\ny", "<m>", "two  spaces"]))
