@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cell2sen import pl, tl
+    from cell2sen import atlas, pl, tl
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.evaluation.cell_eval import cell_eval
     from cell2sen.evaluation.challenge.cell_eval2 import cell_eval2
@@ -33,6 +33,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
+    "atlas",
     "cell_eval",
     "cell_eval2",
     "check",
@@ -59,7 +60,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "train": "training.train",
 }
-_MODULES = ("pl", "tl")
+_MODULES = ("atlas", "pl", "tl")
 
 
 def __getattr__(name: str) -> Any:

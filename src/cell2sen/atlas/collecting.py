@@ -30,7 +30,10 @@ _ROWS, _CHUNK = 4096, 512
 
 
 def collect(
-    out: str | Path, target: str | Path | None = None, *, beside: str | Path | None = None,
+    out: str | Path,
+    target: str | Path | None = None,
+    *,
+    beside: str | Path | None = None,
     progress: bool | Report = True,
 ) -> list[Path]:
     """Collect the shards of a finished run. All checksums are compared.
@@ -63,7 +66,7 @@ def collect(
         raise ValueError(f"{len(left)} of {len(plan.shards)} shards of {folder} are missing: cell2sen run {folder}")
     run = _Run(folder, plan, shards.read_manifest(folder, plan) or shards.write_manifest(folder, plan))
     if len(run.manifest["environments"]) > 1:
-        logger.warning("the shards are of several kinds of machines: they may differ in the last bits (status lists them)")
+        logger.warning("the shards are of several kinds of machines (status lists them): their last bits may differ")
     with Progress(len(plan.shards), "collecting", "shard", show=progress) as run.bar:
         if beside is not None:
             return _beside(run, Path(beside))
@@ -162,7 +165,9 @@ def _results(run: _Run, numbers: Sequence[int]) -> AnnData:
     for key, columns in _obsm_keys(metadata).items():
         width = _width([table for table, _ in frames if key in table.column_names], key)
         arrays[key] = np.concatenate([_array(table, key, width) for table, _ in frames])
-        adata.obsm[key] = arrays[key] if columns is None else pd.DataFrame(arrays[key], columns=columns, index=obs.index)
+        adata.obsm[key] = (
+            arrays[key] if columns is None else pd.DataFrame(arrays[key], columns=columns, index=obs.index)
+        )
     adata.uns[UNS] = {run.plan.verb: _uns(metadata) | {"run": run.record}}
     return adata
 
@@ -290,7 +295,7 @@ def _csr(table: pa.Table, name: str, n_genes: int) -> sp.csr_matrix:
 
 
 def _obs(run: _Run, frames: Sequence[tuple[pa.Table, Mapping[str, Any]]], *, with_place: bool) -> pd.DataFrame:
-    """obs of all rows: names, file and row, and the columns of the verb."""
+    """Obs of all rows: names, file and row, and the columns of the verb."""
     plan = run.plan
     names: list[str] = []
     files: list[str] = []
@@ -327,9 +332,11 @@ def _column(key: str, frames: Sequence[tuple[pa.Table, Mapping[str, Any]]]) -> A
             names.sort()
         values = [value for part in parts for value in np.asarray(part, dtype=object)]
         return pd.Categorical([None if pd.isna(value) else value for value in values], categories=names)
-    return pd.concat([pd.Series(part) for part in parts if len(part)], ignore_index=True).to_numpy() if any(
-        len(part) for part in parts
-    ) else np.zeros(0)
+    return (
+        pd.concat([pd.Series(part) for part in parts if len(part)], ignore_index=True).to_numpy()
+        if any(len(part) for part in parts)
+        else np.zeros(0)
+    )
 
 
 def _obsm_keys(metadata: Sequence[Mapping[str, Any]]) -> dict[str, list[str] | None]:

@@ -140,7 +140,9 @@ def _verb(name: str) -> Verb:
 
 def _split(verb: Verb, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options, and arguments of the verb."""
-    options = {name: value for name, value in settings.items() if name in Options.__optional_keys__ and value is not None}
+    options = {
+        name: value for name, value in settings.items() if name in Options.__optional_keys__ and value is not None
+    }
     arguments = {name: value for name, value in settings.items() if name not in Options.__optional_keys__}
     for name in settings:
         if name in _ELSEWHERE:
@@ -155,7 +157,7 @@ def _split(verb: Verb, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dic
         raise TypeError("model= must be a name or a path: each worker loads it by itself")
     if not isinstance(options.get("organism", ""), str):
         raise TypeError("organism= must be one name; write that of each cell into a column 'organism' of obs")
-    return options, {name: value for name, value in arguments.items() if value is not None}
+    return options, arguments
 
 
 def _paths(files: str | Path | Sequence[str | Path]) -> list[Path]:

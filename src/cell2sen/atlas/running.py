@@ -67,9 +67,7 @@ def run(
     if ray is not None:
         from cell2sen.atlas.engines.ray_actors import run_ray
 
-        run_ray(
-            folder, plan, address=ray, actors=workers, gpus=gpus, device=device, offline=offline, progress=progress
-        )
+        run_ray(folder, plan, address=ray, actors=workers, gpus=gpus, device=device, offline=offline, progress=progress)
     elif workers > 1 and left:
         run_processes(folder, plan, workers, device, offline, progress)
     elif left:

@@ -48,7 +48,7 @@ def to_bytes(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     metadata
         Plain values for the schema.
     """
-    texts = {key: json.dumps(value, sort_keys=True, ensure_ascii=True) for key, value in metadata.items()}
+    texts = {key: json.dumps(value, ensure_ascii=True) for key, value in metadata.items()}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(texts), sink, compression="zstd", write_page_checksum=True, row_group_size=2**20
@@ -114,7 +114,9 @@ def check_shard(file: Path, plan: Plan, number: int) -> dict[str, Any]:
     """Metadata of a shard of this plan; see :func:`read_shard`. Its values are not read."""
     metadata = metadata_of(file)
     if metadata.get("plan") != plan.id:
-        raise Damaged(f"{file} belongs to another plan ({str(metadata.get('plan'))[:12]}, not {plan.id[:12]}): remove it")
+        raise Damaged(
+            f"{file} belongs to another plan ({str(metadata.get('plan'))[:12]}, not {plan.id[:12]}): remove it"
+        )
     if metadata.get("shard") != number:
         raise Damaged(f"{file} has the content of shard {metadata.get('shard')}: remove it, and run again")
     return metadata
@@ -126,7 +128,7 @@ def finished(folder: Path, plan: Plan) -> set[int]:
     for part in sorted({number // _PER_FOLDER for number in range(len(plan.shards))}):
         directory = shard_file(folder, part * _PER_FOLDER).parent
         if directory.is_dir():
-            found |= {int(name[:-8]) for name in os.listdir(directory) if name.endswith(".parquet") and name[0] != "."}
+            found |= {int(file.stem) for file in directory.glob("[0-9]*.parquet")}
     return {number for number in found if number < len(plan.shards)}
 
 
@@ -220,6 +222,4 @@ def sha256(file: Path) -> str:
 
 def _damage(file: Path, error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return (
-        f"{file} is damaged ({text}): remove it (cell2sen status {file.parents[2]} --verify --clean), and run again"
-    )
+    return f"{file} is damaged ({text}): remove it (cell2sen status {file.parents[2]} --verify --clean), and run again"

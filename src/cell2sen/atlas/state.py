@@ -62,7 +62,9 @@ class Status:
         lines += [f"damaged: {text}" for text in list(self.damaged.values())[:5]]
         lines += [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
         if len(self.environments) > 1:
-            kinds = "; ".join(f"{each['shards']} on {each['processor']} ({each['device']})" for each in self.environments)
+            kinds = "; ".join(
+                f"{each['shards']} on {each['processor']} ({each['device']})" for each in self.environments
+            )
             lines.append(f"several kinds of machines, whose results may differ in the last bits: {kinds}")
         lines += [f"warning in {n} shards: {text}" for text, n in list(self.warnings.items())[:5]]
         if self.leftovers:
@@ -127,9 +129,7 @@ def status(out: str | Path, *, verify: bool = False, clean: bool = False) -> Sta
         done=len(good),
         cells=plan.n_cells,
         cells_done=sum(plan.shards[number][2] - plan.shards[number][1] for number in good),
-        failed={
-            number: shards.cause(text) for number, text in shards.failures(folder).items() if number not in good
-        },
+        failed={number: shards.cause(text) for number, text in shards.failures(folder).items() if number not in good},
         damaged=damaged,
         environments=[{"shards": n, **json.loads(text)} for text, n in sorted(environments.items())],
         warnings=dict(warnings.most_common()),

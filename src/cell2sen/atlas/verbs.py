@@ -342,6 +342,7 @@ def kept_warnings() -> Iterator[Warnings]:
 
 
 _CACHE = "a run keeps the embeddings of the reference in its own folder"
+_SAMPLES = ("sample_by", "n_cells", "distinct", "seed", "majority_voting", "cluster")
 _KEY = "results have their default names"
 
 VERBS: dict[str, Verb] = {
@@ -353,13 +354,11 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             name="annotate", cells=8192, compute=_of_cells,
-            refused={name: _WHOLE for name in (
-                "sample_by", "n_cells", "distinct", "seed", "majority_voting", "cluster"
-            )} | {"key_added": _KEY},
+            refused=dict.fromkeys(_SAMPLES, _WHOLE) | {"key_added": _KEY},
         ),
         Verb(
             name="transfer", cells=8192, compute=_of_cells, files=("reference",),
-            refused={name: _WHOLE for name in ("majority_voting", "cluster", "resolution")}
+            refused=dict.fromkeys(("majority_voting", "cluster", "resolution"), _WHOLE)
             | {"cache": _CACHE, "key_added": _KEY},
         ),
         Verb(

@@ -46,6 +46,7 @@ class Line:
     n_failed: int = 0
 
     def __call__(self, number: int, failed: bool) -> None:
+        """Count a shard that is done, or failed."""
         _, first, stop = self.plan.shards[number]
         self.n_failed += failed
         if not failed:
@@ -160,9 +161,7 @@ class Worker:
         if known is None or known[0] != stamp:
             options = self.plan.options
             if not name:
-                found = fingerprints.of_input(
-                    path, layer=options.get("layer"), use_raw=bool(options.get("use_raw"))
-                )
+                found = fingerprints.of_input(path, layer=options.get("layer"), use_raw=bool(options.get("use_raw")))
             elif name in VERBS[self.plan.verb].files and name != "gmt":
                 found = fingerprints.of_input(path)
             else:

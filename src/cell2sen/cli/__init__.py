@@ -12,7 +12,7 @@ import typer
 
 from cell2sen import __version__
 from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
-from cell2sen.cli.jobs import export, integrate, screen, transfer
+from cell2sen.cli.jobs import atlas, export, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -39,6 +39,10 @@ COMMANDS = (
     bulk.compose,
     space.space,
     corpus.corpus,
+    atlas.plan,
+    atlas.run,
+    atlas.status,
+    atlas.collect,
     train.train,
     evaluate.evaluate,
     export.export,

@@ -21,9 +21,7 @@ logger = logging.getLogger(__name__)
 _PAUSE = 0.2
 
 
-def run_processes(
-    folder: Path, plan: Plan, workers: int, device: str, offline: bool, progress: bool | Report
-) -> None:
+def run_processes(folder: Path, plan: Plan, workers: int, device: str, offline: bool, progress: bool | Report) -> None:
     """Local processes, watched until they end."""
     started = {}
     for index in range(workers):
@@ -70,5 +68,3 @@ def run_processes(
             killed[0],
             ", perhaps for lack of memory" if killed[0] == 9 else "",
         )
-
-
