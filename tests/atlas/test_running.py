@@ -55,7 +55,8 @@ def test_a_killed_process_leaves_whole_shards(planned) -> None:
         "def dying(file, content):\n"
         "    n[0] += 1\n"
         "    if n[0] == 3:\n"
-        "        (file.parent / '.000002.parquet.part').write_bytes(content[:100]); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        (file.parent / '.000002.parquet.part').write_bytes(content[:100])\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    publish(file, content)\n"
         "shards.publish = dying; running.run(sys.argv[1], progress=False)"
     )
@@ -98,7 +99,7 @@ def test_a_damaged_shard_is_refused_found_and_made_again(planned) -> None:
     content[len(content) // 4] ^= 1
     file.write_bytes(content)
     assert list(atlas.status(folder, verify=True).damaged) == [1]
-    with pytest.raises(shards.Damaged, match="000001.parquet is"):
+    with pytest.raises(shards.Damaged, match=r"000001\.parquet is"):
         atlas.collect(folder, folder.with_suffix(".h5ad"), progress=False)
     file.write_bytes(bytes(content[:-9]))
     with pytest.raises(shards.Damaged, match=r"damaged \(.*--verify --clean"):
