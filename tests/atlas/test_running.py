@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 from atlas_runs import contents, shard
-from cells import cells
 
 from cell2sen import atlas
 from cell2sen.atlas import shards, worker
-from cell2sen.atlas.plan_file import Plan
 from cell2sen.atlas.worker import Worker
 
 SOURCE = str(Path(worker.__file__).parents[2])
@@ -40,13 +38,6 @@ def test_any_worker_finishes_everything(planned, count) -> None:
     assert contents(first) == contents(second)
 
 
-def test_order_begins_with_the_own_shards_and_then_helps_from_the_end(planned) -> None:
-    _, plan = planned("embed")
-    assert list(worker._order(plan, 0, 2)) == [0, 2, 4, 3, 1]
-    assert list(worker._order(plan, 1, 2)) == [1, 3, 4, 2, 0]
-    assert list(worker._order(plan, 7, 2)) == [1, 3, 4, 2, 0]
-
-
 def test_a_killed_process_leaves_whole_shards(planned) -> None:
     (first, _), (second, _) = planned("embed", "one"), planned("embed", "two")
     atlas.run(first, progress=False)
@@ -68,48 +59,6 @@ def test_a_killed_process_leaves_whole_shards(planned) -> None:
     assert contents(first) == contents(second)
 
 
-def test_a_failed_input_is_kept_apart_and_tried_again(planned, files, tmp_path) -> None:
-    good, bad = files[0].read_bytes(), tmp_path / "bad.h5ad"
-    bad.write_bytes(good)
-    folder, _ = planned("embed", inputs=[bad, files[1]])
-    cells(13, seed=9).write_h5ad(bad)
-    status = atlas.run(folder, progress=False)
-    assert (status.done, sorted(status.failed)) == (2, [0, 1, 2])
-    assert "bad.h5ad) was changed after the plan was made" in status.failed[0]
-    with pytest.raises(ValueError, match="3 of 5 shards"):
-        atlas.collect(folder, tmp_path / "all.h5ad", progress=False)
-    bad.write_bytes(good)
-    assert atlas.run(folder, progress=False).finished
-    assert not shards.failures(folder)
-
-
-def test_an_input_that_is_gone_is_named(planned, files, tmp_path) -> None:
-    copy = tmp_path / "copy.h5ad"
-    copy.write_bytes(files[0].read_bytes())
-    folder, _ = planned("embed", inputs=copy)
-    copy.unlink()
-    assert "the input copy.h5ad is gone" in atlas.run(folder, progress=False).failed[0]
-
-
-def test_a_damaged_shard_is_refused_found_and_made_again(planned) -> None:
-    folder, plan = planned("embed")
-    atlas.run(folder, progress=False)
-    before, file = contents(folder), shard(folder, 1)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 4] ^= 1
-    file.write_bytes(content)
-    assert list(atlas.status(folder, verify=True).damaged) == [1]
-    with pytest.raises(shards.Damaged, match=r"000001\.parquet is"):
-        atlas.collect(folder, folder.with_suffix(".h5ad"), progress=False)
-    file.write_bytes(bytes(content[:-9]))
-    with pytest.raises(shards.Damaged, match=r"damaged \(.*--verify --clean"):
-        atlas.run(folder, progress=False)
-    assert list(atlas.status(folder, verify=True, clean=True).damaged) == [1]
-    assert atlas.run(folder, progress=False).finished
-    assert contents(folder) == before
-    assert Plan.read(folder).id == plan.id
-
-
 def test_a_shard_of_another_plan_is_refused(planned) -> None:
     (first, _), (second, _) = planned("embed", "one"), planned("embed", "two", pooling="last")
     atlas.run(first, progress=False)
@@ -117,20 +66,6 @@ def test_a_shard_of_another_plan_is_refused(planned) -> None:
     shard(second, 0).write_bytes(shard(first, 0).read_bytes())
     with pytest.raises(shards.Damaged, match="belongs to another plan"):
         atlas.run(second, progress=False)
-
-
-def test_another_model_is_refused(planned, model, tmp_path) -> None:
-    import shutil
-
-    copy = tmp_path / "model"
-    shutil.copytree(model, copy)
-    folder, _ = planned("embed", model=str(copy))
-    weights = copy / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(ValueError, match="is not that of the plan"):
-        atlas.run(folder, progress=False)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_done(planned, monkeypatch) -> None:
