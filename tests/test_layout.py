@@ -23,7 +23,7 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
     "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "checkpoints", "inference", "evaluation",
-    "training", "app", "cli", "nano",
+    "training", "atlas", "app", "cli", "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.

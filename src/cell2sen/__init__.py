@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cell2sen import pl, tl
+    from cell2sen import atlas, pl, tl
     from cell2sen.app.widget import view
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.evaluation.cell_eval import cell_eval
@@ -34,6 +34,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
+    "atlas",
     "cell_eval",
     "cell_eval2",
     "check",
@@ -62,7 +63,7 @@ _HOME = {
     "train": "training.train",
     "view": "app.widget",
 }
-_MODULES = ("pl", "tl")
+_MODULES = ("atlas", "pl", "tl")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from command import Run, digest, names
 
 COMMANDS = [
     "check", "sentences", "embed", "annotate", "perturb", "generate", "generate-sample", "ask", "caption", "interpret",
-    "train", "evaluate", "fetch", "models", "demo",
+    "plan", "run", "status", "collect", "train", "evaluate", "fetch", "models", "demo",
 ]  # fmt: skip
 CHOICE = ";".join(LABELS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from cell2sen.backend import Backend
+from cell2sen.data.expression import Whole
 from cell2sen.data.progress import Report
 from cell2sen.data.scale.units import Scale, ScaleName, check_scale_name
 from cell2sen.model import Model
@@ -60,6 +61,9 @@ class MatrixOptions(TypedDict, total=False):
     """Scale of the values: ``"counts"``, ``"log1p"`` (ln(1 + CP10k)), ``"ln"``, ``"log2"``, ``"log10"``, ``"cp10k"``,
     ``"cpm"``, … (:data:`cell2sen.data.scale.units.NAMED`), or that of a larger file. Default: recognised from the
     values."""
+
+    whole: Whole
+    """What was found in the whole file, if the cells are some of its rows, as in a run in shards."""
 
 
 class SentenceOptions(TypedDict, total=False):

@@ -320,6 +320,7 @@ def open_cells(
         aliases=options.get("aliases"),
         case=recipe.case,
         scale=options.get("scale"),
+        whole=options.get("whole"),
     )
     try:
         return expression, perturbations_of_cells(expression.obs, perturbation_column)
