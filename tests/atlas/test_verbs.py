@@ -164,3 +164,19 @@ def test_warnings_of_a_shard_are_kept(planned) -> None:
     folder, _ = planned("embed")
     status = atlas.run(folder, progress=False)
     assert any("have no expressed gene" in text for text in status.warnings)
+
+
+def test_names_of_genes_are_those_of_all_organisms_of_a_file(planned, tmp_path) -> None:
+    """A shard of human cells alone would take other names for genes than the file with mouse cells, too."""
+    adata = cells(6)
+    del adata.uns["organism"]
+    adata.obs["organism"] = ["Homo sapiens"] * 5 + ["Mus musculus"]
+    adata.write_h5ad(tmp_path / "both.h5ad")
+    folder, plan = planned("embed", inputs=tmp_path / "both.h5ad")
+    assert plan.inputs[0].organisms == ("Homo sapiens", "Mus musculus")
+    assert plan.inputs[0].whole is not None
+    assert atlas.run(folder, progress=False).finished
+    adata.obs["organism"] = ["Homo sapiens"] * 5 + [None]
+    adata.write_h5ad(tmp_path / "missing.h5ad")
+    with pytest.raises(ValueError, match="has no value for some cells: fill it, or pass organism="):
+        planned("embed", name="other", inputs=tmp_path / "missing.h5ad")
