@@ -89,7 +89,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(planned, monkeypatch) 
 def test_other_versions_are_a_warning_or_refused(planned, monkeypatch, caplog) -> None:
     folder, _ = planned("embed")
     monkeypatch.setattr(worker.importlib.metadata, "version", lambda name: "0.0")
-    with pytest.raises(ValueError, match=r"other versions than the plan: numpy 0.0 \(planned"):
+    with pytest.raises(ValueError, match=r"other versions than the plan: anndata 0.0 \(planned"):
         atlas.run(folder, strict=True, progress=False)
     status = atlas.run(folder, progress=False)
     assert status.finished

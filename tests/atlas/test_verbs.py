@@ -129,16 +129,54 @@ def test_screen_has_a_shard_per_file(planned, backend, files) -> None:
     pd.testing.assert_frame_equal(own, expected.reset_index(drop=True), check_dtype=False)
 
 
-def test_a_real_network_gives_the_same_to_rounding_and_the_same_bytes_again(planned, model, files, tmp_path) -> None:
-    runs = [planned("embed", name=f"run{n}", inputs=files[0], backend="transformers", batch_size=2) for n in range(2)]
-    results = [collected(folder) for folder, _ in runs]
+@pytest.fixture(scope="module")
+def network(model: str) -> Any:
+    """The tests' random network, as a run loads it."""
+    return load(resolve(model), "transformers", batch_size=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [("embed", {}), ("annotate", {"labels": LABELS}), ("perturb", {"perturbation": "IFN-beta", "n_genes": 8})],
+)
+def test_a_network_gives_the_same_bits_with_the_same_cut_and_batch(planned, network, files, verb, settings) -> None:
+    folder, plan = planned(verb, inputs=files[0], backend="transformers", batch_size=2, **settings)
+    result, adata = collected(folder), whole(files, 0)
+    options = {"model": network, "whole": plan.inputs[0].whole, "progress": False}
+    parts = []
+    for _, first, stop in plan.shards:
+        part = adata[first:stop].copy()
+        written = getattr(tl, verb)(part, *settings.values(), **options) if verb != "perturb" else tl.perturb(
+            part, "IFN-beta", n_genes=8, **options
+        )  # fmt: skip
+        parts.append(part if written is None else written)
+    if verb == "perturb":
+        np.testing.assert_array_equal(result.X.toarray(), np.concatenate([part.X.toarray() for part in parts]))
+        return
+    key = "X_cell2sen" if verb == "embed" else "cell2sen_cell_type_probabilities"
+    np.testing.assert_array_equal(result.obsm[key], np.concatenate([np.asarray(part.obsm[key]) for part in parts]))
     expected = whole(files, 0)
-    tl.embed(expected, model=model, batch_size=2, progress=False)
-    np.testing.assert_array_equal(results[0].obsm["X_cell2sen"], results[1].obsm["X_cell2sen"])
-    np.testing.assert_allclose(results[0].obsm["X_cell2sen"], expected.obsm["X_cell2sen"], atol=1e-5)
+    getattr(tl, verb)(expected, *settings.values(), model=network, progress=False)
+    np.testing.assert_allclose(result.obsm[key], expected.obsm[key], atol=1e-5)
 
 
 def test_warnings_of_a_shard_are_kept(planned) -> None:
     folder, _ = planned("embed")
     status = atlas.run(folder, progress=False)
     assert any("have no expressed gene" in text for text in status.warnings)
+
+
+def test_names_of_genes_are_those_of_all_organisms_of_a_file(planned, tmp_path) -> None:
+    """A shard of human cells alone would take other names for genes than the file with mouse cells, too."""
+    adata = cells(6)
+    del adata.uns["organism"]
+    adata.obs["organism"] = ["Homo sapiens"] * 5 + ["Mus musculus"]
+    adata.write_h5ad(tmp_path / "both.h5ad")
+    folder, plan = planned("embed", inputs=tmp_path / "both.h5ad")
+    assert plan.inputs[0].organisms == ("Homo sapiens", "Mus musculus")
+    assert plan.inputs[0].whole is not None
+    assert atlas.run(folder, progress=False).finished
+    adata.obs["organism"] = ["Homo sapiens"] * 5 + [None]
+    adata.write_h5ad(tmp_path / "missing.h5ad")
+    with pytest.raises(ValueError, match="has no value for some cells: fill it, or pass organism="):
+        planned("embed", name="other", inputs=tmp_path / "missing.h5ad")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -421,5 +422,6 @@ def _root(target: Path, inputs: Sequence[str]) -> Iterator[Any]:
 
     if target.exists():
         raise ValueError(f"{target} exists; choose another name, or remove it")
-    with complete_folder(target) as folder:
+    with complete_folder(target) as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")  # of small arrays
         yield zarr.open_group(str(folder), mode="w", zarr_format=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,9 +73,8 @@ def publish(file: Path, content: bytes) -> None:
     if os.name == "posix":
         folder = os.open(file.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        except OSError:  # some network file systems have no such call for folders
-            pass
+            with contextlib.suppress(OSError):  # some network file systems have no such call for folders
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -147,9 +147,20 @@ def cells_done(plan: Plan, left: list[int]) -> int:
 
 def failures(folder: Path) -> dict[int, str]:
     """Shard → its last error."""
-    directory = folder / "failed"
-    files = sorted(directory.glob("[0-9]*.txt")) if directory.is_dir() else []
-    return {int(file.stem): file.read_text(encoding="utf-8") for file in files}
+    found = {}
+    for file in sorted((folder / "failed").glob("[0-9]*.txt")):
+        with contextlib.suppress(FileNotFoundError):  # a worker has made it since
+            found[int(file.stem)] = file.read_text(encoding="utf-8")
+    return found
+
+
+def failure_times(folder: Path) -> dict[int, int]:
+    """Shard → when its last error was written, in nanoseconds."""
+    found = {}
+    for file in (folder / "failed").glob("[0-9]*.txt"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(file.stem)] = file.stat().st_mtime_ns
+    return found
 
 
 def cause(error: str) -> str:

@@ -23,6 +23,7 @@ from cell2sen.atlas.plan_file import Plan
 from cell2sen.atlas.planning import model_of
 from cell2sen.atlas.verbs import VERBS, Result, Shard, kept_warnings
 from cell2sen.backend import Backend
+from cell2sen.data.files.formats import locate
 from cell2sen.data.files.rows import StoredRows, open_rows
 from cell2sen.data.progress import Progress
 
@@ -154,9 +155,10 @@ class Worker:
 
     def _check(self, path: str, expected: str, what: str, name: str = "") -> None:
         """Raise a ValueError if a file is not that of the plan; hashed once, and again when its time or size change."""
-        if not Path(path).exists() and not any(parent.is_file() for parent in Path(path).parents):
-            raise FileNotFoundError(f"{what} is gone: there is no {path}")
-        stamp = _stamp(Path(path))
+        try:
+            stamp = _stamp(locate(path).file)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{what} is gone: {error}") from error
         known = self._checked.get(path)
         if known is None or known[0] != stamp:
             options = self.plan.options

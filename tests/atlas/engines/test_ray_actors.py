@@ -12,7 +12,7 @@ from cell2sen.atlas.engines import ray_actors
 
 
 class _Lost(Exception):
-    pass
+    """Of an actor that died."""
 
 
 class _Remote:

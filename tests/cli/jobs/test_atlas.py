@@ -18,7 +18,8 @@ def test_from_plan_to_file(run, tmp_path) -> None:
     assert "--array=0-15" in (tmp_path / "job.sh").read_text()
     done = run("run", "out")
     assert done.code == 0, done.err
-    assert "embed: 3 of 3 shards, 5 of 5 cells (100 %)\nnext: cell2sen collect out" in done.err
+    assert "embed: 3 of 3 shards, 5 of 5 cells (100 %)" in done.err
+    assert "next: cell2sen collect out" in done.err
     state = json.loads(run("status", "out", "--verify", "--json").out)
     assert (state["done"], state["finished"], state["failed"]) == (3, True, {})
     assert run("collect", "out", "all.h5ad", "-q").code == 0

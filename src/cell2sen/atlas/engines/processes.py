@@ -32,7 +32,7 @@ def run_processes(folder: Path, plan: Plan, workers: int, device: str, offline: 
     seen = shards.finished(folder, plan)
     failed: set[int] = set()
     left = [number for number in range(len(plan.shards)) if number not in seen]
-    before = {number: shards.failure_file(folder, number).stat().st_mtime_ns for number in shards.failures(folder)}
+    before = shards.failure_times(folder)
     try:
         with Progress(plan.n_cells, plan.verb, "cell", show=progress, done=shards.cells_done(plan, left)) as bar:
             line = Line(plan, bar)
@@ -42,17 +42,13 @@ def run_processes(folder: Path, plan: Plan, workers: int, device: str, offline: 
                 for number in sorted(now - seen):
                     line(number, False)
                 seen = now
-                new = {
-                    number for number in shards.failures(folder)
-                    if shards.failure_file(folder, number).exists()
-                    and shards.failure_file(folder, number).stat().st_mtime_ns != before.get(number)
-                }  # fmt: skip
+                new = {number for number, at in shards.failure_times(folder).items() if at != before.get(number)}
                 for number in sorted(new - failed):
                     line(number, True)
                 failed |= new
                 if not running:
                     break
-                time.sleep(0.2)
+                time.sleep(_PAUSE)
     finally:
         for process in started.values():
             if process.poll() is None:
