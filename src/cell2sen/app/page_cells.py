@@ -131,15 +131,16 @@ class PageCells:
 
     def shares(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Share of these cells that have each gene among their first :data:`N_GENES`, float64 (symbols,)."""
-        return self._sums(rows)[0] / max(1, len(rows))
+        return self.shares_and_places(rows)[0]
 
-    def positions(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Mean place of each gene in the sentences of these cells, from 1, float64 (symbols,).
+    def shares_and_places(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The shares, and the mean place of each gene in the sentences of these cells, from 1; float64 (symbols,).
 
         A gene that is not among the first :data:`N_GENES` of a cell has the place behind the last.
         """
         counts, places = self._sums(rows)
-        return (places + (len(rows) - counts) * (N_GENES + 1)) / max(1, len(rows))
+        n = max(1, len(rows))
+        return counts / n, (places + (len(rows) - counts) * (N_GENES + 1)) / n
 
     def _sums(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each gene, the number of these cells that have it, and the sum of its places in them."""
