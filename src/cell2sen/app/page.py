@@ -148,7 +148,8 @@ class Page:
         """The file, its columns and maps, the model and what it was trained on, and versions."""
         with self.results.lock:
             obs = self.cells.adata.obs
-            columns = [{"name": str(name), **self._kind(obs[name])} for name in obs.columns]
+            kinds = {str(name): self._kind(obs[name]) for name in obs.columns}
+            columns = [{"name": name, **kind} for name, kind in kinds.items() if kind]
             maps = self.cells.maps()
         return {
             "name": self.name,
@@ -168,7 +169,10 @@ class Page:
     def _kind(values: pd.Series[Any]) -> dict[str, Any]:
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             return {"kind": "number"}
-        return {"kind": "label", "n": int(values.nunique())}
+        try:
+            return {"kind": "label", "n": int(values.nunique())}
+        except TypeError:  # lists or other values that are no labels
+            return {}
 
     @staticmethod
     def _first_colour(columns: list[dict[str, Any]]) -> str | None:

@@ -66,8 +66,17 @@ class PageCells:
         return self.expression.ln_cp10k().tocsc()
 
     def maps(self) -> list[str]:
-        """Keys of ``obsm`` with two or more dimensions, maps for people (UMAP, t-SNE) first."""
-        keys = [key for key, value in self.adata.obsm.items() if getattr(value, "ndim", 0) == 2 and value.shape[1] > 1]
+        """Keys of ``obsm`` that are maps, those for people (UMAP, t-SNE) first.
+
+        Arrays with two or three dimensions, and principal components; embeddings with more are none. If there are no
+        such, all arrays with two or more dimensions.
+        """
+        sizes = {
+            key: value.shape[1]
+            for key, value in self.adata.obsm.items()
+            if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] > 1
+        }
+        keys = [key for key, size in sizes.items() if size <= 3 or "pca" in key.lower()] or list(sizes)
         return sorted(keys, key=lambda key: not any(name in key.lower() for name in ("umap", "tsne", "spatial")))
 
     def points(self, key: str) -> NDArray[np.float32]:
