@@ -31,6 +31,7 @@ export class CellMap {
     this.chosen = new Uint8Array(0);
     this.order = new Uint32Array(0);
     this.names = [];
+    this.rows = new Uint32Array(0);
     this.nSelected = 0;
     this.mode = "lasso";
     this.path = null;
@@ -135,9 +136,9 @@ export class CellMap {
     this.index();
     if (this.colours.length !== 4 * x.length) {
       this.colours = new Uint8Array(4 * x.length).fill(150);
-      this.chosen = new Uint8Array(x.length);
       this.order = Uint32Array.from(x, (_, i) => i);
     }
+    this.mark();
     this.whole();
     this.upload();
   }
@@ -171,10 +172,15 @@ export class CellMap {
   }
 
   setSelection(rows) {
-    this.chosen = new Uint8Array(this.x.length);
-    for (const row of rows) this.chosen[row] = 1;
-    this.nSelected = rows.length;
+    this.rows = rows;
+    this.mark();
     this.reorder();
+  }
+
+  mark() {
+    this.chosen = new Uint8Array(this.x.length);
+    for (const row of this.rows) this.chosen[row] = 1;
+    this.nSelected = this.x.length ? this.rows.length : 0;
   }
 
   // Selected cells are drawn behind the others in the list, which is above them on the map.
