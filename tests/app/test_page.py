@@ -103,11 +103,13 @@ def test_results_tell_their_selection(page: Page, finish: Callable[..., Answer])
 
 def test_many_labels_missing_values_and_repeated_genes() -> None:
     adata = cells(600)
+    adata.obs["lists"] = [[row] for row in range(600)]
     adata.obs["label"] = [f"label {row % 300}" if row % 7 else None for row in range(600)]
     names = list(adata.var_names)
     adata.var_names = [names[0], names[0], *names[2:]]
     adata.obsm["X_umap"] = np.where(np.arange(1200).reshape(600, 2) < 4, np.nan, 1.0)
     page = Page(adata, model=fake())
+    assert [column["name"] for column in page.ask("about")[0]["columns"]] == ["donor", "label"]
     labels, arrays = page.ask("column", {"name": "label"})
     assert len(labels["names"]) == 300
     assert sum(colour is not None for colour in labels["colours"]) == 60

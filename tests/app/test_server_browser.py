@@ -67,7 +67,7 @@ def test_the_whole_story_by_mouse(browser: Any, url: str) -> None:
         tab.locator(".c2s-sentence").first.wait_for()
         assert tab.locator(".c2s-sentence").count() == 20
 
-        tab.get_by_role("button", name=re.compile("^NK")).click()
+        found.legend("NK").click()
         assert found.n_selected() == 33
         run(found, "Annotate", "^Annotate 33 cells")
         labels = result(found, "Labels")
@@ -83,7 +83,7 @@ def test_the_whole_story_by_mouse(browser: Any, url: str) -> None:
         assert tab.locator("[data-result=Response] svg").count() == 1
 
         tab.get_by_role("button", name="Keep as A").click()
-        tab.get_by_role("button", name=re.compile("^T")).first.click()
+        found.legend("T").click()
         assert "Not of the cells that are selected now" in labels.inner_text()
         labels.get_by_role("button", name="Select its cells again").click()
         assert found.n_selected() == 33
@@ -111,7 +111,7 @@ def test_the_whole_story_by_mouse(browser: Any, url: str) -> None:
 def test_accessibility(browser: Any, url: str, scheme: str) -> None:
     with visit(browser, url, color_scheme=scheme, bypass_csp=True) as found:
         assert violations(found.tab) == []
-        found.tab.get_by_role("button", name=re.compile("^NK")).click()
+        found.legend("NK").click()
         found.tab.locator(".c2s-sentence").first.wait_for()
         run(found, "Annotate", "^Annotate")
         result(found, "Labels")
@@ -166,7 +166,7 @@ def test_by_keyboard_alone(browser: Any, url: str) -> None:
 def test_jobs_that_are_cancelled_or_fail(browser: Any, url: str, backend: Any) -> None:
     with visit(browser, url) as found:
         tab = found.tab
-        tab.get_by_role("button", name=re.compile("^NK")).click()
+        found.legend("NK").click()
         backend.pause = 0.5
         try:
             run(found, "Annotate", "^Annotate")
@@ -229,7 +229,7 @@ def test_a_server_that_is_gone_and_comes_back(browser: Any, url: str) -> None:
         found.tab.unroute("**/api/*")
         banner.wait_for(state="hidden")
         found.tab.get_by_label("Colour", exact=True).select_option("condition")
-        found.tab.get_by_role("button", name=re.compile("^IFN-beta")).wait_for()
+        found.legend("IFN-beta").wait_for()
 
 
 def test_a_file_without_a_map(browser: Any) -> None:

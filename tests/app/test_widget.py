@@ -10,7 +10,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
-from browsing import chromium, slow_fake
+from browsing import Visit, chromium, slow_fake
 from pages import wait
 
 import cell2sen
@@ -96,7 +96,7 @@ def test_the_joined_module_in_a_browser(widget: Any) -> None:
 
         tab.set_content(PAGE % (widget._css, json.dumps(widget._esm).replace("</", "<\\/")))
         until(tab.locator("[data-ready=yes]"))
-        tab.get_by_role("button", name=re.compile("^NK")).click()
+        Visit(tab).legend("NK").click()
         until(tab.locator(".c2s-sentence"))
         assert len(widget.selection) == 20
         tab.get_by_role("button", name=re.compile("^Annotate")).click()

@@ -98,6 +98,11 @@ class Visit:
         if keys:
             self.tab.keyboard.up(keys)
 
+    def legend(self, name: str) -> Any:
+        """Button of a label in the legend."""
+        label = self.tab.locator(".c2s-name").get_by_text(name, exact=True)
+        return self.tab.locator(".c2s-legend li button").filter(has=label)
+
     def n_selected(self) -> int:
         """Number of selected cells that the page tells."""
         text = self.tab.locator("section[aria-label=Selection] [role=status]").inner_text()

@@ -148,7 +148,8 @@ class Page:
         """The file, its columns and maps, the model and what it was trained on, and versions."""
         with self.results.lock:
             obs = self.cells.adata.obs
-            columns = [{"name": str(name), **self._kind(obs[name])} for name in obs.columns]
+            kinds = {str(name): self._kind(obs[name]) for name in obs.columns}
+            columns = [{"name": name, **kind} for name, kind in kinds.items() if kind]
             maps = self.cells.maps()
         return {
             "name": self.name,
@@ -168,7 +169,10 @@ class Page:
     def _kind(values: pd.Series[Any]) -> dict[str, Any]:
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             return {"kind": "number"}
-        return {"kind": "label", "n": int(values.nunique())}
+        try:
+            return {"kind": "label", "n": int(values.nunique())}
+        except TypeError:  # lists or other values that are no labels
+            return {}
 
     @staticmethod
     def _first_colour(columns: list[dict[str, Any]]) -> str | None:
@@ -244,26 +248,26 @@ class Page:
         others = self.rows(arrays, "others") if len(arrays.get("others", ())) else None
         generator = np.random.default_rng(int(body.get("seed", 0)))
         drawn = np.sort(generator.choice(rows, size=min(N_SHOWN, len(rows)), replace=False))
-        table = self.cells.difference(rows, others)
         rest = np.setdiff1d(np.arange(len(self.cells.expression)), rows) if others is None else others
-        place = {symbol: number for number, symbol in enumerate(self.cells.sentences.symbols)}
-        own, other = self.cells.positions(rows), self.cells.positions(rest)
+        symbols = self.cells.sentences.symbols
+        own, other = self.cells.shares_and_places(rows), self.cells.shares_and_places(rest)
+        difference = own[0] - other[0]
+        alphabetical = np.argsort(np.argsort(np.asarray(symbols, dtype=object)))
+        first = np.lexsort((alphabetical, -difference))[:N_DIFFERENT]
         shown = [
             {"row": int(row), "name": str(self.cells.expression.names[row]), "genes": self.cells.genes_of(int(row))}
             for row in drawn
         ]
-        wanted = {gene for cell in shown for gene in cell["genes"]} | set(table.index[:N_DIFFERENT])
-        genes = {
-            gene: [round(float(value), 4) for value in (*table.loc[gene, ["share", "rest"]], own[at], other[at])]
-            for gene in sorted(wanted)
-            for at in (place[gene],)
-        }
+        place = {symbol: number for number, symbol in enumerate(symbols)}
+        wanted = {place[gene] for cell in shown for gene in cell["genes"]} | set(first.tolist())
+        values = np.column_stack([own[0], other[0], own[1], other[1]]).round(4)
+        genes = {symbols[at]: values[at].tolist() for at in sorted(wanted)}
         return {
             "n": len(rows),
             "n_others": len(rest),
             "cells": shown,
             "genes": genes,
-            "different": [gene for gene in table.index[:N_DIFFERENT] if table.loc[gene, "difference"] > 0],
+            "different": [symbols[at] for at in first if difference[at] > 0],
         }, {}
 
     def compare(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:

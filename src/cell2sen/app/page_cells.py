@@ -66,8 +66,17 @@ class PageCells:
         return self.expression.ln_cp10k().tocsc()
 
     def maps(self) -> list[str]:
-        """Keys of ``obsm`` with two or more dimensions, maps for people (UMAP, t-SNE) first."""
-        keys = [key for key, value in self.adata.obsm.items() if getattr(value, "ndim", 0) == 2 and value.shape[1] > 1]
+        """Keys of ``obsm`` that are maps, those for people (UMAP, t-SNE) first.
+
+        Arrays with two or three dimensions, and principal components; embeddings with more are none. If there are no
+        such, all arrays with two or more dimensions.
+        """
+        sizes = {
+            key: value.shape[1]
+            for key, value in self.adata.obsm.items()
+            if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] > 1
+        }
+        keys = [key for key, size in sizes.items() if size <= 3 or "pca" in key.lower()] or list(sizes)
         return sorted(keys, key=lambda key: not any(name in key.lower() for name in ("umap", "tsne", "spatial")))
 
     def points(self, key: str) -> NDArray[np.float32]:
@@ -131,15 +140,16 @@ class PageCells:
 
     def shares(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Share of these cells that have each gene among their first :data:`N_GENES`, float64 (symbols,)."""
-        return self._sums(rows)[0] / max(1, len(rows))
+        return self.shares_and_places(rows)[0]
 
-    def positions(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Mean place of each gene in the sentences of these cells, from 1, float64 (symbols,).
+    def shares_and_places(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The shares, and the mean place of each gene in the sentences of these cells, from 1; float64 (symbols,).
 
         A gene that is not among the first :data:`N_GENES` of a cell has the place behind the last.
         """
         counts, places = self._sums(rows)
-        return (places + (len(rows) - counts) * (N_GENES + 1)) / max(1, len(rows))
+        n = max(1, len(rows))
+        return counts / n, (places + (len(rows) - counts) * (N_GENES + 1)) / n
 
     def _sums(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each gene, the number of these cells that have it, and the sum of its places in them."""

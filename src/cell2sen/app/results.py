@@ -43,7 +43,9 @@ class Results:
 
         self.given, self.cells, self.source = adata, cells, source
         obsm = {key: value for key, value in adata.obsm.items() if getattr(value, "ndim", 0) == 2}
-        self.shown = AnnData(obs=adata.obs.copy(), obsm=obsm)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are not unique
+            self.shown = AnnData(obs=adata.obs.copy(), obsm=obsm)
         cells.adata = self.shown
         self.columns: list[str] = []
         self.maps: list[str] = []

@@ -94,20 +94,16 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send_guarded)
             return
-        seen = 0
-
-        async def receive_some() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > MAX_BODY:
-                raise _TooLargeError
-            return message
-
-        try:
-            await self.app(scope, receive_some, send_guarded)
-        except _TooLargeError:
+        body = await _body(receive)
+        if body is None:
             await PlainTextResponse("the request is too large", 413)(scope, receive, send_guarded)
+            return
+        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive_read() -> Message:
+            return next(parts, None) or await receive()
+
+        await self.app(scope, receive_read, send_guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -135,8 +131,17 @@ class Guard:
         return None
 
 
-class _TooLargeError(Exception):
-    """Error of a body that is longer than allowed."""
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body of a request; ``None`` if it is longer than allowed."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def _without_port(host: str) -> str:

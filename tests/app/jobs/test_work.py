@@ -72,7 +72,8 @@ def test_attention_embeddings_maps_and_questions(
     assert len(values["genes"]) == len(received)
     assert finish(page, "pca")[0]["map"] == "X_pca_page"
     assert finish(page, "embed")[0]["map"] == "X_pca_cell2sen"
-    assert {"X_pca_page", "X_cell2sen"} <= set(page.ask("about")[0]["maps"])
+    assert {"X_pca_page", "X_pca_cell2sen"} <= set(page.ask("about")[0]["maps"])
+    assert page.results.anndata().obsm["X_cell2sen"].shape == (60, 16)
     answer, _ = finish(page, "ask", question="Which cells are these?")
     assert answer["question"] == "Which cells are these?"
     assert len(answer["cells"]) == 10

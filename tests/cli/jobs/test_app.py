@@ -32,7 +32,9 @@ def test_the_page_is_served_until_it_is_interrupted(
             until = time.monotonic() + 20
             while not server.started and time.monotonic() < until:
                 time.sleep(0.02)
-            browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+            browser = urllib.request.build_opener(
+                urllib.request.HTTPCookieProcessor(CookieJar()), urllib.request.ProxyHandler({})
+            )
             seen["page"] = browser.open(url).read().decode()
             server.should_exit = True
 
@@ -63,7 +65,7 @@ def test_wrong_calls_are_refused(run: Run, file: Path, model: str, tmp_path: Pat
     for arguments, message in (
         (["--host", "0.0.0.0"], "--anyone-with-the-address"),
         (["--label", "donor"], "--reference and --label belong together"),
-        (["--host", "256.1.1.1", "--anyone-with-the-address"], "cannot listen on 256.1.1.1"),
+        (["--host", "192.0.2.1", "--anyone-with-the-address"], "cannot listen on 192.0.2.1"),
     ):
         done = run("app", file, "--model", model, "--no-browser", *arguments)
         assert done.code == 1

@@ -80,7 +80,7 @@ def contrast_of(obs: pd.DataFrame, trained: Collection[str]) -> dict[str, Any]:
     columns: dict[str, list[str]] = {}
     found: dict[str, Any] = {"column": None, "control": None}
     for column in obs.columns:
-        if pd.api.types.is_numeric_dtype(obs[column]) or obs[column].nunique() > MAX_TREATMENTS:
+        if pd.api.types.is_numeric_dtype(obs[column]) or not _is_short(obs[column]):
             continue
         names = sorted({text for text in as_texts(obs[column]) if text is not None})
         if len(names) < 2:
@@ -92,6 +92,14 @@ def contrast_of(obs: pd.DataFrame, trained: Collection[str]) -> dict[str, Any]:
                 texts = as_texts(obs[column])
                 found = {"column": str(column), "control": texts[controls.index(True)]}
     return {**found, "columns": columns}
+
+
+def _is_short(values: pd.Series[Any]) -> bool:
+    """Whether a column has few different values."""
+    try:
+        return int(values.nunique()) <= MAX_TREATMENTS
+    except TypeError:  # lists or other values that are no names
+        return False
 
 
 def untreated(obs: pd.DataFrame, rows: NDArray[np.int64], contrast: Contrast | None) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,7 +292,9 @@ class Work:
         with self.results.lock:
             obs = self.results.shown.obs.iloc[rows].copy()
         uns = {name: value for name, value in given.uns.items() if name != UNS}
-        return AnnData(X=values, obs=obs, var=var.copy(), uns=uns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are not unique, as the given object has them
+            return AnnData(X=values, obs=obs, var=var.copy(), uns=uns)
 
     def _options(self, report: Report) -> dict[str, Any]:
         """Options of a verb: the loaded model, the scale of the whole file, and the progress."""

@@ -31,6 +31,7 @@ export class CellMap {
     this.chosen = new Uint8Array(0);
     this.order = new Uint32Array(0);
     this.names = [];
+    this.rows = new Uint32Array(0);
     this.nSelected = 0;
     this.mode = "lasso";
     this.path = null;
@@ -135,9 +136,9 @@ export class CellMap {
     this.index();
     if (this.colours.length !== 4 * x.length) {
       this.colours = new Uint8Array(4 * x.length).fill(150);
-      this.chosen = new Uint8Array(x.length);
       this.order = Uint32Array.from(x, (_, i) => i);
     }
+    this.mark();
     this.whole();
     this.upload();
   }
@@ -162,26 +163,35 @@ export class CellMap {
   // colours: uint8 (4 n); rank: drawn from the lowest to the highest.
   setColours(colours, rank) {
     this.colours = colours;
-    this.rank = rank;
+    let seed = 1;
+    this.base = sortedBy(Float64Array.from(rank, (value) => {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0; // cells of the same rank in random order
+      return value + seed / 4294967296;
+    }));
     this.reorder();
   }
 
   setSelection(rows) {
-    this.chosen = new Uint8Array(this.x.length);
-    for (const row of rows) this.chosen[row] = 1;
-    this.nSelected = rows.length;
+    this.rows = rows;
+    this.mark();
     this.reorder();
   }
 
+  mark() {
+    this.chosen = new Uint8Array(this.x.length);
+    for (const row of this.rows) this.chosen[row] = 1;
+    this.nSelected = this.x.length ? this.rows.length : 0;
+  }
+
+  // Selected cells are drawn behind the others in the list, which is above them on the map.
   reorder() {
-    const n = this.x.length;
-    const keys = new Float64Array(n);
-    let seed = 1;
-    for (let i = 0; i < n; i += 1) {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      keys[i] = (this.chosen[i] ? 4e6 : 0) + (this.rank ? this.rank[i] : 0) + seed / 4294967296;
+    const base = this.base ?? Uint32Array.from(this.x, (_, i) => i);
+    this.order = new Uint32Array(base.length);
+    let [low, high] = [0, base.length - this.nSelected];
+    for (const row of base) {
+      if (this.chosen[row]) this.order[high++] = row;
+      else this.order[low++] = row;
     }
-    this.order = sortedBy(keys);
     this.upload();
     this.redraw();
   }
