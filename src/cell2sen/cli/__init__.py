@@ -12,6 +12,7 @@ import typer
 
 from cell2sen import __version__
 from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
+from cell2sen.cli.agents import server
 from cell2sen.cli.jobs import export, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
@@ -43,6 +44,7 @@ COMMANDS = (
     evaluate.evaluate,
     export.export,
     check.models,
+    server.mcp,
     demo.demo,
 )
 
