@@ -53,7 +53,8 @@ def test_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("MPLBACKEND", "agg")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(notebook), 1):
-        exec(compile("".join(cell["source"]), f"{notebook.name}[{number}]", "exec"), namespace)
+        source = re.sub(r'(max_steps(?:=|": ))\d+', r"\g<1>2", "".join(cell["source"]))  # trainings of two steps
+        exec(compile(source, f"{notebook.name}[{number}]", "exec"), namespace)
 
 
 def test_command_page_has_every_argument_and_option() -> None:

@@ -27,9 +27,9 @@ description: >-
 
 # cell2sen
 
-Run `cell2sen check FILE` first; it names what would fail, with a remedy. Input files are never changed. `--json` prints a
-result that can be parsed, `--quiet` no progress. Score predictions with `cell2sen evaluate` before you report them: each
-score stands beside a simple method. The embedded model was trained on human blood. The next step after `embed` is
+Run `cell2sen check FILE` first; it names what would fail, with a remedy. Input files are never changed. `--json` prints
+a result that can be parsed, `--quiet` no progress. Score predictions with `cell2sen evaluate` before you report them:
+each score stands beside a simple method. The embedded model was trained on human blood. The next step after `embed` is
 `scanpy.pp.neighbors(adata, use_rep="X_cell2sen")`. All options of a command: `cell2sen COMMAND --help`.
 """
 
