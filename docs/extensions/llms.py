@@ -42,6 +42,13 @@ def list_of_pages(env: Any, sources: Path) -> str:
     return "\n".join([*lines, "All functions with their arguments: [llms-full.txt](llms-full.txt)", ""])
 
 
+def _signature(value: Any) -> str:
+    try:
+        return str(inspect.signature(value))
+    except ValueError:  # exceptions
+        return ""
+
+
 def public_names() -> str:
     """Text of ``llms-full.txt``."""
     parts = []
@@ -50,7 +57,7 @@ def public_names() -> str:
         for name in found.__all__:
             value = getattr(found, name)
             if callable(value):
-                parts.append(f"## {module}.{name}{inspect.signature(value)}\n\n{inspect.getdoc(value) or ''}\n")
+                parts.append(f"## {module}.{name}{_signature(value)}\n\n{inspect.getdoc(value) or ''}\n")
     return "# Public functions and classes of cell2sen\n\n" + "\n".join(parts)
 
 

@@ -45,7 +45,7 @@ def test_jobs_of_the_readme(tmp_path: Path) -> None:
     cells = str(tmp_path / "cells.h5ad")
     embed = ("embed", {"file": cells, "out": str(tmp_path / "embedded.h5ad")})
     _, (checked, embedded, again) = call(tmp_path, ("check", {"file": cells}), embed, embed)
-    assert "ready" in checked.content[0].text
+    assert json.loads(checked.content[0].text)["ok"] is True
     assert json.loads(embedded.content[0].text)["n_cells"] == 20
     assert again.is_error
     assert "not overwritten" in again.content[0].text
