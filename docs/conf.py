@@ -32,6 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "commands",
+    "llms",
     "outside",
 ]
 exclude_patterns = ["_build", "extensions", "images/draw.py", "**.ipynb_checkpoints"]
@@ -77,9 +78,10 @@ intersphinx_mapping = (
     if os.environ.get("READTHEDOCS") or os.environ.get("C2S_INTERSPHINX")
     else {}
 )
-#: Names of other packages and of the standard library, and private or type-only names of this one.
+#: Names of other packages and of the standard library, and names behind the public ones, whose source is linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!cell2sen).*"),
+    (r"py:.*", r"cell2sen\.(data|inference|training\.config|evaluation|backend|model|task)\..*"),
 ]
 
 # -- HTML
@@ -96,4 +98,5 @@ html_theme_options: dict[str, Any] = {
     "use_fullscreen_button": False,
 }
 html_show_sphinx = False
-html_copy_source = False
+html_copy_source = True  # llms.txt names the sources
+html_show_sourcelink = False

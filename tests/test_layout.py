@@ -32,6 +32,7 @@ NO_MODULE = {
     "test_layout.py": "the repository",
     "test_changed_files.py": "files as people have them, from opening to sentences",
     "test_docs.py": "README.md, CONTRIBUTING.md, docs/: pages that run, names in the reference",
+    "test_site.py": "docs/: notebooks and extensions; packaging/",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
     "test_real_models.py": "all layers, with a real small language model",

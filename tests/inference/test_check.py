@@ -77,6 +77,7 @@ def test_text_and_json_have_the_same_findings(model: str) -> None:
     assert parsed["ok"] is True
     assert parsed["n_cells"] == 6
     assert str(result) == result.text
+    assert result._repr_html_().count("<tr>") == len(result.findings)
     for finding in parsed["findings"]:
         assert finding["text"] in result.text
     assert result.text.splitlines()[-1].startswith("ready")

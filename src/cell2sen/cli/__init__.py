@@ -12,6 +12,7 @@ import typer
 
 from cell2sen import __version__
 from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
+from cell2sen.cli.agents import server
 from cell2sen.cli.jobs import app as page
 from cell2sen.cli.jobs import atlas, export, fetch, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
@@ -50,6 +51,7 @@ COMMANDS = (
     fetch.fetch,
     fetch.models,
     page.app,
+    server.mcp,
     demo.demo,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -79,10 +80,22 @@ class Evaluation:
 
         return page.write(self, path, layout=layout)
 
+    @property
+    def _printed(self) -> pd.DataFrame:
+        return self.table[[name for name in _PRINTED if name in self.table]]
+
+    @property
+    def _failed(self) -> list[str]:
+        return [f"LEAK: {check.name}: {check.detail}" for check in self.checks if check.status == "failed"]
+
     def __str__(self) -> str:
-        printed = self.table[[name for name in _PRINTED if name in self.table]]
-        failed = [f"LEAK: {check.name}: {check.detail}\n" for check in self.checks if check.status == "failed"]
-        return "".join(failed) + printed.to_string(float_format=lambda value: f"{value:.3f}")
+        table = self._printed.to_string(float_format=lambda value: f"{value:.3f}")
+        return "".join(f"{line}\n" for line in self._failed) + table
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p><strong>{html.escape(line)}</strong></p>" for line in self._failed)
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return lines + self._printed.to_html(float_format=lambda value: f"{value:.3f}", na_rep="") + notes
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import json
 import logging
 import time
@@ -83,6 +84,12 @@ class Check:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        verdict = self.text.splitlines()[-1]
+        cells = [(one.level, one.topic, one.text) for one in self.findings]
+        rows = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in cells)
+        return f"<table>{rows}</table><p><strong>{html.escape(verdict)}</strong></p>"
 
 
 class _Report(logging.Handler):

@@ -77,7 +77,7 @@ def embedding(
         Only these categories have colours, the others are grey.
     palette
         Colour of each category, by name or in order. Default: those in ``uns["<column>_colors"]`` if they are there
-        (of one panel only), else :func:`cell2sen.pl.palette.category_colours`.
+        (of one panel only), else :func:`cell2sen.pl.category_colours`.
     cmap, vmin, vmax
         Colours of numbers and their ends.
     size

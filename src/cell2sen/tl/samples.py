@@ -79,7 +79,7 @@ def generate_sample(
         Names and columns of `genes`, if that is data, and ``symbol``, the model's name of each gene.
     ``obs``
         ``sample``, ``number`` (of the cell in its sample, from 1), ``tissue`` or ``cell_type``, ``sentence``,
-        ``validity``, ``uniqueness``, ``n_unknown``, ``n_repeated`` as for :func:`cell2sen.tl.cells.generate`.
+        ``validity``, ``uniqueness``, ``n_unknown``, ``n_repeated`` as for :func:`cell2sen.tl.generate`.
     ``uns["cell2sen"]["generate"]``
         Provenance, with the abstract if there is one.
 

@@ -35,6 +35,10 @@ def test_names_that_mean_the_same_count_as_one() -> None:
     assert lines[1] == "not among the labels to choose from, and not counted: 'Platelet'"
     assert lines[2] == "3 cells without one of the two labels are not counted"
     assert lines[3].split() == ["CD14+", "Mono", "4", "75%", "CD14+", "monocyte"]
+    assert str(result) == result.text
+    page = result._repr_html_()
+    assert page.startswith("<p>71.4% of 7 cells have the label of obs[&#x27;type&#x27;]")
+    assert page.count("<tr") == 1 + len(result.table)
     assert json.loads(json.dumps(result.to_dict()))["labels"]["Platelet"]["same"] is None
 
 

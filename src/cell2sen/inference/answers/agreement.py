@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,13 @@ class Agreement:
         if len(self.table) > len(rows):
             lines.append(f"  … and {len(self.table) - len(rows)} more")
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        words = [line for line in self.text.splitlines() if not line.startswith("  ")]
+        return f"<p>{html.escape('; '.join(words))}</p>" + self.table[:_MAX_ROWS].to_html(float_format="{:.2f}".format)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
