@@ -208,9 +208,9 @@ def test_without_webgl_and_after_a_lost_context(browser: Any, url: str) -> None:
     )
     tab = plain.new_page()
     tab.goto(url)
-    tab.locator("[data-ready=yes]").wait_for()
-    tab.wait_for_timeout(300)
     found = Visit(tab)
+    found.begin()
+    tab.wait_for_timeout(300)
     drawn, shades = found.shades()
     assert drawn > 500
     assert shades == 3

@@ -82,6 +82,13 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """Wait for the page, and colour it by the given labels, whatever earlier tests annotated."""
+        self.tab.locator("[data-ready=yes]").wait_for()
+        self.tab.get_by_label("Colour", exact=True).select_option("cell_type")
+        self.legend("NK").wait_for()
+        self.tab.wait_for_timeout(100)
+
     def lasso(self, x: float, y: float, radius: float, keys: str = "") -> None:
         """Draw round a place of the map; all in shares of its width and height."""
         box = self.tab.locator(".c2s-map").bounding_box()
@@ -142,7 +149,7 @@ def visit(browser: Any, url: str, **settings: Any) -> Iterator[Visit]:
     found.tab.on("request", lambda r: r.url.startswith((home, "data:", "blob:")) or found.foreign.append(r.url))
     try:
         found.tab.goto(url)
-        found.tab.locator("[data-ready=yes]").wait_for()
+        found.begin()
         yield found
     finally:
         context.close()

@@ -228,13 +228,13 @@ def listen(host: str, port: int) -> socket.socket:
     OSError
         The address is taken, or none of this machine.
     """
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((host, port))
         opened.listen(64)
     except OSError as error:
+        opened.close()
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
     return opened
 
