@@ -38,6 +38,7 @@ def test_any_worker_finishes_everything(planned, count) -> None:
     assert contents(first) == contents(second)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_shards(planned) -> None:
     (first, _), (second, _) = planned("embed", "one"), planned("embed", "two")
     atlas.run(first, progress=False)
