@@ -97,6 +97,7 @@ html_theme_options: dict[str, Any] = {
     "home_page_in_toc": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search field is in the sidebar
 }
 html_show_sphinx = False
 html_copy_source = True  # llms.txt names the sources
