@@ -11,7 +11,7 @@ DOCS_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test quick lint docs bench tree clean
+.PHONY: help demo test quick lint docs dist bench tree clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
@@ -19,6 +19,7 @@ help:
 	@echo "make quick  the tests that take seconds: under two minutes on two cores"
 	@echo "make lint   style, types and layers"
 	@echo "make docs   documentation site in docs/_build/html; every warning is an error"
+	@echo "make dist   sdist and wheel in dist/, checked, of the version that the tag names"
 	@echo "make bench  speed and memory beside the peers, which get an environment of their own"
 	@echo "make tree   list of files in docs/reference/files.md, from the modules' first lines"
 	@echo "make clean  remove $(VENV) and everything that was built"
@@ -41,6 +42,15 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	rm -rf docs/reference/api # written by the build; one of a name that is gone would stay
 	$(BIN)/python -m sphinx -b html -W --keep-going -n -q $(DOCS_FLAGS) docs docs/_build/html
+
+# The version is that of the tag: a commit with another tag, or a changelog without the version, makes no release.
+dist: $(VENV)/.dev
+	@version=$$($(BIN)/python -c "import cell2sen; print(cell2sen.__version__)"); \
+	tag=$$(git describe --exact-match --tags 2>/dev/null || true); \
+	[ -z "$$tag" ] || [ "$$tag" = "v$$version" ] || { echo "tag $$tag, but version $$version"; exit 1; }
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 bench: $(VENV)/.dev $(PEERS)/.peers
 	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)

@@ -49,7 +49,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = True
-suppress_warnings = ["myst.strikethrough"]
+suppress_warnings = ["ref.python"]  # fields of the same name in several classes
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -81,7 +81,8 @@ intersphinx_mapping = (
 #: Names of other packages and of the standard library, and names behind the public ones, whose source is linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!cell2sen).*"),
-    (r"py:.*", r"cell2sen\.(data|inference|training\.config|evaluation|backend|model|task)\..*"),
+    (r"py:.*", r"cell2sen\.(answer|backend|data|evaluation|inference|model|prompt|sentences|task|tasks)\..*"),
+    (r"py:.*", r"cell2sen\.training\.(config|rewards).*"),
 ]
 
 # -- HTML
@@ -96,6 +97,7 @@ html_theme_options: dict[str, Any] = {
     "home_page_in_toc": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search field is in the sidebar
 }
 html_show_sphinx = False
 html_copy_source = True  # llms.txt names the sources

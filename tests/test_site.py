@@ -95,7 +95,7 @@ def test_links_of_a_file_that_is_shown_as_a_page() -> None:
     ("text", "expected"),
     [
         ("# Title\n\nFirst sentence. Second.", "First sentence."),
-        ("# Title\n\n```python\nx\n```\n\n| a |\n\nSee [this](page.md): more.", "See this"),
+        ("# Title\n\n```python\nx\n\ny = 1.\n```\n\n| a |\n\nSee [this](page.md): more.", "See this: more."),
         ("# Title", ""),
     ],
 )

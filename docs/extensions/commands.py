@@ -18,7 +18,7 @@ def _plain(text: str | None) -> str:
 
 def _default(option: Any) -> str:
     value = option.default
-    if callable(value) or value in (None, False, (), []) or option.show_default is False:
+    if callable(value) or value is None or value is False or value in ((), []) or option.show_default is False:
         return ""
     return f"`{value}`"
 

@@ -19,11 +19,12 @@ MODULES = ("cell2sen", "cell2sen.tl", "cell2sen.pl", "cell2sen.training")
 
 def first_sentence(text: str) -> str:
     """The first sentence of the first paragraph that is prose."""
+    text = re.sub(r"^(```|:::+).*?^\1$|<!--.*?-->", "", text, flags=re.M | re.S)
     for paragraph in re.split(r"\n\s*\n", text):
         words = " ".join(paragraph.split())
         if words and not re.match(r"[#|`:<$!>*\-\d{]", words):
             plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", words)
-            return re.split(r"(?<=[.:])\s", plain)[0].rstrip(":")
+            return re.split(r"(?<=\.)\s", plain)[0]
     return ""
 
 
@@ -36,7 +37,8 @@ def list_of_pages(env: Any, sources: Path) -> str:
             page = Path(env.doc2path(name))
             text = page.read_text(encoding="utf-8") if page.suffix == ".md" else ""
             sentence = first_sentence(text)
-            source = f"_sources/{name}{page.suffix}.txt" if (sources / f"{name}{page.suffix}.txt").is_file() else name
+            copies = [f"{name}{page.suffix}", f"{name}{page.suffix}.txt"]
+            source = next((f"_sources/{copy}" for copy in copies if (sources / copy).is_file()), f"{name}.html")
             lines.append(f"- [{env.titles[name].astext()}]({source})" + (f": {sentence}" if sentence else ""))
         lines.append("")
     return "\n".join([*lines, "All functions with their arguments: [llms-full.txt](llms-full.txt)", ""])

@@ -255,7 +255,7 @@ def _megabytes(path: Path) -> int:
 @contextlib.contextmanager
 def _bars(show: bool) -> Iterator[None]:
     """Context with the hub's progress bars only if `show`."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were_disabled = are_progress_bars_disabled()
     if not show:

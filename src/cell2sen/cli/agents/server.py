@@ -69,6 +69,9 @@ def build(commands: Mapping[str, Any], folders: Sequence[Path]) -> Server[Any]:
         for name, command in offered.items()
     ]
 
+    def answer(text: str, *, is_error: bool) -> types.CallToolResult:
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
+
     async def list_tools(_context: Any, _params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=tools)
 
@@ -78,9 +81,9 @@ def build(commands: Mapping[str, Any], folders: Sequence[Path]) -> Server[Any]:
                 raise ValueError(f"no tool {params.name!r}; available: {sorted(offered)}")
             words = command_line(params.name, offered[params.name], params.arguments or {}, folders)
         except ValueError as error:
-            return _answer(types, str(error), is_error=True)
+            return answer(str(error), is_error=True)
         code, text = await _run(words)
-        return _answer(types, text, is_error=code != 0)
+        return answer(text, is_error=code != 0)
 
     return Server(
         "cell2sen",
@@ -106,10 +109,6 @@ async def _run(words: Sequence[str]) -> tuple[int, str]:
         process.terminate()  # commands then remove what they have begun to write
         raise
     return process.returncode or 0, (out + errors).decode(errors="replace").strip()
-
-
-def _answer(types: Any, text: str, *, is_error: bool) -> Any:
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
 
 
 async def _serve(server: Server[Any]) -> None:

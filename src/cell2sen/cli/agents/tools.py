@@ -81,7 +81,8 @@ def command_line(name: str, command: Any, values: Mapping[str, Any], folders: Se
     known = {parameter.name: parameter for parameter in parameters(command)}
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{name} has no arguments {unknown}; available: {sorted(known)}")
-    words, positional = [], []
+    words: list[str] = []
+    positional: list[str] = []
     for key, parameter in known.items():
         value = values.get(key)
         if value is None or value is False:
