@@ -254,7 +254,7 @@ class Page:
         difference = own[0] - other[0]
         alphabetical = np.argsort(np.argsort(np.asarray(symbols, dtype=object)))
         first = np.lexsort((alphabetical, -difference))[:N_DIFFERENT]
-        shown = [
+        shown: list[dict[str, Any]] = [
             {"row": int(row), "name": str(self.cells.expression.names[row]), "genes": self.cells.genes_of(int(row))}
             for row in drawn
         ]

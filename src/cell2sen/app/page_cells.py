@@ -159,7 +159,7 @@ class PageCells:
         found = genes[np.repeat(bounds[rows], lengths) + place]
         n_symbols = len(sentences.vocabulary)
         counts = np.bincount(found, minlength=n_symbols).astype(np.float64)
-        return counts, np.bincount(found, weights=place + 1.0, minlength=n_symbols)
+        return counts, np.bincount(found, weights=place + 1.0, minlength=n_symbols).astype(np.float64)
 
     def difference(
         self, rows: NDArray[np.integer[Any]], others: NDArray[np.integer[Any]] | None = None

@@ -372,7 +372,7 @@ def _array(table: pa.Table, key: str, width: int) -> np.ndarray[Any, Any]:
 
 def _uns(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Provenance of the verb, from the first shard that has it."""
-    record = next((described["record"] for described in metadata if described["record"]), {})
+    record: Mapping[str, Any] = next((described["record"] for described in metadata if described["record"]), {})
     stored: dict[str, Any] = _stored(record)
     return stored
 

@@ -299,7 +299,8 @@ def _record(adata: AnnData, shard: Shard) -> dict[str, Any]:
     options = shard.plan.options
     if found.get("matrix"):
         found["matrix"] = "raw.X" if options.get("use_raw") else options.get("layer") or "X"
-    return _plain(found)
+    plain: dict[str, Any] = _plain(found)
+    return plain
 
 
 def _plain(value: Any) -> Any:

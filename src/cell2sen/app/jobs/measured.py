@@ -113,7 +113,7 @@ def untreated(obs: pd.DataFrame, rows: NDArray[np.int64], contrast: Contrast | N
     if contrast is None:
         return rows
     values = _texts(obs, contrast.column)
-    found = rows[values[rows] == contrast.control]
+    found: NDArray[np.int64] = rows[values[rows] == contrast.control]
     if not len(found):
         raise ValueError(
             f"none of the {len(rows):,} selected cells is {contrast.control!r} in {contrast.column!r}: select "
