@@ -135,6 +135,7 @@ def train(
     """Fine-tune a model on AnnData files, improve it with rewards, or train a new one."""
     from cell2sen import training
     from cell2sen.training.config.options import configure
+    from cell2sen.training.processes import is_main
 
     options: dict[str, Any] = arguments(columns, space, matrix, fine_tuning, new_model, rewards)
     config = configure(source, options, settings or ())
@@ -145,4 +146,5 @@ def train(
         if training.can_resume(out):
             typer.echo(f"the same command with --resume continues from the last checkpoint of {out}", err=True)
         raise
-    output.summarise(f"trained → {out}; use it with --model {out}", file=str(out), name=model.name)
+    if is_main():
+        output.summarise(f"trained → {out}; use it with --model {out}", file=str(out), name=model.name)

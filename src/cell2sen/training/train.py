@@ -35,6 +35,7 @@ from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
 from cell2sen.training.network.from_scratch import common_genes, new_model
 from cell2sen.training.network.loading import TrainableModel
+from cell2sen.training.processes import is_main
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
@@ -86,7 +87,7 @@ def train(
         file (``.yaml``), a file of cells or gene sets (``.gmt``), with `options`.
     out
         Directory to write. It appears when it is complete; checkpoints of an unfinished training are in
-        ``<out>.training``.
+        ``<out>.training``. With torchrun or accelerate launch all processes train, and the first one writes.
     base
         Folder that the files in `config.data.files` are relative to. Default: the present one; that of a file of cells.
     resume
@@ -104,7 +105,7 @@ def train(
     Returns
     -------
     Model
-        The trained model.
+        The trained model; in all processes but the first one only its place.
 
     Raises
     ------
@@ -145,6 +146,8 @@ def train(
     set_seed(config.seed)
     trainer, texts = run.grpo_trainer() if config.grpo else run.sft_trainer()
     run.fit(trainer, folder)
+    if not is_main():  # without waiting: scores take longer than processes wait for each other
+        return Model(name=out.name, path=str(out))
     trainer.state.log_history[:0] = first_log
     found = directory.learned(examples) if corpus is None else corpus.learned
     metadata = directory.metadata_of(config, found, genes, start)
@@ -304,9 +307,9 @@ def _folder(out: Path) -> Path:
 def _has_checkpoint(folder: Path) -> bool:
     """Whether there is a complete checkpoint. Removes incomplete ones."""
     for checkpoint in folder.rglob("checkpoint-*"):
-        if not (checkpoint / "trainer_state.json").is_file():  # written last
+        if not (checkpoint / "trainer_state.json").is_file() and is_main():  # written last
             shutil.rmtree(checkpoint)
-    return any(folder.rglob("checkpoint-*")) or (folder / NEW_TOKENS_FILE).exists()
+    return any(folder.rglob("checkpoint-*/trainer_state.json")) or (folder / NEW_TOKENS_FILE).exists()
 
 
 def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -> None:

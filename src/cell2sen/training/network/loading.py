@@ -18,6 +18,7 @@ from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
 from cell2sen.model import Model
 from cell2sen.training.config.model import ModelConfig
 from cell2sen.training.config.settings import TrainConfig
+from cell2sen.training.processes import local_rank
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _load_network(config: ModelConfig, start: Model, exact: bool) -> Any:
         options["quantization_config"] = hf.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
-        options["device_map"] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
+        options["device_map"] = {"": local_rank() if torch.cuda.is_available() else "cpu"}
     network = hf.AutoModelForCausalLM.from_pretrained(
         start.path, dtype=dtype, attn_implementation=attention.register(), **options
     )

@@ -109,7 +109,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
             **options,
         )
         if self.accelerator.num_processes > 1:
-            raise NotImplementedError("training runs in one process; start it without torchrun or accelerate launch")
+            raise NotImplementedError("rewards train in one process; start it without torchrun or accelerate launch")
         network = without_adapters(self.accelerator.unwrap_model(self.model))
         self._backend = RolloutBackend(model.start, network, model.tokens, progress=False)
 

@@ -23,6 +23,7 @@ from cell2sen.training.corpus.reading import Corpus
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.loading import TrainableModel
+from cell2sen.training.processes import is_main, share_of_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +67,8 @@ class TrainingRun:
 
         trainer.remove_callback(PrinterCallback)  # it writes to standard output
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / SETTINGS_FILE).write_text(json.dumps(plain(self.config)), encoding="utf-8")
+        if is_main():
+            (self.folder / SETTINGS_FILE).write_text(json.dumps(plain(self.config)), encoding="utf-8")
         if not (self.resume and trainer.restore_finished(folder)):
             trainer.train(resume_from_checkpoint=self.resume and any(folder.glob("checkpoint-*")))
 
@@ -93,6 +95,8 @@ class TrainingRun:
         for parameter in self.model.network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         history = [{**entry, "stage": "new tokens"} for entry in trainer.state.log_history]
+        if not is_main():
+            return history
         log.write_text(json.dumps(history), encoding="utf-8")
         temporary = rows.with_suffix(".tmp")
         save_file(networks.new_rows(self.model), temporary)
@@ -168,7 +172,7 @@ class TrainingRun:
             **self._arguments(config, folder, bool(len(eval_set))),
             num_train_epochs=config.optimiser.epochs,
             max_steps=config.optimiser.max_steps,
-            per_device_train_batch_size=self._batch_size(config),
+            per_device_train_batch_size=share_of_batch(self._batch_size(config)),
             gradient_accumulation_steps=config.compute.gradient_accumulation,
             adam_beta2=0.98,
             max_length=None,
@@ -188,7 +192,7 @@ class TrainingRun:
                 loss_tokens=config.optimiser.loss_tokens,
                 packing=config.compute.packing,
                 packed_tokens=config.compute.packed_tokens,
-                callbacks=[Progress(self.progress), *_stopping(config)],
+                callbacks=[Progress(self.progress and is_main()), *_stopping(config)],
             )
 
     def grpo_trainer(self) -> tuple[Any, list[str]]:

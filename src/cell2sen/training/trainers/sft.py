@@ -43,8 +43,6 @@ class AnswerTrainer(Restoring, SFTTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if self.accelerator.num_processes > 1:
-            raise NotImplementedError("training runs in one process; start it without torchrun or accelerate launch")
         self.prompt_loss = prompt_loss
         self.loss_tokens = loss_tokens
         self.packing = packing
@@ -64,7 +62,21 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of one batch; `labels` are :data:`IGNORED` outside the answers."""
-        causal = without_adapters(self.accelerator.unwrap_model(model))
+        whole: Any = self.accelerator.unwrap_model(model)
+        if whole is model:
+            return self._loss(whole, inputs, return_outputs)
+        forward = whole.forward
+
+        def within(*_: Any, **__: Any) -> Any:
+            whole.forward = forward
+            return self._loss(whole, inputs, return_outputs)
+
+        # Gradients are summed over processes only for what runs within the forward of the wrapper.
+        whole.forward = within
+        return model()
+
+    def _loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        causal = without_adapters(model)
         ids_BL, mask_BL, labels_BL = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         # The causal mask hides padding on the right; without another mask the fast causal kernel is used.
         mask = mask_BL if not bool(mask_BL[:, 0].all()) else None
@@ -97,6 +109,23 @@ class AnswerTrainer(Restoring, SFTTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """Loss of the held-out samples. Of several processes each takes all: shared, some would count twice."""
+        if self.accelerator.num_processes == 1:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows: Any = self._remove_unused_columns(dataset, description="evaluation")
+        size = int(self.args.per_device_eval_batch_size)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        total = 0.0
+        for batch in torch.utils.data.DataLoader(rows, batch_size=size, collate_fn=self.data_collator):
+            total += float(self.prediction_step(model, batch, True, None)[0]) * len(batch["input_ids"])
+        metrics = {f"{metric_key_prefix}_loss": total / max(1, len(rows))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupedOrder:
         # `train_dataset` lacks the columns that the model does not read, such as the length.

@@ -1,0 +1,62 @@
+"""Trainings on two processes by torchrun, bit-equal to gradient accumulation in one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import training_cells
+from training_runs import config, log_values, run, weights
+
+from cell2sen.training import processes
+
+SCRIPT = """
+import json, sys
+from cell2sen import training
+settings = training.from_mapping(json.loads(sys.argv[1]))
+training.train(settings, sys.argv[2], base=sys.argv[3], progress=False)
+"""
+
+
+def launched(settings: object, out: Path, base: Path, n: int = 2) -> subprocess.CompletedProcess[str]:
+    import json
+
+    from cell2sen.training.config.training_file import plain
+
+    (base / "train_it.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", f"--master_port={port}"]
+    command += ["--master_addr=127.0.0.1", str(base / "train_it.py"), json.dumps(plain(settings)), str(out), str(base)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_gradient_accumulation(tmp_path: Path) -> None:
+    training_cells.write(tmp_path / "cells.h5ad")
+    changes = {"model.dropout": 0.0, "optimiser.max_steps": 8, "optimiser.batch_size": 8, "checkpoints.eval_steps": 4}
+    done = launched(config(changes), tmp_path / "two", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    halves = {**changes, "optimiser.batch_size": 4, "compute.gradient_accumulation": 2}
+    one = run(tmp_path, tmp_path / "one", config(halves))
+    for name, weight in weights(one).items():
+        assert (weights(tmp_path / "two")[name] == weight).all(), name
+    assert log_values(tmp_path / "two") == pytest.approx(log_values(one), rel=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "train_it.py", "one", "two"}
+
+
+def test_a_batch_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.share_of_batch(7) == 7
+    assert processes.is_main()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert processes.share_of_batch(8) == 2
+    assert not processes.is_main()
+    with pytest.raises(ValueError, match="must be a multiple of the 4 processes, found 6"):
+        processes.share_of_batch(6)
