@@ -22,8 +22,8 @@ MAX_LINES, MAX_MODULES, MAX_WIDTH = 500, 10, 144
 #: and contracts, then the way of the data.
 TOP_MODULES = ("helical.py", "task.py", "prompt.py", "answer.py", "model.py", "backend.py")
 TOP_FOLDERS = (
-    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "inference", "evaluation", "training", "app",
-    "cli", "nano",
+    "tl", "pl", "data", "sentences", "tasks", "engine", "backends", "checkpoints", "inference", "evaluation",
+    "training", "atlas", "app", "cli", "nano",
 )  # fmt: skip
 
 #: Test file → what it tests instead of one module.
@@ -35,6 +35,7 @@ NO_MODULE = {
     "test_site.py": "docs/: notebooks and extensions; packaging/",
     "test_benchmarks.py": "benchmarks/",
     "test_recipes.py": "recipes/",
+    "test_real_models.py": "all layers, with a real small language model",
 }
 #: Module → where it is tested instead.
 NO_TEST_FILE = {

@@ -46,6 +46,7 @@ PUBLIC = {
     "Task": "cell2sen.task",
     "Unsupported": "cell2sen.backend",
     "__version__": None,
+    "atlas": None,
     "cell_eval": "cell2sen.evaluation.cell_eval",
     "cell_eval2": "cell2sen.evaluation.challenge.cell_eval2",
     "check": "cell2sen.inference.check",
@@ -53,6 +54,7 @@ PUBLIC = {
     "pl": None,
     "tl": None,
     "train": "cell2sen.training.train",
+    "view": "cell2sen.app.widget",
 }
 
 
@@ -71,7 +73,7 @@ def test_public_names_are_exactly_these() -> None:
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_public_name_resolves_to_its_home(name: str) -> None:
     value = getattr(cell2sen, name)
-    if name in ("tl", "pl"):
+    if name in ("atlas", "tl", "pl"):
         assert value is importlib.import_module(f"cell2sen.{name}")
     elif home := PUBLIC[name]:
         assert value is getattr(importlib.import_module(home), name)

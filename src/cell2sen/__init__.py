@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cell2sen import pl, tl
+    from cell2sen import atlas, pl, tl
+    from cell2sen.app.widget import view
     from cell2sen.backend import Sampling, Unsupported
     from cell2sen.evaluation.cell_eval import cell_eval
     from cell2sen.evaluation.challenge.cell_eval2 import cell_eval2
@@ -33,6 +34,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
+    "atlas",
     "cell_eval",
     "cell_eval2",
     "check",
@@ -40,6 +42,7 @@ __all__ = [
     "pl",
     "tl",
     "train",
+    "view",
 ]
 
 #: Module of each public name, imported at first use: `import cell2sen` alone imports neither torch nor anndata.
@@ -58,8 +61,9 @@ _HOME = {
     "check": "inference.check",
     "evaluate": "evaluation.evaluate",
     "train": "training.train",
+    "view": "app.widget",
 }
-_MODULES = ("pl", "tl")
+_MODULES = ("atlas", "pl", "tl")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,9 @@ Quantize = Literal["4bit", "8bit"]
 #: Metadata that `cell2sen train` writes beside the weights.
 METADATA_FILE = "cell2sen.json"
 
+#: Hashes of all files that `cell2sen fetch` writes beside the weights, and the name of the checkpoint.
+LOCK_FILE = "cell2sen.lock.json"
+
 EMBEDDED = "nano"
 
 
@@ -146,7 +149,12 @@ def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
         elif text and Path(text).is_dir():
             name = Path(text).resolve().name
             # A downloaded copy of a published checkpoint needs its recipe, templates and stop strings.
-            model = replace(by_folder[name], path=text) if name in by_folder else Model(name=name, path=text)
+            known = KNOWN.get(_locked_name(Path(text)), by_folder.get(name))
+            model = Model(name=name, path=text) if known is None else replace(known, path=text)
+        elif text.endswith(".gguf"):
+            raise ValueError(
+                f"GGUF files are converted once: cell2sen fetch {text} --to DIRECTORY, then --model DIRECTORY"
+            )
         elif text.count("/") == 1 and not text.startswith((".", "/")):
             model = Model(name=text, path=text)
         else:
@@ -156,6 +164,14 @@ def resolve(model: str | Path | Model = EMBEDDED, **changes: Any) -> Model:
     if model.is_local and not model.metadata:
         model = _with_metadata(model)
     return replace(model, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _locked_name(directory: Path) -> str:
+    """Name of the checkpoint in a directory's lock file; empty without one."""
+    try:
+        return str(json.loads((directory / LOCK_FILE).read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _with_metadata(model: Model) -> Model:

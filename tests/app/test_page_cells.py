@@ -12,13 +12,14 @@ from cell2sen.app.page_cells import PageCells
 def page() -> PageCells:
     adata = cells(8)
     adata.obsm["X_pca"], adata.obsm["X_umap"] = np.ones((8, 3)), np.arange(16.0).reshape(8, 2)
+    adata.obsm["X_latent"], adata.obsm["shares"] = np.ones((8, 9)), pd.DataFrame(np.ones((8, 2)), index=adata.obs_names)
     adata.obs["label"] = ["b", None, "a", "", "b", "a", "a", "b"]
     adata.obs["score"] = [1, 2, np.nan, 4, 5, 6, 7, 8]
     return PageCells(adata)
 
 
 def test_maps_columns_and_genes(page: PageCells) -> None:
-    assert page.maps() == ["X_umap", "X_pca"]
+    assert page.maps() == ["X_umap", "X_pca"]  # neither embeddings nor tables
     assert page.points("X_umap")[1].tolist() == [2, 3]
     codes, names = page.column("label")
     assert (codes.tolist(), names) == ([1, -1, 0, -1, 1, 0, 0, 1], ["a", "b"])

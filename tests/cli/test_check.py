@@ -7,13 +7,6 @@ from cells import cells
 from command import Run
 
 
-def test_models(run: Run) -> None:
-    listed = json.loads(run("models", "--json").out)
-    assert {"nano", "gemma-2-27b", "pythia-410m"} <= {model["name"] for model in listed}
-    assert all(model["licence"] and model["where"] for model in listed)
-    assert "gemma-2-2b" in run("models").out
-
-
 def test_check(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     text = run("check", file, "-m", model)
     assert text.code == 0

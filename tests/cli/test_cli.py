@@ -19,7 +19,7 @@ from command import Run, digest, names
 
 COMMANDS = [
     "check", "sentences", "embed", "annotate", "perturb", "generate", "generate-sample", "ask", "caption", "interpret",
-    "train", "evaluate", "models", "demo",
+    "plan", "run", "status", "collect", "train", "evaluate", "fetch", "models", "demo",
 ]  # fmt: skip
 CHOICE = ";".join(LABELS)
 
@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(
         (["embed", "{in}", "out.txt"], "must end in .h5ad or .npy"),
         (["embed", "{in}", "no/out.h5ad"], "there is no folder"),
         (["embed", "{in}", "out.h5ad", "-m", "nono"], "no model 'nono'"),
-        (["embed", "{in}", "out.h5ad", "-m", "gemma-2-2b"], "hf download vandijklab/C2S-Scale-Gemma-2-2B"),
+        (["embed", "{in}", "out.h5ad", "-m", "gemma-2-2b"], "cell2sen fetch vandijklab/C2S-Scale-Gemma-2-2B"),
         (["embed", "{in}", "out.h5ad", "--layer", "x"], "no 'x'; available: ['counts']"),
         (["annotate", "{in}", "out.csv", "--labels", "B cell"], "at least two"),
         (["sentences", "{in}", "out.csv", "--keep", "x"], "no column 'x'; available"),

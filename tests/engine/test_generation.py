@@ -19,7 +19,7 @@ from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
 GENES = tuple(f"GENE{number}" for number in range(10_000))
-N_GENES = 150
+N_GENES = 100
 
 
 @functools.cache
@@ -56,31 +56,31 @@ def drawn(
 
 @functools.cache
 def together() -> list[list[str]]:
-    return drawn(cells(16))
+    return drawn(cells(12))
 
 
-@pytest.mark.parametrize(("batch_size", "drafts"), [(16, False), (7, True)])
+@pytest.mark.parametrize(("batch_size", "drafts"), [(12, False), (5, True)])
 @pytest.mark.slow
 def test_no_batch_changes_a_sentence(batch_size: int, drafts: bool) -> None:
-    assert sum(map(len, together())) > 2000
-    assert len({gene for genes in together() for gene in genes}) > 1000, "the probability is spread over many genes"
-    assert drawn(cells(16), batch_size, drafts=drafts) == together()
+    assert sum(map(len, together())) > 1000
+    assert len({gene for genes in together() for gene in genes}) > 700, "the probability is spread over many genes"
+    assert drawn(cells(12), batch_size, drafts=drafts) == together()
 
 
 @pytest.mark.slow
 def test_alone_and_in_another_order() -> None:
-    assert drawn(cells(16)[:5], 1) == together()[:5]
-    order = np.random.default_rng(1).permutation(16)
-    assert drawn([cells(16)[row] for row in order], 9) == [together()[row] for row in order]
+    assert drawn(cells(12)[:4], 1) == together()[:4]
+    order = np.random.default_rng(1).permutation(12)
+    assert drawn([cells(12)[row] for row in order], 7) == [together()[row] for row in order]
 
 
 @pytest.mark.slow
 def test_several_tokens_in_a_pass() -> None:
     # A high temperature and few genes: noise matters more than the model, so that many draws can be drafted.
     warm: dict[str, Any] = {"temperature": 30.0, "genes": GENES[:200]}
-    plain = drawn(cells(12), 12, drafts=False, **warm)
-    for batch_size in (1, 4, 12):
-        assert drawn(cells(12), batch_size, **warm) == plain
+    plain = drawn(cells(8), 8, drafts=False, **warm)
+    for batch_size in (1, 3, 8):
+        assert drawn(cells(8), batch_size, **warm) == plain
         work = tiny_backend().generator.work
         assert work.passes < 0.9 * work.tokens, "drafts are right"
     alike = [replace(cells(1)[0], key=key) for key in ("one", "two", "one")]
@@ -91,7 +91,7 @@ def test_several_tokens_in_a_pass() -> None:
 @pytest.mark.parametrize("options", [{"top_k": 500}, {"top_p": 0.9}, {"temperature": 0.7, "top_k": 2000, "top_p": 0.5}])
 @pytest.mark.slow
 def test_top_k_and_top_p(options: dict[str, float]) -> None:
-    assert drawn(cells(8), 3, **options) == drawn(cells(8), 8, drafts=False, **options)
+    assert drawn(cells(6), 2, **options) == drawn(cells(6), 6, drafts=False, **options)
 
 
 @pytest.mark.slow

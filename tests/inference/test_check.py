@@ -284,7 +284,7 @@ def test_perturbations_are_counted(model: str) -> None:
 def test_checkpoint_that_is_not_on_this_machine() -> None:
     result = c2s.check(cells(), "gemma-2-27b")
     assert not result.ok  # no verb would run
-    assert "hf download vandijklab/C2S-Scale-Gemma-2-27B" in line(result, "model").text
+    assert "cell2sen fetch vandijklab/C2S-Scale-Gemma-2-27B" in line(result, "model").text
     assert "estimated" in line(result, "expected").text
 
 

@@ -94,7 +94,7 @@ def test_tasks_that_are_new_to_a_starting_model(cohort: Path, tmp_path: Path, ca
 
 @pytest.fixture(scope="module")
 def columns_model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    steps = {"optimiser.max_steps": 600, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 300}
+    steps = {"optimiser.max_steps": 250, "optimiser.learning_rate": 5e-3, "checkpoints.eval_steps": 125}
     out = tmp_path_factory.mktemp("models") / "columns"
     return training_runs.run(cohort, out, config(**steps, **{"card.score_cells": 60}))
 
@@ -167,7 +167,7 @@ def test_joint_pairs_are_of_cells_with_all_values(cohort: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_of_joint_answers_from_file_to_score(cohort: Path, tmp_path: Path) -> None:
-    steps = {"optimiser.max_steps": 500, "optimiser.learning_rate": 3e-3, "checkpoints.eval_steps": 250}
+    steps = {"optimiser.max_steps": 250, "optimiser.learning_rate": 5e-3, "checkpoints.eval_steps": 125}
     file = {**FILE, "tasks": {"joint:tissue+cell_type": 8}}
     values = {"data.lengths": {"annotate": 20}, "card.score_cells": 60, **steps}
     model = training_runs.run(cohort, tmp_path / "joint", training_runs.config(values, file=file))

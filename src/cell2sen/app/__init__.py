@@ -1,1 +1,1 @@
-"""Page to look at cells: what it shows of a file, without a model."""
+"""Page to look at cells, in a browser or a notebook: verbs, jobs, web server, widget."""

@@ -207,10 +207,12 @@ class TransformersBackend(Backend):
             return np.zeros((len(prompts), len(answers)), dtype=np.float64)
         # One prompt for all answers of a cell, cut for the longest, so that their scores are comparable. After a prompt
         # an answer may have a token more or less than alone, so it is counted there.
-        reserved = [
-            max(max(map(len, self.tokens.encode([bare] * len(answers), answers))) - self.tokens.lengths([bare])[0], 0)
-            for bare in (prompt.shorten(0) for prompt in prompts)
-        ]
+        bare = [prompt.shorten(0) for prompt in prompts]
+        added = {}
+        for text, one in {one.text: one for one in bare}.items():
+            longest = max(map(len, self.tokens.encode([one] * len(answers), answers)))
+            added[text] = max(longest - self.tokens.lengths([one])[0], 0)
+        reserved = [added[one.text] for one in bare]
         fitted, lengths = self._fit(prompts, reserved)
         run = partial(self._run, cached=True)
         return scoring.score(self.causal, self.tokens, fitted, lengths + reserved, answers, run=run)

@@ -13,7 +13,8 @@ import typer
 from cell2sen import __version__
 from cell2sen.cli import check, corpus, demo, evaluate, messages, predict, train
 from cell2sen.cli.agents import server
-from cell2sen.cli.jobs import export, integrate, screen, transfer
+from cell2sen.cli.jobs import app as page
+from cell2sen.cli.jobs import atlas, export, fetch, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 
@@ -40,10 +41,16 @@ COMMANDS = (
     bulk.compose,
     space.space,
     corpus.corpus,
+    atlas.plan,
+    atlas.run,
+    atlas.status,
+    atlas.collect,
     train.train,
     evaluate.evaluate,
     export.export,
-    check.models,
+    fetch.fetch,
+    fetch.models,
+    page.app,
     server.mcp,
     demo.demo,
 )

@@ -96,6 +96,9 @@ class ModelOptions(Group):
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")] = None
     dtype: Annotated[Dtype | None, typer.Option(help="Number format of the weights.")] = None
     quantize: Annotated[Quantize | None, typer.Option(help="Load the weights in 4 or 8 bits (bitsandbytes).")] = None
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse a model whose files differ from its lock file (cell2sen fetch).")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

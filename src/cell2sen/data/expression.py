@@ -55,6 +55,17 @@ class Block:
     """Values that are zero but for rounding (1e-16), which were read as 0."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """What was found in a whole file, for cells that are some of its rows: they are read as all of it is."""
+
+    scale: Scale
+    """Recognised scale; each block is tested against it."""
+
+    organisms: tuple[str, ...]
+    """Organisms of all cells."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expression:
     """Expression of the cells of one matrix over gene symbols. Close it, or use ``with``, if they are in a file."""
@@ -73,6 +84,9 @@ class Expression:
 
     is_recognised: bool = True
     """Whether the scale was recognised, so that each block is tested against it; False for a scale that was given."""
+
+    whole: Whole | None = None
+    """The file that the cells are some rows of; ``None`` if they are all."""
 
     @classmethod
     def open(
@@ -110,6 +124,7 @@ class Expression:
         aliases: Any = None,
         case: Literal["keep", "upper"] = "keep",
         scale: Scale | ScaleName | None = None,
+        whole: Whole | None = None,
     ) -> Expression:
         """Expression of an open matrix, with its genes resolved and its scale recognised.
 
@@ -122,7 +137,12 @@ class Expression:
         scale
             Scale of the values, or its name in :data:`cell2sen.data.scale.units.NAMED`; ``None`` or ``"auto"``:
             recognised from a sample of cells, and each block is tested against it while it is read.
+        whole
+            The file that the cells are some rows of, whose scale was recognised; of use where `scale` is not given.
         """
+        is_recognised = scale in (None, "auto")
+        if whole is not None and is_recognised:
+            scale = whole.scale
         if not isinstance(scale, Scale):
             check_scale_name(scale)
         try:
@@ -136,10 +156,11 @@ class Expression:
             reader=reader,
             gene_map=gene_map,
             scale=scale if isinstance(scale, Scale) else scale_of(reader, scale),
-            is_recognised=scale in (None, "auto"),
+            is_recognised=is_recognised,
             columns=np.arange(len(gene_map.symbols)),
             symbols=gene_map.symbols,
             account=gene_map.account,
+            whole=whole,
         )
 
     def __enter__(self) -> Expression:
@@ -221,9 +242,8 @@ class Expression:
         ValueError
             The model can write none of the genes.
         """
-        matched = match(
-            self.symbols, known, set(self.organism(organism)), upper=self.gene_map.account["case"] == "upper"
-        )
+        organisms = {*self.organism(organism), *(() if self.whole is None else self.whole.organisms)}
+        matched = match(self.symbols, known, organisms, upper=self.gene_map.account["case"] == "upper")
         keep = matched.is_known
         if not keep.any():
             raise ValueError(

@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from cell2sen.engine.network.batching import RunBatches
 from cell2sen.engine.network.causal_lm import CausalLM, Head
 from cell2sen.engine.network.kv_cache import KeyValueCache
-from cell2sen.engine.tokenization.tokenizer import Tokens, shared
+from cell2sen.engine.tokenization.tokenizer import Rests, Tokens
 from cell2sen.prompt import Prompt
-
-#: Token ids after the prefix that all texts of a cell share, and how many of them still belong to the prompt.
-Rest = tuple[tuple[int, ...], int]
 
 #: Maximum number of nodes of a tree in one pass: attention takes time and memory for each pair of nodes.
 _MAX_NODES = 256
@@ -48,14 +45,13 @@ def score(
     scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
 
     def score_batch(batch: list[int]) -> None:
-        cells = [tokens.encode([prompts[row]] * len(answers), answers) for row in batch]
-        prefixes = [texts[0].ids[: shared(texts)] for texts in cells]
+        cells = tokens.continued([prompts[row] for row in batch], answers)
+        prefixes = [prefix for prefix, _ in cells]
         if empty := [prompts[row].key for row, prefix in zip(batch, prefixes, strict=True) if not len(prefix)]:
             raise ValueError(f"the prompts of {empty} have no token before the answer; begin them with text")
         # Cells whose answers have the same tokens share a tree; mostly these are all cells.
-        groups: dict[tuple[Rest, ...], list[int]] = {}
-        for place, (texts, prefix) in enumerate(zip(cells, prefixes, strict=True)):
-            rests = tuple((tuple(text.ids[len(prefix) :].tolist()), text.answer - len(prefix)) for text in texts)
+        groups: dict[Rests, list[int]] = {}
+        for place, (_, rests) in enumerate(cells):
             groups.setdefault(rests, []).append(place)
         for rests, places in groups.items():
             scores[[batch[place] for place in places]] = _score_group(
@@ -112,7 +108,7 @@ def _tree(rests: Sequence[tuple[int, ...]]) -> _Tree:
     )
 
 
-def _score_group(causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests: Sequence[Rest]) -> NDArray[np.float64]:
+def _score_group(causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests: Rests) -> NDArray[np.float64]:
     """Log-probability of each continuation of each prefix, float64 (B, continuations)."""
     cache = causal.prefill([prefix[:-1] for prefix in prefixes], max(map(len, prefixes)) + _MAX_NODES)
     scores = np.zeros((len(prefixes), len(rests)), dtype=np.float64)

@@ -372,7 +372,7 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: An
     config = cost.read_config(model)
     if config is None:
         report.add("ok", "expected", text)
-        missing = f"{model.name} is not on this machine; fetch it with: hf download {model.path}"
+        missing = f"{model.name} is not on this machine; fetch it with: cell2sen fetch {model.path}"
         report.add("error", "model", missing)
         return
     context = int(config.get("max_position_embeddings", 0)) or None

@@ -56,6 +56,7 @@ def generate_cells(
     sampling: Sampling,
     guided: bool = True,
     n_genes: int | None = None,
+    first: int = 0,
 ) -> GeneratedCells:
     """Generated cells, `n` of each type, over the genes of the session.
 
@@ -65,6 +66,8 @@ def generate_cells(
         From :func:`generation_session`.
     n_genes
         Genes of each cell; by default the number that the model was trained with.
+    first
+        Number of the first cell of each type: a draw depends on the seed, the type and this number alone.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def generate_cells(
         raise ValueError(f"n_genes={length} is too many: there are only {len(symbols)} to choose from")
     warn_unknown("labels", cell_types, session.model)
     labels = [cell_type for cell_type in cell_types for _ in range(n)]
-    names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(n)]
+    names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(first, first + n)]
     line = context_line(session.context.given or {})
     prompts = [
         session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length, context=line)

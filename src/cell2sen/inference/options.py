@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from cell2sen.backend import Backend
+from cell2sen.data.expression import Whole
 from cell2sen.data.progress import Report
-from cell2sen.data.scale.units import ScaleName, check_scale_name
+from cell2sen.data.scale.units import Scale, ScaleName, check_scale_name
 from cell2sen.model import Model
 from cell2sen.sentences.ranking import Case, Recipe, Ties
 
@@ -29,6 +30,10 @@ class ModelOptions(TypedDict, total=False):
 
     quantize: Literal["4bit", "8bit"]
     """Load the weights in 4 or 8 bits."""
+
+    locked: bool
+    """Compare the model's files with its lock file before they are loaded (:func:`cell2sen.checkpoints.fetch`).
+    Default: ``False``."""
 
 
 class MatrixOptions(TypedDict, total=False):
@@ -52,9 +57,13 @@ class MatrixOptions(TypedDict, total=False):
     organism: str | Sequence[str]
     """Organism of all cells, or of each cell. Default: read from the data."""
 
-    scale: ScaleName
+    scale: ScaleName | Scale
     """Scale of the values: ``"counts"``, ``"log1p"`` (ln(1 + CP10k)), ``"ln"``, ``"log2"``, ``"log10"``, ``"cp10k"``,
-    ``"cpm"``, … (:data:`cell2sen.data.scale.units.NAMED`). Default: recognised from the values."""
+    ``"cpm"``, … (:data:`cell2sen.data.scale.units.NAMED`), or that of a larger file. Default: recognised from the
+    values."""
+
+    whole: Whole
+    """What was found in the whole file, if the cells are some of its rows, as in a run in shards."""
 
 
 class SentenceOptions(TypedDict, total=False):
@@ -114,7 +123,8 @@ def check_options(options: Options) -> None:
     available = Options.__optional_keys__
     if unknown := sorted(set(options) - available):
         raise TypeError(f"unknown arguments {unknown}; available: {sorted(available)}")
-    check_scale_name(options.get("scale"))
+    if not isinstance(scale := options.get("scale"), Scale):
+        check_scale_name(scale)
 
 
 def recipe_for(model: Model, options: Options) -> Recipe:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cell2sen import backends, tasks
 from cell2sen.backend import Backend
+from cell2sen.checkpoints.lock import require_locked
 from cell2sen.data.expression import Expression, var_of
 from cell2sen.data.obs import Context, context_columns, perturbations_of_cells
 from cell2sen.data.obs import obs_columns as columns_of
@@ -233,6 +234,8 @@ def load_model(options: Options) -> Backend:
     resolved = model_of(options)
     if isinstance(model := options.get("model"), Backend):
         return model
+    if options.get("locked"):
+        require_locked(resolved)
     speed = {name: options[name] for name in ("device", "batch_size", "offline", "progress") if name in options}
     return backends.load(resolved, options.get("backend", "transformers"), **speed)
 
@@ -317,6 +320,7 @@ def open_cells(
         aliases=options.get("aliases"),
         case=recipe.case,
         scale=options.get("scale"),
+        whole=options.get("whole"),
     )
     try:
         return expression, perturbations_of_cells(expression.obs, perturbation_column)

@@ -44,8 +44,6 @@ def category_colours(names: Iterable[str], given: Mapping[str, str] | Sequence[s
     ValueError
         Fewer colours than names, or something that is no colour.
     """
-    from matplotlib.colors import is_color_like, to_hex
-
     names = list(names)
     coloured = [name for name in names if name.lower() not in NO_LABEL]
     if given is not None and not isinstance(given, Mapping):
@@ -53,9 +51,13 @@ def category_colours(names: Iterable[str], given: Mapping[str, str] | Sequence[s
         if len(listed) < len(coloured):
             raise ValueError(f"the palette has {len(listed)} colours for {len(coloured)} categories: {coloured[:8]}")
         given = dict(zip(coloured, listed, strict=False))
-    if wrong := [colour for colour in (given or {}).values() if not is_color_like(colour)]:
-        raise ValueError(f"{wrong[0]!r} in the palette is no colour of matplotlib")
-    fixed = {str(name): to_hex(colour).upper() for name, colour in (given or {}).items()}
+    fixed: dict[str, str] = {}
+    if given:
+        from matplotlib.colors import is_color_like, to_hex
+
+        if wrong := [colour for colour in given.values() if not is_color_like(colour)]:
+            raise ValueError(f"{wrong[0]!r} in the palette is no colour of matplotlib")
+        fixed = {str(name): to_hex(colour).upper() for name, colour in given.items()}
     meanings = {normalise_label(name): colour for name, colour in fixed.items()}
     free = list(dict.fromkeys(normalise_label(name) for name in coloured if normalise_label(name) not in meanings))
     used = set(meanings.values())

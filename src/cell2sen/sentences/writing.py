@@ -203,6 +203,10 @@ def rank_cells(
     return sentences, n_genes
 
 
+class NoGenes(ValueError):
+    """Error for data in which no cell has an expressed gene that can be written."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Written:
     """Sentences of consecutive cells."""
@@ -281,7 +285,7 @@ def _warn_of_empty(n_genes: NDArray[np.int64], n_missing: int, expression: Expre
     reader = expression.reader
     empty = np.flatnonzero(n_genes == 0)
     if len(empty) == len(n_genes):
-        raise ValueError(
+        raise NoGenes(
             f"none of the {len(n_genes)} cells has an expressed gene that can be written in {reader.where}; look at "
             f"the matrix, or pass another one: {reader.hint}"
         )

@@ -85,7 +85,7 @@ def test_a_missing_checkpoint_names_the_download_command(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     model = Model(name="x", path="nobody/nothing", revision=revision)
-    command = "hf download nobody/nothing" + (" --revision abc123" if revision else "")
+    command = "cell2sen fetch nobody/nothing" + (" --revision abc123" if revision else "")
     with pytest.raises(FileNotFoundError, match=command + "\n"):
         backends.load(model)
 

@@ -14,7 +14,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, load_tokens, pad, shared
+from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, load_tokens, pad
 from cell2sen.prompt import Prompt
 
 KINDS = ["spm", "bytes", "genes"]
@@ -151,7 +151,7 @@ def test_continuations_joined_with_the_text_raise() -> None:
         made.continuations("S100A9", ["B2M", "CD4"])
 
 
-def test_pad_and_shared() -> None:
+def test_pad() -> None:
     rows = [
         Tokenized(ids=np.array(ids), find_genes=lambda genes=genes: np.array(genes), answer=answer)
         for ids, genes, answer in (([5, 6, 7], [-1, 0, 1], 3), ([5, 8], [0, -1], 1))
@@ -167,10 +167,26 @@ def test_pad_and_shared() -> None:
     assert pad(rows, "left", 5)[1].tolist() == [[False] * 2 + [True] * 3, [False] * 3 + [True] * 2]
     assert pad(rows, "right", 99)[1].sum(axis=1).tolist() == [3, 2]
     assert pad(rows, "right", 99)[0].shape == (2, 8)
-    assert shared(rows) == 1
-    assert shared(rows[:1]) == 3
-    assert shared([rows[0], replace(rows[0], answer=2)]) == 2
-    assert shared([rows[0], replace(rows[0], ids=np.array([9, 6, 7]))]) == 0
+
+
+#: Beginnings in common, none, an answer that begins another, one that joins the end of the prompt, and a long one.
+ANSWERS = [" B cell.", " B", " T cell.", "s: CD4", " natural killer cell of the blood."]
+
+
+@pytest.mark.parametrize("answers", [ANSWERS[:1], ANSWERS[:3], ANSWERS, ["", " B"]], ids=str)
+@pytest.mark.parametrize("after", [". The type of this cell is:", "", " The type is", ".", ". It\nis a", " > of"])
+def test_continued_equals_answers_tokenized_after_prompts(tokens: Tokens, answers: list[str], after: str) -> None:
+    genes = [tiny.GENES[:5], tiny.GENES[3:12], ["CD4", "A▁B", "TGFΒ1"], []]
+    prompts = [Prompt.of_cell("Cell sentence: ", genes=tuple(symbols), after=after) for symbols in genes]
+    prompts = [*prompts, Prompt.of_cell("No genes"), *prompts[:2]]
+    found = tokens.continued(prompts, answers)
+    for prompt, (beginning, rests) in zip(prompts, found, strict=True):
+        whole = tokens._encode_whole([prompt] * len(answers), answers)
+        assert [[*beginning.tolist(), *ids] for ids, _ in rests] == [row.ids.tolist() for row in whole]
+        assert [len(beginning) + start for _, start in rests] == [row.answer for row in whole]
+        assert all(start >= 0 for _, start in rests)
+        following = {ids[:1] for ids, start in rests if start}
+        assert len(following) != 1 or len(following) < len({ids[:1] for ids, _ in rests}), "no more tokens are shared"
 
 
 def test_lengths_that_batches_have_in_common() -> None:

@@ -116,7 +116,7 @@ def test_learned_and_scored_on_donors_left_out(tmp_path: Path) -> None:
                 "files": [
                     {
                         "file": "cells.h5ad",
-                        "tasks": {"tissue": 60},
+                        "tasks": {"tissue": 24},
                         "columns": {"tissue": "tissue", "sample": "donor"},
                         "split": {"by": "donor", "values": [f"{tissue} 4" for tissue in TISSUES]},
                     }

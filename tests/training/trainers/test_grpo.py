@@ -62,12 +62,12 @@ def rewarded(start: Any, changes: dict[str, Any] | None = None, **answers: Any) 
 
 def test_reward_on_held_out_cells_rises(folder: Path, tmp_path: Path, start: Model) -> None:
     changes = {
-        "optimiser.max_steps": 40,
-        "optimiser.learning_rate": 1e-3,
+        "optimiser.max_steps": 24,
+        "optimiser.learning_rate": 2e-3,
         "optimiser.batch_size": 32,
-        "checkpoints.eval_steps": 20,
+        "checkpoints.eval_steps": 12,
     }
-    model = run(folder, tmp_path / "out", rewarded(start, changes, per_prompt=8, held_out=40))
+    model = run(folder, tmp_path / "out", rewarded(start, changes, per_prompt=8, held_out=30))
     before, *_, after = rewards = log_values(model, "eval_reward")
     assert after > before + 0.1, rewards
     prompt = tasks.load("perturb").prompt(genes=model.genes[:10], perturbation="IFN-beta", key="a", answer_genes=10)

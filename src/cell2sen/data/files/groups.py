@@ -104,7 +104,6 @@ def find(root: Any, place: Location) -> Any:
 def open_group(group: Any, file: Path, root: Any) -> AnnData:
     """AnnData of a group: annotations in memory, matrices on disk, without obsm, obsp and the like."""
     from anndata import AnnData
-    from anndata.io import read_elem
 
     obs, var = (_frame(group[name], f"{name} of {file}") for name in ("obs", "var"))
     if group is not root and "mod" in root:
@@ -117,20 +116,45 @@ def open_group(group: Any, file: Path, root: Any) -> AnnData:
     if {"X", "var"} <= set(_part(group, "raw")):
         raw_var = _frame(group["raw/var"], f"raw.var of {file}")
         raw = {"X": _matrix(group["raw/X"], (len(obs), len(raw_var)), f"raw.X of {file}"), "var": raw_var}
-    uns = {}
-    for key in _UNS:
-        if key in _part(group, "uns"):
-            with contextlib.suppress(Exception):
-                value = read_elem(group["uns"][key])
-                uns[key] = [text_of(text) for text in np.ravel(value).tolist()] if np.ndim(value) else text_of(value)
     return AnnData(
         X=_matrix(group["X"], shape, f"X of {file}") if "X" in group else None,
         obs=obs,
         var=var,
         layers={name: matrix for name, matrix in layers.items() if matrix is not None},
         raw=raw if raw is None or raw["X"] is not None else None,
-        uns=uns,
+        uns=uns_of(group),
     )
+
+
+def uns_of(group: Any) -> dict[str, Any]:
+    """Values of uns with a meaning for the matrix: the organism, and earlier records."""
+    from anndata.io import read_elem
+
+    uns = {}
+    for key in _UNS:
+        if key in _part(group, "uns"):
+            with contextlib.suppress(Exception):
+                value = read_elem(group["uns"][key])
+                uns[key] = [text_of(text) for text in np.ravel(value).tolist()] if np.ndim(value) else text_of(value)
+    return uns
+
+
+def matrix_of(group: Any, file: Path, n_rows: int, *, layer: str | None, use_raw: bool) -> tuple[Any, pd.DataFrame]:
+    """One matrix of an AnnData group, on disk, and the annotation of its genes.
+
+    Raises
+    ------
+    KeyError, ValueError
+        There is no such matrix; lists the layers.
+    """
+    path, table = ("raw/X", "raw/var") if use_raw else (f"layers/{layer}" if layer is not None else "X", "var")
+    if path not in group:
+        raise KeyError(f"{file} has no {path}; available: X, layers {sorted(map(str, _part(group, 'layers')))}, raw.X")
+    var = _frame(group[table], f"{table} of {file}")
+    matrix = _matrix(group[path], (n_rows, len(var)), f"{path} of {file}")
+    if matrix is None:
+        raise ValueError(f"{path} of {file} is empty")
+    return matrix, var
 
 
 def add_rest(adata: AnnData, group: Any, file: Path) -> None:
@@ -225,7 +249,7 @@ def _readable_columns(stored: Any, name: str, error: Exception) -> pd.DataFrame:
     """The columns of a table that can be read, one by one."""
     from anndata.io import read_elem
 
-    key = _names_of(stored)
+    key = names_key(stored)
     if key is None:
         raise error
     index = pd.Index([str(text_of(value)) for value in np.asarray(read_elem(stored[key]))], dtype=object)
@@ -242,7 +266,19 @@ def _readable_columns(stored: Any, name: str, error: Exception) -> pd.DataFrame:
     return pd.DataFrame(columns, index=index)
 
 
-def _names_of(stored: Any) -> str | None:
+def n_rows(stored: Any) -> int:
+    """Rows of a stored table that has names."""
+    return int(stored[names_key(stored)].shape[0])
+
+
+def column_names(stored: Any) -> tuple[str, ...]:
+    """Columns of a stored table, in order."""
+    order = [str(text_of(column)) for column in np.ravel(stored.attrs.get("column-order", np.array([], dtype=object)))]
+    key = names_key(stored)
+    return tuple(order or [str(name) for name in stored if name not in (key, "__categories")])
+
+
+def names_key(stored: Any) -> str | None:
     """Key of the names of the rows of a table."""
     if not _is_group(stored):
         return None

@@ -143,6 +143,19 @@ def _open(place: Location, whole: bool, opened: contextlib.ExitStack) -> AnnData
 
 
 @contextlib.contextmanager
+def open_root(place: Location) -> Iterator[Any]:
+    """Open root group of an HDF5 file or zarr store."""
+    with contextlib.ExitStack() as opened:
+        kind = recognise(place.file)
+        yield opened.enter_context(_hdf5(place.file)) if kind == "hdf5" else _zarr(place, kind, opened)
+
+
+def is_modern(root: Any, place: Location) -> bool:
+    """Whether an open root is an AnnData in today's layout, whose tables are groups with names."""
+    return not place.inside and groups.is_anndata(root) and not _is_legacy(root)
+
+
+@contextlib.contextmanager
 def _hdf5(file: Path) -> Iterator[Any]:
     import h5py
 

@@ -56,7 +56,7 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
     try:
         config = _hf.AutoConfig.from_pretrained(model.path, **source)
         tokens = load_tokens(model.path, **source)
-        with _progress_bars(bool(progress) and not offline):
+        with progress_bars(bool(progress) and not offline):
             network = _hf.AutoModelForCausalLM.from_pretrained(
                 model.path, config=config, attn_implementation=attention.register(), **options, **source
             )
@@ -66,7 +66,8 @@ def load_checkpoint(model: Model, device: str, *, offline: bool = True, progress
         revision = f" --revision {model.revision}" if model.revision else ""
         raise FileNotFoundError(
             f"the checkpoint {model.path!r} is not, or not completely, on this machine; download it with\n"
-            f"    hf download {model.path}{revision}\nor load it with offline=False. transformers reports: {error}"
+            f"    cell2sen fetch {model.path}{revision}\nand pass the directory as the model, or load it with "
+            f"offline=False. transformers reports: {error}"
         ) from error
     if model.quantize is None:
         network.to(device)
@@ -95,7 +96,7 @@ def _quantization(model: Model) -> Any:
 
 
 @contextlib.contextmanager
-def _progress_bars(show: bool) -> Iterator[None]:
+def progress_bars(show: bool) -> Iterator[None]:
     """Context without transformers' progress bars and reports on weights, unless `show`."""
     logging = _hf.utils.logging
     enabled = logging.is_progress_bar_enabled()

@@ -45,6 +45,9 @@ _CUT = re.compile(r"(?<=\S) (?=\S)")
 #: Ids, int32 (length,), function that returns the gene of each token, int64 (length,), index of the answer's first one.
 Row = tuple[NDArray[np.int32], Callable[[], NDArray[np.int64]], int]
 
+#: For each answer of a prompt: ids after the last gene's piece, int32 (length,), and index of the answer's first one.
+Endings = list[tuple[NDArray[np.int32], int]]
+
 
 class _Part(NamedTuple):
     """Gene list of a prompt and the text after it."""
@@ -105,6 +108,8 @@ class Assembler:
         self._rests: dict[str, int] = {}
         # Pieces of the genes of a vocabulary, by id() of its array; the array is kept so that no other one gets its id.
         self._tables: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
+        # By the text after the last gene, and the answers.
+        self._endings: dict[tuple[str, tuple[str, ...]], Endings | None] = {}
         # Of the tokens of all pieces: ids, whether a token covers its gene, its last character (counted from the end of
         # the gene, in a rest from its beginning). Of each piece: start and length, whether it has tokens of no gene,
         # its ids as one binary value.
@@ -155,6 +160,36 @@ class Assembler:
                 )
                 yield ids[begin:end], genes, end - begin - of_answer
 
+    def endings(self, prompt: Prompt, answers: Sequence[str]) -> Endings | None:
+        """Tokens after the last gene of a prompt, with each answer; None if the prompt cannot be cut before them.
+
+        They depend on the text after the last gene and on the answers alone, so they are kept for the next prompt.
+        """
+        texts, lists = _alternating(prompt)
+        key = (texts[-1], tuple(answers))
+        if not lists or not self.exact:
+            return None
+        if key not in self._endings:
+            if len(self._endings) >= _TABLES:
+                self._endings.clear()
+            self._endings[key] = self._endings_of(*key)
+        return self._endings[key]
+
+    def _endings_of(self, tail: str, answers: tuple[str, ...]) -> Endings | None:
+        splits = [self._split(tail + answer) for answer in answers]
+        joined = splits[0][0]
+        # The answers begin after the cut, so that all have the same text before it.
+        if len(joined) >= len(tail) or any(before != joined or not rest for before, rest in splits):
+            return None
+        self._add_rests([rest for _, rest in splits])
+        endings = []
+        for _, rest in splits:
+            piece = self._rests[rest]
+            beyond = self._part(self._stops, piece) + len(joined) > len(tail)
+            begin = int(np.argmax(beyond)) if beyond.any() else len(beyond)
+            endings.append((self._part(self._ids, piece).copy(), begin))
+        return endings
+
     def _of_answer(self, plan: _Plan, pieces: NDArray[np.int32]) -> int:
         """Number of tokens of the answer, which begins with the first token that extends beyond the prompt."""
         stops, last = [], plan.parts[-1]
@@ -188,10 +223,10 @@ class Assembler:
 
     def _split(self, text: str) -> tuple[str, str]:
         """Text after a gene list, cut at the first place where that is allowed."""
-        return _split(text, self._verdict.mark)
+        return _split(text, self._verdict.mark, self._verdict.joined)
 
     def _may_end(self, text: str) -> bool:
-        return _may_end(text, self._verdict.mark)
+        return _may_end(text, self._verdict.mark, self._verdict.joined)
 
     def _piece_numbers(self, plans: list[_Plan | None]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Numbers of the pieces of all prompts, int32 (pieces,), and bounds of the prompts, (prompts + 1,).
@@ -268,8 +303,7 @@ class Assembler:
         ends = [end for end in dict.fromkeys(part.end for part in parts) if end[1] and end not in self._ends]
         ends = [end for end in ends if end[0] in self._genes]
         self._add(self._ends, ends, [f" {gene}{text}" for gene, text in ends], [len(gene) for gene, _ in ends])
-        rests = [rest for rest in dict.fromkeys(part.rest for part in parts) if rest and rest not in self._rests]
-        self._add(self._rests, rests, rests, [0] * len(rests))
+        self._add_rests([part.rest for part in parts])
         for text in dict.fromkeys(plan.instruction for plan in plans):
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
             if ids and text not in self._instructions:  # without ids it is unknown whether the text begins with bos
@@ -278,6 +312,11 @@ class Assembler:
         if genes and not self._equal_in_sentences(genes):
             self._broken = True
             _warn("with this tokenizer genes have other ids alone than within a sentence")
+
+    def _add_rests(self, texts: Sequence[str]) -> None:
+        """Tokenizes texts after gene lists that are not in the cache."""
+        rests = [rest for rest in dict.fromkeys(texts) if rest and rest not in self._rests]
+        self._add(self._rests, rests, rests, [0] * len(rests))
 
     def _add(self, numbers: dict[Any, int], keys: Sequence[Any], texts: Sequence[str], genes: Sequence[int]) -> None:
         """Adds pieces to the cache; each begins with a space and a gene of this number of characters (0: no gene)."""
@@ -381,15 +420,16 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1] if len(stops) else 0)
 
 
-def _may_end(text: str, mark: str) -> bool:
-    return bool(text) and not text[-1].isspace() and text[-1] != mark
+def _may_end(text: str, mark: str, joined: frozenset[str]) -> bool:
+    return bool(text) and not text[-1].isspace() and text[-1] != mark and text[-1] not in joined
 
 
 @lru_cache(maxsize=64)  # the prompts of a task mostly have the same ending
-def _split(text: str, mark: str) -> tuple[str, str]:
+def _split(text: str, mark: str, joined: frozenset[str]) -> tuple[str, str]:
     if text[:1] == " " and text[1:2].strip():
         return "", text
-    at = next((match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark)), len(text))
+    cuts = (match.start() for match in _CUT.finditer(text) if _may_end(text[: match.start()], mark, joined))
+    at = next(cuts, len(text))
     return text[:at], text[at:]
 
 

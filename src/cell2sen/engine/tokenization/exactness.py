@@ -8,8 +8,9 @@ A   No added token can match across the cut.
 P   The pre-tokenizer cuts there in every context, and its other cuts do not depend on the other side. Then the model
     never gets both sides at once.
 M   The model is BPE over the whole text, and no entry of its vocabulary has the boundary mark (``▁``) directly after
-    another character. Every merge is an entry of the vocabulary, so no merge crosses the cut, and the merges on one
-    side are made in the same order as in that part alone.
+    the character before the cut. Every merge is an entry of the vocabulary, so no merge crosses the cut, and the merges
+    on one side are made in the same order as in that part alone. Characters that such entries have before the mark
+    (Gemma 3 has ``>▁</``) are no letters, digits or signs of symbols; texts that end with one are not cut there.
 D   No dropout, truncation or padding.
 
 Parts of a tokenizer that are not covered here count as not proven. Gene symbols are in the data, so each is tested
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 #: and the right part begins with a single one before another character.
 _PATTERNS = frozenset({WORD})
 
+#: Signs that symbols of genes and the texts of prompts before them end with.
+_OF_SYMBOLS = "-_.:;,()/*'"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -49,6 +53,9 @@ class Verdict:
 
     mark: str = " "
     """Character that the normaliser writes for a space."""
+
+    joined: frozenset[str] = frozenset()
+    """Characters that the model may join with a following space: no cut after one of them."""
 
 
 class _NotProvenError(Exception):
@@ -95,18 +102,26 @@ def prove(description: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Verd
         if mark == " " and _cuts(description.get("pre_tokenizer")):
             return Verdict(by="P", mark=mark)
         _whole_text(description, mark)
-        _vocabulary(description["model"], vocabulary, mark)
+        joined = _vocabulary(description["model"], vocabulary, mark)
+        _written_by_normaliser(description.get("normalizer"), joined)
     except _NotProvenError as reason:
         return Verdict(why=str(reason))
-    return Verdict(by="M", mark=mark)
+    return Verdict(by="M", mark=mark, joined=joined)
 
 
 def fits(symbol: str, verdict: Verdict, tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the proof covers this symbol: no white space and no boundary mark, before and after normalisation."""
+    """Whether the proof covers this symbol.
+
+    Before and after normalisation it has no white space and no boundary mark, and does not end with a character that
+    the model may join with a space.
+    """
     normaliser = tokenizer.normalizer
     written = symbol if normaliser is None else normaliser.normalize_str(symbol)
     return all(
-        text and verdict.mark not in text and not any(character.isspace() for character in text)
+        text
+        and verdict.mark not in text
+        and text[-1] not in verdict.joined
+        and not any(character.isspace() for character in text)
         for text in (symbol, written)
     )
 
@@ -182,18 +197,32 @@ def _whole_text(description: Mapping[str, Any], mark: str) -> None:
             raise _NotProvenError(f"its model has the option {option}")
 
 
-def _vocabulary(model: Mapping[str, Any], vocabulary: Mapping[str, int], mark: str) -> None:
-    """Condition M, second half. No character may vanish, since its neighbours would become adjacent."""
+def _vocabulary(model: Mapping[str, Any], vocabulary: Mapping[str, int], mark: str) -> frozenset[str]:
+    """Condition M, second half. No character may vanish, since its neighbours would become adjacent.
+
+    Returns the characters that stand before the mark in an entry.
+    """
     if mark not in vocabulary:
         raise _NotProvenError(f"its vocabulary lacks the boundary mark {mark!r}")
     all_bytes = model.get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     if not all_bytes and model.get("unk_token") not in vocabulary:
         raise _NotProvenError("characters that are not in its vocabulary vanish")
+    joined = set()
     for entry in vocabulary:
         if mark in entry[1:]:
             for before, after in pairwise(entry):
                 if after == mark and before != mark and not before.isspace():
-                    raise _NotProvenError(f"the entry {entry!r} of its vocabulary may span two genes")
+                    if before.isalnum() or before in _OF_SYMBOLS:
+                        raise _NotProvenError(f"the entry {entry!r} of its vocabulary may span two genes")
+                    joined.add(before)
+    return frozenset(joined)
+
+
+def _written_by_normaliser(normaliser: Mapping[str, Any] | None, joined: frozenset[str]) -> None:
+    """Condition M: no character of :attr:`Verdict.joined` comes from another one."""
+    for step in _flat(normaliser, "normalizers"):
+        if joined and (step["type"] != "Replace" or any(character in joined for character in step["content"])):
+            raise _NotProvenError(f"its normaliser is {_short(step)}, and its vocabulary has entries across spaces")
 
 
 def _flat(part: Mapping[str, Any] | None, members: str) -> Sequence[Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cell2sen.engine.tokenization.assembly import Assembler
+from cell2sen.engine.tokenization.assembly import Assembler, Endings
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
@@ -61,6 +61,10 @@ class Tokenized:
 
 def _cut(row: Tokenized, part: slice) -> NDArray[np.int64]:
     return row.genes[part]
+
+
+#: For each answer of a prompt: token ids after those that all answers share, and index of the answer's first one.
+Rests = tuple[tuple[tuple[int, ...], int], ...]
 
 
 class Tokens:
@@ -141,6 +145,32 @@ class Tokens:
             for parts in assembled
         ]
 
+    def continued(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[NDArray[np.int32], Rests]]:
+        """Token ids of each prompt with each answer: the beginning that all have, and how each goes on.
+
+        Equal to :meth:`encode` of a prompt with each of the answers, cut after the tokens that these share. A prompt is
+        tokenized once, not once per answer, where its end can be cut off.
+
+        Returns
+        -------
+        For each prompt the shared ids, int32 (length,), without tokens of an answer; and for each answer the following
+        ids and the index of the answer's first one among them.
+        """
+        result: list[tuple[NDArray[np.int32], Rests]] = []
+        known: tuple[Endings, int, Rests] | None = None
+        for prompt, row in zip(prompts, self._assembler.rows(prompts, [answers[0]] * len(prompts)), strict=True):
+            endings = None if row is None else self._assembler.endings(prompt, answers)
+            if row is None or endings is None:
+                rows = self.encode([prompt] * len(answers), answers)
+                cut, rests = _after_shared([(each.ids, each.answer) for each in rows])
+                result.append((rows[0].ids[:cut], rests))
+                continue
+            if known is None or endings is not known[0]:  # mostly all prompts of a task have the same
+                known = endings, *_after_shared(endings)
+            _, cut, rests = known
+            result.append((row[0][: len(row[0]) - len(endings[0][0]) + cut], rests))
+        return result
+
     def _encode_whole(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Tokenized]:
         """:meth:`encode` by tokenizing whole texts: the slow path that the fast one must equal."""
         texts = [prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -216,11 +246,18 @@ def pad(
     return ids, real, genes
 
 
-def shared(rows: Sequence[Tokenized]) -> int:
-    """Number of first tokens that all rows share, answers excluded."""
-    length = min(*map(len, rows), *(row.answer for row in rows))
-    same = np.all(np.stack([row.ids[:length] for row in rows]) == rows[0].ids[:length], axis=0)
-    return length if same.all() else int(np.argmin(same))
+def _after_shared(rows: Sequence[tuple[NDArray[np.int32], int]]) -> tuple[int, Rests]:
+    """Number of first ids that all rows share, without those of answers, and what follows in each.
+
+    Parameters
+    ----------
+    rows
+        Ids of each row, and index of its answer's first one.
+    """
+    length = min(min(len(ids), answer) for ids, answer in rows)
+    same = np.all(np.stack([ids[:length] for ids, _ in rows]) == rows[0][0][:length], axis=0)
+    cut = length if same.all() else int(np.argmin(same))
+    return cut, tuple((tuple(ids[cut:].tolist()), answer - cut) for ids, answer in rows)
 
 
 #: Texts whose ids differ if a tokenizer class rebuilds its normaliser or pre-tokenizer differently: digits, hyphens,

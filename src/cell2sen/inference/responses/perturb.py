@@ -302,7 +302,7 @@ def controls_of_cells(
     if names == []:
         return None
     if column is None:
-        found = _column_with_controls(obs, names, trained)
+        found = column_with_controls(obs, names, trained)
         if found is None and names is not None:
             raise ValueError(
                 f"no column of obs has controls called {some([str(name) for name in names])} beside other cells: name "
@@ -328,7 +328,7 @@ def controls_of_cells(
     return is_control
 
 
-def _column_with_controls(
+def column_with_controls(
     obs: pd.DataFrame, controls: Sequence[str | None] | None, trained: Collection[str]
 ) -> tuple[str, list[str | None]] | None:
     """First text column with names of controls and others, and these names; ``None`` without one.

@@ -230,7 +230,7 @@ def open_sides(
     given = dict(reference_options or {})
     if unknown := sorted(set(given) - set(REFERENCE_OPTIONS)):
         raise TypeError(f"unknown reference options {unknown}; available: {sorted(REFERENCE_OPTIONS)}")
-    rest = {name: value for name, value in options.items() if name not in REFERENCE_OPTIONS}
+    rest = {name: value for name, value in options.items() if name not in (*REFERENCE_OPTIONS, "whole")}
     of_reference = cast(Options, {**rest, **given})
     recipe = recipe_for(model_of(options), options)
     with contextlib.ExitStack() as opened:

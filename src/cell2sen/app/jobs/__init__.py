@@ -1,0 +1,1 @@
+"""Jobs of the page: a queue, and work on selected cells with a model."""
