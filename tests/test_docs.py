@@ -60,7 +60,9 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     for page in PAGES:
         if page.is_relative_to(ROOT / "docs") and page.name != "index.md":
             index = (page.parent / "index.md").read_text(encoding="utf-8")
-            assert f"\n{page.stem}\n" in index, f"{page.relative_to(ROOT)} is in no toctree of its folder's index.md"
+            assert re.search(rf"^{re.escape(page.stem)}$", index, re.M), (
+                f"{page.relative_to(ROOT)} is in no toctree of its folder's index.md"
+            )
 
 
 def commands(block: str) -> Iterator[tuple[int, str, str]]:

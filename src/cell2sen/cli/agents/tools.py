@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-#: Commands that are no tools: they serve, or write a demonstration.
-NO_TOOLS = ("app", "demo", "mcp")
+#: Commands that are no tools: they serve, download, or write a demonstration.
+NO_TOOLS = ("app", "demo", "fetch", "mcp")
 
 #: Flags that the server sets or withholds: a tool writes JSON, no progress, and never uses the network.
 _OWN = ("--json", "--quiet", "--online")
