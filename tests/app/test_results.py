@@ -38,6 +38,7 @@ def test_download_is_the_file_with_results(
 ) -> None:
     file, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
     adata.layers["other"] = adata.X.copy()
+    adata.raw = adata.copy()
     adata.write_h5ad(file)
     content = file.read_bytes()
     page = Page(adata, source=file if from_file else None, model=fake())
@@ -50,6 +51,7 @@ def test_download_is_the_file_with_results(
     assert found.obsm["cell2sen_cell_type_probabilities"].shape == (60, 3)
     assert found.uns["cell2sen"]["annotate"]["model"]["name"] == "fake"
     np.testing.assert_array_equal(found.layers["other"].toarray(), adata.X.toarray())
+    np.testing.assert_array_equal(found.raw.X.toarray(), adata.X.toarray())
     np.testing.assert_array_equal(found.obsm["X_umap"], adata.obsm["X_umap"])
     assert file.read_bytes() == content
     if from_file:

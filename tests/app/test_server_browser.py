@@ -90,7 +90,7 @@ def test_the_whole_story_by_mouse(browser: Any, url: str) -> None:
         tab.get_by_role("button", name="Undo").click()
         tab.get_by_role("button", name="Keep as B").click()
         tab.get_by_role("button", name="Compare A with B").click()
-        assert "A: 33 cells; B: 33 cells" in tab.locator("section[aria-label='A and B']").inner_text()
+        tab.get_by_text("A: 33 cells; B: 33 cells").wait_for()
 
         tab.get_by_label("Gene", exact=True).fill("cd3d")
         tab.get_by_label("Gene", exact=True).press("Enter")

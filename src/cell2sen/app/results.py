@@ -131,7 +131,9 @@ class Results:
                 layers=dict(given.layers),
                 obsp=dict(given.obsp),
             )
-            whole.raw = given.raw
+            if given.raw is not None:  # raw is made of an object
+                names = pd.DataFrame(index=given.obs_names)
+                whole.raw = AnnData(X=given.raw.X, obs=names, var=given.raw.var, varm=dict(given.raw.varm))
         return whole
 
     def save(self, path: Path) -> None:

@@ -98,10 +98,10 @@ class Guard:
         if body is None:
             await PlainTextResponse("the request is too large", 413)(scope, receive, send_guarded)
             return
-        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
+        read: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_read() -> Message:
-            return next(parts, None) or await receive()
+            return read.pop() if read else await receive()
 
         await self.app(scope, receive_read, send_guarded)
 

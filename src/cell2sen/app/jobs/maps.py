@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -70,6 +71,9 @@ def components(matrix: sp.csr_matrix) -> NDArray[np.float32]:
         rmatvec=lambda y: matrix.T @ y.ravel() - mean * y.sum(),
         dtype=np.float64,
     )
+    left: NDArray[Any]
+    values: NDArray[Any]
+    right: NDArray[Any]
     if min(matrix.shape) < 4:
         left, values, right = np.linalg.svd(matrix.toarray() - mean, full_matrices=False)
         left, values, right = left[:, :2], values[:2], right[:2]

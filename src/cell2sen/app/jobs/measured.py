@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cell2sen.app.page_cells import PageCells
+from cell2sen.data.names.perturbations import usual_controls
 from cell2sen.data.names.text import as_texts
 from cell2sen.evaluation.metrics.changes import pearson_delta
-from cell2sen.inference.responses.perturb import AUTO, controls_of_cells
 
 #: Cells of a label and condition below which a measured change is marked as uncertain.
 FEW_CELLS = 20
@@ -87,10 +87,9 @@ def contrast_of(obs: pd.DataFrame, trained: Collection[str]) -> dict[str, Any]:
             continue
         columns[str(column)] = names
         if found["column"] is None:
-            controls = controls_of_cells(obs[[column]], None, AUTO, trained)
-            if controls is not None:
-                texts = as_texts(obs[column])
-                found = {"column": str(column), "control": texts[controls.index(True)]}
+            controls = [name for name in usual_controls(names) if name not in trained]
+            if controls and set(names) - set(controls):
+                found = {"column": str(column), "control": controls[0]}
     return {**found, "columns": columns}
 
 

@@ -243,9 +243,8 @@ class CellPage {
         members[code][1].push(map.y[i]);
       }
     }
-    const median = (values) => Float64Array.from(values).sort()[values.length >> 1];
     return colour.names
-      .map((name, code) => ({ name, n: members[code][0].length, x: median(members[code][0]), y: median(members[code][1]), coloured: colour.colours[code] }))
+      .map((name, code) => ({ name, n: members[code][0].length, ...densest(...members[code], map.extent / 12), coloured: colour.colours[code] }))
       .filter((found) => found.n > 0 && found.coloured)
       .sort((a, b) => b.n - a.n);
   }
@@ -487,4 +486,16 @@ function showProgress(status, step, bar) {
   bar.max = Math.max(1, status.total);
   if (isModel || status.total === 0) bar.removeAttribute("value");
   else bar.value = status.done;
+}
+
+// Middle of the densest part of some points: a median of all may lie between two clouds, among other cells.
+function densest(xs, ys, size) {
+  const counts = new Map();
+  const square = (i) => `${Math.floor(xs[i] / size)} ${Math.floor(ys[i] / size)}`;
+  for (let i = 0; i < xs.length; i += 1) counts.set(square(i), (counts.get(square(i)) ?? 0) + 1);
+  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), ["", 0]);
+  const [u, v] = best.split(" ").map(Number);
+  const near = [...xs.keys()].filter((i) => Math.abs(xs[i] / size - u - 0.5) < 1.5 && Math.abs(ys[i] / size - v - 0.5) < 1.5);
+  const median = (values) => Float64Array.from(near, (i) => values[i]).sort()[near.length >> 1];
+  return { x: median(xs), y: median(ys) };
 }
