@@ -300,3 +300,14 @@ def test_the_task_is_taken_from_columns(settings: Settings, task: str) -> None:
 def test_an_unknown_task_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"pass task= \(one of \['perturb', .* obs: \['drug', 'cell_type', 'donor'\]"):
         task_of(read(TWIN, "predicted"), Settings())
+
+
+def test_calibrated_columns_place_the_prediction_between_shuffle_and_ceiling(answers: dict[str, Evaluation]) -> None:
+    table = answers["good"].table
+    for metric in ("pearson_delta", "rmse_delta", "e_distance"):
+        low, high, own = table.loc[metric, ["label_shuffle", "ceiling", "prediction"]].astype(float)
+        sign = 1 if table.loc[metric, "better"] == "higher" else -1
+        assert table.loc[metric, "dynamic_range"] == pytest.approx(sign * (high - low))
+        assert table.loc[metric, "scaled"] == pytest.approx((own - low) / (high - low))
+    assert answers["swapped"].table.loc["pearson_delta", "scaled"] < 0.3 < table.loc["pearson_delta", "scaled"]
+    assert answers["good"].by_reliability()["n_groups"].sum() == table.loc["pearson_delta", "n_groups"]

@@ -130,3 +130,13 @@ def test_a_record_is_not_believed_against_the_values(caplog: pytest.LogCaptureFi
     assert "uns records ln(1 + CP10k) for the predicted cells, but there are values up to" in caplog.text
     predicted = on_scale(REAL, lambda c: np.log1p(to_total(c, 1e4)) * 0.9)
     assert scale_of_cells(open_reader(predicted), "predicted", "auto", {"generate": {}}) == LN_CP10K
+
+
+def test_recorded_counts_that_look_like_logarithms_are_counts() -> None:
+    """Predicted counts of few counts a cell, beside the layers of expression, as of ``output="counts"``."""
+    cells = ad.AnnData(np.random.default_rng(0).poisson(0.4, (40, 60)).astype(np.float32))
+    recorded = {"perturb": {"unit": "counts"}}
+    assert scale_of_cells(open_reader(cells), "predicted", "auto", recorded).kind == "counts"
+    assert scale_of_cells(open_reader(cells), "predicted", "auto", {"perturb": {"unit": "x"}}) == LN_CP10K
+    cells.X = np.log1p(cells.X)
+    assert scale_of_cells(open_reader(cells), "predicted", "auto", recorded) == LN_CP10K

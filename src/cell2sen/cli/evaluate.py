@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,6 +147,8 @@ def evaluate(
         progress=not output.quiet,
         **shared,
     )
+    if cell_eval2 is not None:
+        evaluation = replace(evaluation, challenge=_cell_eval2(predicted, real, cell_eval2, columns))
     if table is not None:
         (evaluation.to_json if table.suffix == ".json" else evaluation.to_csv)(table)
     if report is not None:
@@ -156,13 +158,11 @@ def evaluate(
 
         with complete_file(cell_eval, predicted, real) as temporary:
             cell2sen.cell_eval(predicted, real, **shared).to_csv(temporary, index=False)
-    if cell_eval2 is not None:
-        _cell_eval2(predicted, real, cell_eval2, columns)
     typer.echo(evaluation.to_json() if output.as_json else str(evaluation))
 
 
-def _cell_eval2(predicted: Path, real: Path, out: Path, columns: ColumnOptions) -> None:
-    """Scores of cell-eval2 as a table."""
+def _cell_eval2(predicted: Path, real: Path, out: Path, columns: ColumnOptions) -> Any:
+    """Scores of cell-eval2, also written as a table."""
     import cell2sen
     from cell2sen.data.output import complete_file
 
@@ -177,13 +177,15 @@ def _cell_eval2(predicted: Path, real: Path, out: Path, columns: ColumnOptions) 
             "--predicted-perturbation"
         )
     with complete_file(out, predicted, real) as temporary:
-        cell2sen.cell_eval2(
+        scores = cell2sen.cell_eval2(
             predicted,
             real,
             perturbation=columns.perturbation,
             control=(columns.control or ["control"])[0],
             context=columns.context[0] if columns.context else None,
-        ).to_csv(temporary, index=False)
+        )
+        scores.to_csv(temporary, index=False)
+    return scores
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str] | None:

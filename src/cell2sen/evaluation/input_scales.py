@@ -14,7 +14,7 @@ from cell2sen.data.reader import Reader
 from cell2sen.data.scale.contradictions import refuse_overflow
 from cell2sen.data.scale.noise import without_noise
 from cell2sen.data.scale.recognition import recognise
-from cell2sen.data.scale.units import LN_CP10K, NAMED, TARGET, Scale, ScaleName, check_scale_name
+from cell2sen.data.scale.units import COUNTS, LN_CP10K, NAMED, TARGET, Scale, ScaleName, check_scale_name
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def scale_of_cells(reader: Reader, name: str, given: ScaleName, verbs: Mapping[s
     check_scale_name(given, argument)
     sample, _ = without_noise(_sample(reader.read, reader.n_obs))
     if given in (None, "auto"):
+        if _records_counts(sample, verbs):
+            return COUNTS
         scale = _recorded(sample, name) if set(verbs) & set(_WRITES_LN_CP10K) else None
         scale = scale or _recognised(sample, name, reader.hint)
         if not scale.certain:
@@ -79,6 +81,12 @@ def _recorded(sample: sp.csr_matrix, name: str) -> Scale | None:
         sample.data.max(),
     )
     return None
+
+
+def _records_counts(sample: sp.csr_matrix, verbs: Mapping[str, Any]) -> bool:
+    """Whether this package recorded counts, and the values still are: few and small ones look like logarithms."""
+    units = [verbs[verb].get("unit") for verb in verbs if verb in _WRITES_LN_CP10K and hasattr(verbs[verb], "get")]
+    return COUNTS.kind in map(str, units) and bool((sample.data == np.rint(sample.data)).all())
 
 
 def _recognised(sample: sp.csr_matrix, name: str, hint: str) -> Scale:

@@ -18,7 +18,7 @@ from cell2sen.evaluation.leakage import Check
 from cell2sen.evaluation.settings import Task
 
 #: Columns of the printed table.
-_PRINTED = ("prediction", "low", "high", "best_baseline", "best_baseline_value", "verdict", "ceiling")
+_PRINTED = ("prediction", "low", "high", "best_baseline", "best_baseline_value", "verdict", "ceiling", "scaled")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +47,9 @@ class Evaluation:
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Data of the report's figures: changes of top genes, calibration, cells for a map, sentences."""
 
+    challenge: pd.DataFrame | None = None
+    """Scores of cell-eval2 (:func:`cell2sen.cell_eval2`), where they were computed, for the table and the report."""
+
     @property
     def leaked(self) -> bool:
         """Whether a leak check failed: the scores must then not be used."""
@@ -62,6 +65,7 @@ class Evaluation:
             "settings": dict(self.settings),
             "table": _records(self.table.reset_index()),
             "scores": _records(self.scores),
+            **({} if self.challenge is None else {"cell_eval2": _records(self.challenge)}),
         }
         text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
         if path is not None:
@@ -73,6 +77,15 @@ class Evaluation:
         """Write :attr:`scores`, one row per metric, method and group."""
         with complete_file(path) as temporary:
             self.scores.to_csv(temporary, index=False)
+
+    def by_reliability(self, metric: str = "pearson_delta") -> pd.DataFrame:
+        """Scores of groups that are measured about equally well.
+
+        See :func:`cell2sen.evaluation.scoring.reliability.by_reliability`; `metric` is one of which 1 is perfect.
+        """
+        from cell2sen.evaluation.scoring.reliability import by_reliability
+
+        return by_reliability(self.scores, metric, str(self.table.loc[metric, "best_baseline"]))
 
     def report(self, path: str | Path, *, layout: Literal["auto", "umap", "pca"] = "auto") -> Path:
         """Write one self-contained HTML page; see :func:`cell2sen.evaluation.report.page.write`."""
@@ -90,7 +103,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         table = self._printed.to_string(float_format=lambda value: f"{value:.3f}")
-        return "".join(f"{line}\n" for line in self._failed) + table
+        text = "".join(f"{line}\n" for line in self._failed) + table
+        if self.challenge is not None:
+            six = self.challenge[self.challenge["does_not_show"] != ""].set_index(["context", "metric"])
+            text += "\n\ncell-eval2\n" + six.to_string(float_format=lambda value: f"{value:.3f}")
+        return text
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<p><strong>{html.escape(line)}</strong></p>" for line in self._failed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import pandas as pd
 
 from cell2sen.backend import SENTENCE_END, Sampling
+from cell2sen.inference.counts.abundance import wanted_counts
 from cell2sen.inference.counts.measured_cells import counts_of, refuse_without_counts
 from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.options import Options, check_options
@@ -82,8 +83,9 @@ def perturb(
         Predict also responses to names that the model was not trained on. They mean nothing: a small model changes much
         the same genes whatever the name.
     output
-        ``"counts"``: ``X`` has whole-number counts, the control's own counts thinned where genes fall and scaled where
-        they rise, with the same sum (:mod:`cell2sen.inference.counts.thinning`). A cell's counts depend on the seed,
+        ``"counts"``: ``X`` has whole-number counts, the control's own counts thinned where genes fall and raised where
+        they rise, with the same sum (:mod:`cell2sen.inference.counts.thinning`), by the measured change of mean
+        abundance (:mod:`cell2sen.inference.counts.abundance`), else as predicted. A cell's counts depend on the seed,
         its name and its perturbation alone. The layers stay expression.
     guided
         Generated sentences have only genes of this dataset, each at most once. ``False``: free text.
@@ -157,7 +159,15 @@ def perturb(
         names = session.sentences.names[response.rows]
         keys = [f"{name}\x00{name_}" for name, name_ in zip(names, response.perturbations, strict=True)]
         counts = counts_of(session.data, response.rows)
-        values = predicted_counts(counts, values, keys, session.sentences.symbols, seed=seed)
+        changes = response.abundances
+        values = predicted_counts(
+            counts,
+            values,
+            keys,
+            session.sentences.symbols,
+            seed=seed,
+            wanted=lambda row, own: wanted_counts(changes, row, own),
+        )
     result = AnnData(
         X=values,
         obs=_obs_of_response(adata, response, perturbation_column),

@@ -353,6 +353,7 @@ ORACLES: dict[str, Callable[..., float]] = {
     "spearman_of_numbers": lambda x, y: np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1],
     "interval_coverage": lambda x, low, high: sum(a <= v <= b for v, a, b in zip(x, low, high, strict=True)) / len(x),
     "discrimination": rank_among,
+    "pearson_delta_specific": lambda x, y, others: np.corrcoef(x - others.mean(0), y - others.mean(0))[0, 1],
 }
 #: Against their definition, with an encoder, in test_text.py; with the ontology in test_ontology.py.
 ELSEWHERE = {"bertscore", "biobert_score", "ontology_accuracy", "ontology_f1"}

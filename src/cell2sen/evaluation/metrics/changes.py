@@ -135,6 +135,34 @@ def discrimination(truth: ArrayLike, answer: ArrayLike, others: ArrayLike) -> An
     return as_scalar(1.0 - nearer / len(z))
 
 
+@metric(
+    level="change",
+    perfect=1.0,
+    range=(-1.0, 1.0),
+    undefined="the context has only one predicted perturbation, or a change is constant",
+    shown="groups",
+)
+def pearson_delta_specific(truth: ArrayLike, answer: ArrayLike, others: ArrayLike) -> Any:
+    """Pearson's correlation of what is specific to a perturbation: the change less the shift that the others share.
+
+    pearson(Δ_true − S, Δ_predicted − S), S the mean true change of the other perturbations of the context. A prediction
+    of the shared shift alone has a high ``pearson_delta`` and nothing here. The reference of perturbed cells instead of
+    controls is that of Systema (Viñas Torné et al. 2025).
+
+    Parameters
+    ----------
+    truth, answer
+        (…, genes).
+    others
+        (H, genes): true changes of the other groups.
+    """
+    z = np.asarray(others, float)
+    if not len(z):
+        return math.nan
+    shared = z.mean(axis=0)
+    return pearson(np.asarray(truth, float) - shared, np.asarray(answer, float) - shared)
+
+
 def de_genes(
     mean: NDArray[Any], variance: NDArray[Any], n: int, others: tuple[NDArray[Any], NDArray[Any], int]
 ) -> NDArray[np.int64]:

@@ -81,6 +81,24 @@ def all_methods(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[tupl
     return rows, [(reason, some_of(scores)) for reason, scores in missing.items()]
 
 
+def challenge_rows(evaluation: Evaluation) -> dict[str, Any]:
+    """Scored metrics of cell-eval2 and the names of their columns; empty where it did not run."""
+    table = evaluation.challenge
+    if table is None:
+        return {"challenge": [], "challenge_columns": []}
+    columns = [name for name in ("prediction", "baseline", "replicate", "scaled") if name in table]
+    rows = [
+        {
+            "context": row["context"],
+            "metric": row["metric"],
+            "values": [number(float(row[name])) for name in columns],
+            "does_not_show": row["does_not_show"],
+        }
+        for _, row in table[table["does_not_show"] != ""].iterrows()
+    ]
+    return {"challenge": rows, "challenge_columns": columns}
+
+
 def by_group(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Scores by group; where groups are perturbations in contexts, by perturbation and by context."""
     scores = evaluation.scores[evaluation.scores["group"] != "all"]

@@ -104,6 +104,7 @@ def _tables(evaluation: Evaluation) -> dict[str, Any]:
         "every": every,
         "reasons": reasons,
         "by_group": html_tables.by_group(evaluation),
+        **html_tables.challenge_rows(evaluation),
         "with_calibration": bool(details.get("calibration")),
         "sentences": details.get("sentences") or [],
         "texts": details.get("texts") or [],
@@ -119,6 +120,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     drawn = content["figures"]
     sections = [
         ("scores", "Scores", True),
+        ("challenge", "cell-eval2", content["challenge"]),
         ("groups", "Groups", content["by_group"]),
         ("changes", "Top genes", "changes" in drawn),
         ("calibration", "Calibration" if content["with_calibration"] else "Confusion", "calibration" in drawn),

@@ -13,7 +13,7 @@ import pandas as pd
 from cell2sen.evaluation.inputs import group_name
 from cell2sen.evaluation.metrics import Metric
 from cell2sen.evaluation.scoring import bootstrap
-from cell2sen.evaluation.scoring.baselines.cells import Ceiling, Prediction, SentenceCeiling
+from cell2sen.evaluation.scoring.baselines.cells import Ceiling, LabelShuffle, Prediction, SentenceCeiling
 from cell2sen.evaluation.scoring.baselines.method import Method
 from cell2sen.evaluation.scoring.bootstrap import Estimate
 from cell2sen.evaluation.scoring.groups import Key
@@ -125,6 +125,7 @@ def table(
             {"metric": metric.name, "prediction": intervals.pop("value"), **intervals}
             | {"best_baseline": best, "best_baseline_value": values.get(best, math.nan), "verdict": verdict}
             | {"ceiling": values.get(Ceiling.name, math.nan)}
+            | _calibrated(prediction.value, values, metric)
             | {name: value for name, value in values.items() if name == SentenceCeiling.name}
             | {"perfect": metric.perfect, "better": "higher" if metric.higher_is_better else "lower"}
             | {"n_groups": overall[metric.name, Prediction.name].n_groups}
@@ -132,6 +133,20 @@ def table(
             | {"reason": prediction.reason}
         )
     return pd.DataFrame(rows).set_index("metric")
+
+
+def _calibrated(value: float, values: Mapping[str, float], metric: Metric) -> dict[str, float]:
+    """Dynamic range of a metric of perturbations, and where the prediction is in it; nothing for other metrics.
+
+    The range is from the prediction of other groups (``label_shuffle``) to real cells (``ceiling``), positive where the
+    metric can tell them apart; ``scaled`` is 0 and 1 there, missing without a range.
+    """
+    if LabelShuffle.name not in values or Ceiling.name not in values:
+        return {}
+    sign = 1.0 if metric.higher_is_better else -1.0
+    span = sign * (values[Ceiling.name] - values[LabelShuffle.name])
+    scaled = sign * (value - values[LabelShuffle.name]) / span if span > 0 else math.nan
+    return {"dynamic_range": span, "scaled": scaled}
 
 
 def best_of(values: Mapping[str, float | None], metric: Metric) -> str:

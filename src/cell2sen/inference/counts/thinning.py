@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +17,7 @@ def predicted_counts(
     symbols: Sequence[str],
     *,
     seed: int = 0,
+    wanted: Callable[[int, NDArray[np.int64]], NDArray[np.float64] | None] | None = None,
 ) -> sp.csr_matrix:
     """Whole-number counts with the composition of predicted expression and the noise and size of measured cells.
 
@@ -39,6 +40,8 @@ def predicted_counts(
         Genes; random numbers are used in their alphabetical order, so that the order of columns changes nothing.
     seed
         Another seed gives other counts.
+    wanted
+        Place of a cell and its counts (symbols,) → counts that it wants instead, up to a factor, or ``None``.
 
     Returns
     -------
@@ -61,8 +64,11 @@ def predicted_counts(
     order = np.argsort(np.asarray(symbols, dtype=object), kind="stable")
     rows = []
     for row, key in enumerate(keys):
-        have = measured[row].toarray().ravel()[order].astype(np.int64)
-        want = np.expm1(predicted[row].toarray().ravel()[order].astype(np.float64))
+        own = measured[row].toarray().ravel().astype(np.int64)
+        composition = wanted(row, own) if wanted is not None else None
+        if composition is None:
+            composition = np.expm1(predicted[row].toarray().ravel().astype(np.float64))
+        have, want = own[order], composition[order]
         counts = np.empty(len(order), dtype=np.float32)
         counts[order] = _of_cell(have, want, _generator(seed, key))
         rows.append(sp.csr_matrix(counts))

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cell2sen.backend import Unsupported
+from cell2sen.inference.counts.abundance import AbundanceChange
 from cell2sen.inference.responses.known_responses import KnownResponse, KnownResponses, changed, load
 from cell2sen.inference.session import Session, Slots
 
@@ -63,6 +64,9 @@ class ExpectedResponse:
 
     sentences: list[list[str]]
     """Genes of each prediction in descending order, as many as its prompt has."""
+
+    abundances: Sequence[AbundanceChange] = ()
+    """Measured changes of abundance, for counts."""
 
 
 def expected_response(
@@ -113,6 +117,7 @@ def expected_response(
     model = _OwnChange(session, slots, length, n_prompt_genes, seed)
     unlike = dict.fromkeys(known, 0)
     parts = []
+    weights: dict[str, list[NDArray[np.float64]]] = {name: [] for name in known}
     for start in range(0, len(rows), _CELLS_IN_MEMORY):
         part = slice(start, start + _CELLS_IN_MEMORY)
         before = control[part].toarray().astype(np.float64)
@@ -128,6 +133,7 @@ def expected_response(
                 shared, own_shared = before[np.ix_(cells, places)], None if own is None else own[:, places]
                 change[np.ix_(cells, places)] = response.change(shared, own_shared)
                 unlike[name] += int(response.unlike(shared).sum())
+                weights[name].append(response.weights(shared))
         change[np.abs(change) < MIN_CHANGE_LN] = 0
         parts.append(sp.csr_matrix(changed(before, change)))
     predicted = sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
@@ -140,6 +146,17 @@ def expected_response(
             for name in sorted(set(names))
         },
         sentences=_highest_genes(predicted, sentences.symbols, n_prompt_genes[rows].tolist()),
+        abundances=[
+            AbundanceChange(
+                rows=np.flatnonzero(names == name),
+                weights=np.concatenate(weights[name]),
+                abundances=response.abundances,
+                log_folds=response.log_folds,
+                places=places,
+            )
+            for name, response in known.items()
+            if response.abundances is not None and response.log_folds is not None and not response.model_share
+        ],
     )
 
 

@@ -30,6 +30,9 @@ MIN_LIKENESS_GENES = 20
 
 _ARRAYS = ("genes", "perturbations", "contexts", "context_of", "n_cells", "controls", "changes", "expected", "rules")
 
+#: Arrays (contexts, genes) that former models do not have.
+_OPTIONAL = ("abundances", "log_folds")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnownResponse:
@@ -49,6 +52,12 @@ class KnownResponse:
 
     model_share: float = 0.0
     """Share, 0 to 1, of the model's prediction minus the weighted mean of its predictions in the contexts."""
+
+    abundances: NDArray[np.float64] | None = None
+    """Mean abundance in the controls, counts per 10,000, float64 (contexts, genes); ``None`` in former models."""
+
+    log_folds: NDArray[np.float64] | None = None
+    """ln(perturbed / control) of the abundance without noise, float64 (contexts, genes)."""
 
     usual_likeness: float = 0.0
     """Correlation with the most similar context that 95 % of the training cells exceed when their own is left out."""
@@ -93,6 +102,8 @@ class KnownResponse:
             expected=self.expected[:, columns],
             rule=self.rule,
             model_share=self.model_share,
+            abundances=None if self.abundances is None else self.abundances[:, columns],
+            log_folds=None if self.log_folds is None else self.log_folds[:, columns],
             usual_likeness=self.usual_likeness,
         )
 
@@ -126,6 +137,10 @@ class KnownResponses:
                 rows.append((number, list(controls).index(key), int(response.known.n_cells[row])))
         empty = np.zeros((0, len(self.genes)))
         each = list(self.responses.values())
+        counted: dict[str, NDArray[np.float16]] = {}
+        if each and all(r.abundances is not None and r.log_folds is not None for r in each):
+            for key in _OPTIONAL:
+                counted[key] = np.concatenate([getattr(r, key) for r in each]).astype(np.float16)
         np.savez_compressed(
             file,
             genes=np.array(self.genes, dtype=str),
@@ -139,6 +154,7 @@ class KnownResponses:
             rules=np.array(
                 [(r.rule.temperature, r.rule.shares, r.model_share, r.usual_likeness) for r in each], dtype=np.float64
             ).reshape(-1, 4),
+            **counted,
         )
 
 
@@ -155,7 +171,7 @@ def load(model: Model) -> KnownResponses:
         return KnownResponses(responses={})
     try:
         with np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in _ARRAYS}
+            arrays = {key: stored[key] for key in (*_ARRAYS, *(key for key in _OPTIONAL if key in stored))}
         return _responses(arrays)
     except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
@@ -168,7 +184,8 @@ def _responses(arrays: Mapping[str, NDArray[Any]]) -> KnownResponses:
     """Responses of the arrays of a file."""
     perturbation_of, control_of = arrays["context_of"].T
     names, n_genes = arrays["contexts"], len(arrays["genes"])
-    for key, n in (("controls", len(names)), ("changes", len(perturbation_of)), ("expected", len(perturbation_of))):
+    sizes = {"controls": len(names), "changes": len(perturbation_of), "expected": len(perturbation_of)}
+    for key, n in {**sizes, **{key: len(perturbation_of) for key in _OPTIONAL if key in arrays}}.items():
         if arrays[key].shape != (n, n_genes):
             raise ValueError(f"{key} must be {(n, n_genes)}, found {arrays[key].shape}")
     responses = {}
@@ -185,6 +202,8 @@ def _responses(arrays: Mapping[str, NDArray[Any]]) -> KnownResponses:
             expected=arrays["expected"][rows].astype(np.float64),
             rule=Transfer(temperature=float(rule[0]), shares=bool(rule[1])),
             model_share=float(rule[2]),
+            abundances=arrays["abundances"][rows].astype(np.float64) if "abundances" in arrays else None,
+            log_folds=arrays["log_folds"][rows].astype(np.float64) if "log_folds" in arrays else None,
             usual_likeness=float(rule[3]),
         )
     return KnownResponses(genes=tuple(map(str, arrays["genes"])), responses=responses)

@@ -19,6 +19,7 @@ from cell2sen.backend import Sampling, Unsupported
 from cell2sen.data.names.perturbations import control_names, no_controls, same_combinations, usual_controls
 from cell2sen.data.names.text import as_texts, some
 from cell2sen.data.obs import clean_perturbations, perturbations_of_cells
+from cell2sen.inference.counts.abundance import AbundanceChange
 from cell2sen.inference.responses.expected_response import Basis, expected_response, own_rank_values
 from cell2sen.inference.responses.known_responses import load
 from cell2sen.inference.session import Session, Slots
@@ -64,6 +65,9 @@ class Response:
     readout: Literal["expected", "sentence"]
     basis: Mapping[str, Basis] = field(default_factory=dict)
     """Perturbation → what its expected response is predicted from; empty for sentences."""
+
+    abundances: Sequence[AbundanceChange] = ()
+    """Measured changes of abundance, for counts."""
 
 
 def predict_response(
@@ -124,6 +128,7 @@ def predict_response(
                 answers=[parse_sentence(" ".join(genes), symbols) for genes in expected.sentences],
                 readout="expected",
                 basis=expected.basis,
+                abundances=expected.abundances,
             )
     written = predict_sentences(session, slots, sampling=sampling, n_genes=n_genes, guided=guided)
     control, predicted = _expression_of(session, written)

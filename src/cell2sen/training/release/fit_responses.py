@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cell2sen.backend import Unsupported
 from cell2sen.data.progress import counted
+from cell2sen.data.scale.units import COUNTS
 from cell2sen.data.similar_contexts import KnownChanges, Transfer, correlations, fit_transfer
 from cell2sen.inference.options import Options
 from cell2sen.inference.responses.expected_response import expected_response
@@ -22,6 +23,7 @@ from cell2sen.inference.session import load_model, start
 from cell2sen.model import resolve
 from cell2sen.training.examples.cells import MIN_GROUP_CELLS, TrainingCells
 from cell2sen.training.release.directory import update_metadata
+from cell2sen.training.release.fold_changes import abundance, log_folds, shrunken
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ CONTROL_CELLS, CONTROL_CELLS_OF_GROUP = 320, (8, 40)
 
 #: Smaller changes, in ln(1 + CP10k), are set to 0: thousands of genes have them, with no effect together.
 MIN_CHANGE_LN = 5e-3
+
+#: Counts of a cell where files have logarithms, from which they do not follow.
+DEPTH = 2000.0
 
 #: Percentile of the training cells' likeness with other contexts below which a cell is unlike them.
 UNLIKE_PERCENTILE = 5
@@ -74,11 +79,12 @@ def fit_responses(
         groups = sorted(_groups(file), key=lambda group: -len(group.treated))[:MAX_GROUPS]
         new = [group for group in groups if group.perturbation not in fits]  # not from an earlier file
         measured = _measured(file, new, seed)
+        folds = _folds(file, new)
         rule = fit_transfer(list(measured.values()))
         share = file.data.perturbation.model_share
         for name in counted(list(measured), "responses", "perturbation", show=progress):
             own = [group for group in new if group.perturbation == name]
-            fit = _known(own, measured[name], rule)
+            fit = replace(_known(own, measured[name], rule), abundances=folds[name][0], log_folds=folds[name][1])
             if share:
                 backend = backend or load_model({"model": resolve(folder), "progress": False})
                 try:
@@ -116,7 +122,13 @@ def _write(folder: Path, fits: Mapping[str, tuple[TrainingCells, KnownResponse]]
             return whole
 
         known = replace(fit.known, controls=spread(fit.known.controls), changes=spread(fit.known.changes), cells=None)
-        responses[name] = replace(fit, known=known, expected=spread(fit.expected))
+        responses[name] = replace(
+            fit,
+            known=known,
+            expected=spread(fit.expected),
+            abundances=None if fit.abundances is None else spread(fit.abundances),
+            log_folds=None if fit.log_folds is None else spread(fit.log_folds),
+        )
     KnownResponses(genes=tuple(genes), responses=responses).write(folder / RESPONSE_FILE)
 
 
@@ -151,6 +163,27 @@ def _measured(cells: TrainingCells, groups: Sequence[Group], seed: int) -> dict[
             cells=[of_context[group.context][1] for group in own],
         )
     return measured
+
+
+def _folds(cells: TrainingCells, groups: Sequence[Group]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Perturbation → mean abundance of the controls and its log fold change without noise, (contexts, genes) both."""
+    of_context: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for group in groups:
+        if group.context not in of_context:
+            of_context[group.context] = _abundance(cells, group.control)
+    result = {}
+    for name in dict.fromkeys(group.perturbation for group in groups):
+        own = [group for group in groups if group.perturbation == name]
+        noisy = [log_folds(_abundance(cells, group.treated), of_context[group.context]) for group in own]
+        folds = shrunken(np.array([fold for fold, _ in noisy]), np.array([variance for _, variance in noisy]))
+        result[name] = np.array([of_context[group.context][0] for group in own]), folds
+    return result
+
+
+def _abundance(cells: TrainingCells, rows: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    cp10k = cells.scale.ln_cp10k(sp.csr_matrix(cells.matrix[rows]), cells.totals[rows]).astype(np.float64)
+    cp10k.data = np.expm1(cp10k.data)
+    return abundance(cp10k, DEPTH if cells.scale != COUNTS else float(np.mean(cells.totals[rows])))
 
 
 def _expression(cells: TrainingCells, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -111,3 +111,67 @@ def test_training_cells_are_learned_from_where_there_are_some() -> None:
     expected = np.corrcoef(truth - control, predicted)[0, 1]
     assert table["pearson_delta", "similar_contexts", "x | B"] == pytest.approx(expected, abs=1e-4)
     assert Transfer().weights(control, known(found, "x", ["B"])).tolist() == [1.0]
+
+
+def by_hand(found: dict, kind: str) -> np.ndarray:
+    """Change of drug x in a type from the other types, without the package: NumPy, one context at a time."""
+
+    def predict(target: str, drug: str, sources: list[str], temperature: float, shares: bool) -> np.ndarray:
+        own = found["control", target]
+        rho = np.array([np.corrcoef(own, found["control", other])[0, 1] for other in sources])
+        weights = np.exp(rho / temperature) if np.isfinite(temperature) else np.ones(len(rho))
+        total = np.zeros(GENES)
+        for weight, other in zip(weights / weights.sum(), sources, strict=True):
+            before = found["control", other]
+            move = found[drug, other] - before
+            share = np.divide(move, before, out=np.zeros(GENES), where=before > 0)
+            total += weight * np.where((move < 0) & shares, share * own, move)
+        return total
+
+    others = [other for other in KINDS if other != kind]
+    best, rule = -2.0, (0.08, True)
+    for choice in [rule, *((t, s) for t in (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, np.inf) for s in (True, False))]:
+        values = [
+            np.corrcoef(
+                predict(left, drug, [name for name in others if name != left], *choice),
+                found[drug, left] - found["control", left],
+            )[0, 1]
+            for drug in ("x", "y")
+            for left in others
+        ]
+        if round(float(np.mean(values)), 9) > best:
+            best, rule = round(float(np.mean(values)), 9), choice
+    return predict(kind, "x", others, *rule)
+
+
+def correlations_by_hand(real: ad.AnnData) -> dict[str, float]:
+    found = means(real)
+    return {
+        f"x | {kind}": float(np.corrcoef(by_hand(found, kind), found["x", kind] - found["control", kind])[0, 1])
+        for kind in KINDS
+    }
+
+
+def of_judge(real: ad.AnnData) -> dict[str, float]:
+    table = scores(real)
+    own = table[(table["metric"] == "pearson_delta") & (table["method"] == "similar_contexts")]
+    return {name: float(own.set_index("group")["value"][name]) for name in own["group"] if name.startswith("x |")}
+
+
+def test_a_judge_that_fits_on_the_scored_type_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rival equals one by hand; with its temperature fitted on the scored type, too, it does not."""
+    real = screen(changed="C")
+    expected = correlations_by_hand(real)
+    assert of_judge(real) == pytest.approx(expected, abs=1e-4)
+
+    def leaky(groups: object, key: object) -> Transfer:
+        everything = {}
+        for other in groups.source.groups:  # type: ignore[attr-defined]
+            everything.setdefault(other[0], []).append(other)
+        return fit_transfer([module.known_changes(groups, keys) for keys in everything.values()])
+
+    from cell2sen.evaluation.scoring.baselines import contexts as module
+
+    monkeypatch.setattr(module, "transfer_rule", leaky)
+    wrong = of_judge(real)
+    assert max(abs(wrong[name] - expected[name]) for name in expected) > 1e-3
