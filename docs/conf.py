@@ -81,7 +81,7 @@ intersphinx_mapping = (
 #: Names of other packages and of the standard library, and names behind the public ones, whose source is linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!cell2sen).*"),
-    (r"py:.*", r"cell2sen\.(answer|backend|data|evaluation|inference|model|prompt|sentences|task|tasks)\..*"),
+    (r"py:.*", r"cell2sen\.(answer|atlas|backend|checkpoints|data|evaluation|inference|model|prompt|sentences|task|tasks)\..*"),
     (r"py:.*", r"cell2sen\.training\.(config|rewards).*"),
 ]
 

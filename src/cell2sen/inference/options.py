@@ -32,7 +32,7 @@ class ModelOptions(TypedDict, total=False):
     """Load the weights in 4 or 8 bits."""
 
     locked: bool
-    """Compare the model's files with its lock file before they are loaded (:func:`cell2sen.checkpoints.fetch.fetch`).
+    """Compare the model's files with its lock file before they are loaded (:func:`cell2sen.checkpoints.fetch`).
     Default: ``False``."""
 
 

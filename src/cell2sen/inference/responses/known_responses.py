@@ -137,10 +137,10 @@ class KnownResponses:
                 rows.append((number, list(controls).index(key), int(response.known.n_cells[row])))
         empty = np.zeros((0, len(self.genes)))
         each = list(self.responses.values())
-        counted: dict[str, NDArray[np.float16]] = {}
+        counted: dict[str, Any] = {}
         if each and all(r.abundances is not None and r.log_folds is not None for r in each):
-            for key in _OPTIONAL:
-                counted[key] = np.concatenate([getattr(r, key) for r in each]).astype(np.float16)
+            for name in _OPTIONAL:
+                counted[name] = np.concatenate([getattr(r, name) for r in each]).astype(np.float16)
         np.savez_compressed(
             file,
             genes=np.array(self.genes, dtype=str),
