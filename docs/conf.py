@@ -78,10 +78,12 @@ intersphinx_mapping = (
     if os.environ.get("READTHEDOCS") or os.environ.get("C2S_INTERSPHINX")
     else {}
 )
+#: Packages whose names behind the public ones have no page.
+INNER = "answer|atlas|backend|checkpoints|data|evaluation|inference|model|prompt|sentences|task|tasks"
 #: Names of other packages and of the standard library, and names behind the public ones, whose source is linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!cell2sen).*"),
-    (r"py:.*", r"cell2sen\.(answer|atlas|backend|checkpoints|data|evaluation|inference|model|prompt|sentences|task|tasks)\..*"),
+    (r"py:.*", rf"cell2sen\.({INNER})\..*"),
     (r"py:.*", r"cell2sen\.training\.(config|rewards).*"),
 ]
 
