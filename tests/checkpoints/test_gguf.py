@@ -88,6 +88,7 @@ def test_the_converted_model_is_the_original(tmp_path: Path) -> None:
     original = network(tokenizer.get_vocab_size())
     write(tmp_path / "model.gguf", original, tokenizer)
     folder = fetch(tmp_path / "model.gguf", tmp_path / "model", progress=False)
+    assert "quantization_config" not in (folder / "config.json").read_text(), "it can be fine-tuned"
     loaded, tokens = load_checkpoint(resolve(folder, dtype="float32"), "cpu")
     text = "Cell sentence: CD4 CD44 MALAT1 HLA-A"
     ids = tokenizer.encode(text, add_special_tokens=False).ids

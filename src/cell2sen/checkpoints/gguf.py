@@ -46,8 +46,10 @@ def convert(file: Path, folder: Path) -> None:
             f"{file} has the architecture {architecture!r}, which transformers {transformers.__version__} does not "
             f"read from GGUF ({error}); use the checkpoint in safetensors"
         ) from error
-    # A model that was read from GGUF does not save itself: its state goes into a fresh one.
-    fresh = _hf.AutoModelForCausalLM.from_config(loaded.config)
+    # A model that was read from GGUF does not save itself: its state goes into a fresh one, that is not quantised.
+    config = loaded.config.to_dict()
+    config.pop("quantization_config", None)
+    fresh = _hf.AutoModelForCausalLM.from_config(type(loaded.config).from_dict(config))
     fresh.load_state_dict(loaded.state_dict())
     with progress_bars(False):
         fresh.to(torch.bfloat16).save_pretrained(folder)
