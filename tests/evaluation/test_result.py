@@ -28,7 +28,7 @@ def test_json_and_csv_hold_everything(answers: dict[str, Evaluation], tmp_path: 
     assert len(stored["scores"]) == len(copied.scores)
     page = copied._repr_html_()
     assert page.startswith("<p><strong>LEAK: ")
-    assert page.count("<tr") == 1 + len(copied.table)
+    assert page.count("<tr") == 2 + len(copied.table), "names of columns, name of the index, a row per metric"
     copied.to_csv(tmp_path / "scores.csv")
     again = pd.read_csv(tmp_path / "scores.csv", keep_default_na=False, na_values=[""])
     np.testing.assert_allclose(again["value"], copied.scores["value"])

@@ -204,7 +204,7 @@ def test_every_file_of_the_installed_package_is_mapped():
 
 
 def test_table_of_the_documentation():
-    page = Path(__file__).parents[2] / "docs" / "tasks" / "wording.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "wording.md"
     rows = re.findall(r"^\| (`.+?`) \| `(\w+\.json)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     listed = {task: file for names, file in rows for task in re.findall(r"`(\w+)`", names)}
     assert listed == dict(module.PACKAGE_FILES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import training_cells
-from training_runs import config, log_values, run, weights
+from training_runs import config, log_values, weights
 
 from cell2sen.training import processes
+from cell2sen.training.config.training_file import plain
 
 SCRIPT = """
 import json, sys
@@ -21,30 +23,31 @@ settings = training.from_mapping(json.loads(sys.argv[1]))
 training.train(settings, sys.argv[2], base=sys.argv[3], progress=False)
 """
 
+ONE_TASK = {"tasks": ["annotate"], "perturbation": None}
 
-def launched(settings: object, out: Path, base: Path, n: int = 2) -> subprocess.CompletedProcess[str]:
-    import json
 
-    from cell2sen.training.config.training_file import plain
-
+def launched(settings: object, out: Path, base: Path, n: int) -> None:
+    """A training in processes of its own, also of one: in this process other tests have set threads and kernels."""
     (base / "train_it.py").write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", f"--master_port={port}"]
-    command += ["--master_addr=127.0.0.1", str(base / "train_it.py"), json.dumps(plain(settings)), str(out), str(base)]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={n}", f"--master_port={port}"]
+    launcher = [*launcher, "--master_addr=127.0.0.1"] if n > 1 else []
+    command = [sys.executable, *launcher, str(base / "train_it.py"), json.dumps(plain(settings)), str(out), str(base)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
 def test_two_processes_equal_gradient_accumulation(tmp_path: Path) -> None:
     training_cells.write(tmp_path / "cells.h5ad")
     changes = {"model.dropout": 0.0, "optimiser.max_steps": 8, "optimiser.batch_size": 8, "checkpoints.eval_steps": 4}
-    done = launched(config(changes), tmp_path / "two", tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(config(changes, file=ONE_TASK), tmp_path / "two", tmp_path, 2)
     halves = {**changes, "optimiser.batch_size": 4, "compute.gradient_accumulation": 2}
-    one = run(tmp_path, tmp_path / "one", config(halves))
+    launched(config(halves, file=ONE_TASK), tmp_path / "one", tmp_path, 1)
+    one = tmp_path / "one"
     for name, weight in weights(one).items():
         assert (weights(tmp_path / "two")[name] == weight).all(), name
     assert log_values(tmp_path / "two") == pytest.approx(log_values(one), rel=1e-5)

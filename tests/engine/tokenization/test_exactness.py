@@ -119,7 +119,8 @@ def test_proofs_hold(name: str) -> None:
     @given(sentences, st.sampled_from(["Cell:", "A", "é", "x.\n\ny", "<m>", "two  spaces"]))
     def holds(symbols: list[str], before: str) -> None:
         symbols = [symbol for symbol in symbols if fits(symbol, result, tokenizer)]
-        assert not parts_differ(tokenizer, symbols, before)
+        if before[-1] not in result.joined:  # no cut is made after these
+            assert not parts_differ(tokenizer, symbols, before)
 
     holds()
 

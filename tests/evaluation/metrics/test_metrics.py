@@ -374,7 +374,7 @@ def test_documentation_has_each_metric_with_its_range_and_perfect_value() -> Non
     def number(value: float) -> str:
         return "∞" if value == math.inf else f"{value:g}".replace("-", "−")
 
-    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "evaluate.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| .* \| (\S+) to (\S+) \| (\d) \|$", page, re.M)
     assert {name: (low, high, perfect) for name, low, high, perfect in rows} == {
         name: tuple(map(number, (*get(name).range, get(name).perfect))) for name in metrics.names()
