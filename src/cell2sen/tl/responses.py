@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import pandas as pd
 
 from cell2sen.backend import SENTENCE_END, Sampling
-from cell2sen.inference.counts.abundance import wanted_counts
+from cell2sen.inference.counts.abundance import target_counts
 from cell2sen.inference.counts.measured_cells import counts_of, refuse_without_counts
 from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.options import Options, check_options
@@ -166,7 +166,7 @@ def perturb(
             keys,
             session.sentences.symbols,
             seed=seed,
-            wanted=lambda row, own: wanted_counts(changes, row, own),
+            wanted=lambda row, own: target_counts(changes, row, own),
         )
     result = AnnData(
         X=values,

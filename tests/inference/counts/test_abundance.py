@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from cell2sen.inference.counts.abundance import AbundanceChange, wanted_counts
+from cell2sen.inference.counts.abundance import AbundanceChange, target_counts
 from cell2sen.inference.counts.thinning import predicted_counts
 
 GENES = [f"G{number:02d}" for number in range(40)]
@@ -18,12 +18,12 @@ def change(rows: list[int], folds: np.ndarray, mean: np.ndarray) -> AbundanceCha
     )  # fmt: skip
 
 
-def test_wanted_counts_equal_their_definition() -> None:
+def test_target_counts_equal_their_definition() -> None:
     counts = np.array([4, 0, 6, 90])
     own = change([3], np.array([0.5, 3.0, 2.0]), np.array([10.0, 200.0, 100.0]))
-    np.testing.assert_allclose(own.wanted(0, counts), [2.0, 2 * 1 * 2 / 3, 6 + 7 * 1 / 2, 90.0])
-    assert wanted_counts([own], 2, counts) is None
-    np.testing.assert_allclose(wanted_counts([own], 3, counts), own.wanted(0, counts))
+    np.testing.assert_allclose(own.target(0, counts), [2.0, 2 * 1 * 2 / 3, 6 + 7 * 1 / 2, 90.0])
+    assert target_counts([own], 2, counts) is None
+    np.testing.assert_allclose(target_counts([own], 3, counts), own.target(0, counts))
 
 
 def test_mean_abundance_of_many_cells_changes_by_the_folds() -> None:
@@ -36,7 +36,7 @@ def test_mean_abundance_of_many_cells_changes_by_the_folds() -> None:
     measured = sp.csr_matrix(counts.astype(np.float32))
     found = predicted_counts(
         measured, measured, [f"c{n}" for n in range(3000)], GENES,
-        wanted=lambda row, have: wanted_counts([own], row, have),
+        wanted=lambda row, have: target_counts([own], row, have),
     ).toarray()  # fmt: skip
     np.testing.assert_array_equal(found.sum(1), counts.sum(1))
     expected = folds * rate / (folds * rate).sum()

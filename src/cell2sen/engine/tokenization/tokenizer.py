@@ -146,7 +146,7 @@ class Tokens:
         ]
 
     def continued(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[NDArray[np.int32], Rests]]:
-        """Token ids of each prompt with each answer: the beginning that all have, and how each goes on.
+        """Token ids of prompts with a closed set of answers: the shared beginning, and the rest of each answer.
 
         Equal to :meth:`encode` of a prompt with each of the answers, cut after the tokens that these share. A prompt is
         tokenized once, not once per answer, where its end can be cut off.

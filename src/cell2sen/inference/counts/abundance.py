@@ -1,4 +1,4 @@
-"""Counts that a cell wants when the mean abundance of its genes changes by measured folds."""
+"""Target counts of a cell whose genes change their mean abundance by measured folds."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class AbundanceChange:
     places: NDArray[np.int64]
     """Place of each gene among the symbols, int64 (genes,); other genes do not change."""
 
-    def wanted(self, cell: int, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Wanted counts, float64 (symbols,), for one of its cells with these counts, (symbols,).
+    def target(self, cell: int, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Target counts, float64 (symbols,), of one of its cells with these counts, (symbols,).
 
-        A gene that falls by the factor f wants f times its counts. One that rises wants its counts and f − 1 times the
-        counts that are expected of such a cell: (x + 1) · μ / (μ + 1), where x are its counts and μ the mean of the
-        contexts in a cell of this size. That is the posterior mean of a Poisson rate with a gamma prior of shape 1, so
-        that genes without counts can rise, too.
+        The target of a gene that falls by the factor f is f times its counts; of one that rises, its counts and f − 1
+        times the counts that are expected of such a cell: (x + 1) · μ / (μ + 1), where x are its counts and μ the mean
+        of the contexts in a cell of this size. That is the posterior mean of a Poisson rate with a gamma prior of shape
+        1, so that genes without counts can rise, too.
         """
         fold = np.exp(self.weights[cell] @ self.log_folds)
         own = counts[self.places].astype(np.float64)
         mean = self.weights[cell] @ self.abundances * (counts.sum() / 1e4)
         expected = (own + 1) * mean / (mean + 1)
-        want = counts.astype(np.float64)
-        want[self.places] = np.where(fold <= 1, own * fold, own + (fold - 1) * expected)
-        return want
+        result = counts.astype(np.float64)
+        result[self.places] = np.where(fold <= 1, own * fold, own + (fold - 1) * expected)
+        return result
 
 
-def wanted_counts(
+def target_counts(
     changes: Sequence[AbundanceChange], row: int, counts: NDArray[np.int64]
 ) -> NDArray[np.float64] | None:
-    """:meth:`AbundanceChange.wanted` for a predicted cell; ``None`` if no change was measured for it."""
+    """:meth:`AbundanceChange.target` for a predicted cell; ``None`` if no change was measured for it."""
     for change in changes:
         place = int(np.searchsorted(change.rows, row))
         if place < len(change.rows) and change.rows[place] == row:
-            return change.wanted(place, counts)
+            return change.target(place, counts)
     return None
