@@ -24,14 +24,17 @@ help:
 	@echo "make tree   list of files in docs/reference/files.md, from the modules' first lines"
 	@echo "make clean  remove $(VENV) and everything that was built"
 
+# UMAP runs on numba, which sets the threads of PyTorch too: results would depend on the order of the tests.
+ONE_THREAD = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
 demo: $(VENV)/.demo
 	$(BIN)/cell2sen demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 quick: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

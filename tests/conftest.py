@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,13 @@ def restored_log_level():
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def restored_figure_settings():
+    """A page or tutorial sets the size of its figures; the next test starts as before."""
+    matplotlib = sys.modules.get("matplotlib")
+    settings = dict(matplotlib.rcParams) if matplotlib else {}
+    yield
+    if settings and dict(matplotlib.rcParams) != settings:
+        matplotlib.rcParams.update(settings)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from cells import cells, fake
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import cell2sen as c2s
 from cell2sen.sentences.writing import from_anndata
@@ -68,10 +69,17 @@ def test_attention_is_what_other_genes_give() -> None:
         c2s.pl.sentence(adata, "c1", color="attention")
 
 
-def test_words_are_within_the_axes_and_do_not_overlap(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dpi", [60, 100])
+def test_words_are_within_the_axes_and_do_not_overlap(
+    tmp_path: Path, dpi: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(mpl.rcParams, "figure.dpi", dpi)
     adata = cells(4)
     axes = c2s.pl.sentence(adata, list(adata.obs_names), n=30, save=tmp_path / "a.svg")
-    boxes = [text.get_window_extent() for text in axes.texts]
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+    canvas = FigureCanvasAgg(axes.figure)  # the file was drawn by another renderer, in points
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
     frame = axes.get_window_extent()
     assert all(frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 3 for box in boxes)
     assert not any(one.overlaps(other) for at, one in enumerate(boxes) for other in boxes[:at])

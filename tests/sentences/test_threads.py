@@ -47,3 +47,12 @@ def test_number_of_threads(setting, cpus, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)), raising=False)
     assert n_threads() == threads
+
+
+def test_threads_of_torch_are_those_of_before() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), parallel.kept_torch_threads():
+        torch.set_num_threads(before + 1)
+        _ = 1 / 0
+    assert torch.get_num_threads() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,3 +46,20 @@ def in_parallel(work: Callable[..., Result], parts: Iterable[tuple[Any, ...]]) -
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def kept_torch_threads() -> Iterator[None]:
+    """Block after which PyTorch computes with as many threads as before.
+
+    Parallel code of numba (neighbours and UMAP of scanpy) sets the threads of every OpenMP library in the process.
+    Sums of another number of threads differ in their last bits.
+    """
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    try:
+        yield
+    finally:
+        torch = sys.modules.get("torch")
+        if torch and threads and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)

@@ -119,3 +119,12 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resolution_rises_with_the_number_of_cells() -> None:
     values = [votes.default_resolution(n) for n in (100, 1500, 5000, 20_000, 10_000_000)]
     assert values == [1, 3, 5, 10, 30]
+
+
+def test_leiden_of_more_cells_than_scanpy_computes_exactly() -> None:
+    generator = np.random.default_rng(0)
+    types = generator.integers(0, 2, 8300)
+    vectors = (generator.normal(size=(8300, 2)) + 12 * np.eye(2)[types]).astype(np.float32)
+    clusters = leiden_clusters(vectors, [f"c{row}" for row in range(8300)], resolution=0.001)
+    table = pd.crosstab(np.array(clusters), types)
+    assert ((table > 0).sum(axis=1) == 1).all()

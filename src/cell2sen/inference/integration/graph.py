@@ -5,15 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cell2sen.sentences.threads import kept_torch_threads
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 #: Cells with genes that a graph needs.
 MIN_CELLS = 3
+
+#: Most cells whose neighbours are computed from all distances (100,000 in about two minutes on two cores). scanpy
+#: approximates from 8,192 cells on, with results that depend on the order of the cells.
+MAX_EXACT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +97,9 @@ def graph_of(vectors: NDArray[np.float32], names: Sequence[str], use_rep: str, s
     cells = AnnData(obs=pd.DataFrame(index=[str(number) for number in range(len(order))]))
     cells.obsm[use_rep] = vectors[order]
     n_neighbors = min(settings.n_neighbors, len(order) - 1)
-    with warnings.catch_warnings():
+    with kept_torch_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of umap on the number of threads, of small graphs
-        scanpy.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep=use_rep, random_state=settings.seed)
+        find_neighbours(cells, use_rep, n_neighbors, settings.seed)
         scanpy.tl.umap(cells, random_state=settings.seed, init_pos="spectral" if len(order) > 50 else "random")
         scanpy.tl.leiden(
             cells,
@@ -111,6 +120,28 @@ def graph_of(vectors: NDArray[np.float32], names: Sequence[str], use_rep: str, s
         umap=umap,
         leiden=pd.Categorical(clusters, categories=found),
         uns={key: dict(cells.uns[key]) for key in ("neighbors", "umap", "leiden")},
+    )
+
+
+def find_neighbours(cells: AnnData, use_rep: str, n_neighbors: int, seed: int) -> None:
+    """Neighbours by scanpy, under its default keys: exact up to ``MAX_EXACT`` cells, approximate beyond.
+
+    Parameters
+    ----------
+    cells
+        Cells with vectors in ``obsm[use_rep]``, without missing values.
+    n_neighbors
+        Neighbours of a cell, itself included.
+    """
+    import scanpy
+
+    exact = cells.n_obs <= MAX_EXACT
+    scanpy.pp.neighbors(
+        cells,
+        n_neighbors=n_neighbors,
+        use_rep=use_rep,
+        random_state=seed,
+        transformer="sklearn" if exact else "pynndescent",
     )
 
 

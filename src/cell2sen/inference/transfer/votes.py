@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from cell2sen.data.names.text import as_texts
 from cell2sen.data.obs import obs_column
+from cell2sen.inference.integration.graph import find_neighbours
+from cell2sen.sentences.threads import kept_torch_threads
 
 #: Neighbours of the graph that Leiden divides.
 N_NEIGHBOURS = 15
@@ -217,7 +219,8 @@ def leiden_clusters(
     cells = AnnData(obs=pd.DataFrame(index=[str(number) for number in range(len(order))]))
     cells.obsm["X"] = vectors[order]
     resolution = default_resolution(len(order)) if resolution is None else resolution
-    scanpy.pp.neighbors(cells, n_neighbors=N_NEIGHBOURS, use_rep="X", random_state=seed)
+    with kept_torch_threads():
+        find_neighbours(cells, "X", N_NEIGHBOURS, seed)
     scanpy.tl.leiden(
         cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="c"
     )
