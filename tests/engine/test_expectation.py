@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -24,17 +25,21 @@ def enumerated(backend: Any, prompt: Prompt, genes: list[str], n_genes: int) -> 
     """Expected values from the probability of every possible answer, with a full forward pass for each rank."""
     [ids] = [row.ids.tolist() for row in backend.tokens.encode([prompt])]
     tokens = [backend.tokens.ids([" " + gene])[0][0] for gene in genes]
+
+    @functools.cache
+    def next_token(prefix: tuple[int, ...]) -> np.ndarray:
+        with torch.inference_mode():
+            return backend.network(input_ids=torch.tensor([[*ids, *prefix]])).logits[0, -1].double().numpy()
+
     total = np.zeros(len(genes))
     for answer in itertools.permutations(range(len(genes)), n_genes):
-        probability, value, text = 1.0, np.zeros(len(genes)), list(ids)
+        probability, value = 1.0, np.zeros(len(genes))
         for place, gene in enumerate(answer):
-            with torch.inference_mode():
-                logits = backend.network(input_ids=torch.tensor([text])).logits[0, -1].double().numpy()
+            logits = next_token(tuple(tokens[other] for other in answer[:place]))
             free = [other for other in range(len(genes)) if other not in answer[:place]]
             weights = np.exp(logits[[tokens[other] for other in free]])
             probability *= weights[free.index(gene)] / weights.sum()
             value[gene] = RANK_VALUES[place]
-            text.append(tokens[gene])
         total += probability * value
     return total
 

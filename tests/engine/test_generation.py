@@ -1,4 +1,4 @@
-"""Drawn sentences of ten thousand genes, one token each, do not depend on rounding, which depends on the batch."""
+"""Drawn sentences of four thousand genes, one token each, do not depend on rounding, which depends on the batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 
-GENES = tuple(f"GENE{number}" for number in range(10_000))
-N_GENES = 100
+GENES = tuple(f"GENE{number}" for number in range(4_000))
+N_GENES = 60
 
 
 @functools.cache
@@ -62,8 +62,8 @@ def together() -> list[list[str]]:
 @pytest.mark.parametrize(("batch_size", "drafts"), [(12, False), (5, True)])
 @pytest.mark.slow
 def test_no_batch_changes_a_sentence(batch_size: int, drafts: bool) -> None:
-    assert sum(map(len, together())) > 1000
-    assert len({gene for genes in together() for gene in genes}) > 700, "the probability is spread over many genes"
+    assert sum(map(len, together())) > 650
+    assert len({gene for genes in together() for gene in genes}) > 400, "the probability is spread over many genes"
     assert drawn(cells(12), batch_size, drafts=drafts) == together()
 
 
@@ -88,7 +88,7 @@ def test_several_tokens_in_a_pass() -> None:
     assert result[0] == result[2] != result[1]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 500}, {"top_p": 0.9}, {"temperature": 0.7, "top_k": 2000, "top_p": 0.5}])
+@pytest.mark.parametrize("options", [{"top_k": 200}, {"top_p": 0.9}, {"temperature": 0.7, "top_k": 800, "top_p": 0.5}])
 @pytest.mark.slow
 def test_top_k_and_top_p(options: dict[str, float]) -> None:
     assert drawn(cells(6), 2, **options) == drawn(cells(6), 6, drafts=False, **options)
@@ -111,15 +111,15 @@ def test_expected_values_follow_the_drawn_sentence() -> None:
 
 @pytest.mark.slow
 def test_first_genes_have_the_distribution_of_the_model() -> None:
-    n = 6000
+    n = 4000
     [cell] = cells(1)
     rows = [replace(cell, key=f"draw{row}", answer_genes=1) for row in range(n)]
-    result = [genes[0] for genes in drawn(rows, 500)]
+    result = [genes[0] for genes in drawn(rows, 1000)]
     share = tiny_backend().expect(rows[:1], GENES, [np.ones(1)])[0].astype(np.float64)
     order = np.argsort(-share, kind="stable")
     place = {GENES[gene]: rank for rank, gene in enumerate(order)}
-    # Forty groups of genes with about equal probability, the most probable genes first.
-    edges = np.searchsorted(np.cumsum(share[order]) / share.sum(), np.linspace(0, 1, 41)[1:-1])
+    # Thirty groups of genes with about equal probability, the most probable genes first.
+    edges = np.searchsorted(np.cumsum(share[order]) / share.sum(), np.linspace(0, 1, 31)[1:-1])
     expected = n * np.add.reduceat(share[order], [0, *edges]) / share.sum()
     counts = np.bincount(
         np.searchsorted(edges, [place[gene] for gene in result], side="right"), minlength=len(expected)
