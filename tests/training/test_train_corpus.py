@@ -127,7 +127,7 @@ def test_another_corpus_is_not_continued(folder: Path, tmp_path: Path, monkeypat
 
 def test_from_scratch(folder: Path, tmp_path: Path) -> None:
     scratch = SCRATCH | {"context": 512}
-    changes = {"optimiser.max_steps": 90, "optimiser.batch_size": 8, "checkpoints.eval_steps": 15}
+    changes = {"optimiser.max_steps": 45, "optimiser.batch_size": 8, "checkpoints.eval_steps": 15}
     changes |= {"optimiser.prompt_loss": 0.3, "optimiser.epochs": 1}
     model = run(folder, tmp_path / "out", config(changes, from_scratch=scratch))
     assert set(model.genes) <= set(training_cells.SYMBOLS)

@@ -31,7 +31,7 @@ def write_sets(folder: Path) -> Path:
 
 def test_a_new_model_from_a_file_of_gene_sets(tmp_path: Path) -> None:
     file = write_sets(tmp_path)
-    options = {"from_scratch": True, "epochs": 60.0, "hidden_size": 64, "layers": 2, "heads": 2}
+    options = {"from_scratch": True, "epochs": 40.0, "hidden_size": 64, "layers": 2, "heads": 2}
     config = configure(file, options, ["compute.bf16=false", "checkpoints.eval_steps=0.5"])
     model = training.train(config, tmp_path / "model", base=tmp_path, progress=False)
     assert model.metadata["split"]["sets.gmt"]["n_held_out"] == 4

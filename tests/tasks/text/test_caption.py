@@ -40,7 +40,7 @@ def test_learned_and_scored_on_cells_left_out(tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
     file = {
         "file": "cells.h5ad",
-        "tasks": {"caption": 50},
+        "tasks": {"caption": 30},
         "columns": {"caption": "text", "sample": "cluster"},
         "split": {"test": 0.3},
     }
