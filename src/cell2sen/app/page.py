@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cell2sen import __version__
 from cell2sen.app.frames import Answer, pack, unpack
 from cell2sen.app.jobs.queue import MENDABLE, Jobs, message_of
 from cell2sen.app.jobs.work import WORK, Work
@@ -161,7 +161,7 @@ class Page:
             "first_colour": self._first_colour(columns),
             "model": self.work.about_model(),
             "contrast": self.work.contrast(),
-            "versions": {"cell2sen": importlib.metadata.version("cell2sen")},
+            "versions": {"cell2sen": __version__},
             "sentence_genes": N_GENES,
         }, {}
 
