@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from cell2sen import __version__
 from cell2sen.app.frames import Answer, pack, unpack
-from cell2sen.app.jobs.queue import MENDABLE, Jobs, message_of
+from cell2sen.app.jobs.queue import Jobs, message_of
 from cell2sen.app.jobs.work import WORK, Work
 from cell2sen.app.page_cells import N_GENES, PageCells
 from cell2sen.app.results import Results
+from cell2sen.data.names.errors import MENDABLE
 from cell2sen.inference.options import Options, check_options
 from cell2sen.pl.palette import MAX_CATEGORIES, category_colours
 
@@ -99,6 +100,7 @@ class Page:
             "groups": self.groups,
             "select": self.select,
             "figure": self.figure,
+            "forecast": self.forecast,
             "start": self.start,
             "status": self.status,
             "result": self.result,
@@ -309,6 +311,10 @@ class Page:
         return {"format": kind}, {"picture": np.frombuffer(picture, dtype=np.uint8)}
 
     # -- jobs
+
+    def forecast(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
+        """Forecast of the seconds of reading a cell with the model on the CPU, before it is loaded."""
+        return {"seconds_per_cell": self.work.forecast()}, {}
 
     def start(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
         """Number of a new job: ``work`` is one of :data:`cell2sen.app.jobs.work.WORK`, on the selected rows."""

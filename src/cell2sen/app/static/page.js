@@ -2,7 +2,7 @@
 import { LostError } from "./link.js";
 import { CellMap } from "./map.js";
 import { Actions, Comparison, Selection, Sentences } from "./panels.js";
-import { cellsOf, count, el, fill, gradient, labelled, options, rgb, saveFile, shade, short } from "./parts.js";
+import { cellsOf, count, duration, el, fill, gradient, labelled, options, rgb, saveFile, shade, short } from "./parts.js";
 
 const KEYS = [
   ["l", "lasso"], ["r", "rectangle"], ["m", "move the map"], ["0", "whole map"], ["+ −", "zoom"], ["arrows", "move"],
@@ -151,16 +151,34 @@ class CellPage {
     });
   }
 
+  // Ask once how long reading a cell takes; `then` is called when it is known. Nothing is shown where it is not.
+  async forecast(then) {
+    if (this.seconds !== undefined) return;
+    this.seconds = null;
+    try {
+      this.seconds = (await this.link.ask("forecast")).values.seconds_per_cell;
+    } catch {
+      return;
+    }
+    then();
+  }
+
+  forecastOf(n) {
+    return this.seconds ? `about ${duration(this.seconds * n)} on the CPU` : "";
+  }
+
   showNoMap() {
     const box = el("div", {});
     const run = (work) => this.run(work, {}, box, async (values) => {
       await this.refresh();
       await this.showMap(values.map);
     });
+    const time = el("span", { class: "c2s-small" });
+    this.forecast(() => fill(time, this.forecastOf(this.about.n_cells)));
     fill(this.empty, el("p", {}, "This file has no map: no coordinates in obsm. The legend and the fields still select cells."),
       el("div", { class: "c2s-row" },
         el("button", { class: "c2s-main", onclick: () => run("pca") }, "Principal components (seconds)"),
-        el("button", { onclick: () => run("embed") }, `Embed with ${this.about.model.name}, then UMAP (minutes)`)), box);
+        el("button", { onclick: () => run("embed") }, `Embed with ${this.about.model.name}, then UMAP`), time), box);
     this.empty.hidden = false;
   }
 
