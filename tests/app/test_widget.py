@@ -127,7 +127,15 @@ def test_a_notebook_in_jupyterlab(tmp_path: Path) -> None:
     nbformat.write(notebook, tmp_path / "cells.ipynb")
     helpers = Path(__file__).parents[1] / "helpers"
     path = os.pathsep.join([str(Path(cell2sen.__file__).parents[1]), str(helpers), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0", "--port-retries=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.port=0",
+        "--port-retries=0",
+    ]
     server = subprocess.Popen(
         [*command, "--IdentityProvider.token=secret", "--LabApp.news_url=None", f"--ServerApp.root_dir={tmp_path}"],
         env={**os.environ, "PYTHONPATH": path, "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")},

@@ -32,6 +32,9 @@ Arrays = Mapping[str, NDArray[Any]]
 #: Most cells: more do not fit into a browser.
 MAX_CELLS = 2_000_000
 
+#: Genes at least: a file with fewer is a table of something else.
+MIN_GENES = 2
+
 #: Cells of a selection whose sentences are shown, genes that are listed as different, and names that a search returns.
 N_SHOWN, N_DIFFERENT, N_FOUND = 20, 60, 20
 
@@ -85,6 +88,9 @@ class Page:
             raise ValueError("a reference and its column with the labels belong together: pass reference= and label=")
         self.name = name
         self.cells = PageCells(adata, **{key: options[key] for key in _MATRIX if key in options})
+        if len(self.cells.expression.symbols) < MIN_GENES:
+            found = ", ".join(map(str, self.cells.expression.symbols))
+            raise ValueError(f"{name} has no genes but {found}: is this a table about cells, rather than their counts?")
         self.results = Results(adata, self.cells, source=source)
         self.work = Work(self.cells, self.results, given, reference=reference, label=label)
         self.jobs = Jobs(listener)

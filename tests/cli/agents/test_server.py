@@ -45,7 +45,9 @@ def arguments(tool: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a tool, found by the first words of their descriptions alone."""
     found: dict[str, Any] = {}
     for words, value in given.items():
-        fitting = [name for name, entry in tool.input_schema["properties"].items() if entry["description"].startswith(words)]
+        fitting = [
+            name for name, entry in tool.input_schema["properties"].items() if entry["description"].startswith(words)
+        ]
         assert len(fitting) == 1, (tool.name, words, fitting)
         found[fitting[0]] = value
     assert set(tool.input_schema["required"]) <= set(found)
