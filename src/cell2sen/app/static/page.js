@@ -152,15 +152,9 @@ class CellPage {
   }
 
   // Ask once how long reading a cell takes; `then` is called when it is known. Nothing is shown where it is not.
-  async forecast(then) {
-    if (this.seconds !== undefined) return;
-    this.seconds = null;
-    try {
-      this.seconds = (await this.link.ask("forecast")).values.seconds_per_cell;
-    } catch {
-      return;
-    }
-    then();
+  forecast(then) {
+    this.forecasting ??= this.link.ask("forecast").then(({ values }) => { this.seconds = values.seconds_per_cell; }, () => {});
+    this.forecasting.then(then);
   }
 
   forecastOf(n) {
