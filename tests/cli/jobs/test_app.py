@@ -86,7 +86,7 @@ def test_wrong_calls_are_refused(run: Run, file: Path, model: str, tmp_path: Pat
     (tmp_path / "samples.csv").write_text("sample,replicate\na,1\nb,2\n")
     done = run("app", "samples.csv", "--no-browser")
     assert done.code == 1
-    assert "samples.csv has no genes but REPLICATE" in done.err
+    assert "samples.csv has no genes but replicate" in done.err
     store, trace = tmp_path / "forged.zarr", tmp_path / "ran"
     cells().write_zarr(store)
     forged = json.loads((store / "X" / "data" / ".zarray").read_text()) | {"compressor": {"id": "pickle"}}
