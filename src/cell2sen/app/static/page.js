@@ -503,10 +503,11 @@ function showProgress(status, step, bar) {
 // Middle of the densest part of some points: a median of all may lie between two clouds, among other cells.
 function densest(xs, ys, size) {
   const counts = new Map();
-  const square = (i) => `${Math.floor(xs[i] / size)} ${Math.floor(ys[i] / size)}`;
+  const square = (i) => Math.floor(xs[i] / size) * 67108864 + Math.floor(ys[i] / size);
   for (let i = 0; i < xs.length; i += 1) counts.set(square(i), (counts.get(square(i)) ?? 0) + 1);
-  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), ["", 0]);
-  const [u, v] = best.split(" ").map(Number);
+  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), [0, 0]);
+  const u = Math.round(best / 67108864);
+  const v = best - u * 67108864;
   const near = [...xs.keys()].filter((i) => Math.abs(xs[i] / size - u - 0.5) < 1.5 && Math.abs(ys[i] / size - v - 0.5) < 1.5);
   const median = (values) => Float64Array.from(near, (i) => values[i]).sort()[near.length >> 1];
   return { x: median(xs), y: median(ys) };
