@@ -124,6 +124,7 @@ def test_a_notebook_in_jupyterlab(tmp_path: Path) -> None:
     import nbformat
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "cells.ipynb")
     helpers = Path(__file__).parents[1] / "helpers"
     path = os.pathsep.join([str(Path(cell2sen.__file__).parents[1]), str(helpers), os.environ.get("PYTHONPATH", "")])
@@ -149,7 +150,7 @@ def test_a_notebook_in_jupyterlab(tmp_path: Path) -> None:
                 assert time.monotonic() < until, "the server did not start"
                 time.sleep(0.2)
             tab = browser.new_page(viewport={"width": 1400, "height": 1300})
-            tab.set_default_timeout(60_000)
+            tab.set_default_timeout(120_000)
             tab.goto(f"{json.loads(found[0].read_text())['url']}lab/tree/cells.ipynb?token=secret")
             first, second = (tab.locator(".jp-Notebook .jp-CodeCell .cm-content").nth(number) for number in (0, 1))
             first.click()
