@@ -1,22 +1,24 @@
-# make demo | test | quick | lint | docs | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
+# make demo | test | quick | matrix | lint | docs | dist | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
 # Options: PYTHON=python3.12, VENV=.venv, PIP_FLAGS="...", PYTEST_FLAGS="...".
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 PEERS ?= .venv-peers
+MATRIX ?= .venv-matrix
 BENCH_FLAGS ?=
 DOCS_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test quick lint docs dist bench tree clean
+.PHONY: help demo test quick matrix lint docs dist bench tree clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
 	@echo "make test   create $(VENV) and run all tests"
 	@echo "make quick  the tests that take seconds: under two minutes on two cores"
+	@echo "make matrix Python 3.11 to 3.14 with the oldest and the newest dependencies; CELL=py312-oldest for one"
 	@echo "make lint   style, types and layers"
 	@echo "make docs   documentation site in docs/_build/html; every warning is an error"
 	@echo "make dist   sdist and wheel in dist/, checked, of the version that the tag names"
@@ -46,14 +48,19 @@ docs: $(VENV)/.dev
 	rm -rf docs/reference/api # written by the build; one of a name that is gone would stay
 	$(BIN)/python -m sphinx -b html -W --keep-going -n -q $(DOCS_FLAGS) docs docs/_build/html
 
-# The version is that of the tag: a commit with another tag, or a changelog without the version, makes no release.
+# The version is that of the tag: a tag without its section in the changelog and its line in the citation makes no release.
 dist: $(VENV)/.dev
-	@version=$$($(BIN)/python -c "import cell2sen; print(cell2sen.__version__)"); \
-	tag=$$(git describe --exact-match --tags 2>/dev/null || true); \
-	[ -z "$$tag" ] || [ "$$tag" = "v$$version" ] || { echo "tag $$tag, but version $$version"; exit 1; }
+	@tag=$$(git describe --exact-match --tags 2>/dev/null || true); version=$${tag#v}; [ -z "$$tag" ] || \
+	{ grep -q "^## \[$$version\]" CHANGELOG.md && grep -q "^version: $$version$$" CITATION.cff; } || \
+	{ echo "tag $$tag: CHANGELOG.md needs a section [$$version], CITATION.cff the line version: $$version"; exit 1; }
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
+
+# All cells, or one: make matrix CELL=py312-oldest. Where /wheels has a CPU build of PyTorch:
+# UV_FIND_LINKS=/wheels TORCH=torch==2.13.0+cpu make matrix
+matrix: $(MATRIX)/.tox
+	$(MATRIX)/bin/tox run $(if $(CELL),-e $(CELL))
 
 bench: $(VENV)/.dev $(PEERS)/.peers
 	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)
@@ -62,7 +69,7 @@ tree: $(VENV)/.dev
 	$(BIN)/python tests/test_layout.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist docs/_build docs/reference/api docs/reference/commands .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MATRIX) .tox build dist docs/_build docs/reference/api docs/reference/commands .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Stamps: an environment is made again when its requirements have changed.
 $(VENV)/.created:
@@ -85,4 +92,9 @@ $(PEERS)/.peers: constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt \
 		torch transformers anndata scanpy datasets accelerate plotnine requests-cache
 	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps helical==2.2.0 cell2sentence==1.2.0
+	@touch $@
+
+$(MATRIX)/.tox: constraints.txt
+	$(PYTHON) -m venv --clear $(MATRIX)
+	$(MATRIX)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt tox tox-uv
 	@touch $@

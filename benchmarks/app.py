@@ -59,6 +59,40 @@ def synthetic(n_cells: int, n_genes: int) -> anndata.AnnData:
     )  # fmt: skip
 
 
+#: Median and 95th percentile of times in ms.
+SUMMARY = (
+    "(times) => [0.5, 0.95].map((p) => Math.round(times.sort((a, b) => a - b)[Math.floor(p * (times.length - 1))]))"
+)
+
+#: Times of frames while the map is moved by keys, each with a read-back, which waits for the renderer.
+PAN = """async () => {
+  const gl = document.querySelector('.c2s-canvas').getContext('webgl2');
+  const holder = document.querySelector('.c2s-map'); holder.focus();
+  const times = [];
+  for (let i = 0; i < 25; i += 1) {
+    const started = performance.now();
+    holder.dispatchEvent(new KeyboardEvent('keydown', { key: i % 2 ? 'ArrowLeft' : 'ArrowRight' }));
+    await new Promise(requestAnimationFrame);
+    await new Promise((done) => setTimeout(done, 0));
+    gl?.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+    times.push(performance.now() - started);
+  }
+  return (SUMMARY)(times);
+}""".replace("SUMMARY", SUMMARY)
+
+#: Times between frames until `stop()`, with read-backs, while a lasso is drawn.
+RECORD = """() => {
+  const gl = document.querySelector('.c2s-canvas').getContext('webgl2');
+  const times = []; let last = performance.now(); let on = true;
+  const frame = () => {
+    gl?.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+    times.push(performance.now() - last); last = performance.now();
+    if (on) requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  window.stop = () => { on = false; return (SUMMARY)(times); };
+}""".replace("SUMMARY", SUMMARY)
+
 started = time.perf_counter()
 adata = anndata.read_h5ad(options.file) if options.file else synthetic(options.cells, options.genes)
 opened = listen("127.0.0.1", 0)
@@ -99,9 +133,11 @@ with sync_playwright() as driver:
         radius = box["height"] / 3.2
         tab.mouse.move(x + radius, y)
         tab.mouse.down()
+        tab.evaluate(RECORD)
         for step in range(1, 60):
             angle = 2 * math.pi * step / 59
             tab.mouse.move(x + radius * math.cos(angle), y + radius * math.sin(angle))
+        row["lasso_frames_ms"] = tab.evaluate("() => window.stop()")
         started = time.perf_counter()
         tab.mouse.up()
         tab.locator("section[aria-label=Selection] strong").first.wait_for()
@@ -114,23 +150,11 @@ with sync_playwright() as driver:
         tab.get_by_label("Gene", exact=True).press("Enter")
         tab.get_by_text("GENE1: median").wait_for()
         row["gene_s"] = round(time.perf_counter() - started, 2)
-        # Time of a frame with a read-back, which waits for the renderer.
-        row["frame_ms"] = tab.evaluate(
-            """async () => {
-              const gl = document.querySelector('.c2s-canvas').getContext('webgl2');
-              const holder = document.querySelector('.c2s-map'); holder.focus();
-              const times = [];
-              for (let i = 0; i < 15; i += 1) {
-                const started = performance.now();
-                holder.dispatchEvent(new KeyboardEvent('keydown', { key: i % 2 ? 'ArrowLeft' : 'ArrowRight' }));
-                await new Promise(requestAnimationFrame);
-                await new Promise((done) => setTimeout(done, 0));
-                gl?.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-                times.push(performance.now() - started);
-              }
-              return Math.round(times.sort((a, b) => a - b)[7]);
-            }"""
-        )
+        started = time.perf_counter()
+        tab.get_by_label("Colour", exact=True).select_option("cell_type")
+        tab.locator(".c2s-legend li button").first.wait_for()
+        row["label_s"] = round(time.perf_counter() - started, 2)
+        row["pan_ms"] = tab.evaluate(PAN)
         row["longest_task_ms"] = round(max(tab.evaluate("() => window.long"), default=0))
         row["heap_mb"] = round(tab.evaluate("() => performance.memory.usedJSHeapSize") / 1e6)
     if options.picture:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.metadata
 import os
 import re
 import subprocess
@@ -132,11 +131,55 @@ def test_module_begins_with_a_docstring(path: Path) -> None:
     assert first.endswith((".", ")")), first
 
 
-def test_version_is_the_same_everywhere() -> None:
-    version = cell2sen.__version__
-    assert re.search(rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert importlib.metadata.version("cell2sen") == version
+def test_a_release_is_in_the_changelog_and_the_citation() -> None:
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert newest is not None
+    assert f"\nversion: {newest[1]}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    if re.fullmatch(r"\d+\.\d+\.\d+", cell2sen.__version__):
+        assert cell2sen.__version__ == newest[1]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder with the build's settings and what they name."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    return tmp_path
+
+
+def built_version(folder: Path) -> str:
+    from hatchling.metadata.core import ProjectMetadata
+    from hatchling.plugin.manager import PluginManager
+
+    return str(ProjectMetadata(str(folder), PluginManager()).version)
+
+
+def git(folder: Path, *words: str) -> None:
+    author = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    subprocess.run(["git", *author, *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_version_is_that_of_the_tag(sources: Path) -> None:
+    assert built_version(sources) == "0.1.dev0"  # neither a repository nor an sdist
+    git(sources, "init", "-q")
+    git(sources, "add", ".")
+    git(sources, "commit", "-q", "-m", "first")
+    assert re.fullmatch(r"0\.1\.dev1\+g[0-9a-f]+", built_version(sources))
+    git(sources, "tag", "v0.3.0")
+    assert built_version(sources) == "0.3.0"
+    git(sources, "commit", "-q", "--allow-empty", "-m", "second")
+    assert re.fullmatch(r"0\.3\.1\.dev1\+g[0-9a-f]+", built_version(sources))
+
+
+def test_version_of_an_sdist_is_in_its_metadata(sources: Path) -> None:
+    (sources / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: cell2sen\nVersion: 0.7.2\n", encoding="utf-8")
+    assert built_version(sources) == "0.7.2"
+
+
+def test_sources_that_were_never_installed_have_a_version() -> None:
+    code = "import importlib.metadata as m; m.distribution = m.version = lambda name: (_ for _ in ()).throw("
+    code += "m.PackageNotFoundError(name)); import cell2sen; print(cell2sen.__version__)"
+    assert run_python("-c", code).strip() == "0+unknown"
 
 
 def test_every_direct_dependency_is_pinned_for_development() -> None:
@@ -162,9 +205,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(built)
 
 
+def info_of(wheel: zipfile.ZipFile) -> str:
+    """Folder of the metadata; the version in it is that of the commit, not of the installation."""
+    return f"{'-'.join(Path(str(wheel.filename)).name.split('-')[:2])}.dist-info"
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    packed = {name for name in names if not name.startswith(f"cell2sen-{cell2sen.__version__}.dist-info/")}
+    packed = {name for name in names if not name.startswith(f"{info_of(wheel)}/")}
     assert all(name.startswith("cell2sen/") for name in packed)
     on_disk = {
         f"cell2sen/{path.relative_to(SOURCE).as_posix()}"
@@ -181,7 +229,7 @@ def test_wheel_carries_the_embedded_model(wheel: zipfile.ZipFile) -> None:
 
 
 def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
-    info = f"cell2sen-{cell2sen.__version__}.dist-info"
+    info = info_of(wheel)
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert "\nRequires-Python: >=3.11\n" in metadata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from cell2sen.task import Task
     from cell2sen.training.train import train
 
-__version__ = "0.1.0"
+try:
+    __version__ = importlib.metadata.version("cell2sen")  # of the tag that was built
+except importlib.metadata.PackageNotFoundError:  # sources that were never installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "Cell2Sen",

@@ -235,8 +235,13 @@ def test_a_server_that_is_gone_and_comes_back(browser: Any, url: str) -> None:
 def test_a_file_without_a_map(browser: Any) -> None:
     adata = page_cells(40)
     del adata.obsm["X_umap"]
-    with served(Page(adata, model=slow_fake())) as address, visit(browser, address) as found:
+    page = Page(adata, model=slow_fake())
+    page.work._forecast = (0.5,)
+    with served(page) as address, visit(browser, address) as found:
         found.tab.get_by_text("This file has no map").wait_for()
+        found.tab.locator(".c2s-empty").get_by_text("about 20 s on the CPU").wait_for()
+        found.legend("NK").click()
+        found.tab.locator(".c2s-form:visible").get_by_text("about 7 s on the CPU").wait_for()
         found.tab.get_by_role("button", name=re.compile("Principal components")).click()
         found.tab.get_by_text("This file has no map").wait_for(state="hidden")
         found.tab.wait_for_timeout(200)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import anndata
@@ -103,3 +108,61 @@ def test_the_joined_module_in_a_browser(widget: Any) -> None:
         until(tab.locator("[data-result=Labels]"))
         assert tab.get_by_role("button", name="Download cells").count() == 0
         assert errors == []
+
+
+#: A notebook whose second cell tells what was selected on the page of the first one.
+CELLS = (
+    "import cell2sen as c2s\nfrom browsing import slow_fake\nfrom pages import page_cells\n"
+    "page = c2s.view(page_cells(), model=slow_fake())\npage",
+    "print('selected', len(page.selection), sorted(set(page.adata.obs['cell_type'].iloc[page.selection])))",
+)
+
+
+@pytest.mark.slow
+def test_a_notebook_in_jupyterlab(tmp_path: Path) -> None:
+    pytest.importorskip("jupyterlab", reason="JupyterLab, which is no dependency, opens the notebook")
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "cells.ipynb")
+    helpers = Path(__file__).parents[1] / "helpers"
+    path = os.pathsep.join([str(Path(cell2sen.__file__).parents[1]), str(helpers), os.environ.get("PYTHONPATH", "")])
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.port=0",
+        "--port-retries=0",
+    ]
+    server = subprocess.Popen(
+        [*command, "--IdentityProvider.token=secret", "--LabApp.news_url=None", f"--ServerApp.root_dir={tmp_path}"],
+        env={**os.environ, "PYTHONPATH": path, "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with chromium() as browser:
+            until = time.monotonic() + 60
+            while not (found := list((tmp_path / "runtime").glob("jpserver-*.json"))):
+                assert time.monotonic() < until, "the server did not start"
+                time.sleep(0.2)
+            tab = browser.new_page(viewport={"width": 1400, "height": 1300})
+            tab.set_default_timeout(120_000)
+            tab.goto(f"{json.loads(found[0].read_text())['url']}lab/tree/cells.ipynb?token=secret")
+            first, second = (tab.locator(".jp-Notebook .jp-CodeCell .cm-content").nth(number) for number in (0, 1))
+            first.click()
+            first.press("Shift+Enter")
+            tab.locator("[data-ready=yes]").wait_for()
+            Visit(tab).legend("NK").click()
+            tab.locator(".c2s-sentence").first.wait_for()
+            if "PICTURES" in os.environ:
+                tab.screenshot(path=Path(os.environ["PICTURES"]) / "jupyterlab.png")
+            second.click()
+            second.press("Shift+Enter")
+            tab.get_by_text("selected 20 ['NK']").wait_for()
+    finally:
+        server.terminate()
+        server.wait(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -13,11 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cell2sen import __version__
 from cell2sen.app.frames import Answer, pack, unpack
-from cell2sen.app.jobs.queue import MENDABLE, Jobs, message_of
+from cell2sen.app.jobs.queue import Jobs, message_of
 from cell2sen.app.jobs.work import WORK, Work
 from cell2sen.app.page_cells import N_GENES, PageCells
 from cell2sen.app.results import Results
+from cell2sen.data.names.errors import MENDABLE
 from cell2sen.inference.options import Options, check_options
 from cell2sen.pl.palette import MAX_CATEGORIES, category_colours
 
@@ -30,6 +31,9 @@ Arrays = Mapping[str, NDArray[Any]]
 
 #: Most cells: more do not fit into a browser.
 MAX_CELLS = 2_000_000
+
+#: Genes at least: a file with fewer is a table of something else.
+MIN_GENES = 2
 
 #: Cells of a selection whose sentences are shown, genes that are listed as different, and names that a search returns.
 N_SHOWN, N_DIFFERENT, N_FOUND = 20, 60, 20
@@ -84,6 +88,9 @@ class Page:
             raise ValueError("a reference and its column with the labels belong together: pass reference= and label=")
         self.name = name
         self.cells = PageCells(adata, **{key: options[key] for key in _MATRIX if key in options})
+        if len(self.cells.expression.symbols) < MIN_GENES:
+            found = ", ".join(map(str, self.cells.expression.symbols))
+            raise ValueError(f"{name} has no genes but {found}: is this a table about cells, rather than their counts?")
         self.results = Results(adata, self.cells, source=source)
         self.work = Work(self.cells, self.results, given, reference=reference, label=label)
         self.jobs = Jobs(listener)
@@ -99,6 +106,7 @@ class Page:
             "groups": self.groups,
             "select": self.select,
             "figure": self.figure,
+            "forecast": self.forecast,
             "start": self.start,
             "status": self.status,
             "result": self.result,
@@ -161,7 +169,7 @@ class Page:
             "first_colour": self._first_colour(columns),
             "model": self.work.about_model(),
             "contrast": self.work.contrast(),
-            "versions": {"cell2sen": importlib.metadata.version("cell2sen")},
+            "versions": {"cell2sen": __version__},
             "sentence_genes": N_GENES,
         }, {}
 
@@ -309,6 +317,10 @@ class Page:
         return {"format": kind}, {"picture": np.frombuffer(picture, dtype=np.uint8)}
 
     # -- jobs
+
+    def forecast(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
+        """Forecast of the seconds of reading a cell with the model on the CPU, before it is loaded."""
+        return {"seconds_per_cell": self.work.forecast()}, {}
 
     def start(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
         """Number of a new job: ``work`` is one of :data:`cell2sen.app.jobs.work.WORK`, on the selected rows."""

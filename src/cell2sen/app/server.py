@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cell2sen.app.assets import MODULES, STATIC
 from cell2sen.app.frames import pack
-from cell2sen.app.jobs.queue import MENDABLE, message_of
+from cell2sen.app.jobs.queue import message_of
 from cell2sen.app.page import Page
+from cell2sen.data.names.errors import MENDABLE
 
 #: Files that the browser loads, and their types; nothing else is served.
 FILES = {

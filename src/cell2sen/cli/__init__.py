@@ -17,6 +17,7 @@ from cell2sen.cli.jobs import app as page
 from cell2sen.cli.jobs import atlas, export, fetch, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
+from cell2sen.data.names.errors import MENDABLE, text_of
 
 __all__ = ["app", "main"]
 
@@ -79,9 +80,8 @@ def main() -> None:
             if stop.code == INTERRUPTED:
                 typer.secho("interrupted; nothing was written", fg="red", err=True)
             raise
-        except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError) as error:
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            text = messages.FLAGS_OF_COMMAND.in_text(str(message or type(error).__name__))
+        except MENDABLE as error:
+            text = messages.FLAGS_OF_COMMAND.in_text(text_of(error))
             typer.secho(f"error: {text}", fg="red", err=True)
             sys.exit(1)
 

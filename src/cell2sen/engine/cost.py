@@ -69,6 +69,18 @@ def tokens_of(tokenizer: Tokens | None, genes: Sequence[str], instruction: str) 
     return float(counts.mean()) if len(counts) else 1.0, float(tokenizer.count([instruction])[0])
 
 
+def context_of(config: dict[str, Any]) -> int | None:
+    """Tokens that a prompt can have; ``None`` if the checkpoint does not tell."""
+    return int(config.get("max_position_embeddings", 0)) or None
+
+
+def seconds_of_prompts(config: dict[str, Any], tokens: NDArray[np.floating[Any]], *, dtype: str = "float32") -> float:
+    """Seconds of embedding prompts of these lengths, (n,), cut to the context; see :func:`seconds`."""
+    context = context_of(config)
+    used = np.minimum(tokens, context) if context else tokens
+    return seconds(config, float(used.sum()), length=float(np.median(used)), dtype=dtype) if len(used) else 0.0
+
+
 def n_parameters(config: dict[str, Any]) -> tuple[float, float]:
     """Numbers of parameters of a decoder's layers and of its embeddings, without biases and norms."""
     hidden, layers = float(config.get("hidden_size", 0)), float(config.get("num_hidden_layers", 0))

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cell2sen import tasks
 from cell2sen.data.expression import Expression
 from cell2sen.data.files.opening import format_of
 from cell2sen.data.genes.identifiers import looks_like
+from cell2sen.data.names.errors import text_of
 from cell2sen.data.names.perturbations import usual_controls
 from cell2sen.data.names.text import some
 from cell2sen.data.progress import duration
@@ -119,7 +121,7 @@ class _Report(logging.Handler):
         self.findings.append(Finding(level=level, topic=topic, text=text))
 
     def error(self, topic: str, error: Exception) -> None:
-        self.add("error", topic, str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+        self.add("error", topic, text_of(error))
 
     def done(self) -> Check:
         """The result, warnings last."""
@@ -361,12 +363,39 @@ def _add_values(report: _Report, sentences: Sentences, expression: Expression) -
         report.add("warning", "rank fit", f"{text}: are these values of single cells on the scale above?")
 
 
+def tokens_per_cell(
+    n_genes: NDArray[np.integer[Any]], genes: Sequence[str], tokenizer: Any, max_genes: int | None
+) -> NDArray[np.float64]:
+    """Estimated tokens of the prompts of an embedding, float64 (n,).
+
+    Parameters
+    ----------
+    n_genes
+        Expressed genes of each cell that the model has, (n,).
+    genes
+        Genes of some cells, whose mean number of tokens is taken.
+    tokenizer
+        That of the model; ``None``: the numbers of the published checkpoints.
+    max_genes
+        Genes of a sentence at most.
+    """
+    per_gene, of_instruction = cost.tokens_of(tokenizer, genes, tasks.load("embed").prompt(genes=["A"]).text)
+    return np.asarray(of_instruction + per_gene * np.minimum(n_genes, max_genes or 10**9), dtype=np.float64)
+
+
+def dtype_on_cpu(model: Model) -> str:
+    """Number format of the weights on this CPU."""
+    if model.dtype == "auto" and model.resolved_dtype == "bfloat16":
+        from cell2sen.engine.network.cpu import resolve_dtype
+
+        model = resolve_dtype(model, "cpu")
+    return model.resolved_dtype
+
+
 def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: Any) -> None:
     """Tokens, memory and time of embedding."""
     genes = [gene for names in sentences[: min(100, len(sentences))].gene_names() for gene in names]
-    instruction = tasks.load("embed").prompt(genes=["A"]).text
-    per_gene, of_instruction = cost.tokens_of(tokenizer, genes, instruction)
-    tokens = of_instruction + per_gene * np.minimum(sentences.n_genes, sentences.recipe.max_genes or 10**9)
+    tokens = tokens_per_cell(sentences.n_genes, genes, tokenizer, sentences.recipe.max_genes)
     text = f"about {np.median(tokens):,.0f} tokens per cell" + (" (estimated)" if tokenizer is None else "")
     report.numbers["tokens_per_cell"] = float(np.median(tokens))
     config = cost.read_config(model)
@@ -375,12 +404,11 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: An
         missing = f"{model.name} is not on this machine; fetch it with: cell2sen fetch {model.path}"
         report.add("error", "model", missing)
         return
-    context = int(config.get("max_position_embeddings", 0)) or None
+    context = cost.context_of(config)
     too_long = int(np.sum(tokens > context)) if context else 0
-    dtype = _dtype_on_cpu(model)
+    dtype = dtype_on_cpu(model)
     memory = cost.memory(config, dtype=dtype, quantize=model.quantize)
-    used = np.minimum(tokens, context) if context else tokens
-    seconds = cost.seconds(config, float(used.sum()), length=float(np.median(used)), dtype=dtype)
+    seconds = cost.seconds_of_prompts(config, tokens, dtype=dtype)
     seconds += report.numbers["seconds_to_write_sentences"]
     report.add("ok", "expected", f"{text}, {memory / 1e9:.1f} GB of memory, {duration(seconds)} to embed on this CPU")
     if too_long:
@@ -392,12 +420,3 @@ def _add_cost(report: _Report, sentences: Sentences, model: Model, tokenizer: An
         "expected_memory_gb": round(memory / 1e9, 2),
         "expected_seconds_on_cpu": round(seconds, 1),
     }
-
-
-def _dtype_on_cpu(model: Model) -> str:
-    """Number format of the weights on this CPU."""
-    if model.dtype == "auto" and model.resolved_dtype == "bfloat16":
-        from cell2sen.engine.network.cpu import resolve_dtype
-
-        model = resolve_dtype(model, "cpu")
-    return model.resolved_dtype

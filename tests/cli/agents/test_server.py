@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anndata
+import numpy as np
 import pytest
 import training_cells
 import typer
@@ -39,16 +41,75 @@ def test_tools_and_refusals(tmp_path: Path) -> None:
     assert unknown.is_error
 
 
+def arguments(tool: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a tool, found by the first words of their descriptions alone."""
+    found: dict[str, Any] = {}
+    for words, value in given.items():
+        fitting = [
+            name for name, entry in tool.input_schema["properties"].items() if entry["description"].startswith(words)
+        ]
+        assert len(fitting) == 1, (tool.name, words, fitting)
+        found[fitting[0]] = value
+    assert set(tool.input_schema["required"]) <= set(found)
+    return found
+
+
 @pytest.mark.slow
-def test_jobs_of_the_readme(tmp_path: Path) -> None:
-    training_cells.write(tmp_path / "cells.h5ad", n=20)
-    cells = str(tmp_path / "cells.h5ad")
-    embed = ("embed", {"file": cells, "out": str(tmp_path / "embedded.h5ad")})
-    _, (checked, embedded, again) = call(tmp_path, ("check", {"file": cells}), embed, embed)
-    assert json.loads(checked.content[0].text)["ok"] is True
-    assert json.loads(embedded.content[0].text)["n_cells"] == 20
+def test_jobs_from_the_descriptions_of_the_tools_alone(tmp_path: Path) -> None:
+    from mcp import Client
+
+    cells = str(training_cells.write(tmp_path / "cells.h5ad", n=20))
+    reference = str(training_cells.write(tmp_path / "reference.h5ad", n=60, seed=1))
+    cells_of, out = "File of cells", "AnnData with the labels"
+    jobs: dict[str, tuple[str, dict[str, Any]]] = {
+        "whether it can be read": ("Describe a file", {cells_of: cells}),
+        "cell types": (
+            "Choose the cell type",
+            {cells_of: cells, out: str(tmp_path / "annotated.h5ad"), "Labels or numbers": ["B cell; T cell; monocyte"]},
+        ),
+        "labels of other cells": (
+            "Carry the labels of a reference",
+            {
+                cells_of: cells,
+                "File of labelled cells": reference,
+                "obs column of the reference with the labels": "cell_type",
+                out: str(tmp_path / "transferred.h5ad"),
+                "Label of most cells of each cluster": False,
+                "Keep the reference's embeddings beside": False,
+            },
+        ),
+        "a response": (
+            "Predict the expression of control cells",
+            {cells_of: cells, "The predicted cells": str(tmp_path / "predicted.h5ad"), "One perturbation": "IFN-beta"},
+        ),
+    }
+
+    async def session() -> dict[str, Any]:
+        async with Client(build(COMMANDS, [tmp_path])) as client:
+            tools = (await client.list_tools()).tools
+            results = {}
+            for job, (words, given) in jobs.items():
+                (tool,) = [tool for tool in tools if tool.description.startswith(words)]
+                results[job] = await client.call_tool(tool.name, arguments(tool, given))
+            results["again"] = await client.call_tool(tool.name, arguments(tool, given))
+            return results
+
+    results = asyncio.run(session())
+    again = results.pop("again")
     assert again.is_error
     assert "not overwritten" in again.content[0].text
+    assert not any(result.is_error for result in results.values()), {k: v.content[0].text for k, v in results.items()}
+    assert json.loads(results["whether it can be read"].content[0].text)["ok"] is True
+    types = {"B cell", "T cell", "monocyte"}
+    annotated, transferred, predicted = (
+        anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("annotated", "transferred", "predicted")
+    )
+    assert set(annotated.obs["cell2sen_cell_type"]) <= types
+    key = transferred.uns["cell2sen"]["transfer"]["key"]
+    assert (transferred.obs[key] == transferred.obs["cell_type"]).mean() > 0.6
+    assert not (tmp_path / "reference.h5ad.cell2sen").exists()
+    assert predicted.n_obs == (annotated.obs["condition"] == "control").sum()
+    assert np.abs(predicted.layers["delta"]).max() > 0
 
 
 def test_skill_file_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_types_limits_menus_and_repeated_values() -> None:
     entries = found["properties"]
     assert found["required"] == ["file", "out"]
     assert entries["threshold"] | {"description": ""} == {
-        "type": "number", "minimum": 0.0, "maximum": 1.0, "description": "",
+        "type": "number", "minimum": 0.0, "maximum": 1.0, "default": 0.0, "description": "",
     }  # fmt: skip
     assert entries["labels"]["type"] == "array"
     assert entries["majority_voting"]["type"] == "boolean"
@@ -45,6 +45,16 @@ def test_command_line_in_the_order_of_the_command(tmp_path: Path) -> None:
     words = command_line("annotate", COMMANDS["annotate"], values, [tmp_path])
     expected = ["annotate", "--labels=B cell; T cell", "--threshold=0.5", "--unseen", "--json", "--quiet", "--"]
     assert words == [*expected, str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")]
+
+
+def test_what_is_on_unless_told_otherwise_can_be_turned_off(tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("file", "reference", "out")}
+    for name in ("file", "reference"):
+        (tmp_path / name).touch()
+    values = {**files, "label": "cell_type", "cache": False}
+    assert schema(COMMANDS["transfer"])["properties"]["cache"]["default"] is True
+    words = command_line("transfer", COMMANDS["transfer"], values, [tmp_path])
+    assert words[:3] == ["transfer", "--label=cell_type", "--no-cache"]
 
 
 def test_files_that_may_not_be_used(tmp_path: Path) -> None:

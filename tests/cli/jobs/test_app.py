@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import cells
 from command import Run, digest
 
 pytest.importorskip("starlette")
@@ -61,6 +64,16 @@ def test_the_page_is_served_until_it_is_interrupted(
     assert opened == []
 
 
+class Touch:
+    """Leaves a folder behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
 def test_wrong_calls_are_refused(run: Run, file: Path, model: str, tmp_path: Path) -> None:
     for arguments, message in (
         (["--host", "0.0.0.0"], "--anyone-with-the-address"),
@@ -70,6 +83,20 @@ def test_wrong_calls_are_refused(run: Run, file: Path, model: str, tmp_path: Pat
         done = run("app", file, "--model", model, "--no-browser", *arguments)
         assert done.code == 1
         assert message in done.err, done.err
+    (tmp_path / "samples.csv").write_text("sample,replicate\na,1\nb,2\n")
+    done = run("app", "samples.csv", "--no-browser")
+    assert done.code == 1
+    assert "samples.csv has no genes but replicate" in done.err
+    store, trace = tmp_path / "forged.zarr", tmp_path / "ran"
+    cells().write_zarr(store)
+    forged = json.loads((store / "X" / "data" / ".zarray").read_text()) | {"compressor": {"id": "pickle"}}
+    (store / "X" / "data" / ".zarray").write_text(json.dumps(forged))
+    (store / ".zmetadata").unlink()
+    (store / "X" / "data" / "0").write_bytes(pickle.dumps(Touch(trace)))
+    done = run("app", store, "--no-browser")
+    assert done.code == 1
+    assert "holds pickled objects" in done.err
+    assert not trace.exists()
     (tmp_path / "broken.h5ad").write_bytes(b"no such format")
     assert run("app", "broken.h5ad", "--no-browser").code == 1
     assert run("app", "missing.h5ad", "--no-browser").code == 1

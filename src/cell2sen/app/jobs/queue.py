@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cell2sen.app.frames import Answer
+from cell2sen.data.names.errors import MENDABLE, text_of
 from cell2sen.data.progress import Report
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -20,10 +21,6 @@ MIN_INTERVAL, MIN_ELAPSED = 0.1, 0.5
 
 #: Results of finished jobs that are kept, the last ones.
 MAX_RESULTS = 30
-
-#: Errors that a user can mend: their text is shown as it is.
-MENDABLE = (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError, MemoryError, IndexError)
-
 
 #: Arguments of Python in messages → what the page has instead.
 WORDS = {"with force=True": "by ticking “names that the model does not know, too”"}
@@ -35,13 +32,11 @@ class CancelledError(Exception):
 
 def message_of(error: BaseException) -> str:
     """One line for people."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    line = " ".join(str(text).split())
+    line = " ".join(text_of(error).split())
     for argument, words in WORDS.items():
         line = line.replace(argument, words)
-    if isinstance(error, MENDABLE) and line:
-        return line
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    name = type(error).__name__
+    return line if isinstance(error, MENDABLE) or line == name else f"{name}: {line}"
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cell2sen import tl
 from cell2sen.app.frames import Answer
+from cell2sen.app.jobs.forecast import seconds_per_cell
 from cell2sen.app.jobs.maps import expression_map, map_of
 from cell2sen.app.jobs.measured import Contrast, contrast_of, measured_change, untreated
 from cell2sen.app.page_cells import PageCells
@@ -78,6 +79,7 @@ class Work:
         self.cells, self.results, self.options = cells, results, options
         self.reference, self.label = reference, label
         self.model = model_of(options)
+        self._forecast: tuple[float | None] | None = None
         given = options.get("model")
         self.backend: Backend | None = given if isinstance(given, Backend) else None
 
@@ -119,6 +121,15 @@ class Work:
     def contrast(self) -> dict[str, Any]:
         """Column with controls and perturbed cells that the file seems to have."""
         return contrast_of(self.results.shown.obs, trained_names(self.model, "perturbations"))
+
+    def forecast(self) -> float | None:
+        """Forecast of the seconds of reading a cell on the CPU; ``None`` where there is none, or no CPU reads."""
+        device = getattr(self.backend, "device", None) or self.options.get("device", "auto")
+        if str(device) not in ("auto", "cpu"):
+            return None
+        if self._forecast is None:
+            self._forecast = (seconds_per_cell(self.cells, self.model, self.options),)
+        return self._forecast[0]
 
     # -- jobs
 

@@ -18,7 +18,8 @@ void main() {
   shown = vec4(paint.rgb, paint.a * (1.0 - smoothstep(0.4, 0.5, off)));
 }`;
 
-const MOVING_POINTS = 300000;
+// While the map moves, every second, fourth, … point is drawn so that a frame takes about FRAME_MS; all when it rests.
+const FRAME_MS = 40, MIN_POINTS = 10000;
 const GRID = 256;
 
 export class CellMap {
@@ -30,6 +31,8 @@ export class CellMap {
     this.colours = new Uint8Array(0);
     this.chosen = new Uint8Array(0);
     this.order = new Uint32Array(0);
+    this.levels = [this.order];
+    this.level = 0;
     this.names = [];
     this.rows = new Uint32Array(0);
     this.nSelected = 0;
@@ -117,7 +120,22 @@ export class CellMap {
       gl.bindBuffer(gl.ARRAY_BUFFER, buffers[name]);
       gl.bufferData(gl.ARRAY_BUFFER, data, gl.DYNAMIC_DRAW);
     }
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, this.order, gl.DYNAMIC_DRAW);
+    this.levels = [this.order];
+    for (let last = this.order; last.length > MIN_POINTS;) {
+      const half = new Uint32Array(last.length >> 1);
+      for (let i = 0; i < half.length; i += 1) half[i] = last[2 * i + 1];
+      this.levels.push(half);
+      last = half;
+    }
+    const all = new Uint32Array(this.levels.reduce((sum, level) => sum + level.length, 0));
+    this.offsets = [];
+    let at = 0;
+    for (const level of this.levels) {
+      all.set(level, at);
+      this.offsets.push(at);
+      at += level.length;
+    }
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, all, gl.DYNAMIC_DRAW);
   }
 
   setPoints(x, y) {
@@ -164,10 +182,12 @@ export class CellMap {
   setColours(colours, rank) {
     this.colours = colours;
     let seed = 1;
-    this.base = sortedBy(Float64Array.from(rank, (value) => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0; // cells of the same rank in random order
-      return value + seed / 4294967296;
-    }));
+    // One number of 53 bits for each cell: its rank (20), a random number (12), so that cells of a rank are in random order, itself (21).
+    const keys = Float64Array.from(rank, (value, i) => {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+      return (Math.min(value, 1048575) * 4096 + (seed >>> 20)) * 2097152 + i;
+    }).sort();
+    this.base = Uint32Array.from(keys, (key) => key % 2097152);
     this.reorder();
   }
 
@@ -242,7 +262,9 @@ export class CellMap {
     return Math.min(14, Math.max(2.4, Math.min(even, 8)) * this.zoom ** 0.35);
   }
 
-  redraw() {
+  // A lasso that is drawn changes the overlay alone.
+  redraw(isOverlayAlone = false) {
+    this.isStale ||= !isOverlayAlone;
     if (this.waiting) return;
     this.waiting = true;
     requestAnimationFrame(() => {
@@ -252,8 +274,11 @@ export class CellMap {
   }
 
   draw() {
-    if (this.gl && !this.gl.isContextLost()) this.drawGl();
-    else if (!this.gl) this.drawPlain();
+    if (this.isStale) {
+      this.isStale = false;
+      if (this.gl && !this.gl.isContextLost()) this.drawGl();
+      else if (!this.gl) this.drawPlain();
+    }
     this.drawOverlay();
     this.callbacks.drawn?.();
   }
@@ -269,9 +294,19 @@ export class CellMap {
     gl.uniform2f(this.uniforms.shift, -this.centre[0] * sx, -this.centre[1] * sy);
     gl.uniform1f(this.uniforms.size, this.pointSize() * this.ratio);
     gl.uniform1f(this.uniforms.dimmed, this.nSelected ? 1 : 0);
-    const n = this.order.length;
-    const skipped = this.isMoving && n > MOVING_POINTS ? n - MOVING_POINTS : 0;
-    gl.drawElements(gl.POINTS, n - skipped, gl.UNSIGNED_INT, 4 * skipped);
+    const isTimed = this.isMoving && this.levels.length > 1;
+    const level = isTimed ? Math.min(this.level, this.levels.length - 1) : 0;
+    const started = performance.now();
+    gl.drawElements(gl.POINTS, this.levels[level].length, gl.UNSIGNED_INT, 4 * (this.offsets?.[level] ?? 0));
+    if (!isTimed) return;
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits until the points are drawn
+    this.adapt(performance.now() - started);
+  }
+
+  // Fewer or more points for the next frame of a moving map.
+  adapt(ms) {
+    const change = ms > FRAME_MS ? Math.ceil(Math.log2(ms / FRAME_MS)) : ms < FRAME_MS / 3 ? -1 : 0;
+    this.level = Math.min(this.levels.length - 1, Math.max(0, this.level + change));
   }
 
   // Squares of opaque pixels, written into one picture.
@@ -365,7 +400,7 @@ export class CellMap {
       const end = this.path[this.path.length - 1];
       if (this.pathMode === "rectangle") this.path = [this.pressed, place];
       else if (Math.hypot(place[0] - end[0], place[1] - end[1]) > 2.5) this.path.push(place);
-      this.redraw();
+      this.redraw(true);
     });
     const finish = (event) => {
       if (!this.pressed) return;
@@ -468,9 +503,4 @@ function outline(path, mode) {
   if (mode !== "rectangle") return path;
   const [[a, b], [c, d]] = path;
   return [[a, b], [c, b], [c, d], [a, d]];
-}
-
-// Numbers of the entries in ascending order.
-function sortedBy(keys) {
-  return Uint32Array.from(keys, (_, i) => i).sort((a, b) => keys[a] - keys[b]);
 }

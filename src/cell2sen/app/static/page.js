@@ -2,7 +2,7 @@
 import { LostError } from "./link.js";
 import { CellMap } from "./map.js";
 import { Actions, Comparison, Selection, Sentences } from "./panels.js";
-import { cellsOf, count, el, fill, gradient, labelled, options, rgb, saveFile, shade, short } from "./parts.js";
+import { cellsOf, count, duration, el, fill, gradient, labelled, options, rgb, saveFile, shade, short } from "./parts.js";
 
 const KEYS = [
   ["l", "lasso"], ["r", "rectangle"], ["m", "move the map"], ["0", "whole map"], ["+ −", "zoom"], ["arrows", "move"],
@@ -151,16 +151,28 @@ class CellPage {
     });
   }
 
+  // Ask once how long reading a cell takes; `then` is called when it is known. Nothing is shown where it is not.
+  forecast(then) {
+    this.forecasting ??= this.link.ask("forecast").then(({ values }) => { this.seconds = values.seconds_per_cell; }, () => {});
+    this.forecasting.then(then);
+  }
+
+  forecastOf(n) {
+    return this.seconds ? `about ${duration(this.seconds * n)} on the CPU` : "";
+  }
+
   showNoMap() {
     const box = el("div", {});
     const run = (work) => this.run(work, {}, box, async (values) => {
       await this.refresh();
       await this.showMap(values.map);
     });
+    const time = el("span", { class: "c2s-small" });
+    this.forecast(() => fill(time, this.forecastOf(this.about.n_cells)));
     fill(this.empty, el("p", {}, "This file has no map: no coordinates in obsm. The legend and the fields still select cells."),
       el("div", { class: "c2s-row" },
         el("button", { class: "c2s-main", onclick: () => run("pca") }, "Principal components (seconds)"),
-        el("button", { onclick: () => run("embed") }, `Embed with ${this.about.model.name}, then UMAP (minutes)`)), box);
+        el("button", { onclick: () => run("embed") }, `Embed with ${this.about.model.name}, then UMAP`), time), box);
     this.empty.hidden = false;
   }
 
@@ -491,10 +503,11 @@ function showProgress(status, step, bar) {
 // Middle of the densest part of some points: a median of all may lie between two clouds, among other cells.
 function densest(xs, ys, size) {
   const counts = new Map();
-  const square = (i) => `${Math.floor(xs[i] / size)} ${Math.floor(ys[i] / size)}`;
+  const square = (i) => Math.floor(xs[i] / size) * 67108864 + Math.floor(ys[i] / size);
   for (let i = 0; i < xs.length; i += 1) counts.set(square(i), (counts.get(square(i)) ?? 0) + 1);
-  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), ["", 0]);
-  const [u, v] = best.split(" ").map(Number);
+  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), [0, 0]);
+  const u = Math.round(best / 67108864);
+  const v = best - u * 67108864;
   const near = [...xs.keys()].filter((i) => Math.abs(xs[i] / size - u - 0.5) < 1.5 && Math.abs(ys[i] / size - v - 0.5) < 1.5);
   const median = (values) => Float64Array.from(near, (i) => values[i]).sort()[near.length >> 1];
   return { x: median(xs), y: median(ys) };

@@ -85,14 +85,16 @@ export class Actions {
   }
 
   // A form with a button whose text tells the number of cells, and a box for progress and errors.
-  form(verb, fields, start, note) {
+  form(verb, fields, start, note, { isForecast = false } = {}) {
     const box = el("div", {});
     const button = el("button", { class: "c2s-main", onclick: () => start(box) });
-    const form = el("div", { class: "c2s-form" }, fields, el("div", { class: "c2s-row" }, button), note && el("p", { class: "c2s-muted c2s-small" }, note), box);
+    const time = el("span", { class: "c2s-muted c2s-small" });
+    const form = el("div", { class: "c2s-form" }, fields, el("div", { class: "c2s-row" }, button, time), note && el("p", { class: "c2s-muted c2s-small" }, note), box);
     form.update = () => {
       const n = this.page.selection.rows.length;
       button.disabled = !n || form.isImpossible === true;
       fill(button, n ? verb(n) : "Select cells first");
+      fill(time, isForecast && n ? this.page.forecastOf(n) : "");
     };
     form.update();
     return form;
@@ -100,6 +102,7 @@ export class Actions {
 
   show() {
     for (const form of Object.values(this.forms)) form.update();
+    if (this.page.selection.rows.length) this.page.forecast(() => Object.values(this.forms).forEach((form) => form.update()));
     for (const result of this.shown.values()) result.mark();
   }
 
@@ -110,7 +113,7 @@ export class Actions {
     return this.form((n) => `Annotate ${cellsOf(n)}`, [
       labelled("Labels to choose from", labels), labelled("“unknown” below a probability of", threshold),
     ], (box) => this.page.run("annotate", { labels: labels.value, threshold: Number(threshold.value) }, box, (values, arrays, status) => this.annotated("Labels", values, status)),
-    model.labels.length ? `${model.name} chooses among ${model.labels.length} labels.` : "");
+    model.labels.length ? `${model.name} chooses among ${model.labels.length} labels.` : "", { isForecast: true });
   }
 
   transfer() {

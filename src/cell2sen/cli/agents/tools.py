@@ -54,6 +54,8 @@ def schema(command: Any) -> dict[str, Any]:
         entry |= {key: limit for key, limit in _limits(parameter) if limit is not None}
         if parameter.multiple:
             entry = {"type": "array", "items": entry}
+        if isinstance(parameter.default, bool | int | float | str) and parameter.default != "":
+            entry["default"] = parameter.default
         entry["description"] = _one_line(parameter.help)
         properties[parameter.name] = entry
         if parameter.required:
@@ -85,6 +87,9 @@ def command_line(name: str, command: Any, values: Mapping[str, Any], folders: Se
     positional: list[str] = []
     for key, parameter in known.items():
         value = values.get(key)
+        if value is False and parameter.secondary_opts:
+            words.append(parameter.secondary_opts[0])
+            continue
         if value is None or value is False:
             if parameter.required:
                 raise ValueError(f"{name} needs {key}: {_one_line(parameter.help)}")

@@ -82,6 +82,8 @@ class _Layer(_hf.cache_utils.CacheLayerMixin):  # type: ignore[misc]
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name until transformers 5.2x
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._cache.length, 0
 
