@@ -189,10 +189,11 @@ class TransformersBackend(Backend):
         whole = self._tokenize(self._fit(bases, [0] * len(bases))[0])
         is_shared = [edited.is_worth_it(row.ids, whole[base].ids) for row, base in zip(rows, base_of, strict=True)]
         vectors = np.zeros((len(prompts), int(self.config.hidden_size)), dtype=np.float32)
-        shared, rest = np.flatnonzero(is_shared), np.flatnonzero(~np.array(is_shared, dtype=bool))
-        if len(rest):
+        shared = [row for row, is_own in enumerate(is_shared) if is_own]
+        rest = [row for row, is_own in enumerate(is_shared) if not is_own]
+        if rest:
             vectors[rest] = self.embed([prompts[row] for row in rest]).vectors
-        if len(shared):
+        if shared:
             vectors[shared] = edited.mean_vectors(
                 self.causal,
                 whole,
