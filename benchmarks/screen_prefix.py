@@ -54,8 +54,9 @@ def main() -> None:
         seconds.append(time.process_time() - started)
     n = len(edits)
     for name, taken in zip(("shared", "whole"), seconds, strict=True):
-        print(f"{name}: {n} sentences, {taken / n * 1000:.1f} ms each; {taken / arguments.cells * 200 / 60:.0f} minutes "
-              f"for {len(names)} genes x 200 cells")  # fmt: skip
+        minutes = taken / arguments.cells * 200 / 60
+        each = taken / n * 1000
+        print(f"{name}: {n} sentences, {each:.1f} ms each; {minutes:.0f} minutes for {len(names)} genes x 200 cells")
     print(f"ratio {seconds[1] / seconds[0]:.2f}, largest difference {np.abs(values[0] - values[1]).max():.1e}")
 
 
