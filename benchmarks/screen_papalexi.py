@@ -2,7 +2,8 @@
 
     python benchmarks/screen_papalexi.py --data-dir FOLDER [--only measured predicted deleted] [--model DIR]
 
-`--model`: a model of yours instead of the embedded one, such as that of docs/how-to/screen.md. Prints the first 15 rows of each table of docs/screen.md.
+`--model`: a model of yours instead of the embedded one, such as that of docs/how-to/screen.md. Prints the first 15
+rows of each table of that page.
 """
 
 from __future__ import annotations
