@@ -54,10 +54,10 @@ def main() -> None:
             model = Path(resolve("nano").path)
             if arguments.models:
                 model = arguments.models / f"{kind.replace(' ', '_')}-{arguments.seed}"
-            known = load(resolve(str(measured(arguments.data_dir, kind, Path(folder) / kind)))).responses["IFN-beta"]
-            stored = load(resolve(str(Path(folder) / kind)))
-            columns = {gene.upper(): number for number, gene in enumerate(genes)}
-            at = np.array([columns[gene.upper()] for gene in stored.genes])
+            transfer = measured(arguments.data_dir, kind, Path(folder) / kind)
+            stored = load(resolve(str(transfer)))
+            columns, places = stored.shared_genes(genes)
+            known = stored.responses["IFN-beta"].of_genes(columns)
 
             def own_change(of_type: str, n: int, model: Path = model) -> np.ndarray:
                 rows = np.flatnonzero(~treated & (types == of_type))
@@ -70,10 +70,8 @@ def main() -> None:
             own = own_change(kind, arguments.cells)
             expected = np.array([own_change(name, max(4, arguments.cells // 4)) for name in known.contexts])
             rows = np.flatnonzero(~treated & (types == kind))
-            control = log[rows][:, at]
-            weights = known.weights(control)
-            base = np.zeros(len(genes))
-            base[at] = known.change(control, None).mean(axis=0)
+            weights = known.weights(log[rows][:, places])
+            base = predicted_change(adata[rows].copy(), genes, transfer, arguments.seed).mean(axis=0)
             beyond = own - weights.mean(axis=0) @ expected
             truth = log[treated & (types == kind)].mean(axis=0) - log[rows].mean(axis=0)
             curves[kind] = {share: float(np.corrcoef(base + share * beyond, truth)[0, 1]) for share in SHARES}
