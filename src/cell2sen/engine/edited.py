@@ -58,7 +58,7 @@ def mean_vectors(
     rows, base_of
         Edited prompts, and the base of each.
     budget
-        Maximum number of tokens of a batch, those that are shared included.
+        Maximum number of tokens that are read in a batch; with those that are shared, twice as many.
     """
     vectors = np.zeros((len(rows), int(causal.config.hidden_size)), dtype=np.float32)
     of_base: dict[int, list[int]] = {}
@@ -85,7 +85,9 @@ def _batches(shared: list[tuple[int, int]], rows: Sequence[Tokenized], budget: i
         if batches:
             first, batch = batches[-1]
             longest = max(longest, length)
-            if start - first <= _MAX_SPREAD * length and (len(batch) + 1) * longest <= budget:
+            n_rows, n_read = len(batch) + 1, longest - first
+            near = start - first <= _MAX_SPREAD * length
+            if near and n_rows * n_read <= budget and n_rows * longest <= 2 * budget:  # half of it are cached keys
                 batch.append(row)
                 continue
         batches.append((start, [row]))
