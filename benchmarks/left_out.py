@@ -32,7 +32,7 @@ import cell2sen as c2s
 from cell2sen.inference.session import load_model
 from cell2sen.model import resolve
 from cell2sen.training import read_config, train
-from cell2sen.training.config.data import Split
+from cell2sen.training.config.data import LabelNames, Split
 from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.release.fit_responses import fit_responses
 
@@ -52,7 +52,7 @@ def trained(base: Path, data_dir: Path, kind: str, seed: int, out: Path, draws: 
     config = dataclasses.replace(
         recipe,
         seed=seed,
-        data=dataclasses.replace(recipe.data, files=(file,), spellings={}, broader={}),
+        data=dataclasses.replace(recipe.data, files=(file,), names=LabelNames()),
         model=dataclasses.replace(recipe.model, start=str(base), dropout=0.0),
         optimiser=dataclasses.replace(recipe.optimiser, learning_rate=2e-3),
         compute=dataclasses.replace(recipe.compute, bf16=False),
@@ -78,12 +78,13 @@ def measured(data_dir: Path, kind: str, out: Path) -> Path:
 
 
 def predicted_change(
-    control: ad.AnnData, genes: list[str], model: Path, seed: int, *, measured: bool = True
+    control: ad.AnnData, genes: list[str], model: Path, seed: int, *, measured: bool = True, n_genes: int | None = None
 ) -> np.ndarray:
     """Predicted change of each control cell, float32 (cells, genes); 0 for genes that the model cannot write."""
     predicted = c2s.tl.perturb(
-        control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, measured=measured
-    )
+        control, "IFN-beta", model=str(model), seed=seed, readout="expected", progress=False, measured=measured,
+        n_genes=n_genes,
+    )  # fmt: skip
     place = {gene.upper(): number for number, gene in enumerate(genes)}
     change = np.zeros((predicted.n_obs, len(genes)), dtype=np.float32)
     change[:, [place[gene.upper()] for gene in predicted.var_names]] = predicted.layers["delta"].toarray()

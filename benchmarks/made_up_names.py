@@ -16,7 +16,10 @@ import scanpy as sc
 
 import cell2sen as c2s
 
-NAMES = ("banana", "zeltor", "xyzzy", "blue sky", "a name of many words that means nothing")
+NAMES = (
+    "banana", "zeltor", "xyzzy", "blue sky", "grumdle", "seven red apples", "a name of many words that means nothing",
+    "this is not a compound that anyone has made",
+)  # fmt: skip
 
 
 def main() -> None:

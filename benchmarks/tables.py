@@ -54,12 +54,15 @@ def measured(data_dir: Path, out: Path, split: Split, context: tuple[str, ...]) 
 
 
 def scores(predicted: ad.AnnData, real: ad.AnnData, train: ad.AnnData, context: list[str]) -> pd.DataFrame:
-    """pearson_delta of all methods, groups in rows."""
+    """pearson_delta of all methods, groups in rows; "METHOD, disjoint" is that with disjoint halves of the controls."""
     found = c2s.evaluate(
-        predicted, real, train=train, perturbation="condition", context=context, metrics=["pearson_delta"], resamples=0,
-        leaks="report",
+        predicted, real, train=train, perturbation="condition", context=context,
+        metrics=["pearson_delta", "pearson_delta_disjoint"], resamples=0, leaks="report",
     ).scores  # fmt: skip
-    wide = found[found["group"] != "all"].pivot(index="group", columns="method", values="value")
+    found = found[found["group"] != "all"]
+    disjoint = found["metric"] == "pearson_delta_disjoint"
+    found = found.assign(method=found["method"].where(~disjoint, found["method"] + ", disjoint"))
+    wide = found.pivot(index="group", columns="method", values="value")
     return wide.set_axis([name.split(" | ")[1] for name in wide.index])
 
 
@@ -78,8 +81,8 @@ def type_rows(adata: ad.AnnData, data_dir: Path, folder: Path) -> dict[str, dict
         real, train = adata[own].copy(), adata[~own].copy()
         predicted = predicted_cells(real[real.obs["condition"] == "control"].copy(), model)
         found = scores(predicted, real, train, ["cell_type"]).iloc[0]
-        names = ["prediction", "similar_contexts", "ridge_on_control", "mean_shift", "ceiling"]
-        rows[kind] = {name: float(found[name]) for name in names}
+        names = ["prediction", "similar_contexts", "ridge_on_control", "mean_of_perturbed", "mean_shift", "ceiling"]
+        rows[kind] = {name: float(found[name]) for name in (*names, *(f"{name}, disjoint" for name in names))}
     return rows
 
 

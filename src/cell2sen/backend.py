@@ -139,6 +139,20 @@ class Backend(abc.ABC):
             0-based layer of the attention maps; negative counts from the end.
         """
 
+    def embed_edited(
+        self, prompts: Sequence[Prompt], bases: Sequence[Prompt], base_of: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Cell vectors of edited prompts, ``embed(prompts).vectors``, float32 (n, hidden).
+
+        A backend may read the tokens that a prompt shares with its base once for all prompts of this base.
+
+        Parameters
+        ----------
+        bases, base_of
+            Unedited prompts, and the number of the one that each prompt was made from.
+        """
+        return self.embed(prompts).vectors
+
     @abc.abstractmethod
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None

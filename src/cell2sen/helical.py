@@ -18,13 +18,8 @@ from cell2sen.backend import SENTENCE_END, AttentionMap, Backend, Pooling, Sampl
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.responses.perturb import (
-    genes_that_fit,
-    perturbation_per_cell,
-    perturbation_slots,
-    predict_sentences,
-    without_controls,
-)
+from cell2sen.inference.responses.control_cells import perturbation_per_cell, without_controls
+from cell2sen.inference.responses.perturb import genes_that_fit, perturbation_slots, predict_sentences
 from cell2sen.inference.session import Session, load_model, start
 from cell2sen.model import EMBEDDED, KNOWN
 from cell2sen.sentences.sentences import Sentences

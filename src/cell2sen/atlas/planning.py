@@ -29,7 +29,7 @@ from cell2sen.inference.annotate import check_labels, closed_set
 from cell2sen.inference.answers.columns import tasks_to_annotate
 from cell2sen.inference.generate import check_cell_types
 from cell2sen.inference.options import Options, check_options, recipe_for
-from cell2sen.inference.responses.perturb import AUTO, column_with_controls, perturbations_to_predict
+from cell2sen.inference.responses.control_cells import AUTO, column_with_controls, perturbations_to_predict
 from cell2sen.inference.trained import require_known
 from cell2sen.model import EMBEDDED, KNOWN, Model, resolve
 

@@ -23,7 +23,7 @@ from cell2sen.backend import (
     check_embed,
 )
 from cell2sen.data.progress import Report
-from cell2sen.engine import scoring
+from cell2sen.engine import edited, scoring
 from cell2sen.engine.decoding.sampling import row_key
 from cell2sen.engine.embedding import Embedder
 from cell2sen.engine.expectation import expected_values
@@ -179,6 +179,32 @@ class TransformersBackend(Backend):
         )
 
     @torch.inference_mode()
+    def embed_edited(
+        self, prompts: Sequence[Prompt], bases: Sequence[Prompt], base_of: Sequence[int]
+    ) -> NDArray[np.float32]:
+        if self._rows_per_batch() is not None:  # a fixed number of rows
+            return self.embed(prompts).vectors
+        fitted, _ = self._fit(prompts, [0] * len(prompts))
+        rows = self._tokenize(fitted)
+        whole = self._tokenize(self._fit(bases, [0] * len(bases))[0])
+        is_shared = [edited.is_worth_it(row.ids, whole[base].ids) for row, base in zip(rows, base_of, strict=True)]
+        vectors = np.zeros((len(prompts), int(self.config.hidden_size)), dtype=np.float32)
+        shared = [row for row, is_own in enumerate(is_shared) if is_own]
+        rest = [row for row, is_own in enumerate(is_shared) if not is_own]
+        if rest:
+            vectors[rest] = self.embed([prompts[row] for row in rest]).vectors
+        if shared:
+            vectors[shared] = edited.mean_vectors(
+                self.causal,
+                whole,
+                [rows[row] for row in shared],
+                [base_of[row] for row in shared],
+                budget=self._token_budget(cached=True),
+                progress=self.progress,
+            )
+        return vectors
+
+    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, genes: Sequence[str] | None = None
     ) -> list[str]:
@@ -275,10 +301,13 @@ class TransformersBackend(Backend):
         generating: bool = False,
     ) -> None:
         """Processes all rows in batches within free memory; options of :func:`batching.token_budget`."""
-        size, item_size = self._rows_per_batch(), self.base.get_input_embeddings().weight.element_size()
-        budget = batching.token_budget(self.config, self.device, item_size, cached=cached, generating=generating)
+        size, budget = self._rows_per_batch(), self._token_budget(cached=cached, generating=generating)
         lengths = np.array([common_length(length, self.context) for length in lengths.tolist()], dtype=np.int64)
         batching.run_batches(work, lengths, budget=budget, size=size, progress=self.progress, name=name)
+
+    def _token_budget(self, *, cached: bool = False, generating: bool = False) -> int:
+        item_size = self.base.get_input_embeddings().weight.element_size()
+        return batching.token_budget(self.config, self.device, item_size, cached=cached, generating=generating)
 
     def _run_generating(self, work: batching.Work, lengths: NDArray[np.int64], name: str) -> None:
         self._run(work, lengths, name, cached=True, generating=True)

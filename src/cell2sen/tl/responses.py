@@ -12,8 +12,9 @@ from cell2sen.inference.counts.abundance import target_counts
 from cell2sen.inference.counts.measured_cells import counts_of, refuse_without_counts
 from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.options import Options, check_options
+from cell2sen.inference.responses.control_cells import AUTO, perturbations_to_predict
 from cell2sen.inference.responses.expected_response import basis_table
-from cell2sen.inference.responses.perturb import AUTO, Readout, Response, perturbations_to_predict, predict_response
+from cell2sen.inference.responses.perturb import Readout, Response, predict_response
 from cell2sen.inference.session import model_of, start
 from cell2sen.tl.results import (
     COUNTS_UNIT,
@@ -166,7 +167,7 @@ def perturb(
             keys,
             session.sentences.symbols,
             seed=seed,
-            wanted=lambda row, own: target_counts(changes, row, own),
+            targets=lambda row, own: target_counts(changes, row, own),
         )
     result = AnnData(
         X=values,

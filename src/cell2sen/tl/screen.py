@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from cell2sen.data.names.text import list_of_names
 from cell2sen.inference.options import Options
-from cell2sen.inference.responses.perturb import AUTO
+from cell2sen.inference.responses.control_cells import AUTO
 from cell2sen.inference.screen.cells import CellSettings
 from cell2sen.inference.screen.goals import Space, goal_of
 from cell2sen.inference.screen.run import ScreenSettings

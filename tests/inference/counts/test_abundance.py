@@ -36,7 +36,7 @@ def test_mean_abundance_of_many_cells_changes_by_the_folds() -> None:
     measured = sp.csr_matrix(counts.astype(np.float32))
     found = predicted_counts(
         measured, measured, [f"c{n}" for n in range(3000)], GENES,
-        wanted=lambda row, have: target_counts([own], row, have),
+        targets=lambda row, have: target_counts([own], row, have),
     ).toarray()  # fmt: skip
     np.testing.assert_array_equal(found.sum(1), counts.sum(1))
     expected = folds * rate / (folds * rate).sum()

@@ -7,7 +7,7 @@ from cells import GENES
 from sessions import begin, sentences_of
 
 from cell2sen.backend import Sampling
-from cell2sen.inference.responses.perturb import perturbation_per_cell, predict_sentences
+from cell2sen.inference.responses.perturb import predict_sentences
 
 GREEDY = Sampling(max_new_tokens=20)
 
@@ -46,11 +46,3 @@ def test_n_genes_beyond_the_sentences_warns(caplog: pytest.LogCaptureFixture) ->
         session = begin("perturb", max_genes=4)
         predict_sentences(session, [{"perturbation": "x"}] * 6, sampling=GREEDY, n_genes=9)
     assert "4 genes at most, so n_genes=9 has no effect beyond that" in caplog.text
-
-
-def test_perturbation_per_cell() -> None:
-    assert perturbation_per_cell("x", 2) == ("x", "x")
-    assert perturbation_per_cell(["x", None, float("nan"), " "], 4) == ("x", None, None, None)  # type: ignore[list-item]
-    for wrong in ("", [None, None]):
-        with pytest.raises(ValueError, match="no cell has a perturbation"):
-            perturbation_per_cell(wrong, 2)

@@ -92,6 +92,34 @@ def test_stored_means_are_those_of_the_training_cells(cells_420: Path, trained: 
 
 
 @pytest.mark.slow
+def test_a_left_out_donor_is_predicted_from_the_written_file(cells_420: Path, trained: Model, tmp_path: Path) -> None:
+    """The rule by hand on the arrays of the file; a file without changes gives none."""
+    adata = anndata.read_h5ad(cells_420 / "cells.h5ad")
+    control = adata[(adata.obs["donor"] == "d4").to_numpy() & (adata.obs["condition"] == "control").to_numpy()].copy()
+    predicted = tl.perturb(control, "IFN-beta", model=trained.path, progress=False)
+    with np.load(Path(trained.path) / RESPONSE_FILE) as file:
+        stored = dict(file)
+    own = stored["perturbations"].tolist().index("IFN-beta")
+    rows = np.flatnonzero(stored["context_of"][:, 0] == own)
+    controls = stored["controls"][stored["context_of"][rows, 1]].astype(float)
+    changes, (temperature, shares, share_of_model, _) = stored["changes"][rows].astype(float), stored["rules"][own]
+    before = predicted[:, stored["genes"].tolist()].layers["control"].toarray().astype(float)
+    likeness = np.corrcoef(before, controls)[: len(before), len(before) :]
+    weights = np.sqrt(stored["n_cells"][rows]) * np.exp(likeness / temperature)
+    weights /= weights.sum(axis=1, keepdims=True)
+    share = np.divide(changes, controls, out=np.zeros_like(changes), where=controls > 0)
+    falling = (changes < 0) & bool(shares)
+    change = weights @ np.where(falling, 0, changes) + (weights @ np.where(falling, share, 0)) * before
+    after = predicted[:, stored["genes"].tolist()].X.toarray()
+    np.testing.assert_allclose(after, np.clip(before + change, 0, np.log1p(1e4)), atol=2e-3)
+    assert share_of_model == 0
+
+    copied = Path(shutil.copytree(trained.path, tmp_path / "model"))
+    np.savez_compressed(copied / RESPONSE_FILE, **{**stored, "changes": np.zeros_like(stored["changes"])})
+    assert tl.perturb(control, "IFN-beta", model=copied, progress=False).layers["delta"].nnz == 0
+
+
+@pytest.mark.slow
 def test_held_out_cells_change_nothing(cells_420: Path, trained: Model, tmp_path: Path) -> None:
     for name in ("as_it_is", "changed"):
         cells = cells_of_file(cells_420)

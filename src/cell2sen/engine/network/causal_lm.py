@@ -150,9 +150,7 @@ class CausalLM:
         position = torch.from_numpy(position_BQ).to(self.device)
         cache.write_at, cache.length = position, int(position_BQ.max()) + 1
         key = torch.arange(cache.length, device=self.device)[None]
-        return self._forward(
-            ids_BQ, position, AttentionMask(key[:, None] <= position[:, :, None], position, key), cache
-        )
+        return self.forward(ids_BQ, position, AttentionMask(key[:, None] <= position[:, :, None], position, key), cache)
 
     def tree_hidden_states(
         self,
@@ -188,7 +186,7 @@ class CausalLM:
             dim=2,
         )
         mask = AttentionMask(visible, position, torch.cat([slot.expand(n_rows, -1), position], dim=1))
-        return self._forward(ids_BQ, position, mask, cache)
+        return self.forward(ids_BQ, position, mask, cache)
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits of the next token, float32 (N, V), with the model's final soft-cap."""
@@ -205,11 +203,15 @@ class CausalLM:
         ids_BQ = np.pad(ids_BQ, ((0, 0), (0, common_length(ids_BQ.shape[1], max_length) - ids_BQ.shape[1])))
         cache.write_at, cache.length = start, start + ids_BQ.shape[1]
         with attention_context.stop_at_attention(int(self.config.num_hidden_layers) - 1):
-            self._forward(ids_BQ, torch.arange(start, cache.length, device=self.device)[None], None, cache)
+            self.forward(ids_BQ, torch.arange(start, cache.length, device=self.device)[None], None, cache)
 
-    def _forward(
+    def forward(
         self, ids_BQ: NDArray[np.integer], position_BQ: torch.Tensor, mask: AttentionMask | None, cache: KeyValueCache
     ) -> torch.Tensor:
+        """Hidden states (B, Q, D) of tokens that are written where `cache` has its ``write_at``.
+
+        Without a mask each token sees itself and all slots before it.
+        """
         arguments = {"position_ids": position_BQ, self._cache_argument: cache, "use_cache": True}
         with attention_context.use_mask(mask):
             output = self.base(input_ids=torch.from_numpy(ids_BQ).to(self.device, torch.int64), **arguments)

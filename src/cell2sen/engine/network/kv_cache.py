@@ -35,6 +35,17 @@ class KeyValueCache(_hf.Cache):  # type: ignore[misc]
         self.length = 0
         """Number of slots that attention reads."""
 
+    def repeated(self, n_rows: int, length: int) -> KeyValueCache:
+        """New cache with the first `length` slots of its only row in each of `n_rows` rows; this one stays as it is."""
+        copy = KeyValueCache(len(self.layers), self.capacity)
+        copy.length = length
+        for new, layer in zip(copy.layers, self.layers, strict=True):
+            new.keys, new.values = (
+                states[:, :, :length].expand(n_rows, -1, -1, -1) for states in (layer.keys, layer.values)
+            )
+            new.is_initialized = True
+        return copy
+
     def select_rows(self, rows: torch.Tensor) -> None:
         """Keeps these rows, int64, in this order; rows may be dropped or repeated."""
         for layer in self.layers:

@@ -17,16 +17,16 @@ def predicted_counts(
     symbols: Sequence[str],
     *,
     seed: int = 0,
-    wanted: Callable[[int, NDArray[np.int64]], NDArray[np.float64] | None] | None = None,
+    targets: Callable[[int, NDArray[np.int64]], NDArray[np.float64] | None] | None = None,
 ) -> sp.csr_matrix:
     """Whole-number counts with the composition of predicted expression and the noise and size of measured cells.
 
-    The wanted count of a gene is its share of the predicted expression times the cell's sum of counts. Genes that want
-    no more than they have keep each of their counts with the probability wanted / measured (binomial thinning). The
-    counts that are then missing go to the other genes in proportion to what they want, rounded by systematic sampling
-    (one random offset per cell), so that the sum is exactly the measured one. A cell that is predicted not to change
-    keeps its counts. Nothing is drawn from a Poisson distribution around a mean: what varies from cell to cell is the
-    measured cells and the rounding.
+    The target count of a gene is its share of the predicted expression times the cell's sum of counts. Genes with a
+    target of at most their count keep each of their counts with the probability target / measured (binomial thinning).
+    The counts that are then missing go to the other genes in proportion to their targets, rounded by systematic
+    sampling (one random offset per cell), so that the sum is exactly the measured one. A cell that is predicted not to
+    change keeps its counts. Nothing is drawn from a Poisson distribution around a mean: what varies from cell to cell
+    is the measured cells and the rounding.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def predicted_counts(
         Genes; random numbers are used in their alphabetical order, so that the order of columns changes nothing.
     seed
         Another seed gives other counts.
-    wanted
-        Place of a cell and its counts (symbols,) → counts that it wants instead, up to a factor, or ``None``.
+    targets
+        Place of a cell and its counts (symbols,) → its target counts, up to a factor, or ``None``.
 
     Returns
     -------
@@ -65,12 +65,11 @@ def predicted_counts(
     rows = []
     for row, key in enumerate(keys):
         own = measured[row].toarray().ravel().astype(np.int64)
-        composition = wanted(row, own) if wanted is not None else None
+        composition = targets(row, own) if targets is not None else None
         if composition is None:
             composition = np.expm1(predicted[row].toarray().ravel().astype(np.float64))
-        have, want = own[order], composition[order]
         counts = np.empty(len(order), dtype=np.float32)
-        counts[order] = _of_cell(have, want, _generator(seed, key))
+        counts[order] = _of_cell(own[order], composition[order], _generator(seed, key))
         rows.append(sp.csr_matrix(counts))
     if not rows:
         return sp.csr_matrix(np.zeros(measured.shape, dtype=np.float32))
@@ -78,22 +77,22 @@ def predicted_counts(
 
 
 def _of_cell(
-    have: NDArray[np.int64], composition: NDArray[np.float64], random: np.random.Generator
+    measured: NDArray[np.int64], composition: NDArray[np.float64], random: np.random.Generator
 ) -> NDArray[np.int64]:
-    total, weight = int(have.sum()), float(composition.sum())
+    total, weight = int(measured.sum()), float(composition.sum())
     if total == 0 or weight == 0:
-        return have
-    want = composition * (total / weight)
+        return measured
+    target = composition * (total / weight)
     # Float32 logarithms: a gene that stays within rounding of its count does not change.
-    want = np.where(np.abs(want - have) <= 1e-4 * np.maximum(have, 1), have, want)
-    falls = want <= have
-    share = np.divide(want, have, out=np.zeros_like(want), where=have > 0)
-    counts = np.where(falls, random.binomial(have, np.where(falls, share, 0.0)), 0)
+    target = np.where(np.abs(target - measured) <= 1e-4 * np.maximum(measured, 1), measured, target)
+    falls = target <= measured
+    share = np.divide(target, measured, out=np.zeros_like(target), where=measured > 0)
+    counts = np.where(falls, random.binomial(measured, np.where(falls, share, 0.0)), 0)
     missing = total - int(counts.sum())
     offset = float(random.random())
-    takes = np.where(falls, 0.0, want)
+    takes = np.where(falls, 0.0, target)
     if not takes.any():  # nothing rises: the rounding of thinning goes back to genes that lost counts
-        takes = (have - counts).astype(np.float64)
+        takes = (measured - counts).astype(np.float64)
     if missing and takes.any():
         ends = np.floor(np.cumsum(takes) * (missing / takes.sum()) + offset).astype(np.int64)
         ends[np.flatnonzero(takes)[-1] :] = missing + int(np.floor(offset))

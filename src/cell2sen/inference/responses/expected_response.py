@@ -2,8 +2,8 @@
 
 The model's own change is the expected expression with the perturbation minus that without it, of the same cell, so that
 the model's error about the cell itself is in both and cancels. What any name in place of a perturbation changes is no
-response: its directions, measured with made-up names, are taken out. A written sentence is a single draw, and the mean
-of many keeps that error.
+response and is taken out (:mod:`cell2sen.inference.responses.made_up_names`). A written sentence is a single draw, and
+the mean of many keeps that error.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cell2sen.backend import Unsupported
 from cell2sen.inference.counts.abundance import AbundanceChange
 from cell2sen.inference.responses.known_responses import KnownResponse, KnownResponses, changed, load
+from cell2sen.inference.responses.made_up_names import MADE_UP_NAMES, made_up_like, standing_out, without_directions
 from cell2sen.inference.session import Session, Slots
 
 #: Cells whose expectations, one value per gene, are in memory together.
@@ -26,10 +27,6 @@ _CELLS_IN_MEMORY = 256
 
 #: Smaller changes, in ln(1 + CP10k), are set to 0: together they are less than a thousandth of a cell's change.
 MIN_CHANGE_LN = 1e-3
-
-#: Names that mean nothing, of one and of two words: small models change the most frequent genes with any name, more so
-#: with longer ones.
-MADE_UP_NAMES = ("qwerty", "made-up compound")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,30 +205,16 @@ class _OwnChange:
             return self.session.backend.expect(prompts, self.session.sentences.symbols, rank_values, seed=self.seed)
 
         before = expected(untreated)
+        if name == untreated:
+            return np.zeros(before.shape)
         change = (expected(name) - before).astype(np.float64)
         trained = self.session.model.metadata.get("perturbations") or {}
         if len(trained) == 1 and name in trained:
             return change  # with a single one, the model can take any name for it
-        nothing = np.stack([expected(made_up) - before for made_up in MADE_UP_NAMES], axis=2).astype(np.float64)
-        return without_directions(change, nothing)
-
-
-def without_directions(changes: NDArray[np.float64], directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Changes without their parts along given directions, row by row: x − Q Qᵀ x, Q an orthonormal basis.
-
-    Parameters
-    ----------
-    changes
-        float64 (rows, genes).
-    directions
-        float64 (rows, genes, directions); those of length 0 have no effect.
-    """
-    remaining = changes.copy()
-    basis, triangle = np.linalg.qr(directions)
-    scale = np.abs(np.diagonal(triangle, axis1=1, axis2=2))
-    basis = basis * (scale > 1e-9 * np.maximum(scale.max(axis=1, keepdims=True), 1e-30))[:, None, :]
-    remaining -= np.einsum("ngd,nd->ng", basis, np.einsum("ngd,ng->nd", basis, changes))
-    return np.asarray(remaining)
+        is_known = name in trained or not trained
+        made_up_names = MADE_UP_NAMES if is_known else made_up_like(name, known=[*trained, untreated])
+        made_up = np.stack([expected(other) - before for other in made_up_names], axis=2).astype(np.float64)
+        return without_directions(change, made_up) if is_known else standing_out(change, made_up)
 
 
 def own_rank_values(expression: sp.csr_matrix, lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.names.text import as_texts, some
 from cell2sen.data.obs import obs_column
-from cell2sen.inference.responses.perturb import AUTO, controls_of_cells
+from cell2sen.inference.responses.control_cells import AUTO, controls_of_cells
 from cell2sen.inference.session import Session
 from cell2sen.inference.transfer.support import sample_of
 

@@ -117,3 +117,11 @@ def with_genes(sentences: Sentences, rows: NDArray[np.int64], lists: Sequence[ND
     offsets = np.append(0, np.cumsum([len(genes) for genes in lists])).astype(np.int32)
     flat = np.concatenate([*lists, np.zeros(0, dtype=np.int32)]).astype(np.int32)
     return replace(sentences[rows], genes=pa.ListArray.from_arrays(offsets, flat))
+
+
+def first_genes(sentences: Sentences, rows: NDArray[np.int64], n_genes: NDArray[np.int64]) -> Sentences:
+    """The cells of `rows`, which may be repeated, each with its first `n_genes` genes."""
+    ids, ends = sentences.genes.flatten().to_numpy(), np.cumsum(sentences.n_genes)
+    starts = ends - sentences.n_genes
+    lists = [ids[starts[row] : min(starts[row] + n, ends[row])] for row, n in zip(rows, n_genes, strict=True)]
+    return with_genes(sentences, rows, lists)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cell2sen.backend import Unsupported
 from cell2sen.inference.annotate import ClosedSet, probabilities_of
 from cell2sen.inference.responses.expected_response import own_rank_values
-from cell2sen.inference.screen.edits import Edit
+from cell2sen.inference.screen.edits import Edit, first_genes
 from cell2sen.inference.session import Session
+from cell2sen.prompt import Prompt
 from cell2sen.sentences.sentences import Sentences
 
 #: Probabilities closer to 0 and 1 than this have its log-odds.
@@ -56,15 +57,27 @@ class EmbeddingReadout:
     def values(
         self, sentences: Sentences, rows: NDArray[np.int64], edits: Sequence[Edit | None]
     ) -> NDArray[np.float64]:
-        """See :class:`Readout`."""
-        return np.asarray(embed(self.session, sentences, rows).astype(np.float64) @ self.weights)
+        """See :class:`Readout`. Edited sentences share their first tokens with the cell's own."""
+        if any(edit is not None for edit in edits):
+            # A prompt begins with the number of its genes, so the base has as many as the edited sentence.
+            pairs = np.stack([rows, np.minimum(sentences.n_genes, self.session.length or sentences.n_genes)], axis=1)
+            distinct, base_of = np.unique(pairs, axis=0, return_inverse=True)
+            bases = _prompts(self.session, first_genes(self.session.sentences, *distinct.T), distinct[:, 0])
+            prompts = _prompts(self.session, sentences, rows)
+            vectors = self.session.backend.embed_edited(prompts, bases, base_of.tolist())
+        else:
+            vectors = embed(self.session, sentences, rows)
+        return np.asarray(vectors.astype(np.float64) @ self.weights)
 
 
 def embed(session: Session, sentences: Sentences, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Embeddings of sentences of the cells `rows`, float32 (n, hidden)."""
+    return session.backend.embed(_prompts(session, sentences, rows)).vectors
+
+
+def _prompts(session: Session, sentences: Sentences, rows: NDArray[np.int64]) -> list[Prompt]:
     own = _session_of(session, sentences, rows)
-    prompts = own.prompts(np.arange(len(rows)), length=own.length)
-    return own.backend.embed(prompts).vectors
+    return list(own.prompts(np.arange(len(rows)), length=own.length))
 
 
 @dataclass(frozen=True, eq=False)
