@@ -75,7 +75,8 @@ def test_tables_of_spatialdata(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="contains no AnnData"), open_anndata(root):
         pass
     store.create_group("tables")
-    counts().write_zarr(root / "tables" / "cells")
+    with anndata.settings.override(zarr_write_format=2):
+        counts().write_zarr(root / "tables" / "cells")
     for path in (root, root / "tables" / "cells", root / "cells", root / "tables"):
         with open_anndata(path) as adata:
             assert_same(adata, counts())

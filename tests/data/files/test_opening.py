@@ -188,7 +188,8 @@ def test_a_forged_store_is_refused_and_runs_nothing(
     store, trace = tmp_path / "x.zarr", tmp_path / "ran"
     adata = counts()
     adata.uns["species"] = "mouse"
-    adata.write_zarr(store)
+    with anndata.settings.override(zarr_write_format=2):
+        adata.write_zarr(store)
     metadata = json.loads((store / array / ".zarray").read_text()) | change
     (store / array / ".zarray").write_text(json.dumps(metadata))
     if consolidated:
