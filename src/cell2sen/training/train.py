@@ -224,7 +224,10 @@ def _initial_model(
     """
     scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
     settings = scratch.tokenizer if scratch else gene_tokens
-    common = common_genes(examples.cells, settings.min_cells) if settings and examples.cells else ()
+    common: tuple[str, ...] = ()
+    if settings and examples.cells:
+        of_today = scratch is not None and scratch.tokenizer.approved_symbols
+        common = common_genes(examples.cells, settings.min_cells, approved_symbols=of_today)
     if settings and not examples.cells:
         common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
     if settings and corpus is not None:
