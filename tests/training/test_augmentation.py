@@ -61,12 +61,13 @@ def test_ambient_counts_come_from_the_profile_and_the_depth_stays() -> None:
     np.testing.assert_allclose(found.mean(axis=0), expected, rtol=0.05)
 
 
-def test_gene_factors_are_log_normal() -> None:
-    found = copies(gene_factors=0.5)[:, 5] / CELL[5]
-    assert np.log(found).std() == pytest.approx(0.5, rel=0.05)
-    assert np.log(found).mean() == pytest.approx(0, abs=0.03)
-    means = copies(gene_factors=0.5).mean(axis=0)  # whole numbers, but not biased by rounding
-    np.testing.assert_allclose(means, CELL * np.exp(0.125), rtol=0.06)
+def test_gene_factors_are_log_normal_around_one() -> None:
+    logs = np.log(copies(gene_factors=0.6)[:, [4, 5]] / CELL[[4, 5]])
+    assert np.abs(logs.mean(axis=0)).max() < 0.03
+    assert logs[:, 1].var() == pytest.approx(0.6**2 / 3, rel=0.1)  # deviations are uniform from 0 to 0.6
+    assert np.corrcoef(logs.T)[0, 1] == pytest.approx(0, abs=0.06)
+    expected = CELL * np.exp(np.linspace(0, 0.6, 1001) ** 2 / 2).mean()
+    np.testing.assert_allclose(copies(gene_factors=0.6).mean(axis=0), expected, rtol=0.06)  # no bias of rounding
 
 
 def test_dropout_and_panels_leave_genes_out_and_others_as_they_are() -> None:

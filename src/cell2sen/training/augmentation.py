@@ -26,8 +26,8 @@ def augmented(
 ) -> sp.csr_matrix:
     """Counts of cells as another experiment might have found them.
 
-    The steps are, as in an experiment: ambient counts, gene factors of the technology, thinning, genes that are not found
-    (dropout, panel). All cells of a draw have the same panel. What a cell becomes depends on its counts, its name,
+    The steps are, as in an experiment: ambient counts, gene factors of the technology, thinning, genes that are not
+    found (dropout, panel). All cells of a draw have the same panel. What a cell becomes depends on its counts, its name,
     `draw`, `seed` and `profile`, not on the other cells or their order.
 
     Parameters
@@ -87,7 +87,8 @@ def _augmented_cell(
     if ambient is not None:
         genes, values = _with_ambient(genes, values, generator.uniform(0, augmentation.ambient), ambient, generator)
     if augmentation.gene_factors:
-        factors = np.exp(augmentation.gene_factors * generator.standard_normal(len(genes)))
+        deviation = generator.uniform(0, augmentation.gene_factors)
+        factors = np.exp(deviation * generator.standard_normal(len(genes)))
         values = np.floor(values * factors + generator.random(len(genes))).astype(np.int64)
     low, high = augmentation.thin
     if low < 1.0:

@@ -218,8 +218,9 @@ class Augmentation:
     read together) instead of the cell, drawn uniformly for each cell."""
 
     gene_factors: float = 0.0
-    """Standard deviation of the natural logarithm of random factors, one for each gene of each cell, as another
-    technology finds some genes better than others (gene length, capture, ends of transcripts)."""
+    """Largest standard deviation of the natural logarithm of random factors, one for each gene of each cell, as another
+    technology finds some genes better than others (gene length, capture, ends of transcripts). The deviation is drawn
+    uniformly for each cell."""
 
     dropout: float = 0.0
     """Largest share of the expressed genes that are left out, markers among them, drawn uniformly for each cell."""
