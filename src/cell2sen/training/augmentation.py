@@ -27,8 +27,8 @@ def augmented(
     """Counts of cells as another experiment might have found them.
 
     The steps are, as in an experiment: ambient counts, gene factors of the technology, thinning, genes that are not
-    found (dropout, panel). All cells of a draw have the same panel. What a cell becomes depends on its counts, its name,
-    `draw`, `seed` and `profile`, not on the other cells or their order.
+    found (dropout, panel). All cells of a draw have the same panel. What a cell becomes depends on its counts, its
+    name, `draw`, `seed` and `profile`, not on the other cells or their order.
 
     Parameters
     ----------
