@@ -1,16 +1,18 @@
 """Labels of held-out cells under shifts that files bring, beside logistic regressions on the same training cells.
 
-    python benchmarks/shifts.py DATA_DIR [--model nano] [--cells 250] [--only depth panel] [--across] [--out FILE.json]
+    python benchmarks/shifts.py DATA_DIR [--model nano] [--cells 250] [--only depth panel] [--across]
 
 Cells are those that nano.yaml holds out of pbmc3k. Each shift changes their counts as another technology would:
 fewer counts, a targeted panel, ambient counts, markers that are not measured, log-normalised values, factors of genes
 (full-length protocols, other chemistries), genes lost at random. The rivals are logistic regressions (2,000 variable
 genes, C = 0.1): on the training cells as they are, and on these and four augmented copies of each
-(:mod:`cell2sen.training.augmentation`). Values are ln(1 + CP10k) of the shifted cell, unmeasured genes are 0.
+(:mod:`cell2sen.training.augmentation`, settings of recipes/nano-sixth.yaml). Values are ln(1 + CP10k) of the shifted
+cell, unmeasured genes are 0.
 
 `--across` also labels cells of another study and chemistry with broad types: untreated cells of Kang et al. from
-pbmc3k, and the other way. Regressions learn from one side only; name a model that did, too: ``--model-from-pbmc3k DIR
---model-from-kang DIR`` (recipes/one-study.yaml). Recall of both types of monocytes is reported.
+pbmc3k, and the other way. Regressions learn from one side only; name models that did, too (trained by a copy of the
+training file with one file): ``--model-from-pbmc3k DIR --model-from-kang DIR``. Recall of both types of monocytes is
+reported.
 
 Prints one JSON line for each row: accuracy, 95 % interval, macro F1, calibration error (15 bins).
 """
@@ -38,13 +40,12 @@ from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.session import load_model
 from cell2sen.training import read_config
 from cell2sen.training.augmentation import augmented
-from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
 
 HERE = Path(__file__).parent.parent
 
-#: What the second regression learns from.
-AUGMENTATION = Augmentation(thin=(0.1, 1.0), panel=0.2, ambient=0.3, gene_factors=0.7, dropout=0.5)
+#: Training file of the embedded model, whose augmentation the second regression has.
+RECIPE = HERE / "recipes" / "nano-sixth.yaml"
 
 #: Label in a file → broad type.
 BROAD = {
@@ -158,10 +159,11 @@ class Regression:
     def __init__(self, blood: Blood, rows: np.ndarray, genes: np.ndarray, copies: int) -> None:
         self.genes = genes
         counts, names = blood.counts[rows], blood.names[rows]
+        augmentation = read_config(RECIPE).data.augmentation
         profile = np.asarray(counts.sum(axis=0)).ravel()
         parts = [counts]
         for draw in range(copies):
-            part = augmented(sp.csr_matrix(counts), names.tolist(), AUGMENTATION, profile=profile, draw=draw)
+            part = augmented(sp.csr_matrix(counts), names.tolist(), augmentation, profile=profile, draw=draw)
             parts.append(part.astype(np.float64))
         values = sp.vstack([ln_cp10k(part)[:, genes] for part in parts], format="csr")
         self.fitted = logistic_regression(values, np.tile(blood.label[rows], len(parts)))

@@ -94,5 +94,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 def test_ambient_needs_a_profile() -> None:
-    with pytest.raises(ValueError, match=r"augmentation.ambient needs a profile with counts"):
-        augmented(sp.csr_matrix((1, 3)), ["a"], Augmentation(ambient=0.1), profile=np.zeros(3))
+    cell, settings = sp.csr_matrix(np.ones((1, 3))), Augmentation(ambient=0.1)
+    with pytest.raises(ValueError, match=r"augmentation\.ambient needs a profile"):
+        augmented(cell, ["a"], settings)
+    assert (augmented(cell, ["a"], settings, profile=np.zeros(3)).toarray() == 1).all()

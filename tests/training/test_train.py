@@ -19,6 +19,7 @@ import cell2sen as c2s
 from cell2sen import backends, tasks, training
 from cell2sen.backend import Sampling
 from cell2sen.data.splits import are_counted, hashes_of_names
+from cell2sen.inference.novelty.training_density import load_density
 from cell2sen.model import TRAINED_ON_HASHES, Model, resolve
 from cell2sen.training.release import directory, model_card
 from cell2sen.training.trainers.progress import Progress
@@ -46,6 +47,7 @@ class TestFromScratch:
         assert len(set(text.strip(" .").split()) & set(trained.genes)) == 5
         assert loaded.known_genes(["CD4", "NOGENE"]).tolist() == [True, False]
         assert not Path(trained.path).with_name("scratch.training").exists()
+        assert load_density(trained) is not None
 
     def test_metadata(self, trained: Model) -> None:
         metadata = trained.metadata

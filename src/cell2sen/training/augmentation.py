@@ -39,7 +39,8 @@ def augmented(
     augmentation
         Limits of the changes. :attr:`Augmentation.context_dropout` is not used here.
     profile
-        Ambient profile: counts of each gene, float64 (genes,), not all zero. Needed with :attr:`Augmentation.ambient`.
+        Ambient profile: counts of each gene, float64 (genes,), which :attr:`Augmentation.ambient` needs. Nothing is
+        added if all are zero.
     draw
         Number of the pass over the data.
     seed
@@ -52,9 +53,9 @@ def augmented(
     """
     ambient = None
     if augmentation.ambient:
-        if profile is None or not profile.any():
-            raise ValueError("augmentation.ambient needs a profile with counts")
-        ambient = np.cumsum(profile) / profile.sum()
+        if profile is None:
+            raise ValueError("augmentation.ambient needs a profile")
+        ambient = np.cumsum(profile) / profile.sum() if profile.any() else None
     matrix = sp.csr_matrix(counts)
     measured = _panel(matrix.shape[1], draw, seed) if augmentation.panel else None
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
