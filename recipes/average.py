@@ -24,6 +24,7 @@ from cell2sen.training.examples.cells import TrainingCells
 from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.release import directory, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
+from cell2sen.training.release.fit_density import fit_density
 from cell2sen.training.release.fit_responses import fit_responses
 
 WEIGHTS = "model.safetensors"
@@ -92,6 +93,7 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
         for file in cells.values():
             file.keep_genes(backend.known_genes)
         calibrate(folder, list(cells.values()))
+        fit_density(folder, list(cells.values()), seed=config.seed)
         fit_responses(folder, list(cells.values()), seed=config.seed)
         scores = scorecard.scores(folder, list(cells.values()), config.card.score_cells, seed=config.seed)
         directory.update_metadata(folder, {"scores": scores})

@@ -20,6 +20,10 @@ METADATA_FILE = "cell2sen.json"
 #: Hashes of all files that `cell2sen fetch` writes beside the weights, and the name of the checkpoint.
 LOCK_FILE = "cell2sen.lock.json"
 
+#: Hashes of the names of a model's training cells, beside its weights
+#: (:func:`cell2sen.data.splits.hashes_of_names`).
+TRAINED_ON_HASHES = "trained_on_hashes.npy"
+
 EMBEDDED = "nano"
 
 

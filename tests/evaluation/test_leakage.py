@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 import scipy.sparse as sp
 from experiment import REAL, TWIN, copied_control, own_prediction, perturbed, run
 
-from cell2sen.data.splits import sha256_of_names
-from cell2sen.evaluation.leakage import LeakError, fingerprints, hardly_moves, read_names, trained_on
+from cell2sen.data.splits import hashes_of_names, sha256_of_names
+from cell2sen.evaluation.leakage import LeakError, compared_hashes, fingerprints, hardly_moves, read_names, trained_on
 
 
 def test_a_copied_control_raises() -> None:
@@ -158,3 +159,22 @@ def test_equal_rows_have_equal_fingerprints() -> None:
     hashes = fingerprints(matrix)
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[3] == 0
+
+
+def test_hashes_of_training_names() -> None:
+    trained = hashes_of_names([f"donor1_{number}" for number in range(300)])
+    assert trained.dtype == np.uint64
+    assert (np.diff(trained.astype(object)) > 0).all()
+    check = compared_hashes(["donor1_5", "donor1_7", "donor2_5"], trained)
+    assert check is not None
+    assert check.status == "failed"
+    assert "2 of 3 test cells" in check.detail
+    assert compared_hashes(["donor2_5", "donor3_1"], trained) is None
+
+
+def test_hashes_of_bare_barcodes_are_equal_by_chance() -> None:
+    codes = ["".join(code) + "-1" for code in itertools.product("ACGT", repeat=8)]
+    few = [*codes[:3], *codes[-1000:]]
+    trained = hashes_of_names(codes[:20000])
+    assert compared_hashes(few, trained) is None  # 306 of 1003 are expected
+    assert compared_hashes(codes[10:1010], trained) is not None

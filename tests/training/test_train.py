@@ -18,7 +18,9 @@ from training_runs import LENGTHS, Interrupted, assert_same, card, config, inter
 import cell2sen as c2s
 from cell2sen import backends, tasks, training
 from cell2sen.backend import Sampling
-from cell2sen.model import Model, resolve
+from cell2sen.data.splits import are_counted, hashes_of_names
+from cell2sen.inference.novelty.training_density import load_density
+from cell2sen.model import TRAINED_ON_HASHES, Model, resolve
 from cell2sen.training.release import directory, model_card
 from cell2sen.training.trainers.progress import Progress
 
@@ -45,6 +47,7 @@ class TestFromScratch:
         assert len(set(text.strip(" .").split()) & set(trained.genes)) == 5
         assert loaded.known_genes(["CD4", "NOGENE"]).tolist() == [True, False]
         assert not Path(trained.path).with_name("scratch.training").exists()
+        assert load_density(trained) is not None
 
     def test_metadata(self, trained: Model) -> None:
         metadata = trained.metadata
@@ -78,6 +81,9 @@ class TestFromScratch:
         assert_same(read, in_memory)
         assert_same(weights(tmp_path / "out"), weights(trained))  # the same seed, the same model
         assert not (tmp_path / "out" / directory.HELD_OUT_FILE).exists()
+        names = json.loads((Path(trained.path) / directory.TRAINED_ON_FILE).read_text(encoding="utf-8"))["cells.h5ad"]
+        hashes = np.load(tmp_path / "out" / TRAINED_ON_HASHES)
+        assert (hashes == hashes_of_names([] if are_counted(names) else names)).all()
         assert capsys.readouterr().out == ""
 
     @pytest.mark.slow

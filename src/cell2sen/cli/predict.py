@@ -173,7 +173,8 @@ def annotate(
         None
     ),
     unseen: Annotated[
-        bool, typer.Option("--unseen", help="Share of the model's held-out cells that were more certain.")
+        bool,
+        typer.Option("--unseen", help="How unlike the training cells each cell is, from 0 to 1."),
     ] = False,
     compare: Annotated[
         str | None, typer.Option(help="obs column with given labels: show how many agree, and what each is called.")

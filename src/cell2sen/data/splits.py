@@ -90,18 +90,28 @@ def equal_by_chance(names: Collection[str], others: Collection[str]) -> float:
 
     A barcode without the name of a sample, such as ``AAACATACAACCAC-1``, is used again in other experiments.
     """
+    return equal_to_some_by_chance(names, sum(_BARE.fullmatch(name) is not None for name in others))
+
+
+def equal_to_some_by_chance(names: Collection[str], n_others: int) -> float:
+    """Number of names to expect among those of another experiment by chance, if these are `n_others` bare barcodes."""
     bare = [name for name in names if _BARE.fullmatch(name)]
-    bare_others = [name for name in others if _BARE.fullmatch(name)]
-    if not bare or not bare_others:
+    if not bare:
         return 0.0
     code = barcode(bare[0]).replace("_", "")
     possible = 4 ** len(code) if code[:1] in "ACGT" else 96**3
-    return len(bare) * len(bare_others) / min(possible, _MAX_BARCODES)
+    return len(bare) * n_others / min(possible, _MAX_BARCODES)
 
 
 def sha256_of_names(names: Iterable[str]) -> str:
     """SHA-256 of the sorted names, one per line, as hex digits; stored in the metadata of trained models."""
     return hashlib.sha256("\n".join(sorted(map(str, names))).encode()).hexdigest()
+
+
+def hashes_of_names(names: Iterable[str]) -> NDArray[np.uint64]:
+    """First 8 bytes of the BLAKE2b hash of each distinct name, uint64, ascending: equal names have equal hashes."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in {str(name) for name in names}]
+    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64))
 
 
 #: Names that count cells: 0, 1, 2, … as AnnData, cell_0, Cell1, X1 and so on; also with a batch behind (1-0, 1-b2).

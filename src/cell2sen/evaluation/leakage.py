@@ -18,11 +18,18 @@ from cell2sen.data.files.opening import open_anndata
 from cell2sen.data.names.text import decoded
 from cell2sen.data.names.text_files import read_first_column, read_text
 from cell2sen.data.obs import cell_names
-from cell2sen.data.splits import are_counted, barcode, equal_by_chance, sha256_of_names
+from cell2sen.data.splits import (
+    are_counted,
+    barcode,
+    equal_by_chance,
+    equal_to_some_by_chance,
+    hashes_of_names,
+    sha256_of_names,
+)
 from cell2sen.evaluation.inputs import BLOCK_CELLS, Cells, Sides
 from cell2sen.evaluation.scoring.groups import Groups
 from cell2sen.evaluation.settings import Leakage
-from cell2sen.model import KNOWN, resolve
+from cell2sen.model import KNOWN, TRAINED_ON_HASHES, Model, resolve
 
 Status = Literal["passed", "failed", "warning", "not checked"]
 _DNA = re.compile(r"[ACGT]{8,}(?:_[ACGT]{8,})*")
@@ -113,7 +120,31 @@ def check_training_cells(rows: NDArray[Any], sides: Sides, settings: Leakage) ->
         if len(shared) <= chance + 4 * chance**0.5:
             return _equal_barcodes(shared, rows, chance, real, train if settings.train_names is None else None)
     split = split_of(sides.predicted, settings.split)
+    if stored is None and settings.split is None:
+        hashes = _hashes_of_known_model(dict(sides.predicted.provenance.get("model", {})))
+        if hashes is not None and (check := compared_hashes(real.names[rows].tolist(), hashes)) is not None:
+            return check
     return trained_on(real.names[rows], stored, split, len(real), real.names)
+
+
+def compared_hashes(names: Sequence[str], trained: NDArray[np.uint64]) -> Check | None:
+    """Failed check if more names of test cells are among a model's training cells than by chance; else ``None``.
+
+    Parameters
+    ----------
+    trained
+        Hashes of the names of training cells, ascending (:func:`cell2sen.data.splits.hashes_of_names`).
+    """
+    hashes = hashes_of_names(names)
+    n_shared = int(np.isin(hashes, trained, assume_unique=True).sum())
+    chance = equal_to_some_by_chance(names, len(trained))
+    if n_shared <= chance + 4 * chance**0.5 or are_counted(names):
+        return None
+    return _training_check(
+        "failed",
+        f"{n_shared} of {len(hashes)} test cells have the name of one of the {len(trained)} training cells of the "
+        "model (hashes of names beside its weights)",
+    )
 
 
 def _equal_barcodes(
@@ -356,8 +387,20 @@ def split_of(predicted: Cells, split: Any) -> Mapping[str, Any] | None:
 
 
 def _split_of_known_model(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    model = _known_model(record)
+    return model.metadata.get("split") if model else None
+
+
+def _hashes_of_known_model(record: Mapping[str, Any]) -> NDArray[np.uint64] | None:
+    model = _known_model(record)
+    file = Path(model.path) / TRAINED_ON_HASHES if model and model.is_local else None
+    return np.load(file, allow_pickle=False) if file and file.is_file() else None
+
+
+def _known_model(record: Mapping[str, Any]) -> Model | None:
+    """The model of a record, if it is a known one with the same weights."""
     name, weights = record.get("name"), record.get("weights_sha256")
     if name not in KNOWN or not weights:
         return None
     model = resolve(str(name))
-    return model.metadata.get("split") if model.metadata.get("weights_sha256") == weights else None
+    return model if model.metadata.get("weights_sha256") == weights else None

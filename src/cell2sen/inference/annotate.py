@@ -25,6 +25,12 @@ from cell2sen.task import Task, Template
 #: Training cells that a label needs to be among the default labels: nothing is learned from one or two.
 MIN_TRAINING_CELLS = 3
 
+#: Held-out cells below which a temperature is used, but its probabilities are not called calibrated.
+MIN_CALIBRATION_CELLS = 50
+
+#: Limits of the search of a temperature; one at a limit is no fit.
+TEMPERATURE_LIMITS = (0.1, 20.0)
+
 #: Target of a task → key of its training labels in a model's metadata, where that is not the target itself.
 LABEL_KEYS = {"cell_type": "labels", "perturbation": "perturbations"}
 
@@ -41,7 +47,7 @@ class LabelProbabilities:
     """Divisor of the log-likelihoods, fitted on held-out cells; 1 for models without calibration."""
 
     calibrated: bool
-    """Whether the temperature was fitted."""
+    """Whether the temperature was fitted (:func:`is_calibration`)."""
 
     assigned: NDArray[np.int64] | None = None
     """Label of each cell, int64 (n,), where it is not the most probable one; -1 for cells without a label."""
@@ -211,9 +217,16 @@ def common_beginning(tasks: Sequence[Task]) -> tuple[Template, list[str]] | None
 
 
 def temperature_of(model: Model, task: Task, part: Task | None = None) -> tuple[float, bool]:
-    """Divisor of the log-likelihoods of a task, or of a part of its joint answer, and whether it was fitted."""
+    """Divisor of the log-likelihoods of a task, or of a part of its joint answer, and whether it is to be trusted."""
     calibration = model.metadata.get("calibration", {}).get(calibration_key(task, part or task), {})
-    return float(calibration.get("temperature", 1.0)), bool(calibration)
+    return float(calibration.get("temperature", 1.0)), is_calibration(calibration)
+
+
+def is_calibration(fit: Mapping[str, Any]) -> bool:
+    """Whether a fitted temperature makes probabilities: from enough cells, and not at the limits of its search."""
+    low, high = TEMPERATURE_LIMITS
+    enough = fit.get("n_cells", MIN_CALIBRATION_CELLS) >= MIN_CALIBRATION_CELLS
+    return bool(fit) and enough and 1.05 * low < fit["temperature"] < high / 1.05
 
 
 def calibration_key(task: Task, part: Task) -> str:

@@ -29,6 +29,7 @@ from cell2sen.data.reader import Reader
 from cell2sen.data.scale.units import ScaleName, check_scale_name
 from cell2sen.engine import cost
 from cell2sen.engine.tokenization.tokenizer import known_genes
+from cell2sen.inference.novelty.training_density import load_density, share_unlike, unlike_training
 from cell2sen.inference.options import Options, recipe_for
 from cell2sen.inference.session import open_cells, write_sentences
 from cell2sen.inference.trained import warn_of_organisms
@@ -207,6 +208,7 @@ def check(
                 _add_scale(report, sentences, expression.is_recognised)
                 _add_organisms(report, sentences, expression, organism)
                 _add_known_genes(report, sentences, resolved)
+                _add_unseen(report, sentences, resolved)
                 _add_sentences(report, sentences)
                 _add_values(report, sentences, expression)
         except (ValueError, KeyError, OSError, TypeError) as error:
@@ -314,6 +316,19 @@ def _add_known_genes(report: _Report, sentences: Sentences, model: Model) -> Non
         text += f"; {renamed:,} have another name there, such as {account['examples_renamed_for_model'][0]}"
     report.add("ok", "known genes", text)
     report.numbers |= {"share_of_genes_known": round(share, 4), "share_of_counts_known": of_counts}
+
+
+def _add_unseen(report: _Report, sentences: Sentences, model: Model) -> None:
+    """Share of cells that are unlike the model's training cells, if it has their density."""
+    density = load_density(model)
+    if density is None:
+        return
+    unseen = density.unseen(sentences)
+    share = share_unlike(unseen)
+    text = f"{share:.0%} of the cells are unlike those that {model.name} was trained on"
+    warning = unlike_training(unseen, model.name)
+    report.add("warning" if warning else "ok", "cells like those of the training", warning or text)
+    report.numbers["share_of_cells_unlike_training"] = round(share, 4)
 
 
 def _add_sentences(report: _Report, sentences: Sentences) -> None:

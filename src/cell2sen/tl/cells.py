@@ -170,7 +170,9 @@ def annotate(
         Label of most cells of each cluster, in addition, as :func:`cell2sen.tl.transfer` writes it. `cluster` is a
         column of obs with clusters; without it, Leiden on the embedding, for which the cells are read once more.
     unseen
-        Add ``obs[key_added + "_unseen"]``, the share of the model's held-out cells that were more certain.
+        Add ``obs[key_added + "_unseen"]``: the share of the model's held-out cells that are more like its training
+        cells, for models that :func:`cell2sen.training.train` has written with a density of these; for others the share
+        that were more certain. If most cells are above 0.95, a warning is given with and without this.
     key_added
         Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.
     copy

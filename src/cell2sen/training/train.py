@@ -39,6 +39,7 @@ from cell2sen.training.processes import is_main
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
+from cell2sen.training.release.fit_density import fit_density
 from cell2sen.training.release.fit_responses import fit_responses
 from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
@@ -224,7 +225,10 @@ def _initial_model(
     """
     scratch, gene_tokens = config.model.from_scratch, config.model.gene_tokens
     settings = scratch.tokenizer if scratch else gene_tokens
-    common = common_genes(examples.cells, settings.min_cells) if settings and examples.cells else ()
+    common: tuple[str, ...] = ()
+    if settings and examples.cells:
+        of_today = scratch is not None and scratch.tokenizer.approved_symbols
+        common = common_genes(examples.cells, settings.min_cells, approved_symbols=of_today)
     if settings and not examples.cells:
         common = tuple(sorted({gene for file in examples.sets.values() for gene in file.symbols}))
     if settings and corpus is not None:
@@ -283,6 +287,7 @@ def _release(
     cells = list(examples.cells.values())
     attempts = Attempts(folder)
     attempts.run("calibration", lambda: calibrate(folder, cells, progress=progress))
+    attempts.run("density of training cells", lambda: fit_density(folder, cells, seed=config.seed))
     responses = attempts.run("responses", lambda: fit_responses(folder, cells, seed=config.seed, progress=progress))
     if start and (lost := sorted(set(start.metadata.get("responses", {})) - set(responses or {}))):
         logger.warning(

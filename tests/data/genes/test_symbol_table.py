@@ -11,6 +11,7 @@ from cell2sen.data.genes.symbol_table import (
     HUMAN,
     MOUSE,
     TABLE,
+    approved,
     renamed,
     share_known,
     symbol_table,
@@ -56,6 +57,15 @@ def test_both_directions_of_time(organism: str, old: str, new: str) -> None:
     assert renamed([old, "A"], vocabulary([old, "A"]), [organism]).names == {}
     upper = renamed([new.upper(), "A"], vocabulary([old.upper(), "A"]), [organism], upper=True)
     assert upper.names == {new.upper(): old.upper()}
+
+
+def test_approved_symbols() -> None:
+    assert approved([*RENAMED, "CD4", "NOGENE"], [HUMAN]) == (*RENAMED.values(), "CD4", "NOGENE")
+    assert approved([*RENAMED_OF_MOUSE], [MOUSE]) == tuple(RENAMED_OF_MOUSE.values())
+    both = ("GNB2L1", "RACK1")  # two columns stay two
+    assert approved(both, [HUMAN]) == both
+    assert approved(("GNB2L1", "GNB2-RS1"), [HUMAN]) == ("GNB2L1", "GNB2-RS1")  # two names of one gene
+    assert approved(["GNB2L1"], ["Mus musculus"], upper=True) == ("RACK1",)
 
 
 @pytest.mark.parametrize("name", ["Stra13", "A2m", "Mac1"])

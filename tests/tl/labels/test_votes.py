@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -14,6 +15,7 @@ from cells import fake
 from typed_cells import TYPES, typed
 
 import cell2sen as c2s
+from cell2sen.tl.labels import votes
 
 KEY = "cell2sen_cell_type"
 
@@ -61,3 +63,17 @@ def test_unseen_scores_need_a_record_of_held_out_cells() -> None:
     certainty = c2s.tl.probabilities(scored).max(axis=1)
     expected = np.clip(1 - (certainty - 0.3) / 0.7, 0, 1)
     np.testing.assert_allclose(scored.obs[f"{KEY}_unseen"], expected, atol=1e-6)
+
+
+def test_unseen_scores_of_a_density_and_the_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = np.linspace(0.9, 1.0, 30)
+    density = SimpleNamespace(unseen=lambda sentences: scores[: len(sentences)])
+    monkeypatch.setattr(votes, "load_density", lambda model: density)
+    scored = annotated(typed(30, seed=1), unseen=True)
+    np.testing.assert_array_equal(scored.obs[f"{KEY}_unseen"], scores)
+    assert "50% of the cells are unlike" not in caplog.text  # not more than half
+    scores += 0.01
+    annotated(typed(30, seed=1))
+    assert "60% of the cells are unlike those that fake was trained on" in caplog.text

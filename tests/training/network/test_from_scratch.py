@@ -34,6 +34,16 @@ def test_common_genes_are_those_of_enough_training_cells(many_cells: Path) -> No
     assert common_genes(cells, min_cells) == tuple(expected)
 
 
+def test_a_gene_of_two_names_is_one_gene_under_its_approved_symbol(many_cells: Path) -> None:
+    cells = {"old": cells_of(many_cells), "new": cells_of(many_cells)}
+    others = cells["old"].symbols[2:]
+    cells["old"].symbols, cells["new"].symbols = ("GNB2L1", "IL8", *others), ("RACK1", "IL8", *others)
+    plain, approved = (set(common_genes(cells, 1, approved_symbols=flag)) for flag in (False, True))
+    assert {"GNB2L1", "RACK1", "IL8"} <= plain
+    assert {"RACK1", "CXCL8"} <= approved
+    assert not {"GNB2L1", "IL8"} & approved
+
+
 def test_gene_vectors_are_those_of_the_scaled_matrix() -> None:
     genes = ["A", "B", "C", "D", "E"]
     dense = np.zeros((50, 5))

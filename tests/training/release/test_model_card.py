@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from training_runs import config
 
+from cell2sen import tasks
+from cell2sen.inference.annotate import temperature_of
+from cell2sen.model import Model
 from cell2sen.training.release.model_card import card
 
 METADATA: dict[str, Any] = {
@@ -65,6 +68,15 @@ def test_reinforced_adapters_with_calibration_and_responses() -> None:
         "contexts ('B', 'T'), model's share 0.5",
     ):
         assert line in text, line
+
+
+def test_a_temperature_of_few_cells_or_at_its_limits_is_no_calibration() -> None:
+    for fit in ({"n_cells": 49, "temperature": 1.5}, {"n_cells": 500, "temperature": 19.99}):
+        text = card(METADATA | {"calibration": {"annotate": fit}}, config({}), STATE, "")
+        assert "* Label probabilities are not calibrated: temperature" in text
+        assert f"was fitted on {fit['n_cells']} held-out cells" in text
+        model = Model(name="own", path="", metadata={"calibration": {"annotate": fit}})
+        assert temperature_of(model, tasks.load("annotate")) == (fit["temperature"], False)
 
 
 @pytest.mark.parametrize("gene_tokens", [True, False])

@@ -90,6 +90,30 @@ def share_known(names: Iterable[str], limit: int = 500) -> float:
     return sum(any(name.upper() in table.genes for table in tables) for name in some) / max(1, len(some))
 
 
+def approved(symbols: Sequence[str], organisms: Iterable[str] = (), *, upper: bool = False) -> tuple[str, ...]:
+    """Today's approved symbol of each gene; names that are unknown, unclear, or whose gene has another name here, stay.
+
+    Parameters
+    ----------
+    symbols
+        Different symbols of a file.
+    organisms
+        Organisms of the cells, see :func:`tables_for`.
+    upper
+        The symbols are in upper case, and so are the results.
+    """
+    tables = tables_for(organisms, upper=upper)
+    genes = [next((table.genes[name] for table in tables if name in table.genes), None) or name for name in symbols]
+    in_file = frozenset(symbols)
+    counts: dict[str, int] = {}
+    for gene in genes:
+        counts[gene] = counts.get(gene, 0) + 1
+    return tuple(
+        gene if gene == name or (counts[gene] == 1 and gene not in in_file) else name
+        for name, gene in zip(symbols, genes, strict=True)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Renaming:
     """Names of genes in a file → names of the same genes in a model's vocabulary."""

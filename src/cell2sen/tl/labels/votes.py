@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,15 @@ import numpy as np
 
 from cell2sen.inference.answers.columns import Annotation
 from cell2sen.inference.embed import embed_cells
+from cell2sen.inference.novelty.training_density import load_density, unlike_training
 from cell2sen.inference.session import Session
 from cell2sen.inference.transfer.novelty import unseen_of_model
 from cell2sen.inference.transfer.votes import Votes, expected_confusion, given_clusters, leiden_clusters, vote
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 #: Where clusters are from, if they are no column of obs.
 LEIDEN = "Leiden on the embedding"
@@ -44,14 +48,20 @@ def annotation_columns(
     KeyError
         No such column of clusters; lists the available ones.
     ValueError
-        The model has no record of its held-out cells, for unseen scores.
+        The model has neither a density of its training cells nor a record of its held-out cells, for unseen scores.
     """
     written = {result.key: result.obs(*threshold) for result in results}
+    density = load_density(session.model)
+    if density is not None:
+        found = density.unseen(session.sentences)
+        if text := unlike_training(found, session.model.name):
+            logger.warning("%s; unseen=True (--unseen) writes how unlike each cell is", text)
     if unseen:
         for result in results:
-            probabilities = result.probabilities.probabilities
-            written[result.key][f"{result.key}_unseen"] = unseen_of_model(
-                session.model, result.task.name, probabilities
+            written[result.key][f"{result.key}_unseen"] = (
+                unseen_of_model(session.model, result.task.name, result.probabilities.probabilities)
+                if density is None
+                else found
             )
     if not (majority_voting or cluster is not None):
         return written, {}

@@ -213,13 +213,35 @@ class Augmentation:
     panel: float = 0.0
     """Share of cells that are written with a random part of the genes, as of a targeted panel."""
 
+    ambient: float = 0.0
+    """Largest share of counts that come from the mean profile of the file's training cells (in a corpus: of the cells
+    read together) instead of the cell, drawn uniformly for each cell."""
+
+    gene_factors: float = 0.0
+    """Largest standard deviation of the natural logarithm of random factors, one for each gene of each cell, as another
+    technology finds some genes better than others (gene length, capture, ends of transcripts). The deviation is drawn
+    uniformly for each cell."""
+
+    dropout: float = 0.0
+    """Largest share of the expressed genes that are left out, markers among them, drawn uniformly for each cell."""
+
     context_dropout: float = 0.0
     """Share of the values of ``data.context`` that are left out at random, so that prompts without them are learned,
     too."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.context_dropout <= 1:
-            raise ValueError(f"augmentation: context_dropout is a share from 0 to 1, found {self.context_dropout}")
+        for name in ("panel", "ambient", "dropout", "context_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation: {name} is a share from 0 to 1, found {getattr(self, name)}")
+        if self.gene_factors < 0:
+            raise ValueError(f"augmentation: gene_factors must be 0 or more, found {self.gene_factors}")
+        if not 0 < self.thin[0] <= self.thin[1] <= 1:
+            raise ValueError(f"augmentation: thin must be two shares, 0 < low <= high <= 1, found {list(self.thin)}")
+
+    @property
+    def changes_counts(self) -> bool:
+        """Whether anything but the order of ties and the context changes."""
+        return self.thin[0] < 1 or any((self.panel, self.ambient, self.gene_factors, self.dropout))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,10 @@ class NewTokenizer:
     min_cells: int = 10
     """Minimum number of training cells with a gene, for a token of its own (or for training the pieces on it)."""
 
+    approved_symbols: bool = False
+    """Name genes by their approved symbols of the packaged table, so that a gene with another name in each of several
+    files is one token. Symbols of other years are recognised either way."""
+
     words: tuple[str, ...] = ()
     """Words that get one token now because later trainings use them, such as names of perturbations."""
 

@@ -32,6 +32,7 @@ from cell2sen.sentences.ranking import Ranker, Recipe
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
 from cell2sen.tasks import written_in_joint
+from cell2sen.training.augmentation import augmented
 from cell2sen.training.config.data import BY_SPACE, Augmentation, TrainingFile
 from cell2sen.training.config.texts import texts_of
 
@@ -377,19 +378,8 @@ class TrainingCells:
         return self.perturbation is None or self.perturbation[cell] == self.data.control
 
     def sentences(self, draw: int, augmentation: Augmentation, seed: int) -> Sentences:
-        """One sentence of each cell: counts thinned, on a random panel, ties random; reproducible by draw and seed."""
-        generator = np.random.default_rng([seed, draw])
-        matrix = self.matrix.copy()
-        low, high = augmentation.thin
-        if low < 1.0:
-            share = np.repeat(generator.uniform(low, high, matrix.shape[0]), np.diff(matrix.indptr))
-            matrix.data = generator.binomial(self.scale.counts(matrix), share).astype(np.float32)
-        if augmentation.panel:
-            # One panel for each draw, of 3 % to 100 % of the genes, log-uniform.
-            on_panel = generator.random(matrix.shape[0]) < augmentation.panel
-            measured = generator.random(matrix.shape[1]) < np.exp(generator.uniform(np.log(0.03), 0))
-            off = np.repeat(on_panel, np.diff(matrix.indptr)) & ~measured[matrix.indices]
-            matrix.data[off] = 0
+        """One sentence of each cell: counts augmented, ties random; reproducible by draw and seed."""
+        matrix = self.augmented(draw, augmentation, seed)
         indptr, genes, _ = self.ranker.rank(matrix, [f"{name}/{seed}/{draw}" for name in self.names])
         names = np.asarray(self.names, dtype=object)
         return Sentences(
@@ -402,6 +392,19 @@ class TrainingCells:
             recipe=self.ranker.recipe,
             fit=None,
         )
+
+    def augmented(self, draw: int, augmentation: Augmentation, seed: int) -> sp.csr_matrix:
+        """Augmented counts of all cells, CSR (cells, genes); values on the scale of the file without augmentation."""
+        if not augmentation.changes_counts:
+            return self.matrix
+        counts = sp.csr_matrix(
+            (self.scale.counts(self.matrix), self.matrix.indices, self.matrix.indptr), self.matrix.shape
+        )
+        profile = None
+        if augmentation.ambient:
+            known = counts if self.test.all() else counts[~self.test]
+            profile = np.asarray(known.sum(axis=0), dtype=np.float64).ravel()
+        return augmented(counts, self.names, augmentation, profile=profile, draw=draw, seed=seed)
 
     def contexts(self) -> list[tuple[str | None, ...]]:
         """Values of each cell in the context columns, which its control must share; ``None`` where missing."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
 from cell2sen.data.genes.gene_sets import name_in_text
+from cell2sen.data.genes.symbol_table import approved
 from cell2sen.engine.tokenization import gene_tokens as gene_tokenizer
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.prompt import context_line
@@ -50,13 +51,21 @@ MIN_EXPRESSED_SHARE = 1e-3
 DEVIATION_OFFSET = 0.1
 
 
-def common_genes(cells: Mapping[str, TrainingCells], min_cells: int) -> tuple[str, ...]:
-    """Genes expressed in at least `min_cells` training cells of all files together, sorted."""
+def common_genes(
+    cells: Mapping[str, TrainingCells], min_cells: int, *, approved_symbols: bool = False
+) -> tuple[str, ...]:
+    """Genes expressed in at least `min_cells` training cells of all files together, sorted.
+
+    With `approved_symbols` a gene that files name differently is one gene under its approved symbol.
+    """
     counts: dict[str, int] = {}
     for file in cells.values():
         matrix: sp.csr_matrix = file.matrix[~file.test]
         expressed = np.bincount(matrix.indices[matrix.data > 0], minlength=len(file.symbols))
-        for symbol, count in zip(file.symbols, expressed, strict=True):
+        symbols = file.symbols
+        if approved_symbols:
+            symbols = approved(symbols, set(file.organism), upper=file.case == "upper")
+        for symbol, count in zip(symbols, expressed, strict=True):
             counts[symbol] = counts.get(symbol, 0) + int(count)
     kept = sorted(symbol for symbol, count in counts.items() if count >= min_cells)
     logger.info("%d of %d genes are expressed in at least %d training cells", len(kept), len(counts), min_cells)

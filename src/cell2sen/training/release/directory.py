@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cell2sen.data.genes.symbol_table import table_year
-from cell2sen.data.splits import sha256_of_names
+from cell2sen.data.splits import are_counted, hashes_of_names, sha256_of_names
 from cell2sen.engine.tokenization.tokenizer import Tokens, load_tokens
 from cell2sen.inference.annotate import LABEL_KEYS
 from cell2sen.inference.templates import as_mapping
-from cell2sen.model import METADATA_FILE, Model
+from cell2sen.model import METADATA_FILE, TRAINED_ON_HASHES, Model
 from cell2sen.sentences.rank_fit import RankFitter
 from cell2sen.sentences.ranking import Recipe
 from cell2sen.training.config.data import DataConfig
@@ -229,7 +229,10 @@ def write(
     *,
     names: bool = True,
 ) -> None:
-    """Write weights, tokenizer, metadata, training log and, with `names`, the names of training and held-out cells."""
+    """Write weights, tokenizer, metadata, training log, and the names of training and held-out cells.
+
+    Without `names` only hashes of the names of training cells are written, by which evaluations recognise them.
+    """
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     finite = [
@@ -242,7 +245,19 @@ def write(
             _dump(
                 folder / file, {name: np.array(each.names)[each.test == side].tolist() for name, each in cells.items()}
             )
+    else:
+        write_hashes(folder, cells.values())
     _dump(folder / METADATA_FILE, metadata | {"weights_sha256": hash_of_weights(folder)})
+
+
+def write_hashes(folder: Path, cells: Iterable[Named]) -> None:
+    """Write :data:`cell2sen.model.TRAINED_ON_HASHES`: hashes of the names of training cells, uint64, ascending.
+
+    Names that count cells (0, 1, 2, …) are left out: equal ones prove nothing.
+    """
+    names = [np.array(each.names, dtype=object)[~each.test].tolist() for each in cells]
+    hashes = hashes_of_names(name for file in names if not are_counted(file) for name in file)
+    np.save(folder / TRAINED_ON_HASHES, hashes)
 
 
 def update_metadata(folder: Path, changes: Mapping[str, Any], remove: Sequence[str] = ()) -> dict[str, Any]:

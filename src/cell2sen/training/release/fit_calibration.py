@@ -16,7 +16,12 @@ from scipy.special import softmax
 from cell2sen import tasks
 from cell2sen.data.splits import barcode
 from cell2sen.evaluation.metrics.labels import calibration_error
-from cell2sen.inference.annotate import MIN_TRAINING_CELLS, calibration_key, kind_of
+from cell2sen.inference.annotate import (
+    MIN_TRAINING_CELLS,
+    TEMPERATURE_LIMITS,
+    calibration_key,
+    kind_of,
+)
 from cell2sen.inference.answers.columns import annotate_cells, trained_bins
 from cell2sen.inference.session import load_model, start
 from cell2sen.inference.trained import trained_names
@@ -58,7 +63,7 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
         probability = softmax(log_likelihoods / float(np.exp(log_temperature)), axis=1)[np.arange(len(truth)), truth]
         return float(-np.mean(np.log(np.maximum(probability, 1e-300))))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(20.0)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_LIMITS), method="bounded").x))
 
 
 def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = False) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cell2sen.data.names.text import some
+from cell2sen.inference.annotate import is_calibration
 from cell2sen.model import METADATA_FILE
 from cell2sen.training.config.settings import TrainConfig
 from cell2sen.training.release.directory import update_metadata
@@ -121,11 +122,15 @@ def _calibration(metadata: Mapping[str, Any]) -> str:
     calibration = metadata.get("calibration") or {}
     if not calibration:
         return "Label probabilities are not calibrated"
-    return "\n* ".join(
-        f"{'Label probabilities' if name == 'annotate' else f'Probabilities of {name}'} are calibrated on "
-        f"{fit['n_cells']} held-out cells, temperature {fit['temperature']:.2f}"
-        for name, fit in calibration.items()
-    )
+    return "\n* ".join(_calibration_of(name, fit) for name, fit in calibration.items())
+
+
+def _calibration_of(name: str, fit: Mapping[str, Any]) -> str:
+    what = "Label probabilities" if name == "annotate" else f"Probabilities of {name}"
+    cells, temperature = f"{fit['n_cells']} held-out cells", f"temperature {fit['temperature']:.2f}"
+    if is_calibration(fit):
+        return f"{what} are calibrated on {cells}, {temperature}"
+    return f"{what} are not calibrated: {temperature} was fitted on {cells}, too few or at a limit of the search"
 
 
 def _responses(metadata: Mapping[str, Any]) -> str:
