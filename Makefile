@@ -1,4 +1,4 @@
-# make demo | test | quick | matrix | lint | docs | dist | bench | clean. On a fresh machine: Python 3.11 or newer and make are enough.
+# Targets: make help. On a fresh machine Python 3.11 or newer and make are enough.
 # Options: PYTHON=python3.12, VENV=.venv, PIP_FLAGS="...", PYTEST_FLAGS="...".
 PYTHON ?= python3
 VENV ?= .venv
@@ -57,8 +57,8 @@ dist: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
-# All cells, or one: make matrix CELL=py312-oldest. Where /wheels has a CPU build of PyTorch:
-# UV_FIND_LINKS=/wheels TORCH=torch==2.13.0+cpu make matrix
+# All cells, or one: make matrix CELL=py312-oldest. With a folder that has a CPU build of PyTorch:
+# UV_FIND_LINKS=FOLDER TORCH=torch==2.13.0+cpu make matrix
 matrix: $(MATRIX)/.tox
 	$(MATRIX)/bin/tox run $(if $(CELL),-e $(CELL))
 
