@@ -53,15 +53,15 @@ def annotation_columns(
     written = {result.key: result.obs(*threshold) for result in results}
     density = load_density(session.model)
     if density is not None:
-        found = density.unseen(session.sentences)
-        if text := unlike_training(found, session.model.name):
+        scores_of_density = density.unseen(session.sentences)
+        if text := unlike_training(scores_of_density, session.model.name):
             logger.warning("%s; unseen=True (--unseen) writes how unlike each cell is", text)
     if unseen:
         for result in results:
             written[result.key][f"{result.key}_unseen"] = (
                 unseen_of_model(session.model, result.task.name, result.probabilities.probabilities)
                 if density is None
-                else found
+                else scores_of_density
             )
     if not (majority_voting or cluster is not None):
         return written, {}

@@ -63,7 +63,13 @@ def fit_temperature(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int6
         probability = softmax(log_likelihoods / float(np.exp(log_temperature)), axis=1)[np.arange(len(truth)), truth]
         return float(-np.mean(np.log(np.maximum(probability, 1e-300))))
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_LIMITS), method="bounded").x))
+    return float(
+        np.exp(
+            minimize_scalar(
+                loss, bounds=(np.log(TEMPERATURE_LIMITS[0]), np.log(TEMPERATURE_LIMITS[1])), method="bounded"
+            ).x
+        )
+    )
 
 
 def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = False) -> dict[str, Any]:
