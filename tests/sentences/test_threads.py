@@ -52,7 +52,6 @@ def test_number_of_threads(setting, cpus, threads, monkeypatch):
 def test_threads_of_torch_are_those_of_before() -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), parallel.kept_torch_threads():
+    with parallel.kept_torch_threads():
         torch.set_num_threads(before + 1)
-        _ = 1 / 0
     assert torch.get_num_threads() == before
