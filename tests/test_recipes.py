@@ -92,7 +92,7 @@ def test_both_stages_of_the_embedded_model_hold_out_the_same_cells() -> None:
 
 def test_every_recipe_is_a_training_file() -> None:
     recipes = sorted(SCRIPT.parent.glob("*.yaml"))
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     for recipe in recipes:
         assert training.read_config(recipe).data.files
 

@@ -174,7 +174,7 @@ import sys, time
 import cell2sen.tl
 def embed(*_, **__):
     print("working", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 cell2sen.tl.embed = embed
 from cell2sen.cli import main
 sys.argv = ["cell2sen", "embed", "in.h5ad", "out.h5ad"]
@@ -194,8 +194,8 @@ def test_interrupted_run_leaves_nothing(file: Path, tmp_path: Path, number: int,
     assert len(names(tmp_path)) == 2  # the temporary file
     started = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - started < 20
+    _, err = process.communicate(timeout=300)  # a busy machine
+    assert time.monotonic() - started < 200
     assert process.returncode == code
     assert "Traceback" not in err
     assert ("interrupted; nothing was written" in err) == (number == signal.SIGINT)

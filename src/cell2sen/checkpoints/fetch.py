@@ -15,7 +15,7 @@ from cell2sen.data.progress import Progress, Report
 from cell2sen.model import LOCK_FILE, Model, resolve
 
 #: Files of a checkpoint; pickled weights (``*.bin``, ``*.pt``), which may run code, are never fetched.
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.npz", "*.md", "LICENSE*", "NOTICE*")
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.npy", "*.npz", "*.md", "LICENSE*", "NOTICE*")
 
 #: Megabyte, in bytes.
 _MB = 1_000_000
