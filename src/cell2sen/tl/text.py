@@ -1,4 +1,4 @@
-"""Tools with text as answer: caption, interpret, ask."""
+"""Texts about cells: captions of clusters, summaries of samples, answers to questions."""
 
 from __future__ import annotations
 
