@@ -37,9 +37,11 @@ def restored_log_level():
 
 @pytest.fixture(autouse=True)
 def restored_figure_settings():
-    """A page or tutorial sets the size of its figures; the next test starts as before."""
+    """A page or tutorial sets the size of its figures and leaves them open; the next test starts as before."""
     matplotlib = sys.modules.get("matplotlib")
     settings = dict(matplotlib.rcParams) if matplotlib else {}
     yield
     if settings and dict(matplotlib.rcParams) != settings:
         matplotlib.rcParams.update(settings)
+    if "matplotlib.pyplot" in sys.modules:  # matplotlib warns of more than 20 open figures, and a warning is an error
+        sys.modules["matplotlib.pyplot"].close("all")
