@@ -37,6 +37,9 @@ def test_a_plan_pins_what_changes_numbers(planned, files) -> None:
         ("annotate", {"majority_voting": True}, TypeError, "depends on all cells of a file"),
         ("annotate", {"threshold": 2}, ValueError, "threshold must be a probability"),
         ("perturb", {"perturbation": "IL-99"}, ValueError, "IL-99"),
+        ("perturb", {"perturbation_column": "drug"}, ValueError, "obs has no column 'drug' for perturbation_column=; av"),
+        ("perturb", {"perturbation": "IFN-beta", "output": "reads"}, ValueError, "no output 'reads'"),
+        ("generate", {"inputs": (), "cell_type": "B cell", "output": "counts"}, ValueError, "needs the file of measured"),
         ("transfer", {"label": "a"}, TypeError, "transfer needs reference="),
         ("generate", {"cell_type": "B cell"}, ValueError, "generate reads no cells"),
         ("embed", {"model": "gemma-3"}, ValueError, "no model 'gemma-3'"),
@@ -59,6 +62,18 @@ def test_bad_files_are_all_listed_or_left_out(planned, files, tmp_path) -> None:
     _, plan = planned("embed", inputs=inputs, skip_bad=True)
     assert set(plan.left_out) == {"no.h5ad", "negative.h5ad"}
     assert len(plan.inputs) == 1
+
+
+def test_counts_need_counts(planned, files, tmp_path) -> None:
+    logarithms = cells(30)
+    logarithms.X = logarithms.X.multiply(1e4 / logarithms.X.sum(axis=1)).log1p().tocsr().astype(np.float32)
+    logarithms.write_h5ad(tmp_path / "logarithms.h5ad")
+    for verb, settings in (
+        ("perturb", {"perturbation": "IFN-beta", "inputs": tmp_path / "logarithms.h5ad"}),
+        ("generate", {"inputs": (), "cell_type": "B cell", "genes": tmp_path / "logarithms.h5ad"}),
+    ):
+        with pytest.raises(ValueError, match="output='counts' needs .* with their counts, found"):
+            planned(verb, output="counts", **settings)
 
 
 def test_a_folder_with_other_files_is_refused(planned, tmp_path) -> None:

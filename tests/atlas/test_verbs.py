@@ -92,6 +92,28 @@ def test_generate(planned, backend, files) -> None:
     np.testing.assert_array_equal(result.X.toarray(), expected.X.toarray())
 
 
+def test_counts_of_perturbed_cells(files, planned, backend) -> None:
+    folder, _ = planned("perturb", perturbation="IFN-beta", output="counts", seed=2, inputs=files[:1])
+    result, settings = collected(folder), {"output": "counts", "seed": 2, "model": backend, "progress": False}
+    expected = tl.perturb(whole(files, 0), "IFN-beta", **settings)
+    for before, after in ((result.X, expected.X), *((result.layers[n], expected.layers[n]) for n in expected.layers)):
+        np.testing.assert_array_equal(before.toarray(), after.toarray())
+    assert (result.X.data == np.rint(result.X.data)).all()
+    assert (result.X != result.layers["control"] + result.layers["delta"]).nnz, "the difference is one of expression"
+    assert result.uns["cell2sen"]["perturb"]["unit"] == expected.uns["cell2sen"]["perturb"]["unit"] == "counts"
+
+
+def test_counts_of_generated_cells(files, planned, backend) -> None:
+    settings: dict[str, Any] = {"cell_type": ["B cell", "NK cell"], "n": 7, "genes": files[0], "n_genes": 9}
+    folder, _ = planned("generate", inputs=(), output="counts", **settings)
+    result = collected(folder)
+    expected = tl.generate(output="counts", **settings, model=backend, progress=False)
+    np.testing.assert_array_equal(result.X.toarray(), expected.X.toarray())
+    np.testing.assert_array_equal(result.layers["expression"].toarray(), expected.layers["expression"].toarray())
+    assert result.obs["measured_cell"].tolist() == expected.obs["measured_cell"].tolist()
+    assert result.uns["cell2sen"]["generate"]["unit"] == "counts"
+
+
 def test_transfer(planned, backend, tmp_path) -> None:
     reference, query = cells(40, seed=1), cells(9, seed=2)
     reference.obs["type"] = ["a" if row % 2 else "b" for row in range(40)]

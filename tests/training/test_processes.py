@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import training_cells
-from training_runs import config, log_values, weights
+from training_runs import config, log_values, run, weights
 
 from cell2sen.training import processes
 from cell2sen.training.config.training_file import plain
@@ -52,6 +52,32 @@ def test_two_processes_equal_gradient_accumulation(tmp_path: Path) -> None:
         assert (weights(tmp_path / "two")[name] == weight).all(), name
     assert log_values(tmp_path / "two") == pytest.approx(log_values(one), rel=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "train_it.py", "one", "two"}
+
+
+@pytest.mark.slow
+def test_rewards_of_two_processes_equal_those_of_one(tmp_path: Path) -> None:
+    """As many answers a step, the same ones; their gradients are added in another order, so weights to rounding."""
+    training_cells.write(tmp_path / "cells.h5ad")
+    file = {"tasks": ["perturb"]}
+    start = {"data.lengths": {"perturb": 10}, "optimiser.max_steps": 20, "checkpoints.eval_steps": 20}
+    run(tmp_path, tmp_path / "start", config(start, file=file))
+    changes = {
+        "data.lengths": {},
+        "grpo.answers": {"prompts": 4, "per_prompt": 3, "held_out": 6},
+        "optimiser.max_steps": 4,
+        "checkpoints.eval_steps": 4,
+    }
+    for name, n, batch_size in (("two", 2, 12), ("one", 1, 6)):
+        settings = config({**changes, "optimiser.batch_size": batch_size}, start=tmp_path / "start", file=file)
+        launched(settings, tmp_path / name, tmp_path, n)
+    two, one = tmp_path / "two", tmp_path / "one"
+    begin, found = weights(tmp_path / "start"), weights(two)
+    moved = max(float((weight - begin[name]).abs().max()) for name, weight in weights(one).items())
+    apart = max(float((weight - found[name]).abs().max()) for name, weight in weights(one).items())
+    assert apart < 5e-6 < 1e-4 < moved, (apart, moved)
+    for key, n in (("eval_reward", 2), ("reward", 1), ("entropy", 1)):
+        assert log_values(two, key) == pytest.approx(log_values(one, key), rel=1e-4)
+        assert len(log_values(one, key)) == n
 
 
 def test_a_batch_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:

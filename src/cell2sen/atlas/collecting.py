@@ -276,10 +276,10 @@ def _append(root: Any, matrices: dict[str, Any], table: pa.Table, described: Map
     for column in described["columns"].values():
         if column["in"] == "matrix":
             found[column["name"]] = _csr(table, column["name"], n_genes)
-    if "control" in found:
-        found["layers/delta"] = (found["X"] - found["control"]).tocsr()
-        found["layers/control"] = found.pop("control")
-    for name, matrix in found.items():
+    if "control" in found and "delta" not in found:
+        found["delta"] = (found["X"] - found["control"]).tocsr()
+    for place, matrix in found.items():
+        name = place if place == "X" else f"layers/{place}"
         if name in matrices:
             sparse_dataset(root[name]).append(matrix)
         else:

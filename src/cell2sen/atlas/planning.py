@@ -27,11 +27,13 @@ from cell2sen.data.reader import Reader
 from cell2sen.data.scale.of_matrix import DEPTH_COLUMNS
 from cell2sen.inference.annotate import check_labels, closed_set
 from cell2sen.inference.answers.columns import tasks_to_annotate
+from cell2sen.inference.counts.measured_cells import refuse_without_counts
 from cell2sen.inference.generate import check_cell_types
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.responses.control_cells import AUTO, column_with_controls, perturbations_to_predict
 from cell2sen.inference.trained import require_known
 from cell2sen.model import EMBEDDED, KNOWN, Model, resolve
+from cell2sen.tl.results import check_output
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,8 @@ def plan(
     )
     _check_arguments(chosen, arguments, model)
     named = _named_files(chosen, arguments, options)
+    if chosen.name == "generate" and arguments.get("output") == "counts":
+        _check_measured(named, options)
     survey = _Survey(chosen, model, options, arguments, named)
     inputs, bad = _surveyed(survey, paths, _names(paths), progress)
     if bad and not (skip_bad and inputs):
@@ -194,6 +198,7 @@ def _check_arguments(verb: Verb, arguments: dict[str, Any], model: Model) -> Non
     required = {"transfer": ("reference", "label"), "generate": ("cell_type",)}.get(verb.name, ())
     if missing := [name for name in required if name not in arguments]:
         raise TypeError(f"{verb.name} needs {', '.join(f'{name}=' for name in missing)}")
+    check_output(arguments.get("output", "expression"))
     if verb.name == "embed" and arguments.get("pooling", "mean") not in POOLINGS:
         raise ValueError(f"no pooling {arguments['pooling']!r}; available: {list(POOLINGS)}")
     if not 0 <= arguments.get("threshold", 0) <= 1:
@@ -210,6 +215,15 @@ def _check_arguments(verb: Verb, arguments: dict[str, Any], model: Model) -> Non
     if verb.name == "generate":
         n, n_genes = arguments.setdefault("n", 100), arguments.get("n_genes")
         arguments["cell_type"] = check_cell_types(arguments["cell_type"], n, n_genes)
+
+
+def _check_measured(named: Mapping[str, Mapping[str, str]], options: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless genes= of generated counts is a file with counts."""
+    if "genes" not in named:
+        raise ValueError("output='counts' of generate needs the file of measured cells, genes=, with their counts")
+    layer, use_raw, scale = options.get("layer"), bool(options.get("use_raw")), options.get("scale")
+    with Expression.open(named["genes"]["path"], layer=layer, use_raw=use_raw, scale=scale) as measured:
+        refuse_without_counts(measured, "measured cells in genes=")
 
 
 def _named_files(verb: Verb, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -268,6 +282,8 @@ class _Survey:
                 listed = frozenset(genes)
                 expression.known_to(lambda symbols: np.array([symbol in listed for symbol in symbols]), None)
             column, perturbations = self._perturbations(obs) if self.verb.name == "perturb" else (None, ())
+            if self.arguments.get("output") == "counts":
+                refuse_without_counts(expression, "control cells")
             is_recognised = expression.is_recognised
             return Input(
                 path=str(path),
@@ -282,12 +298,17 @@ class _Survey:
             )
 
     def _columns(self, stored: StoredRows) -> list[str]:
-        if self.verb.name == "perturb":
-            return list(stored.names)  # controls may be named in any
         wanted = {*DEPTH_COLUMNS, *context_columns(self.options.get("context"))}
-        for name in context_columns(self.options.get("context")):
-            if name not in stored.names:
-                raise KeyError(f"obs has no column {name!r} for context=; available: {list(stored.names)}")
+        named = self.arguments.get("perturbation_column")
+        for argument, names in (("context", context_columns(self.options.get("context"))),
+                                ("perturbation_column", () if named is None else (named,))):  # fmt: skip
+            for name in names:
+                if name not in stored.names:
+                    raise KeyError(f"obs has no column {name!r} for {argument}=; available: {list(stored.names)}")
+        if named is not None:
+            wanted.add(named)
+        elif self.verb.name == "perturb" and self.arguments.get("control", AUTO) not in ((), []):
+            wanted.update(stored.texts)  # controls may be named in any
         return [name for name in stored.names if name in wanted or name.lower() in KEYS]
 
     def _organisms(self, expression: Expression) -> tuple[str, ...]:
@@ -311,8 +332,9 @@ class _Survey:
         untreated = self.model.metadata.get("no_perturbation")
         known = [name for name in names if name != untreated]
         require_known("perturbations", known, self.model, force=bool(arguments.get("force")))
-        if arguments.get("temperature", 0) > 0 and not obs.index.is_unique:
-            raise ValueError("names of cells must be unique where answers are drawn (temperature > 0)")
+        is_drawn = arguments.get("temperature", 0) > 0 or arguments.get("output") == "counts"
+        if is_drawn and not obs.index.is_unique:
+            raise ValueError("names of cells must be unique where answers are drawn (temperature > 0, or counts)")
         if column is None and control != () and control != []:
             own = self.model.metadata.get("perturbations") or {}
             which = column_with_controls(obs, None if control == AUTO else list(control), own)

@@ -24,9 +24,9 @@ from cell2sen.data.genes.organism import KEYS
 from cell2sen.data.names.text import as_text
 from cell2sen.data.obs import context_columns
 from cell2sen.inference.generate import generate_cells, generation_session
-from cell2sen.inference.session import Session
+from cell2sen.inference.session import Session, start
 from cell2sen.sentences.writing import NoGenes
-from cell2sen.tl.results import UNIT, UNS, add_sentences, record, sampling_record
+from cell2sen.tl.results import COUNTS_UNIT, UNIT, UNS, add_sentences, record, sampling_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -187,6 +187,8 @@ def _perturb(shard: Shard) -> Result:
 
 def _generate(shard: Shard) -> Result:
     """Shard of generated cells."""
+    from cell2sen import tl
+
     label, first, stop = shard.place
     arguments = shard.arguments()
     sampling = Sampling(
@@ -214,11 +216,13 @@ def _generate(shard: Shard) -> Result:
     obs = pd.DataFrame({"cell_type": cells.cell_types}, index=cells.names)
     add_sentences(obs, cells.answers)
     adata = AnnData(X=cells.expression, obs=obs, var=session.var())
+    if in_counts := arguments.get("output") == "counts":
+        tl.cells.add_counts(adata, _measured(shard.backend, shard.plan), sampling.seed)
     record(
         adata,
         "generate",
         session.provenance(
-            unit=UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
+            unit=COUNTS_UNIT if in_counts else UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
         ),
     )
     return _predictions(adata, shard, rows=np.arange(first, stop, dtype=np.int64))
@@ -231,6 +235,14 @@ def _generation(backend: Backend, plan: Plan) -> tuple[Session, str]:
     genes = shard.arguments().get("genes")
     options: Any = shard.options(of_rows=False)
     return generation_session(genes, options)
+
+
+@lru_cache(maxsize=1)
+def _measured(backend: Backend, plan: Plan) -> Session:
+    """Measured cells behind the counts of generated ones, open as long as the process lives."""
+    shard = Shard(plan=plan, number=0, backend=backend, folder=Path(), stored=None)
+    options: Any = shard.options(of_rows=False)
+    return start(shard.arguments()["genes"], "generate", options)
 
 
 def _screen(shard: Shard) -> Result:
@@ -246,12 +258,16 @@ def _screen(shard: Shard) -> Result:
 
 
 def _predictions(adata: AnnData, shard: Shard, rows: np.ndarray[Any, Any]) -> Result:
-    """Table of predicted cells: obs, and of X and the control the columns and values of each cell."""
+    """Table of predicted cells: obs, and of X and the layers the columns and values of each cell.
+
+    The difference of expression follows from X and the control, unless X has counts.
+    """
     arrays: dict[str, Any] = {"cell": pa.array(list(adata.obs_names), pa.string()), "row": pa.array(rows)}
     columns: dict[str, dict[str, Any]] = {}
-    kept = [name for name in ("cell_type", "perturbation", *_SENTENCE) if name in adata.obs]
+    kept = [name for name in ("cell_type", "perturbation", "measured_cell", *_SENTENCE) if name in adata.obs]
     _add_obs(adata.obs[kept], arrays, columns)
-    matrices = {"X": adata.X} | ({"control": adata.layers["control"]} if "control" in adata.layers else {})
+    in_counts = shard.plan.arguments.get("output") == "counts"
+    matrices = {"X": adata.X} | {name: adata.layers[name] for name in adata.layers if name != "delta" or in_counts}
     for name, matrix in matrices.items():
         csr = sp.csr_matrix(matrix)
         offsets = pa.array(csr.indptr.astype(np.int32))
@@ -362,14 +378,8 @@ VERBS: dict[str, Verb] = {
             refused=dict.fromkeys(("majority_voting", "cluster", "resolution"), _WHOLE)
             | {"cache": _CACHE, "key_added": _KEY},
         ),
-        Verb(
-            name="perturb", cells=512, compute=_perturb,
-            refused={"output": "results are expression; counts: cell2sen perturb --counts"},
-        ),
-        Verb(
-            name="generate", cells=512, compute=_generate, files=("genes",), by_cells=False,
-            refused={"output": "results are expression; counts: cell2sen generate --counts"},
-        ),
+        Verb(name="perturb", cells=512, compute=_perturb),
+        Verb(name="generate", cells=512, compute=_generate, files=("genes",), by_cells=False),
         Verb(
             name="screen", cells=0, compute=_screen, files=("gmt",), by_cells=False,
             refused={"resume": "a run keeps finished parts in its own folder"},

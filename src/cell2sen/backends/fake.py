@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class FakeBackend(Backend):
             if not words:
                 raise ValueError(f"pooling {pooling!r} needs at least one word in each prompt; {prompt.key!r} has none")
             words = words[-1:] if pooling == "last" else words
-            vectors[row] = np.mean([_random(layer, word).standard_normal(self.hidden) for word in words], axis=0)
+            vectors[row] = np.mean([_vector(layer, word, self.hidden) for word in words], axis=0)
         map_rows = set(attention_for)
         maps = [
             self._attention(prompt, attention_layer % self.n_layers) if row in map_rows else None
@@ -155,6 +156,12 @@ class FakeBackend(Backend):
 
 def _lengths(prompts: Sequence[Prompt]) -> NDArray[np.int64]:
     return np.array([len(prompt.text.split()) for prompt in prompts], dtype=np.int64)
+
+
+@lru_cache(maxsize=2**16)
+def _vector(layer: int, word: str, size: int) -> NDArray[np.float64]:
+    """Vector of a word."""
+    return _random(layer, word).standard_normal(size)
 
 
 def _random(*seed: object) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Counting sort of genes by counts, compiled by numba if it is installed."""
+"""Counting sort of genes by counts, or by values of which a cell has few, compiled by numba if it is installed."""
 
 from __future__ import annotations
 
@@ -65,9 +65,38 @@ def rank_counts(
     return starts[:n_runs].copy(), values[:n_runs].astype(np.float64)
 
 
-@lru_cache(maxsize=1)
-def compiled() -> Kernel | None:
-    """:func:`_rank` as machine code, cached on disk beside this file or in the user's cache; ``None`` without numba."""
+def numbered(
+    indptr: NDArray[np.int64], values: NDArray[np.float32], out: NDArray[np.int32]
+) -> NDArray[np.float64] | None:
+    """Number of each value among the different ones of its cell, from 1, ascending, written to `out`.
+
+    Logarithms of normalised counts have as many different values as the counts had, and are then ranked as these are.
+
+    Parameters
+    ----------
+    indptr
+        Rows as in a CSR matrix.
+    values
+        float32 (nnz,), all above 0.
+    out
+        int32 (nnz,): receives the numbers.
+
+    Returns
+    -------
+    The different values of each cell in descending order, cell after cell, float64; ``None`` if a cell has more than
+    :data:`MOST_VALUES`, or without numba.
+    """
+    number = compiled("_number")
+    if number is None:
+        return None
+    found = np.empty(len(values), dtype=np.uint32)
+    n_found = number(indptr, np.ascontiguousarray(values).view(np.uint32), out.view(np.uint32), found)
+    return None if n_found < 0 else found[:n_found].view(np.float32).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def compiled(name: str = "_rank") -> Kernel | None:
+    """A function below as machine code, cached on disk beside this file or in the user's cache; ``None`` without numba."""
     try:
         import numba
     except ImportError as error:  # not installed, or for another NumPy
@@ -83,12 +112,57 @@ def compiled() -> Kernel | None:
         return numba.types.Array(dtype, 1, "C")
 
     int32, int64, uint32, uint64 = numba.int32, numba.int64, numba.uint32, numba.uint64
-    inputs = read(int64), read(uint32), read(uint32), read(uint32), read(int32), read(uint64)
-    signature = int64(*inputs, write(int32), write(int64), write(uint32))
+    if name == "_number":
+        function, signature = _number, int64(read(int64), read(uint32), write(uint32), write(uint32))
+    else:
+        inputs = read(int64), read(uint32), read(uint32), read(uint32), read(int32), read(uint64)
+        function, signature = _rank, int64(*inputs, write(int32), write(int64), write(uint32))
     try:
-        return numba.njit(signature, nogil=True, cache=True)(_rank)
+        return numba.njit(signature, nogil=True, cache=True)(function)
     except (OSError, RuntimeError):  # no place for the cache
-        return numba.njit(signature, nogil=True)(_rank)
+        return numba.njit(signature, nogil=True)(function)
+
+
+#: Different values of a cell above which its values are sorted; slots of the table in which they are found.
+MOST_VALUES, _SLOTS = 1000, 4096
+
+
+def _number(indptr: Any, values: Any, numbers: Any, found: Any) -> int:
+    """Number of different values, after filling `numbers` and `found`; -1 if a cell has too many.
+
+    The bits of positive float32 ascend with the value. They are looked up in a table with open addressing.
+    """
+    factor, shift, last = np.uint32(2654435769), np.uint32(20), np.uint32(_SLOTS - 1)
+    one, nothing = np.uint32(1), np.uint32(0)
+    value_at, number_at = np.zeros(_SLOTS, dtype=np.uint32), np.zeros(_SLOTS, dtype=np.uint32)
+    n_found = 0
+    for row in range(len(indptr) - 1):
+        begin = n_found
+        for at in range(indptr[row], indptr[row + 1]):
+            value = values[at]
+            slot = np.uint32(value * factor) >> shift
+            while value_at[slot] != value and value_at[slot] != nothing:
+                slot = (slot + one) & last
+            if value_at[slot] == nothing:
+                if n_found - begin == MOST_VALUES:
+                    return -1
+                value_at[slot] = value
+                found[n_found] = value
+                n_found += 1
+            numbers[at] = slot
+        own = found[begin:n_found]
+        own.sort()
+        own[:] = own[::-1].copy()
+        for place in range(len(own)):
+            slot = np.uint32(own[place] * factor) >> shift
+            while value_at[slot] != own[place]:
+                slot = (slot + one) & last
+            number_at[slot] = len(own) - place
+        for at in range(indptr[row], indptr[row + 1]):
+            slot = numbers[at]
+            numbers[at] = number_at[slot]
+            value_at[slot] = nothing
+    return n_found
 
 
 #: Counts of at least this number are rare in a cell, and are sorted.

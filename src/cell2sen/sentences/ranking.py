@@ -114,8 +114,8 @@ _Order = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]
 class Ranker:
     """Order of genes in blocks of cells over a fixed list of symbols.
 
-    Many counts are ranked by a counting sort (:mod:`cell2sen.sentences.counting_sort`). Other values are sorted as
-    integer keys: the inverted value in the upper bits, the gene's place in the order of ties in the lower bits. Keys of
+    Many counts are ranked by a counting sort (:mod:`cell2sen.sentences.counting_sort`), and so are values of which each
+    cell has few different ones, such as logarithms of counts. Other values are sorted as integer keys: the inverted value in the upper bits, the gene's place in the order of ties in the lower bits. Keys of
     a cell are unique, so all sorting algorithms give the same order. Keys of counts have 32 bits, others 64. All genes
     are ranked, not only those that a sentence keeps, since the rank fit needs all ranks.
     """
@@ -175,7 +175,7 @@ class Ranker:
             indices, data = indices[keep], data[keep]
         counts = self._whole_numbers(data)
         if counts is None:
-            genes, starts, run_values = self._order(indptr, indices, data)
+            genes, starts, run_values = self._order(indptr, indices, data, is_cut=max_genes is not None)
         else:
             genes, starts, run_values = self._order_counts(indptr, indices, counts, is_cut=max_genes is not None)
         if self.recipe.ties == "random":
@@ -206,6 +206,16 @@ class Ranker:
         kernel = counting_sort.kernel(len(counts), len(indptr) - 1, len(self._gene_at))
         if kernel is None:
             return self._sort_counts(indptr, indices, counts)
+        return self._counting_sort(kernel, indptr, indices, counts, is_cut)
+
+    def _counting_sort(
+        self,
+        kernel: counting_sort.Kernel,
+        indptr: NDArray[np.int64],
+        indices: NDArray[Any],
+        counts: NDArray[np.int32],
+        is_cut: bool,
+    ) -> _Order:
         # Arrow keeps freed memory; NumPy returns it to the system, and new pages cost as much time as ranking.
         kept = None if is_cut else np.frombuffer(pa.allocate_buffer(4 * len(counts)), dtype=np.int32)
         genes = self._scratch.int32("genes", len(counts)) if kept is None else kept
@@ -224,17 +234,25 @@ class Ranker:
         keys &= self._place_mask
         return _take(self._gene_at, keys), starts, (self._max_count - upper[starts]).astype(np.float64)
 
-    def _order(self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any]) -> _Order:
+    def _order(self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], is_cut: bool) -> _Order:
         """Genes in order, first entries of the runs of equal values, and values of the runs."""
         with np.errstate(over="ignore"):
-            single = data.astype(np.float32)
+            single = data.astype(np.float32, copy=False)
+        is_single = single is data or np.array_equal(single, data)
+        kernel = counting_sort.kernel(len(data), len(indptr) - 1, len(self._gene_at)) if is_single else None
+        if kernel is not None:
+            numbers = self._scratch.int32("counts", len(data))
+            values = counting_sort.numbered(indptr, single, numbers)
+            if values is not None:
+                genes, starts, _ = self._counting_sort(kernel, indptr, indices, numbers, is_cut)
+                return genes, starts, values  # runs of a cell descend, too
         # The bits of positive float32 ascend with the value.
         upper = _MAX_UINT32 - single.view(np.uint32)
         keys = upper.astype(np.uint64) << _INT32_BITS
         keys |= self._place_of[indices]
         _sort_rows(keys, indptr)
         places = keys.astype(np.uint32)
-        if np.array_equal(single, data):
+        if is_single:
             upper = (keys >> _INT32_BITS).astype(np.uint32)
             starts = _run_starts(upper, indptr)
             return self._gene_at.take(places), starts, (_MAX_UINT32 - upper[starts]).view(np.float32).astype(np.float64)

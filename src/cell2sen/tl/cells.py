@@ -361,9 +361,9 @@ def generate(
     result = AnnData(X=cells.expression, obs=obs, var=session.var())
     if output == "counts" and isinstance(genes, str | Path):
         with start(genes, "generate", options) as reopened:
-            _add_counts(result, reopened, seed)
+            add_counts(result, reopened, seed)
     elif output == "counts":
-        _add_counts(result, session, seed)
+        add_counts(result, session, seed)
     provenance = session.provenance(
         unit=COUNTS_UNIT if output == "counts" else UNIT,
         guided=guided,
@@ -375,7 +375,7 @@ def generate(
     return result
 
 
-def _add_counts(drawn: AnnData, session: Session, seed: int) -> None:
+def add_counts(drawn: AnnData, session: Session, seed: int) -> None:
     """Counts of the most similar measured cells, moved to the drawn expression, in `drawn`."""
     data = session.data
     if data is None:  # refused before

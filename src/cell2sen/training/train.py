@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from cell2sen.training.network import loading as networks
 from cell2sen.training.network.change_vectors import N_CHANGE_VECTORS, add_change_vectors
 from cell2sen.training.network.from_scratch import common_genes, new_model
 from cell2sen.training.network.loading import TrainableModel
-from cell2sen.training.processes import is_main
+from cell2sen.training.processes import is_main, refuse_sharded
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
@@ -128,6 +129,7 @@ def train(
     start = resolve(config.model.start) if config.model.start else None
     config = _with_inherited_names(config, start)
     _check_folders(config, out, folder, resume)
+    _check_sharded(config, resume)
     set_seed(config.seed)
     corpus = Corpus.open(base / config.data.corpus) if config.data.corpus else None
     examples = _examples(config, start, base)
@@ -334,6 +336,19 @@ def _check_folders(config: TrainConfig, out: Path, folder: Path, resume: bool) -
             f"the training in {folder} began with other settings ({', '.join(changed)}); resume it with those"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_sharded(config: TrainConfig, resume: bool) -> None:
+    if config.grpo:
+        refuse_sharded("rewards")
+    if config.model.gene_tokens:
+        refuse_sharded("tokens for genes (model.gene_tokens)")
+    if config.model.quantize:
+        refuse_sharded("quantised weights (model.quantize)")
+    if resume:
+        refuse_sharded("--resume")
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        refuse_sharded("its version 1 (pass --fsdp_version 2)")
 
 
 def _with_inherited_names(config: TrainConfig, start: Model | None) -> TrainConfig:

@@ -16,29 +16,30 @@ class _Lost(Exception):
 
 
 class _Remote:
-    """Actors without Ray: every third call is lost with its actor."""
+    """Actors without Ray: every third shard is lost with its actor, which comes back if it may."""
 
     exceptions = type("exceptions", (), {"RayActorError": _Lost})
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, restarts: bool = True) -> None:
+        self.calls, self.restarts = 0, restarts
 
     def wait(self, calls: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
         return calls[:num_returns], calls[num_returns:]
 
     def get(self, call: Any) -> str | None:
+        if call.number is None:
+            if not self.restarts:
+                raise _Lost
+            return None
         self.calls += 1
         if self.calls % 3 == 0:
             raise _Lost
-        return call.compute()
+        return call.do(call.number)
 
 
 class _Call:
-    def __init__(self, do: Any, number: int) -> None:
+    def __init__(self, do: Any, number: int | None) -> None:
         self.do, self.number = do, number
-
-    def compute(self) -> str | None:
-        return self.do(self.number)
 
 
 class _Handle:
@@ -47,6 +48,8 @@ class _Handle:
     def __init__(self, folder: Any) -> None:
         actor = ray_actors._Actor(str(folder), "cpu", True)
         self.do = type("do", (), {"remote": staticmethod(lambda number: _Call(actor.do, number))})
+        again = type("ready", (), {"remote": staticmethod(lambda: _Call(actor.ready, None))})
+        self.ready = type("ready", (), {"options": staticmethod(lambda **_: again)})
 
 
 def test_a_lost_shard_is_given_out_again(planned) -> None:
@@ -61,6 +64,13 @@ def test_a_lost_shard_is_given_out_again(planned) -> None:
     assert contents(first) == contents(second)
 
 
+def test_without_actors_the_run_ends(planned) -> None:
+    folder, _ = planned("embed")
+    reported: list[tuple[int, bool]] = []
+    ray_actors._dispatch(_Remote(False), [_Handle(folder)], [0, 1, 2, 3], lambda *v: reported.append(v))  # type: ignore[arg-type]
+    assert reported == [(0, False), (1, False), (2, True), (3, True)]
+
+
 def test_without_ray_the_extra_is_named(planned, monkeypatch) -> None:
     import sys
 
@@ -71,36 +81,60 @@ def test_without_ray_the_extra_is_named(planned, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node(planned, monkeypatch) -> None:
-    """Two nodes on this machine; the one that does the work is removed in the middle."""
+def test_a_cluster_that_loses_a_node(planned, tmp_path, monkeypatch) -> None:
+    """Two nodes on this machine; one of them is removed in the middle of the work."""
     import threading
     import time
     from pathlib import Path
 
+    from cells import cells
+
     import cell2sen
 
     ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", str(Path(cell2sen.__file__).parents[1]))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    (first, _), (second, _) = planned("embed", "one", shard_cells=1), planned("embed", "two", shard_cells=1)
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
+    find = services.get_node
+
+    def patient(*args: Any) -> Any:
+        """Ray waits 30 s for a node that starts, which is not enough beside other work."""
+        for _ in range(300):
+            try:
+                return find(*args)
+            except RuntimeError:
+                time.sleep(1)
+        return find(*args)
+
+    monkeypatch.setattr(services, "get_node", patient)
+    cells(150).write_h5ad(tmp_path / "cells.h5ad")
+    inputs = [tmp_path / "cells.h5ad"]
+    (first, _), (second, _) = (planned("embed", name, inputs, shard_cells=1) for name in ("one", "two"))
     atlas.run(first, progress=False)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    memory = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**memory, "include_dashboard": False})
+    left: list[int] = []
     try:
-        node = cluster.add_node(num_cpus=1)
+        node = cluster.add_node(**memory)
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        assert sum(found["Alive"] for found in ray.nodes()) == 2
 
         def lose() -> None:
             while atlas.status(second).done < 3:
-                time.sleep(0.1)
+                time.sleep(0.02)
             cluster.remove_node(node, allow_graceful=False)
+            left.append(150 - atlas.status(second).done)
 
         watch = threading.Thread(target=lose, daemon=True)
         watch.start()
         assert atlas.run(second, ray="auto", workers=2, progress=False).finished
         watch.join(30)
+        assert sum(found["Alive"] for found in ray.nodes()) == 1
     finally:
         ray.shutdown()
         cluster.shutdown()
+    assert left[0] > 0, "the node was lost after the work"
     assert contents(first) == contents(second)

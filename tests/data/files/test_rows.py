@@ -72,3 +72,8 @@ def test_only_the_columns_that_are_wanted_are_read(tmp_path: Path) -> None:
         root["obs/donor"] = h5py.Empty("f4")
     with open_rows(tmp_path / "cells.h5ad") as stored:
         assert stored.read(0, 2).n_obs == 2
+
+
+def test_columns_that_may_hold_text_are_told_without_their_values(file: Path) -> None:
+    with open_rows(file) as stored:
+        assert stored.texts == ["donor", "text", "kind"]

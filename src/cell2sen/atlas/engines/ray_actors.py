@@ -75,28 +75,41 @@ def run_ray(
 
 
 def _dispatch(ray: Any, pool: list[Any], left: list[int], line: Line) -> None:
-    """Give each free actor the next shard; a shard whose actor was lost goes to the front again."""
+    """Give each free actor the next shard; a shard whose actor was lost goes to the front again.
+
+    A lost actor gets no shard before it answers: without a node to restart it on it never does, and the others go on.
+    """
     waiting, idle = list(left), list(pool)
     lost: dict[int, int] = {}
-    running: dict[Any, tuple[Any, int]] = {}
-    while waiting or running:
+    running: dict[Any, tuple[Any, int | None]] = {}
+    while waiting or any(number is not None for _, number in running.values()):
         while waiting and idle:
             actor, number = idle.pop(), waiting.pop(0)
             running[actor.do.remote(number)] = (actor, number)
+        if not running:
+            for number in waiting:
+                logger.error("shard %d was not computed: all actors are lost", number)
+                line(number, True)
+            return
         ready, _ = ray.wait(list(running), num_returns=1)
-        actor, number = running.pop(ready[0])
-        idle.append(actor)
+        actor, done = running.pop(ready[0])
         try:
             failed = ray.get(ready[0])
         except ray.exceptions.RayActorError as error:
-            lost[number] = lost.get(number, 0) + 1
-            if lost[number] <= _RETRIES:
-                waiting.insert(0, number)
+            if done is None:
+                logger.error("an actor is lost for good: %s", error)
+                continue
+            running[actor.ready.options(max_task_retries=-1).remote()] = (actor, None)
+            lost[done] = lost.get(done, 0) + 1
+            if lost[done] <= _RETRIES:
+                waiting.insert(0, done)
             else:
-                logger.error("shard %d was lost with its actor %d times: %s", number, lost[number], error)
-                line(number, True)
+                logger.error("shard %d was lost with its actor %d times: %s", done, lost[done], error)
+                line(done, True)
             continue
-        line(number, failed is not None)
+        idle.append(actor)
+        if done is not None:
+            line(done, failed is not None)
 
 
 class _Actor:
@@ -105,6 +118,9 @@ class _Actor:
     def __init__(self, folder: str, device: str, offline: bool) -> None:
         place = Path(folder)
         self._worker = Worker(place, Plan.read(place), device=device, offline=offline)
+
+    def ready(self) -> None:
+        """Answer, once the actor runs again."""
 
     def do(self, number: int) -> str | None:
         """Error of a shard, ``None`` if it is there."""

@@ -69,6 +69,13 @@ class StoredRows:
         values = {name: _part(self.obs[name], rows) for name in dict.fromkeys(columns)}
         return with_text(pd.DataFrame(values, index=index))
 
+    @property
+    def texts(self) -> list[str]:
+        """Columns of obs that may hold text: all but numbers. No values are read."""
+        if isinstance(self.obs, pd.DataFrame):
+            return [name for name in self.names if not pd.api.types.is_numeric_dtype(self.obs[name].dtype)]
+        return [name for name in self.names if not _are_numbers(self.obs[name])]
+
     def read(self, start: int, stop: int, columns: Sequence[str] = ()) -> AnnData:
         """Cells `start` to `stop` in memory, with `columns` of obs."""
         from anndata import AnnData
@@ -131,6 +138,13 @@ def _of_object(adata: AnnData, file: str, layer: str | None, use_raw: bool) -> S
         n_obs=len(obs),
         obs=obs,
     )
+
+
+def _are_numbers(stored: Any) -> bool:
+    """Whether a stored column has numbers, or true and false."""
+    if not hasattr(stored, "keys"):
+        return np.dtype(stored.dtype).kind in "biufc" and "categories" not in stored.attrs
+    return str(text_of(stored.attrs.get("encoding-type", ""))) in ("nullable-integer", "nullable-boolean")
 
 
 def _part(stored: Any, rows: slice) -> Any:

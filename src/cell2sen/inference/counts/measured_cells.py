@@ -36,9 +36,10 @@ def refuse_without_counts(data: Any, what: str) -> None:
 
 
 def counts_of(data: Expression, rows: NDArray[np.int64]) -> sp.csr_matrix:
-    """Counts of some cells over the symbols of `data`, float32 CSR (rows, symbols)."""
-    parts = [block.values.astype(np.float32) for block in data[rows].blocks()]
-    return sp.csr_matrix(sp.vstack(parts))
+    """Counts of some cells over the symbols of `data`, float32 CSR (rows, symbols); a cell may be there twice."""
+    different, places = np.unique(rows, return_inverse=True)
+    parts = [block.values.astype(np.float32) for block in data[different].blocks()]
+    return sp.csr_matrix(sp.vstack(parts)[places])
 
 
 def most_similar(data: Expression, generated: sp.csr_matrix) -> NDArray[np.int64]:

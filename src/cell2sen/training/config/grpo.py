@@ -61,7 +61,7 @@ class Grpo:
     """Reinforcement learning (GRPO): answers with higher rewards than others to the same prompt become more likely.
 
     For sentence tasks only (``perturb``, ``generate``). ``optimiser.batch_size`` is the number of answers in a backward
-    pass.
+    pass, of all processes together.
     """
 
     rewards: Mapping[str, float] = field(default_factory=lambda: {"kendall_tau": 1.0})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cell2sen.training.processes import is_sharded
+
 
 class Restoring:
     """Mix-in for a transformers trainer that loads all weights of a checkpoint.
@@ -16,6 +18,7 @@ class Restoring:
     model: Any
     state: Any
     args: Any
+    accelerator: Any
 
     def restore_finished(self, folder: Path) -> bool:
         """Load the weights and the state of a finished training; false if its last checkpoint is not the end."""
@@ -45,7 +48,7 @@ class Restoring:
         self._load_all_weights(self.state.best_model_checkpoint)
 
     def _load_all_weights(self, folder: str) -> None:
-        if hasattr(self.model, "peft_config"):  # names of adapters are not changed
+        if hasattr(self.model, "peft_config") or is_sharded(self.accelerator):  # no names are changed
             return
         saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype, local_files_only=True)
         self.model.load_state_dict(saved.state_dict())

@@ -20,6 +20,7 @@ from cell2sen.backend import Sampling
 from cell2sen.training import rewards
 from cell2sen.training.examples.references import ReferencedPrompt
 from cell2sen.training.network.loading import TrainableModel, without_adapters
+from cell2sen.training.processes import within_wrapper
 from cell2sen.training.trainers.answer_log_probs import answer_log_probs, padded, prompt_key
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.rollouts import Guidance, Rollout, RolloutBackend
@@ -108,8 +109,6 @@ class GuidedTrainer(Restoring, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
-        if self.accelerator.num_processes > 1:
-            raise NotImplementedError("rewards train in one process; start it without torchrun or accelerate launch")
         network = without_adapters(self.accelerator.unwrap_model(self.model))
         self._backend = RolloutBackend(model.start, network, model.tokens, progress=False)
 
@@ -136,10 +135,12 @@ class GuidedTrainer(Restoring, GRPOTrainer):
     def _draw(self, prompts: Sequence[ReferencedPrompt]) -> list[Rollout]:
         training = bool(self.model.training)
         step = f"step {self.state.global_step}" if training else "evaluation"
-        # Draws depend on step, cell and row only: a resumed training draws the same answers.
+        # Draws depend on step, cell and row only: a resumed training draws the same answers, and several processes
+        # draw those of one, each its consecutive rows.
+        first = self.accelerator.process_index * len(prompts) if training else 0
         keyed = [
             dataclasses.replace(prompt.prompt, key=f"{prompt.prompt.key}/{step}/{row}")
-            for row, prompt in enumerate(prompts)
+            for row, prompt in enumerate(prompts, first)
         ]
         rollouts: dict[int, Rollout] = {}
         self._backend.network.eval()
@@ -172,6 +173,26 @@ class GuidedTrainer(Restoring, GRPOTrainer):
         # The answers were drawn with these log-probabilities: no second forward pass is needed.
         output["old_per_token_logps"] = output.pop("sampling_per_token_logps")
         return output
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Loss of a part of the answers."""
+        parent: Any = super()  # typed in parts only
+        compute = parent.compute_loss
+        return within_wrapper(self.accelerator, model, lambda whole: compute(whole, inputs, return_outputs))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Batches of held-out prompts. Of several processes each takes all: shared, some would count twice."""
+        if self.accelerator.num_processes == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return torch.utils.data.DataLoader(
+            dataset,
+            batch_size=int(self.args.per_device_eval_batch_size),
+            sampler=self._get_eval_sampler(dataset),
+            collate_fn=self.data_collator,
+        )
 
     def _get_per_token_logps_and_entropies(
         self,

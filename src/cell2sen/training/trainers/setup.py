@@ -23,7 +23,7 @@ from cell2sen.training.corpus.reading import Corpus
 from cell2sen.training.examples.pairs import Examples
 from cell2sen.training.network import loading as networks
 from cell2sen.training.network.loading import TrainableModel
-from cell2sen.training.processes import is_main, share_of_batch
+from cell2sen.training.processes import blank_copy, gathered, is_main, is_sharded, share_of_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,8 +69,11 @@ class TrainingRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_main():
             (self.folder / SETTINGS_FILE).write_text(json.dumps(plain(self.config)), encoding="utf-8")
+        blank = blank_copy(trainer.model) if is_sharded(trainer.accelerator) else None
         if not (self.resume and trainer.restore_finished(folder)):
             trainer.train(resume_from_checkpoint=self.resume and any(folder.glob("checkpoint-*")))
+        if blank is not None:
+            trainer.model = gathered(trainer.model, blank)
 
     def train_new_tokens(self) -> list[dict[str, Any]]:
         """Run the first stage, which trains the vectors of new tokens alone, and return its log.
@@ -222,7 +225,7 @@ class TrainingRun:
             ),
             guided=grpo.answers.guided,
             peft_config=networks.lora_config(config.model, self.model),
-            callbacks=[Progress(self.progress, "reward"), *_stopping(config)],
+            callbacks=[Progress(self.progress and is_main(), "reward"), *_stopping(config)],
         )
         return trainer, [prompt.prompt.text for prompt in train_prompts[:8]]
 
@@ -242,7 +245,7 @@ class TrainingRun:
             num_train_epochs=1,
             metric_for_best_model="eval_reward",
             greater_is_better=True,
-            per_device_train_batch_size=batch_size,
+            per_device_train_batch_size=share_of_batch(batch_size),
             gradient_accumulation_steps=answers // batch_size,
             steps_per_generation=answers // batch_size,
             eval_on_start=evaluate and not self.resume,

@@ -12,6 +12,7 @@ import torch
 from trl.trainer.sft_trainer import SFTTrainer
 
 from cell2sen.training.network.loading import without_adapters
+from cell2sen.training.processes import within_wrapper
 from cell2sen.training.trainers.checkpoints import Restoring
 from cell2sen.training.trainers.packing import packed_hidden
 from cell2sen.training.trainers.token_batches import (
@@ -62,18 +63,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of one batch; `labels` are :data:`IGNORED` outside the answers."""
-        whole: Any = self.accelerator.unwrap_model(model)
-        if whole is model:
-            return self._loss(whole, inputs, return_outputs)
-        forward = whole.forward
-
-        def within(*_: Any, **__: Any) -> Any:
-            whole.forward = forward
-            return self._loss(whole, inputs, return_outputs)
-
-        # Gradients are summed over processes only for what runs within the forward of the wrapper.
-        whole.forward = within
-        return model()
+        return within_wrapper(self.accelerator, model, lambda whole: self._loss(whole, inputs, return_outputs))
 
     def _loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         causal = without_adapters(model)
@@ -117,7 +107,7 @@ class AnswerTrainer(Restoring, SFTTrainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         rows: Any = self._remove_unused_columns(dataset, description="evaluation")
         size = int(self.args.per_device_eval_batch_size)
-        model: Any = self.accelerator.unwrap_model(self.model)
+        model: Any = self.model  # with DDP without its wrapper, with FSDP with it
         model.eval()
         total = 0.0
         for batch in torch.utils.data.DataLoader(rows, batch_size=size, collate_fn=self.data_collator):
