@@ -240,12 +240,14 @@ class Page:
         ValueError
             There are none, or some that the file does not have.
         """
-        rows = np.unique(np.asarray(arrays.get(name, ()), dtype=np.int64))
+        rows, n = np.asarray(arrays.get(name, ()), dtype=np.int64), len(self.cells.expression)
         if not len(rows):
             raise ValueError("no cells are selected")
-        if rows[0] < 0 or rows[-1] >= len(self.cells.expression):
-            raise ValueError(f"row {rows[-1]} is beyond the {len(self.cells.expression)} cells of the file")
-        return rows
+        if rows.min() < 0 or rows.max() >= n:
+            raise ValueError(f"row {rows.max()} is beyond the {n} cells of the file")
+        chosen = np.zeros(n, dtype=bool)
+        chosen[rows] = True
+        return np.flatnonzero(chosen)
 
     def sentences(self, body: Mapping[str, Any], arrays: Arrays) -> Answer:
         """Sentences of cells that are drawn from a selection, and how its genes differ from those of other cells.
@@ -256,7 +258,7 @@ class Page:
         others = self.rows(arrays, "others") if len(arrays.get("others", ())) else None
         generator = np.random.default_rng(int(body.get("seed", 0)))
         drawn = np.sort(generator.choice(rows, size=min(N_SHOWN, len(rows)), replace=False))
-        rest = np.setdiff1d(np.arange(len(self.cells.expression)), rows) if others is None else others
+        rest = np.delete(np.arange(len(self.cells.expression)), rows) if others is None else others
         symbols = self.cells.sentences.symbols
         own, other = self.cells.shares_and_places(rows), self.cells.shares_and_places(rest)
         difference = own[0] - other[0]

@@ -18,8 +18,9 @@ void main() {
   shown = vec4(paint.rgb, paint.a * (1.0 - smoothstep(0.4, 0.5, off)));
 }`;
 
-// While the map moves, every second, fourth, … point is drawn so that a frame takes about FRAME_MS; all when it rests.
-const FRAME_MS = 40, MIN_POINTS = 10000;
+// While the map moves, and first after a selection or new colours, every second, fourth, … point is drawn so that a
+// frame takes about FRAME_MS, at the beginning about FIRST_POINTS of them; all when it rests.
+const FRAME_MS = 40, MIN_POINTS = 10000, FIRST_POINTS = 25000, REST_MS = 200;
 const GRID = 256;
 
 export class CellMap {
@@ -151,6 +152,7 @@ export class CellMap {
     this.bounds = [left, right, low, high];
     this.middle = [(left + right) / 2, (low + high) / 2];
     this.extent = Math.max(right - left, high - low, 1e-9) / 2;
+    this.level = Math.max(0, Math.ceil(Math.log2(x.length / FIRST_POINTS)));
     this.index();
     if (this.colours.length !== 4 * x.length) {
       this.colours = new Uint8Array(4 * x.length).fill(150);
@@ -183,11 +185,14 @@ export class CellMap {
     this.colours = colours;
     let seed = 1;
     // One number of 53 bits for each cell: its rank (20), a random number (12), so that cells of a rank are in random order, itself (21).
-    const keys = Float64Array.from(rank, (value, i) => {
+    const keys = new Float64Array(rank.length);
+    for (let i = 0; i < keys.length; i += 1) {
       seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      return (Math.min(value, 1048575) * 4096 + (seed >>> 20)) * 2097152 + i;
-    }).sort();
-    this.base = Uint32Array.from(keys, (key) => key % 2097152);
+      keys[i] = (Math.min(rank[i], 1048575) * 4096 + (seed >>> 20)) * 2097152 + i;
+    }
+    keys.sort();
+    this.base = new Uint32Array(keys.length);
+    for (let i = 0; i < keys.length; i += 1) this.base[i] = keys[i] % 2097152;
     this.reorder();
   }
 
@@ -213,6 +218,17 @@ export class CellMap {
       else this.order[low++] = row;
     }
     this.upload();
+    this.redrawInSteps();
+  }
+
+  // With fewer points first, so that the page can answer; with all of them once nothing has changed for a while.
+  redrawInSteps() {
+    this.isMoving = true;
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => {
+      this.isMoving = false;
+      this.redraw(!this.isPartial);
+    }, REST_MS);
     this.redraw();
   }
 
@@ -296,6 +312,7 @@ export class CellMap {
     gl.uniform1f(this.uniforms.dimmed, this.nSelected ? 1 : 0);
     const isTimed = this.isMoving && this.levels.length > 1;
     const level = isTimed ? Math.min(this.level, this.levels.length - 1) : 0;
+    this.isPartial = level > 0;
     const started = performance.now();
     gl.drawElements(gl.POINTS, this.levels[level].length, gl.UNSIGNED_INT, 4 * (this.offsets?.[level] ?? 0));
     if (!isTimed) return;
@@ -414,7 +431,7 @@ export class CellMap {
       } else if (event.type === "pointerup" && path?.length > 1) {
         this.callbacks.select(this.inside(outline(path, this.pathMode)), how);
       }
-      this.settle();
+      this.redraw(true); // without the lasso
     };
     target.addEventListener("pointerup", finish);
     target.addEventListener("pointercancel", finish);
@@ -427,9 +444,7 @@ export class CellMap {
 
   pan(dx, dy) {
     this.centre = [this.centre[0] - dx, this.centre[1] + dy];
-    this.isMoving = true;
-    this.settle(200);
-    this.redraw();
+    this.redrawInSteps();
   }
 
   zoomBy(factor, place = [this.width / 2, this.height / 2]) {
@@ -437,14 +452,6 @@ export class CellMap {
     this.zoom = Math.min(400, Math.max(0.5, this.zoom * factor));
     const after = [(place[0] - this.width / 2) / this.unit(), (place[1] - this.height / 2) / this.unit()];
     this.pan(after[0] - before[0], after[1] - before[1]);
-  }
-
-  settle(wait = 0) {
-    clearTimeout(this.settling);
-    this.settling = setTimeout(() => {
-      this.isMoving = false;
-      this.redraw();
-    }, wait);
   }
 
   // Nearest cell within a few pixels, or -1.

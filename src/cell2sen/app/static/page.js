@@ -188,6 +188,7 @@ class CellPage {
       this.geneField.value = kind === "gene" ? this.colour.name : "";
       this.showColumns();
       this.paint();
+      await new Promise((done) => setTimeout(done)); // the page answers in between
       this.parts.selection.show();
       this.parts.sentences.draw();
     });
@@ -219,23 +220,28 @@ class CellPage {
     const missing = rgb(this.css("--missing"));
     const isDark = rgb(this.css("--bg"))[0] < 100;
     const colours = new Uint8Array(4 * n).fill(255);
+    const put = (i, [red, green, blue]) => {
+      colours[4 * i] = red; colours[4 * i + 1] = green; colours[4 * i + 2] = blue;
+    };
     const rank = new Float32Array(n);
     if (colour.kind === "label") {
       const parts = colour.colours.map((hex) => (hex ? rgb(hex === "#000000" && isDark ? "#FFFFFF" : hex) : missing));
       for (let i = 0; i < n; i += 1) {
         const code = colour.codes[i];
-        colours.set(code < 0 ? missing : parts[code], 4 * i);
+        put(i, code < 0 ? missing : parts[code]);
         rank[i] = code < 0 || !colour.colours[code] ? 0 : 1;
       }
       colour.shown = parts.map((part) => `rgb(${part.join(",")})`);
     } else if (colour.kind === "none") {
-      for (let i = 0; i < n; i += 1) colours.set(rgb(this.css("--accent")), 4 * i);
+      const accent = rgb(this.css("--accent"));
+      for (let i = 0; i < n; i += 1) put(i, accent);
     } else {
       const span = colour.clip - colour.low || 1;
+      const ramp = Array.from({ length: 257 }, (_, step) => shade(step / 256));
       for (let i = 0; i < n; i += 1) {
         const value = colour.values[i];
         const place = Number.isFinite(value) ? Math.min(1, (value - colour.low) / span) : -1;
-        colours.set(place < 0 ? missing : shade(place), 4 * i);
+        put(i, place < 0 ? missing : ramp[Math.round(256 * place)]);
         rank[i] = place < 0 ? 0 : 1 + Math.round(1e6 * place);
       }
     }
@@ -503,12 +509,21 @@ function showProgress(status, step, bar) {
 // Middle of the densest part of some points: a median of all may lie between two clouds, among other cells.
 function densest(xs, ys, size) {
   const counts = new Map();
-  const square = (i) => Math.floor(xs[i] / size) * 67108864 + Math.floor(ys[i] / size);
-  for (let i = 0; i < xs.length; i += 1) counts.set(square(i), (counts.get(square(i)) ?? 0) + 1);
-  const [best] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), [0, 0]);
+  let [best, most] = [0, 0];
+  for (let i = 0; i < xs.length; i += 1) {
+    const square = Math.floor(xs[i] / size) * 67108864 + Math.floor(ys[i] / size);
+    counts.set(square, (counts.get(square) ?? 0) + 1);
+  }
+  for (const [square, n] of counts) if (n > most) [best, most] = [square, n];
   const u = Math.round(best / 67108864);
   const v = best - u * 67108864;
-  const near = [...xs.keys()].filter((i) => Math.abs(xs[i] / size - u - 0.5) < 1.5 && Math.abs(ys[i] / size - v - 0.5) < 1.5);
-  const median = (values) => Float64Array.from(near, (i) => values[i]).sort()[near.length >> 1];
-  return { x: median(xs), y: median(ys) };
+  const near = [[], []];
+  for (let i = 0; i < xs.length; i += 1) {
+    if (Math.abs(xs[i] / size - u - 0.5) < 1.5 && Math.abs(ys[i] / size - v - 0.5) < 1.5) {
+      near[0].push(xs[i]);
+      near[1].push(ys[i]);
+    }
+  }
+  const median = (values) => new Float64Array(values).sort()[values.length >> 1];
+  return { x: median(near[0]), y: median(near[1]) };
 }

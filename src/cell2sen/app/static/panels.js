@@ -31,9 +31,16 @@ export class Selection {
     const { colour } = this.page;
     if (!colour || colour.kind === "none") return null;
     if (colour.kind !== "label") {
-      const values = Float64Array.from(rows, (row) => colour.values[row]).filter(Number.isFinite).sort();
-      if (!values.length) return el("p", { class: "c2s-small" }, `${colour.name}: no values`);
-      const above = values.filter((value) => value > 0).length;
+      const found = new Float64Array(rows.length);
+      let [n, above] = [0, 0];
+      for (const row of rows) {
+        const value = colour.values[row];
+        if (!Number.isFinite(value)) continue;
+        found[n++] = value;
+        if (value > 0) above += 1;
+      }
+      const values = found.subarray(0, n).sort();
+      if (!n) return el("p", { class: "c2s-small" }, `${colour.name}: no values`);
       const at = (part) => short(values[Math.min(values.length - 1, Math.floor(part * values.length))]);
       return el("p", { class: "c2s-small" }, `${colour.name}: median ${at(0.5)}, middle half ${at(0.25)} to ${at(0.75)}; above 0 in ${share(above / values.length)}`);
     }
@@ -100,9 +107,12 @@ export class Actions {
     return form;
   }
 
-  show() {
+  update() {
     for (const form of Object.values(this.forms)) form.update();
-    if (this.page.selection.rows.length) this.page.forecast(() => Object.values(this.forms).forEach((form) => form.update()));
+  }
+
+  show() {
+    this.update();
     for (const result of this.shown.values()) result.mark();
   }
 
@@ -385,6 +395,7 @@ export class Sentences {
       this.loaded = undefined;
       fill(this.status, error.message);
     }
+    page.forecast(() => page.parts.actions.update()); // after the sentences: it imports libraries, which takes seconds
   }
 
   // Class, sign and text of a gene under the chosen mark.
