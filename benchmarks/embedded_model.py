@@ -113,12 +113,15 @@ def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, 
 
 
 def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict:
-    """Correlation of predicted and true mean change; top-200 overlap and Kendall's tau of the mean expression after."""
+    """Correlation of predicted and true mean change, share of the 100 genes with the largest true change that move in the
+    predicted direction; top-200 overlap and Kendall's tau of the mean expression after."""
+    largest = np.argsort(-np.abs(true))[:100]
     after, real = np.maximum(control + change, 0), control + true
     best = {"predicted": set(np.argsort(-after)[:200]), "real": set(np.argsort(-real)[:200])}
     shown = sorted(best["real"])
     return {
         "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4) if change.any() else 0.0,
+        "right_direction_100": float((np.sign(change) == np.sign(true))[largest].mean()),
         "overlap_200": len(best["predicted"] & best["real"]) / 200,
         "kendall_top_200": round(float(kendalltau(after[shown], real[shown]).statistic), 4),
     }

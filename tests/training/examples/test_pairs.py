@@ -60,6 +60,28 @@ def test_pairs_are_of_one_side_of_the_split(many_cells: Path, split: Split, held
             assert cells.is_control(row)
 
 
+def test_sentences_to_be_written_are_those_that_were_measured(many_cells: Path) -> None:
+    cells = cells_of(many_cells, tasks=list(TASKS), split=Split(test=0.3), **PERTURBED)
+    measured = [set(genes) for genes in cells.sentences(0, Augmentation(), 0).gene_names()]
+    row_of, lengths = rows_of(cells), dict.fromkeys(LENGTHS, 1000)
+    changed = Augmentation(thin=(0.1, 0.2), ambient=0.5, gene_factors=1.0, dropout=0.5)
+    learned = drawn(cells, lengths=lengths, augmentation=changed)
+    assert {pair.task for pair in learned} == set(TASKS)
+    for name, prompt, completion in learned:
+        if name == "annotate":
+            assert set(prompt.genes) != measured[row_of[prompt.key]]
+        else:
+            assert set(completion.strip().removesuffix(".").split()) == measured[row_of[prompt.key]]
+            assert not prompt.genes or set(prompt.genes) in measured
+    on_panels = drawn(cells, lengths=lengths, augmentation=Augmentation(panel=1.0))
+    shares = [
+        len(completion.split()) / len(measured[row_of[prompt.key]])
+        for name, prompt, completion in on_panels
+        if name == "generate"
+    ]
+    assert np.mean(shares) < 0.8
+
+
 @pytest.mark.parametrize("draws", [0.25, 1, 2.5, 3])
 def test_draws_count_pairs(many_cells: Path, draws: float) -> None:
     settings = {"tasks": {"annotate": draws, "generate": 1}, "cell_type": "cell_type", "split": {"test": 0}}

@@ -204,7 +204,11 @@ class GeneSetFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of a cell's sentences from draw to draw, besides the order of ties."""
+    """Random changes of a cell's sentences from draw to draw, besides the order of ties.
+
+    Counts are changed in sentences that are read. Where the answer is a sentence, its genes, and those of the control in
+    the prompt, are what was measured: a model draws cells as they were in training.
+    """
 
     thin: tuple[float, float] = (1.0, 1.0)
     """Limits of the share of counts that is kept, drawn uniformly for each cell. Counts behind normalised values are
@@ -237,6 +241,11 @@ class Augmentation:
             raise ValueError(f"augmentation: gene_factors must be 0 or more, found {self.gene_factors}")
         if not 0 < self.thin[0] <= self.thin[1] <= 1:
             raise ValueError(f"augmentation: thin must be two shares, 0 < low <= high <= 1, found {list(self.thin)}")
+
+    @property
+    def of_answers(self) -> Augmentation:
+        """The same for sentences that are to be written: panels and context, no changes of counts."""
+        return Augmentation(panel=self.panel, context_dropout=self.context_dropout)
 
     @property
     def changes_counts(self) -> bool:

@@ -115,8 +115,13 @@ def pairs(
     ValueError
         A task needs an obs column that the training file does not name, or cannot be learned from pairs.
     """
-    drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 1])
+    drawn_of = {
+        written: Draw(cells, draw, held_out, augmentation.of_answers if written else augmentation, [seed, draw, number])
+        for written, number in ((False, 1), (True, 3))
+        if written in {tasks[name].answer == "sentences" for name in cells.data.tasks}
+    }
     for name in cells.data.tasks:
+        drawn = drawn_of[tasks[name].answer == "sentences"]
         if tasks[name].space is not None:
             of_space = prompts_of_space(cells, tasks[name], drawn, drawn.rows(name), lengths[name])
             yield from (PairOfCells.named(name, *pair) for pair in of_space)

@@ -57,7 +57,7 @@ def prompts_with_references(
     ValueError
         The answer of a task is not a sentence, or several.
     """
-    drawn = Draw(cells, draw, held_out, augmentation, [seed, draw, 2])
+    drawn = Draw(cells, draw, held_out, augmentation.of_answers, [seed, draw, 2])
     for name in cells.data.tasks:
         task = tasks[name]
         if task.answer != "sentences":
