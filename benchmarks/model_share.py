@@ -1,6 +1,7 @@
 """Whether the network improves the response to IFN-beta of a type never seen treated, and with which share.
 
     python benchmarks/left_out.py --data-dir FOLDER --base BASE --keep MODELS    # a training per left-out type
+    python benchmarks/in_context.py --data-dir FOLDER --arms alone --keep MODELS    # or smaller ones
     python benchmarks/model_share.py --data-dir FOLDER [--models MODELS] [--seed 0 --cells 40 --n-genes 200]
 
 A prediction is the measured response of similar types plus a share of what the network predicts beyond its predictions
