@@ -1,6 +1,6 @@
 """Response to IFN-beta of a cell type never seen treated, from examples of other types in the prompt.
 
-    python benchmarks/in_context.py --data-dir FOLDER --keep MODELS [--types ...] [--arms ...] [--steps 800]
+    python benchmarks/in_context.py --data-dir FOLDER --keep MODELS [--types ...] [--arms ...] [--steps 500]
 
 Trial of a task that is not part of the package. A small model learns the controls of Kang et al. from scratch
 (recipes/nano-base.yaml without its other files and with fewer steps). From there each arm is trained for each left-out
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=[TYPES[0], TYPES[2]])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--draws", type=float, default=2.0, help="how often each cell is drawn")
-    parser.add_argument("--steps", type=int, default=800, help="of the training on controls")
+    parser.add_argument("--steps", type=int, default=500, help="of the training on controls")
     parser.add_argument("--n-genes", type=int, default=100, help="genes of each list; at most 150 in 1,024 tokens")
     parser.add_argument("--keep", type=Path, required=True, help="folder for the models; existing ones are used again")
     arguments = parser.parse_args()
