@@ -1,13 +1,14 @@
 """Whether the network improves the response to IFN-beta of a type never seen treated, and with which share.
 
     python benchmarks/left_out.py --data-dir FOLDER --base BASE --keep MODELS    # a training per left-out type
+    python benchmarks/in_context.py --data-dir FOLDER --arms alone --keep MODELS    # or smaller ones
     python benchmarks/model_share.py --data-dir FOLDER [--models MODELS] [--seed 0 --cells 40 --n-genes 200]
 
 A prediction is the measured response of similar types plus a share of what the network predicts beyond its predictions
 in these types (`perturbation.model_share`). For each left-out type T: the correlation of the mean change over all genes
 for shares 0 to 1, with the network that was trained without the treated cells of T; the share that is best on the other
-three left-out types; the score of T with that share. The networks and responses of those three have seen the treated
-cells of T: a choice without them needs a training for each pair of types, and this one can only favour the network.
+left-out types; the score of T with that share. The networks and responses of those have seen the treated cells of T: a
+choice without them needs a training for each pair of types, and this one can only favour the network.
 Without --models the network is the embedded one, which was trained on the treated cells of all types: an upper bound.
 Prints a table and one JSON line."""
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--models", type=Path)
+    parser.add_argument("--types", nargs="+", default=list(TYPES), help="at least two")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=int, default=40, help="controls of the left-out type; a quarter of others")
     parser.add_argument("--n-genes", type=int, default=200, help="genes of the network's sentences")
@@ -50,7 +52,7 @@ def main() -> None:
     curves: dict[str, dict[float, float]] = {}
     alone: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind in TYPES:
+        for kind in arguments.types:
             model = Path(resolve("nano").path)
             if arguments.models:
                 model = arguments.models / f"{kind.replace(' ', '_')}-{arguments.seed}"
@@ -77,9 +79,9 @@ def main() -> None:
             curves[kind] = {share: float(np.corrcoef(base + share * beyond, truth)[0, 1]) for share in SHARES}
             alone[kind] = float(np.corrcoef(own, truth)[0, 1])
     table = pd.DataFrame(curves).T
-    chosen = {kind: float(table.drop(index=kind).mean().idxmax()) for kind in TYPES}
+    chosen = {kind: float(table.drop(index=kind).mean().idxmax()) for kind in arguments.types}
     table["network alone"], table["chosen on the others"] = pd.Series(alone), pd.Series(chosen)
-    table["with it"] = [curves[kind][chosen[kind]] for kind in TYPES]
+    table["with it"] = [curves[kind][chosen[kind]] for kind in arguments.types]
     print(table.round(3).to_string())
     print(json.dumps({"shares": {k: {str(s): round(v, 4) for s, v in c.items()} for k, c in curves.items()},
                       "alone": {k: round(v, 4) for k, v in alone.items()}, "chosen": chosen}))  # fmt: skip

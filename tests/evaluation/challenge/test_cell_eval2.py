@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import sys
+import types
+from typing import Any
 
 import anndata
 import numpy as np
@@ -41,7 +45,7 @@ def test_sides_that_do_not_fit(names: list[str], genes: list[str], words: str) -
 
 
 def test_without_the_package_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cell_eval2", None)
+    monkeypatch.setitem(sys.modules, "cell_eval2", None)
     with pytest.raises(ImportError, match=r"pip install 'cell2sen\[vcc\]'"):
         cell_eval2(counts(["A"], ["G1"]), counts(["A", "control"], ["G1"]))
 
@@ -54,3 +58,57 @@ def test_values_that_are_no_counts_are_refused() -> None:
     half.X = half.X + 0.5
     with pytest.raises(ValueError, match="X of the predicted cells"):
         cell_eval2(half, counts(["A", "control"], ["G1"]))
+
+
+class Wide:
+    """Means of metrics, in the part of a polars DataFrame that is read."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array([row[name] for row in self.rows])
+
+    def filter(self, kept: np.ndarray) -> Wide:
+        return Wide([row for row, keep in zip(self.rows, kept, strict=True) if keep])
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return self.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the fake package."""
+
+    pert_col: str = ""
+    control: str = ""
+    target_gene_map: Any = None
+
+    @classmethod
+    def from_preset(cls, name: str) -> Config:
+        return cls()
+
+
+def test_a_replicate_that_is_refused_is_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError("no measurable aggregate effect")
+
+    means = [{"statistic": "mean", "pds_cosine": 0.7}, {"statistic": "std", "pds_cosine": 9.0}]
+    base = types.SimpleNamespace(agg=Wide([{"statistic": "mean", "pds_cosine": 0.5}]))
+    package, anchors = types.ModuleType("cell_eval2"), types.ModuleType("cell_eval2.anchor")
+    vars(package).update(
+        EvalConfig=Config,
+        compute_metrics=lambda *_, **__: None,
+        aggregate_metrics_wide=lambda _: Wide(means),
+        build_generic_baseline=lambda *_, **__: base,
+    )
+    vars(anchors).update(compute_replicate_anchor=refused)
+    monkeypatch.setitem(sys.modules, "cell_eval2", package)
+    monkeypatch.setitem(sys.modules, "cell_eval2.anchor", anchors)
+    [row] = cell_eval2(counts(["A"], ["G1"]), counts(["A", "control"], ["G1"])).to_dict("records")
+    assert (row["metric"], row["prediction"], row["baseline"]) == ("pds_cosine", 0.7, 0.5)
+    assert np.isnan([row["replicate"], row["scaled"]]).all()
+    assert "no measurable aggregate effect" in caplog.text
+    assert "has no replicate" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import scipy.sparse as sp
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 #: What a good value of each of the six scored metrics does not show.
 DOES_NOT_SHOW = {
@@ -60,8 +63,9 @@ def cell_eval2(
     -------
     DataFrame with ``context``, ``metric``, ``prediction``, ``baseline``, ``replicate``, ``scaled`` = (prediction −
     baseline) / (replicate − baseline), not clipped (missing for unscored metrics, and where the replicate is not better
-    than the baseline), and ``does_not_show``. Both sides have the same real controls, over
-    the genes they share. Perturbations that are no gene of the data are declared to have no target gene.
+    than the baseline), and ``does_not_show``. A replicate that cell-eval2 refuses to compute, since the changes of half
+    of the cells are within their noise, is missing, with a warning. Both sides have the same real controls, over the
+    genes they share. Perturbations that are no gene of the data are declared to have no target gene.
 
     Raises
     ------
@@ -91,9 +95,13 @@ def cell_eval2(
         if references:
             base = theirs.build_generic_baseline(truth, config=config, seed=seed, allow_degenerate=True)
             table["baseline"] = _means(base.agg)
-            _, anchor = compute_replicate_anchor(truth, config=config, base_seed=seed)
-            table["replicate"] = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
-        frame = pd.DataFrame(table).rename_axis("metric").reset_index()
+            table["replicate"] = {}
+            try:
+                _, anchor = compute_replicate_anchor(truth, config=config, base_seed=seed)
+                table["replicate"] = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
+            except ValueError as error:  # halves of few cells, whose noise is larger than their changes
+                logger.warning("cell-eval2 has no replicate of these cells (%s): %s", name, error)
+        frame = pd.DataFrame(table, dtype=float).rename_axis("metric").reset_index()
         if references:
             span = frame["replicate"] - frame["baseline"]
             lower = frame["metric"].isin(LOWER_IS_BETTER)
