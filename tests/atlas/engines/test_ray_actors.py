@@ -98,6 +98,7 @@ def test_a_cluster_that_loses_a_node(planned, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(cell2sen.__file__).parents[1]))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 otherwise: beside other processes workers would starve
     find = services.get_node
 
     def patient(*args: Any) -> Any:
