@@ -1,6 +1,6 @@
 """Time and peak memory of runs in shards at the size of an atlas: planning, opening, a million cells, a slice.
 
-    python benchmarks/atlas_size.py WORK [--only planning opening million slice] [--planning 10000000] [--million 1000000]
+    python benchmarks/atlas_size.py WORK [--only planning opening million slice] [--planning 10000000]
 
 One line of JSON per row; each step is a process of its own, whose CPU seconds and peak memory are measured. The cells
 are blocks of made counts that repeat, written in parts, so that any number of them is made in minutes:
@@ -71,6 +71,7 @@ from cell2sen.atlas.worker import Worker
 folder = Path(sys.argv[1])
 worker = Worker(folder, plan := Plan.read(folder))
 assert worker.do(len(plan.shards) // 2) is None
+worker.close()
 """
 
 
@@ -188,7 +189,8 @@ def million(work: Path, n_cells: int) -> None:
     measured("status --verify", "-m", "cell2sen", "status", str(out), "--verify", cells=n_cells)
     measured("collect .zarr", "-m", "cell2sen", "collect", str(out), str(target), cells=n_cells)
     words = measured_words("read_lazy, 1,000 rows", LAZY, target, cells=n_cells)
-    print(json.dumps({"row": "read_lazy", "open_cpu_s": float(words[0]), "open_and_read_cpu_s": float(words[1])}), flush=True)
+    seconds = {"open_cpu_s": round(float(words[0]), 3), "open_and_read_cpu_s": round(float(words[1]), 3)}
+    print(json.dumps({"row": "read_lazy", **seconds}), flush=True)
 
 
 def slice_of_one(work: Path, n_cells: int) -> None:

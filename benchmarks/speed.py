@@ -10,6 +10,7 @@ peak memory, and the difference of the results. `make bench` installs the other 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
         self.peers, self.runs, self.tiny, self.work = arguments.peers, arguments.runs, arguments.tiny, work
         self.scale, self.data_dir, self.model = arguments.scale, arguments.data_dir, arguments.model
+        self.burners = arguments.burners
         self.sizes = speed_data.TINY if self.tiny else speed_data.SMALL
         self.n_genes = 300 if self.tiny else 20_000
         self.out = arguments.out
@@ -56,13 +59,14 @@ class Bench:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         if not ours:
             environment.pop("PYTHONPATH", None)
-        done = subprocess.run(
-            [sys.executable if ours else str(self.peers), str(HERE / "speed_worker.py"), package, str(file)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with burning(self.burners):
+            done = subprocess.run(
+                [sys.executable if ours else str(self.peers), str(HERE / "speed_worker.py"), package, str(file)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if done.returncode:
             if ours:
                 raise RuntimeError(done.stderr)
@@ -73,7 +77,8 @@ class Bench:
     def row(self, name: str, job: dict, peers: list[str], compare, peer_job: dict | None = None, **settings) -> None:
         """Measure, compare and print one row; `peer_job` replaces entries of the job for other packages."""
         ours = self.measured("cell2sen", job)
-        line = {"row": name, **settings, "runs": self.runs, "cell2sen": summary(ours)}
+        beside = {"burners": self.burners} if self.burners else {}
+        line = {"row": name, **settings, **beside, "runs": self.runs, "cell2sen": summary(ours)}
         for peer in peers:
             theirs = self.measured(peer, job | (peer_job or {}))
             if theirs is None:
@@ -99,11 +104,16 @@ class Bench:
 
     # -- cells and checkpoints
 
-    def cells(self, n: int, per_cell: int, n_genes: int | None = None) -> str:
-        """Path of simulated cells."""
-        path = self.work / f"cells-{n}-{per_cell}-{n_genes}.h5ad"
+    def cells(self, n: int, per_cell: int, n_genes: int | None = None, normalised: bool = False) -> str:
+        """Path of simulated cells: counts, or ln(1 + CP10k)."""
+        path = self.work / f"cells-{n}-{per_cell}-{n_genes}-{normalised}.h5ad"
         if not path.is_file():
-            speed_data.cells(n, n_genes or self.n_genes, per_cell).write_h5ad(path)
+            adata = speed_data.cells(n, n_genes or self.n_genes, per_cell)
+            if normalised:
+                counts = adata.X
+                depths = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
+                counts.data = np.log1p(counts.data * (1e4 / depths)).astype(np.float32)
+            adata.write_h5ad(path)
         return str(path)
 
     def checkpoint(self) -> str:
@@ -146,13 +156,19 @@ class Bench:
         top = 10 if self.tiny else 200
         self._sentences(f"sentences as text, top {top}", "text", ["helical"], top)
 
-    def _sentences(self, name: str, form: str, peers: list[str], max_genes: int | None = None) -> None:
+    def sentences_normalised(self) -> None:
+        """Logarithms of normalised counts, as most files have them; to be compared with the first row."""
+        self._sentences("sentences as gene ids, all genes, of logarithms", "ids", [], normalised=True)
+
+    def _sentences(
+        self, name: str, form: str, peers: list[str], max_genes: int | None = None, normalised: bool = False
+    ) -> None:
         n, per_cell = (60, 40) if self.tiny else (self.scaled(2000), 2500)
         job = {
             "job": "sentences",
             "checkpoint": self.tiny_checkpoint(),
             "form": form,
-            "cells": self.cells(n, per_cell),
+            "cells": self.cells(n, per_cell, normalised=normalised),
             "max_genes": max_genes,
         }
         self.row(name, job, peers, same_genes, cells=n, genes_per_cell=per_cell)
@@ -301,6 +317,7 @@ ROWS = [
     "sentences_ids",
     "sentences_text",
     "sentences_top",
+    "sentences_normalised",
     "prompts",
     "embedding",
     "embedding_bf16",
@@ -311,6 +328,18 @@ ROWS = [
     "growth_sentences",
     "growth_embedding",
 ]
+
+
+@contextlib.contextmanager
+def burning(n: int) -> Iterator[None]:
+    """Block beside which `n` other processes compute without end."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 def summary(measured: dict | None) -> dict:
@@ -388,6 +417,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also append the lines to this file")
     parser.add_argument("--only", nargs="*", default=ROWS, choices=ROWS)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--burners", type=int, default=0, help="processes that compute beside each job")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of cells and prompts")
     parser.add_argument(
         "--work", type=Path, help="folder for cells and checkpoint, which is kept; temporary by default"

@@ -259,6 +259,10 @@ def main() -> None:
     package, file = sys.argv[1:]
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     logging.disable(logging.INFO)
+    if package == "cell2sen":  # as its command does
+        from cell2sen.sentences.threads import wait_without_spinning
+
+        wait_without_spinning()
     if job.get("threads"):
         import torch
 

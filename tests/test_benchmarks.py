@@ -27,12 +27,15 @@ def lines(script: str, *options: str) -> list[dict]:
 
 
 def test_speed() -> None:
-    rows = lines("speed.py", "--only", "sentences_top", "prompts", "embedding", "annotation", "annotation_bf16")
+    only = ("sentences_top", "sentences_normalised", "prompts")
+    rows = lines("speed.py", "--burners", "1", "--only", *only, "embedding", "annotation", "annotation_bf16")
     assert [line["row"] for line in rows] == [
-        "machine", "sentences as text, top 10", "prompts to ids", "embedding, about 30 genes",
+        "machine", "sentences as text, top 10", "sentences as gene ids, all genes, of logarithms",
+        "prompts to ids", "embedding, about 30 genes",
         "annotation with 5 labels", "annotation with 5 labels in bfloat16",
     ]  # fmt: skip
-    assert rows[2]["tokenizers"]["ids_equal"] is True
+    assert {line["burners"] for line in rows[1:] if "cell2sen" in line} == {1}
+    assert rows[3]["tokenizers"]["ids_equal"] is True
     assert "cell2sen" in rows[-1] or "no bfloat16" in rows[-1]["not_measured"]
     for line in [line for line in rows[1:] if "cell2sen" in line]:
         assert line["cell2sen"]["seconds"] > 0

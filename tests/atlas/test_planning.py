@@ -37,9 +37,9 @@ def test_a_plan_pins_what_changes_numbers(planned, files) -> None:
         ("annotate", {"majority_voting": True}, TypeError, "depends on all cells of a file"),
         ("annotate", {"threshold": 2}, ValueError, "threshold must be a probability"),
         ("perturb", {"perturbation": "IL-99"}, ValueError, "IL-99"),
-        ("perturb", {"perturbation_column": "drug"}, ValueError, "obs has no column 'drug' for perturbation_column=; av"),
+        ("perturb", {"perturbation_column": "drug"}, ValueError, "no column 'drug' for perturbation_column=; av"),
         ("perturb", {"perturbation": "IFN-beta", "output": "reads"}, ValueError, "no output 'reads'"),
-        ("generate", {"inputs": (), "cell_type": "B cell", "output": "counts"}, ValueError, "needs the file of measured"),
+        ("generate", {"inputs": (), "cell_type": "B cell", "output": "counts"}, ValueError, "needs the file of meas"),
         ("transfer", {"label": "a"}, TypeError, "transfer needs reference="),
         ("generate", {"cell_type": "B cell"}, ValueError, "generate reads no cells"),
         ("embed", {"model": "gemma-3"}, ValueError, "no model 'gemma-3'"),
@@ -72,7 +72,7 @@ def test_counts_need_counts(planned, files, tmp_path) -> None:
         ("perturb", {"perturbation": "IFN-beta", "inputs": tmp_path / "logarithms.h5ad"}),
         ("generate", {"inputs": (), "cell_type": "B cell", "genes": tmp_path / "logarithms.h5ad"}),
     ):
-        with pytest.raises(ValueError, match="output='counts' needs .* with their counts, found"):
+        with pytest.raises(ValueError, match=r"output='counts' needs .* with their counts, found"):
             planned(verb, output="counts", **settings)
 
 

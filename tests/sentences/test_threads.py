@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -55,3 +56,23 @@ def test_threads_of_torch_are_those_of_before() -> None:
     with parallel.kept_torch_threads():
         torch.set_num_threads(before + 1)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("looks", "given", "expected"),
+    [
+        (["0.1 0.2 0.3 1/200 7"] * 3, None, None),
+        (["0.1 0.2 0.3 3/200 7"] * 3, None, "PASSIVE"),
+        (["4.0 4.0 4.0 2/200 7", "4.0 4.0 4.0 1/200 7", "4.0 4.0 4.0 1/200 7"], None, None),
+        (["0.1 0.2 0.3 3/200 7"] * 3, "ACTIVE", "ACTIVE"),
+        (["of another system"], None, None),
+    ],
+)
+def test_threads_wait_without_spinning_beside_other_processes(looks, given, expected, monkeypatch):
+    monkeypatch.setattr(parallel, "_load", iter(looks).__next__)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    parallel.wait_without_spinning()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

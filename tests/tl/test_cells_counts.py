@@ -24,8 +24,8 @@ def test_counts_of_perturbed_cells_keep_the_measured_sums() -> None:
 
 
 def test_counts_of_drawn_cells_come_from_measured_ones() -> None:
-    adata = cells()
-    drawn = c2s.tl.generate("B cell", n=3, genes=adata, output="counts", model=fake(), **QUIET)
+    adata = cells()  # six, fewer than are drawn
+    drawn = c2s.tl.generate("B cell", n=9, genes=adata, output="counts", model=fake(), **QUIET)
     behind = adata[drawn.obs["measured_cell"].to_list(), drawn.var_names].X
     np.testing.assert_array_equal(drawn.X.toarray().sum(1), np.asarray(behind.sum(1)).ravel())
     with pytest.raises(ValueError, match="needs measured cells in genes="):

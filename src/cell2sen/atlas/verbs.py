@@ -218,13 +218,11 @@ def _generate(shard: Shard) -> Result:
     adata = AnnData(X=cells.expression, obs=obs, var=session.var())
     if in_counts := arguments.get("output") == "counts":
         tl.cells.add_counts(adata, _measured(shard.backend, shard.plan), sampling.seed)
-    record(
-        adata,
-        "generate",
-        session.provenance(
-            unit=COUNTS_UNIT if in_counts else UNIT, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
-        ),
+    unit = COUNTS_UNIT if in_counts else UNIT
+    provenance = session.provenance(
+        unit=unit, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
     )
+    record(adata, "generate", provenance)
     return _predictions(adata, shard, rows=np.arange(first, stop, dtype=np.int64))
 
 

@@ -18,6 +18,7 @@ from cell2sen.cli.jobs import atlas, export, fetch, integrate, screen, transfer
 from cell2sen.cli.options import with_groups
 from cell2sen.cli.tasks import bulk, gene_sets, samples, space, text
 from cell2sen.data.names.errors import MENDABLE, text_of
+from cell2sen.sentences.threads import wait_without_spinning
 
 __all__ = ["app", "main"]
 
@@ -72,6 +73,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 an error in files, data or options, 2 wrong usage, 130 and 143 interrupted.
     """
+    wait_without_spinning()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
     with messages.on_stderr():
         try:

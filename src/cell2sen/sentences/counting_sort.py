@@ -96,7 +96,7 @@ def numbered(
 
 @lru_cache(maxsize=2)
 def compiled(name: str = "_rank") -> Kernel | None:
-    """A function below as machine code, cached on disk beside this file or in the user's cache; ``None`` without numba."""
+    """A function below as machine code; ``None`` without numba. Cached beside this file or in the user's cache."""
     try:
         import numba
     except ImportError as error:  # not installed, or for another NumPy

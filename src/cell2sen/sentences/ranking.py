@@ -115,9 +115,10 @@ class Ranker:
     """Order of genes in blocks of cells over a fixed list of symbols.
 
     Many counts are ranked by a counting sort (:mod:`cell2sen.sentences.counting_sort`), and so are values of which each
-    cell has few different ones, such as logarithms of counts. Other values are sorted as integer keys: the inverted value in the upper bits, the gene's place in the order of ties in the lower bits. Keys of
-    a cell are unique, so all sorting algorithms give the same order. Keys of counts have 32 bits, others 64. All genes
-    are ranked, not only those that a sentence keeps, since the rank fit needs all ranks.
+    cell has few different ones, such as logarithms of counts. Other values are sorted as integer keys: the inverted
+    value in the upper bits, the gene's place in the order of ties in the lower bits. Keys of a cell are unique, so all
+    sorting algorithms give the same order. Keys of counts have 32 bits, others 64. All genes are ranked, not only those
+    that a sentence keeps, since the rank fit needs all ranks.
     """
 
     def __init__(self, symbols: Sequence[str], recipe: Recipe) -> None:

@@ -61,9 +61,13 @@ def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, ban
     """
     x, y = _cells(truth, answer)
     sigma = bandwidth or median_distance(x)
-    return _mean_pairs(
-        x, y, weights, lambda a, b: np.exp(-(_euclidean(a, b) ** 2) / (2 * sigma**2)), lambda *parts: -_energy(*parts)
-    )
+
+    def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = _euclidean(a, b, "sqeuclidean")
+        values *= -1 / (2 * sigma**2)
+        return np.exp(values, out=values)
+
+    return _mean_pairs(x, y, weights, kernel, lambda *parts: -_energy(*parts))
 
 
 def median_distance(cells: ArrayLike, max_cells: int = 1000) -> float:
@@ -85,12 +89,14 @@ def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = N
     first, second = x @ directions, y @ directions
     w, v = _or_ones(weights, len(x), len(y))
     w, v = w / w.sum(axis=1, keepdims=True), v / v.sum(axis=1, keepdims=True)
+    shares = np.ascontiguousarray(np.concatenate([w, -v], axis=1).T)  # a cell's weights lie together
     total = np.zeros(len(w))
     for projected_x, projected_y in zip(first.T, second.T, strict=True):
         both = np.concatenate([projected_x, projected_y])
         order = np.argsort(both, kind="stable")
-        steps = np.concatenate([w, -v], axis=1)[:, order]
-        total += np.abs(np.cumsum(steps, axis=1)[:, :-1]) @ np.diff(both[order])
+        steps = shares[order]
+        np.abs(np.cumsum(steps, axis=0, out=steps), out=steps)
+        total += np.diff(both[order]) @ steps[:-1]
     return _scalar_or_samples(total / PROJECTIONS, weights)
 
 
@@ -255,10 +261,10 @@ def _cells(truth: ArrayLike, answer: ArrayLike) -> tuple[NDArray[np.float64], ND
     return x, y
 
 
-def _euclidean(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _euclidean(x: NDArray[np.float64], y: NDArray[np.float64], kind: str = "euclidean") -> NDArray[np.float64]:
     from scipy.spatial.distance import cdist
 
-    return cdist(x, y)
+    return cdist(x, y, kind)
 
 
 def _or_ones(weights: Weights | None, n: int, m: int) -> Weights:

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cell2sen.evaluation.metrics import Faster, metric
 
+#: Pairs of genes compared at a time.
+_PAIRS = 64
+
 #: Why a correlation is not defined.
 CONSTANT = "truth or answer has the same value in all genes, so there is nothing to correlate"
 
@@ -50,10 +53,21 @@ def tau_of_some_pairs(truth: NDArray[Any], answer: NDArray[Any], pairs: int = 20
     """Kendall's tau-b over a fixed random sample of gene pairs, float64 (resamples,)."""
     n = truth.shape[-1]
     first, second = np.random.default_rng(0).integers(0, n, size=(2, pairs))
-    x, y = np.sign(truth[..., first] - truth[..., second]), np.sign(answer[..., first] - answer[..., second])
-    norm = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    value: NDArray[np.float64] = np.divide((x * y).sum(axis=-1), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+    columns = [np.ascontiguousarray(values.T) for values in (truth, answer)]  # a gene's values lie together
+    agreement, n_truth, n_answer = np.zeros((3, len(truth)))
+    for start in range(0, pairs, _PAIRS):  # sums of so few signs fit into 8 bits
+        one, other = first[start : start + _PAIRS], second[start : start + _PAIRS]
+        x, y = (_signs(values[one], values[other]) for values in columns)
+        for total, signs in ((agreement, x * y), (n_truth, x * x), (n_answer, y * y)):
+            total += signs.sum(axis=0, dtype=np.int8)
+    norm = np.sqrt(n_truth * n_answer)
+    value: NDArray[np.float64] = np.divide(agreement, norm, out=np.full(norm.shape, np.nan), where=norm > 0)
     return value
+
+
+def _signs(values: NDArray[Any], others: NDArray[Any]) -> NDArray[np.int8]:
+    """Sign of values − others."""
+    return (values > others).view(np.int8) - (values < others).view(np.int8)
 
 
 def spearman_of_some_genes(truth: NDArray[Any], answer: NDArray[Any], genes: int = 1_000) -> Any:

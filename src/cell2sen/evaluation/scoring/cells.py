@@ -238,12 +238,15 @@ def _distance(
     cells: NDArray[np.float64],
     drawn: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> Estimate:
-    value = float(metric.function(truth, cells))
+    if "weights" not in metric.arguments or not len(drawn[0]):
+        value = float(metric.function(truth, cells))
+        return Estimate(value=value) if math.isfinite(value) else Estimate(reason=metric.undefined)
+    # The cells themselves are the first sample, so that their distances are computed once.
+    first, second = (np.concatenate([np.ones((1, counts.shape[1])), counts]) for counts in drawn)
+    value, *by_cells = np.asarray(metric.function(truth, cells, weights=(first, second))).tolist()
     if not math.isfinite(value):
         return Estimate(reason=metric.undefined)
-    if "weights" not in metric.arguments or not len(drawn[0]):
-        return Estimate(value=value)
-    return Estimate(value=value, by_cells=np.asarray(metric.function(truth, cells, weights=drawn)))
+    return Estimate(value=value, by_cells=np.array(by_cells))
 
 
 def _vote(metric: Metric, nearest: Neighbours, expected: str, drawn: NDArray[np.float64]) -> Estimate:
