@@ -16,7 +16,7 @@ from served_contract import ServedContract
 from tiny import GENES, prompts
 
 from cell2sen import backends
-from cell2sen.backend import Sampling, Unsupported
+from cell2sen.backend import Backend, Sampling, Unsupported
 from cell2sen.engine.serving.completions import CompletionsBackend
 from cell2sen.model import Model
 
@@ -62,9 +62,13 @@ class TestLikeVLLM(ServedContract):
     @pytest.fixture
     def make(self, serve: Serve) -> Make:
         _, first = serve(**self.habits)
-        return lambda **options: backends.load(
-            first.model, "openai", url=first.server.url, **{"progress": False} | options
-        )
+
+        def make(**options: Any) -> Backend:
+            backend = backends.load(first.model, "openai", url=first.server.url, **{"progress": False} | options)
+            backend.embed(CELLS[:1])  # warns once that vectors are the server's
+            return backend
+
+        return make
 
 
 class TestByLogitBias(TestLikeVLLM):

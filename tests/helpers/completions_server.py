@@ -18,7 +18,7 @@ from cell2sen.engine.decoding.answer_guide import AnswerGuide, AnswerRequest
 
 #: Fields of the interface; a strict server refuses others.
 FIELDS = {
-    "model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "echo", "logprobs", "logit_bias",
+    "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "echo", "logprobs", "logit_bias",
 }  # fmt: skip
 
 
