@@ -93,8 +93,8 @@ class VllmServer(CompletionsBackend):
         if not self._has_guide:
             raise Unsupported(
                 f"the server at {self.server.url} does not guide answers: start it with --logits-processors "
-                f"{PROCESSORS[False]} (model runner V1, CPUs) or {PROCESSORS[True]} (V2, GPUs from vLLM 0.32 on), in an "
-                "environment where cell2sen is installed; or use the backend openai, which is slower"
+                f"{PROCESSORS[False]} (model runner V1, CPUs) or {PROCESSORS[True]} (V2, GPUs from vLLM 0.32 on), in "
+                "an environment where cell2sen is installed; or use the backend openai, which is slower"
             )
         return super()._write_guided(rows, requests)
 
@@ -150,7 +150,7 @@ class VllmBackend(TokenBackend):
         return self._each(embed, rows, "embedding")
 
     def _write(self, rows: Sequence[Row], requests: Sequence[AnswerRequest], sampling: Sampling) -> list[Any]:
-        limits = {"max_tokens": sampling.max_new_tokens}
+        limits: dict[str, Any] = {"max_tokens": sampling.max_new_tokens}
         if sampling.stop:  # a stop string may be a special token
             limits |= {"stop": list(sampling.stop), "detokenize": True, "skip_special_tokens": False}
         return self._written(rows, [limits] * len(rows), requests)

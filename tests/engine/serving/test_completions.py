@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import tiny
-from completions_server import FakeServer, serving
+from completions_server import FakeServer
 from tiny import GENES, prompts
 
 from cell2sen.backend import Sampling, Unsupported
@@ -22,12 +21,6 @@ CELLS = prompts(3)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(name="tiny", path=str(tiny.save(tmp_path_factory.mktemp("model"))))
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with serving(FakeServer()) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from completions_server import FakeServer, serving
+from completions_server import FakeServer
 
 from cell2sen.engine.serving import http_client
 from cell2sen.engine.serving.http_client import KEY, Refused, Server
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with serving(FakeServer()) as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed; `make vllm-test` installs a build for CPUs")
 
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm_params import params
 
 from cell2sen.engine.decoding.answer_guide import ANSWER, AnswerRequest
 from cell2sen.engine.decoding.gene_trie import GeneTrie
@@ -22,10 +23,6 @@ REQUEST = AnswerRequest(key=1, trie=GeneTrie(["A", "B", "C"], [[1, 2], [3], [4]]
 def processor() -> GuidedAnswers:
     config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: 6))
     return GuidedAnswers(config, torch.device("cpu"), False)
-
-
-def params(**arguments: Any) -> SimpleNamespace:
-    return SimpleNamespace(extra_args=arguments or None)
 
 
 def update(**changes: Any) -> BatchUpdate:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make vllm-test` installs a build for CPUs")
+
+from vllm_params import params
 
 from cell2sen.engine.decoding.answer_guide import ANSWER, AnswerRequest
 from cell2sen.engine.decoding.gene_trie import GeneTrie
@@ -41,10 +42,6 @@ def context(rows: list[tuple[int, int, int]]) -> SimpleNamespace:
         expanded_idx_mapping=torch.tensor(slots), expanded_local_pos=torch.tensor(places), input_ids=torch.tensor(ids),
         idx_mapping_np=np.array(list(dict.fromkeys(slots))),
     )  # fmt: skip
-
-
-def params(**arguments: Any) -> SimpleNamespace:
-    return SimpleNamespace(extra_args=arguments or None)
 
 
 def left(guided: GuidedAnswers, rows: list[tuple[int, int, int]]) -> list[list[int]]:

@@ -12,12 +12,15 @@ from tiny import GENES, prompts
 from cell2sen.engine.tokenization.reserved import for_answers, for_genes
 
 
-def test_genes_take_their_mean_length() -> None:
+def test_genes_take_their_mean_length_or_the_longest() -> None:
     tokens = tiny.tokens("bytes")
     mean = np.mean([len(ids) for ids in tokens.ids([f" {gene}" for gene in GENES])])
     known = np.ones(len(GENES), dtype=bool)
     result = for_genes(tokens, GENES, [1, 7], known)
     assert result.tolist() == [math.ceil(mean), math.ceil(7 * mean)]
+    longest = sorted((len(ids) for ids in tokens.ids([f" {gene}" for gene in GENES])), reverse=True)
+    result = for_genes(tokens, GENES, [1, 7], known, longest=True)
+    assert result.tolist() == [longest[0] + 4, sum(longest[:7]) + 4]
     known[3] = False
     with pytest.raises(ValueError, match=rf"cannot write 1 of {len(GENES)} genes, such as \['{GENES[3]}'\]"):
         for_genes(tokens, GENES, [1], known)

@@ -1,4 +1,4 @@
-"""Completions servers with OpenAI's interface: llama.cpp, vLLM, SGLang, TGI and others; what each can do is tried once.
+"""Completions servers with OpenAI's interface (llama.cpp, vLLM, SGLang, TGI): what each can do is tried once.
 
 | verb | needs | else |
 | --- | --- | --- |
@@ -217,7 +217,7 @@ class CompletionsBackend(TokenBackend):
         return lambda row: row.ids
 
     def _write(self, rows: Sequence[Row], requests: Sequence[AnswerRequest], sampling: Sampling) -> list[Any]:
-        limits = {"max_tokens": sampling.max_new_tokens}
+        limits: dict[str, Any] = {"max_tokens": sampling.max_new_tokens}
         if sampling.stop:
             limits["stop"] = list(sampling.stop[:4])  # as many as the interface has; the others cut afterwards
         guided = requests[0].is_drawn and self._takes_ids and self._has_guide

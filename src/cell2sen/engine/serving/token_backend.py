@@ -170,7 +170,9 @@ class TokenBackend(Backend):
         n_genes = answer_lengths(prompts, listed)
         if not prompts:
             return []
-        fitted, _ = self._fit(prompts, for_genes(self.tokens, listed, n_genes, self.known_genes(listed)))
+        # An engine ends an answer at the context, where the loop of transformers goes on.
+        reserved = for_genes(self.tokens, listed, n_genes, self.known_genes(listed), longest=True)
+        fitted, _ = self._fit(prompts, reserved)
         ends = tuple(self.tries.ends(listed[0], sampling.stop))
         draws |= {"ends": ends, "end": min(self.eos, default=None)}
         requests = [

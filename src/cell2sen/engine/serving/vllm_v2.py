@@ -1,4 +1,4 @@
-"""Logits processor for vLLM's model runner V2, which GPUs use from vLLM 0.32 on: as in :mod:`.vllm_v1`.
+"""Logits processor for vLLM's model runner V2, of GPUs from vLLM 0.32 on: as for V1.
 
 ``vllm serve MODEL --logits-processors cell2sen.engine.serving.vllm_v2:GuidedAnswers``
 

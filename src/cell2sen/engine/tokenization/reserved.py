@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from cell2sen.engine.tokenization.tokenizer import Tokens
 from cell2sen.prompt import Prompt
 
+#: Tokens that end an answer, and those by which a first gene may be longer than a later one.
+_ENDS = 4
+
 
 def for_genes(
-    tokens: Tokens, genes: Sequence[str], n_genes: Sequence[int], known: NDArray[np.bool_]
+    tokens: Tokens, genes: Sequence[str], n_genes: Sequence[int], known: NDArray[np.bool_], *, longest: bool = False
 ) -> NDArray[np.int64]:
     """Tokens of answers of `n_genes` genes each, int64 (n,).
 
@@ -23,6 +26,8 @@ def for_genes(
     ----------
     known
         Which of `genes` the model can write, bool.
+    longest
+        The maximum, with the tokens that end an answer: for engines that end an answer at the context.
 
     Raises
     ------
@@ -34,7 +39,10 @@ def for_genes(
             f"the model cannot write {len(unknown)} of {len(genes)} genes, such as {unknown[:5]}; leave them out "
             "(known_genes returns False for them)"
         )
-    tokens_per_gene = float(np.mean([len(ids) for ids in tokens.continuations(genes[0], genes)]))
+    lengths = np.sort([len(ids) for ids in tokens.continuations(genes[0], genes)])[::-1]
+    if longest:
+        return np.array([lengths[:number].sum() + _ENDS for number in n_genes], dtype=np.int64)
+    tokens_per_gene = float(lengths.mean())
     return np.array([math.ceil(number * tokens_per_gene) for number in n_genes], dtype=np.int64)
 
 
