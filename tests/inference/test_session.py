@@ -29,8 +29,8 @@ def test_loaded_backend_is_used_again_and_speed_is_not_recorded() -> None:
 def test_backend_by_name() -> None:
     loaded = load_model({"model": Model(name="any", path="any/where"), "backend": "fake"})
     assert isinstance(loaded, FakeBackend)
-    with pytest.raises(ValueError, match=r"no backend 'vllm'; available: \['fake', 'transformers'\]"):
-        load_model({"model": Model(name="any", path="any/where"), "backend": "vllm"})
+    with pytest.raises(ValueError, match=r"no backend 'vlm'; available: \['fake', 'openai', 'transformers', 'vllm'\]"):
+        load_model({"model": Model(name="any", path="any/where"), "backend": "vlm"})
 
 
 def test_errors_in_the_data_come_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

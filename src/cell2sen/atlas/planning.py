@@ -49,6 +49,7 @@ _ELSEWHERE = {
     "progress": "it is an argument of plan and run",
     "whole": "the plan finds it",
     "batch_size": "it is an argument of plan",
+    "url": "a server's answers are not the same to the last bit; shards are computed in the processes of run",
 }
 _FILES = ("gene_table", "aliases", "templates")
 

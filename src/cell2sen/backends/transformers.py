@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from cell2sen.engine.generation import Generator
 from cell2sen.engine.network import attention, batching, cpu
 from cell2sen.engine.network.causal_lm import CausalLM
 from cell2sen.engine.network.loading import load_checkpoint
+from cell2sen.engine.tokenization.reserved import for_answers, for_genes
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens, common_length, fit, known_genes
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
@@ -216,14 +216,7 @@ class TransformersBackend(Backend):
         n_genes = answer_lengths(prompts, listed)
         if not prompts:
             return []
-        if unknown := [gene for gene, known in zip(listed, self.known_genes(listed), strict=True) if not known]:
-            raise ValueError(
-                f"the model cannot write {len(unknown)} of {len(listed)} genes, such as {unknown[:5]}; leave them out "
-                "(known_genes returns False for them)"
-            )
-        # The mean, not the maximum: for a few long names half of a long prompt would be cut.
-        tokens_per_gene = float(np.mean([len(ids) for ids in self.tokens.continuations(listed[0], listed)]))
-        reserved = np.array([math.ceil(number * tokens_per_gene) for number in n_genes])
+        reserved = for_genes(self.tokens, listed, n_genes, self.known_genes(listed))
         fitted, lengths = self._fit(prompts, reserved)
         return self.generator.guided(fitted, lengths + reserved, sampling, listed, n_genes)
 
@@ -231,14 +224,7 @@ class TransformersBackend(Backend):
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
         if not prompts or not answers:
             return np.zeros((len(prompts), len(answers)), dtype=np.float64)
-        # One prompt for all answers of a cell, cut for the longest, so that their scores are comparable. After a prompt
-        # an answer may have a token more or less than alone, so it is counted there.
-        bare = [prompt.shorten(0) for prompt in prompts]
-        added = {}
-        for text, one in {one.text: one for one in bare}.items():
-            longest = max(map(len, self.tokens.encode([one] * len(answers), answers)))
-            added[text] = max(longest - self.tokens.lengths([one])[0], 0)
-        reserved = [added[one.text] for one in bare]
+        reserved = for_answers(self.tokens, prompts, answers)
         fitted, lengths = self._fit(prompts, reserved)
         run = partial(self._run, cached=True)
         return scoring.score(self.causal, self.tokens, fitted, lengths + reserved, answers, run=run)

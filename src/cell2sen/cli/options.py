@@ -116,6 +116,12 @@ class RunOptions(Group):
         ),
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or one GPU, such as cuda:1.")] = "auto"
+    backend: Annotated[
+        str | None, typer.Option(help="Engine: transformers, vllm, or openai for a server. Default: transformers.")
+    ] = None
+    url: Annotated[
+        str | None, typer.Option(help="Server of --backend openai or vllm, such as http://localhost:8000.")
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts in a batch. Changes time and memory, not results.", min=1)
     ] = None

@@ -15,13 +15,11 @@ from cell2sen.engine.decoding.drafts import DraftMemory, GeneDrafts
 from cell2sen.engine.decoding.gene_trie import GeneTrie
 from cell2sen.engine.decoding.guide import Guide
 from cell2sen.engine.decoding.sampling import row_key
+from cell2sen.engine.decoding.tries import GeneTries
 from cell2sen.engine.network.batching import RunBatches
 from cell2sen.engine.network.causal_lm import CausalLM, Head
 from cell2sen.engine.tokenization.tokenizer import Tokenized, Tokens
 from cell2sen.prompt import Prompt
-
-#: Maximum number of gene tries kept for later calls: one for each pair of gene list and last word of a prompt.
-_MAX_TRIES = 16
 
 
 class Generator:
@@ -57,7 +55,7 @@ class Generator:
         self._tokenize, self._run = tokenize, run
         self.drafts = True
         self.work = loop.Work()
-        self._tries: dict[tuple[tuple[str, ...], str], GeneTrie] = {}
+        self.tries = GeneTries(tokens, eos)
 
     def free(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64], sampling: Sampling) -> list[str]:
         """Free text after each prompt; `lengths` are the tokens of each prompt, int64 (n,)."""
@@ -98,9 +96,9 @@ class Generator:
         texts = [""] * len(prompts)
         by_trie: dict[int, tuple[GeneTrie, list[int]]] = {}
         for row, prompt in enumerate(prompts):
-            trie = self.trie(genes, prompt.text)
+            trie = self.tries.trie(genes, prompt.text)
             by_trie.setdefault(id(trie), (trie, []))[1].append(row)
-        ends = self.ends(genes[0], sampling)
+        ends = self.tries.ends(genes[0], sampling.stop)
         for trie, members in by_trie.values():
             columns = Guide(trie, [], ends, self.causal.vocabulary).columns
             head, memory = Head(self.causal, columns), DraftMemory(trie, columns)
@@ -124,39 +122,6 @@ class Generator:
             self._run(generate_batch, lengths[members], "writing sentences")
         self.work.genes = sum(n_genes)
         return texts
-
-    def trie(self, genes: tuple[str, ...], text: str) -> GeneTrie:
-        """Trie of the genes as they are tokenized after another gene, and after the last word of the prompt `text`.
-
-        The first gene has a space before it, but none at the beginning of a line.
-
-        Raises
-        ------
-        ValueError
-            The prompt ends in whitespace other than one line break.
-        """
-        if text.removesuffix("\n") != text.rstrip():
-            raise ValueError(
-                f"a prompt for a guided answer must not end in whitespace, except one line break; found {text[-20:]!r}"
-            )
-        last = text.split()[-1] + text[len(text.rstrip()) :] if text.strip() else ""
-        if (genes, last) not in self._tries:
-            later, first = (self.tokens.continuations(before, genes) for before in (genes[0], last))
-            same = (trie for (listed, _), trie in self._tries.items() if listed == genes and trie.first_root == 0)
-            trie = next(same, None) if first == later else None
-            self._tries[genes, last] = trie or GeneTrie(genes, later, first)
-            if len(self._tries) > _MAX_TRIES:
-                del self._tries[next(iter(self._tries))]
-        return self._tries[genes, last]
-
-    def ends(self, gene: str, sampling: Sampling) -> list[int]:
-        """Tokens that may follow the last gene: end of text, or the first token of a full stop or stop string."""
-        ends = {*self.eos}
-        for string in (".", *sampling.stop):
-            [bare], [joined] = self.tokens.ids([gene]), self.tokens.ids([gene + string])
-            if joined[: len(bare)] == bare and len(joined) > len(bare):
-                ends.add(joined[len(bare)])
-        return sorted(ends)
 
     def _generate(
         self, prompts: Sequence[Prompt], constraint: Constraint, head: Head, sampling: Sampling, capacity: int

@@ -90,7 +90,12 @@ class SpeedOptions(TypedDict, total=False):
     """Options that change no result beyond rounding."""
 
     backend: str
-    """Name of the inference engine. Default: ``"transformers"``."""
+    """Name of the inference engine: ``"transformers"``, ``"vllm"``, ``"openai"``, or one of an installed package.
+    Default: ``"transformers"``."""
+
+    url: str
+    """Address of the server that computes, for the backends ``"openai"`` and ``"vllm"``: ``"http://localhost:8000"``,
+    with ``"#NAME"`` if the server has several models."""
 
     device: str
     """``"auto"``, ``"cpu"`` or ``"cuda"``."""

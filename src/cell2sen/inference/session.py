@@ -236,7 +236,7 @@ def load_model(options: Options) -> Backend:
         return model
     if options.get("locked"):
         require_locked(resolved)
-    speed = {name: options[name] for name in ("device", "batch_size", "offline", "progress") if name in options}
+    speed = {name: options[name] for name in ("device", "batch_size", "offline", "progress", "url") if name in options}
     return backends.load(resolved, options.get("backend", "transformers"), **speed)
 
 

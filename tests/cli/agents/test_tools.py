@@ -33,7 +33,7 @@ def test_types_limits_menus_and_repeated_values() -> None:
     assert entries["labels"]["type"] == "array"
     assert entries["majority_voting"]["type"] == "boolean"
     assert "bfloat16" in entries["dtype"]["enum"]
-    assert not {"online", "quiet", "json"} & set(entries)
+    assert not {"online", "url", "quiet", "json"} & set(entries)
 
 
 def test_command_line_in_the_order_of_the_command(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 NO_TOOLS = ("app", "demo", "fetch", "mcp")
 
 #: Flags that the server sets or withholds: a tool writes JSON, no progress, and never uses the network.
-_OWN = ("--json", "--quiet", "--online")
+_OWN = ("--json", "--quiet", "--online", "--url")
 
 #: Parameters whose files are written.
 _WRITTEN = ("out", "report", "table")

@@ -93,7 +93,7 @@ class RecordingGenerator(Generator):
         for row, (prompt, tokenized) in enumerate(zip(prompts, self._tokenize(prompts), strict=True)):
             guidance = None
             if isinstance(constraint, Guide):
-                ends = tuple(self.ends(constraint.trie.genes[0], sampling))
+                ends = tuple(self.tries.ends(constraint.trie.genes[0], sampling.stop))
                 guidance = Guidance(trie=constraint.trie, n_genes=int(constraint.n_genes[row]), ends=ends)
             self.rollouts[prompt.key] = Rollout(
                 prompt_ids=tokenized.ids.tolist(), ids=recorder.ids[row], guidance=guidance

@@ -1,0 +1,1 @@
+"""Engines other than transformers: servers over HTTP, and vLLM."""
