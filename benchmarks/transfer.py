@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--python", help="interpreter with CellTypist")
     parser.add_argument("--left-out", action="store_true", help="take each type out of the reference in turn")
     parser.add_argument("--cells", type=int, default=3000, help="at most these of each file, drawn at random")
+    parser.add_argument("--hidden-layer", type=int, default=-1, help="vectors after this layer")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("cell2sen").setLevel(logging.ERROR)
@@ -109,13 +110,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:  # keeps the embeddings of the reference
         print(f"{args.query.name} <- {args.reference.name}: {query.shape} <- {reference.shape}")
-        started, key = time.perf_counter(), "transferred_label"
-        c2s.tl.transfer(query, reference, "label", held_out_by=args.held_out_by, cache=folder, progress=False)
+        started, cpu, key = time.perf_counter(), time.process_time(), "transferred_label"
+        options = {"hidden_layer": args.hidden_layer, "cache": folder, "progress": False}
+        c2s.tl.transfer(query, reference, "label", held_out_by=args.held_out_by, **options)
         record = query.uns["cell2sen"]["transfer"]
         print(record["candidates"].round(3).to_string())
         report(f"transfer ({record['classifier']} on {record['features']})", query.obs[key])
         report("  after its vote", query.obs[f"{key}_majority_voting"])
-        print(f"  {time.perf_counter() - started:.0f} s; mean probability {query.obs[f'{key}_score'].mean():.3f}")
+        seconds = f"{time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
+        print(f"  {seconds}; mean probability {query.obs[f'{key}_score'].mean():.3f}")
         clusters = query.obs[f"{key}_cluster"].astype(str).to_numpy()
         genes = sorted(set(query.var_names) & set(reference.var_names))
         first, second = common(query, genes), common(reference, genes)
@@ -142,9 +145,7 @@ def main() -> None:
             if is_new.sum() < 5:
                 continue
             rest = reference[reference.obs["label"] != left].copy()
-            again = c2s.tl.transfer(
-                query, rest, "label", majority_voting=False, copy=True, cache=folder, progress=False
-            )
+            again = c2s.tl.transfer(query, rest, "label", majority_voting=False, copy=True, **options)
             dense_rest = second.obs["label"].to_numpy() != left
             model = LogisticRegression(C=0.1, max_iter=300)
             model.fit(dense[dense_rest][:, chosen], second.obs["label"][dense_rest])

@@ -39,7 +39,9 @@ def test_all_that_changes_embeddings_changes_the_file(tmp_path: Path) -> None:
         begin(context={"tissue": "blood"}),
         begin(organism="Mus musculus"),
     ]
-    assert len({stored_embeddings(session, tmp_path, "r").file for session in sessions}) == len(sessions)
+    files = {stored_embeddings(session, tmp_path, "r").file for session in sessions}
+    files.add(stored_embeddings(begin(), tmp_path, "r", hidden_layer=1).file)
+    assert len(files) == len(sessions) + 1
 
 
 def test_names_do_not_change_it(tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_embeddings_of_a_file_are_kept_beside_it(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_vectors_of_another_layer(tmp_path: Path) -> None:
+    query, reference = typed(20, seed=1), typed(90, seed=2)
+    vectors = []
+    for layer in (-1, 1, 1):
+        c2s.tl.transfer(
+            query, reference, "cell_type", hidden_layer=layer, cache=tmp_path, majority_voting=False, model=fake(),
+            **QUICK,
+        )  # fmt: skip
+        assert query.uns["cell2sen"]["transfer"]["hidden_layer"] == layer
+        vectors.append(query.obsm["X_cell2sen_shared"])
+    c2s.tl.embed(query, hidden_layer=1, model=fake(), progress=False)
+    np.testing.assert_array_equal(vectors[1], query.obsm["X_cell2sen"])
+    np.testing.assert_array_equal(vectors[1], vectors[2])
+    assert not np.allclose(vectors[0], vectors[1])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_errors_come_before_the_model(tmp_path: Path) -> None:
     query = typed(20, seed=1)
     with pytest.raises(FileNotFoundError):

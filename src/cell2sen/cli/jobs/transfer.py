@@ -45,6 +45,10 @@ class ReferenceOptions(Group):
                      "compared. Default: single cells."),
     ] = None  # fmt: skip
     min_cells: Annotated[int, typer.Option(help="Labels of fewer reference cells are left out.", min=1)] = 3
+    hidden_layer: Annotated[
+        int,
+        typer.Option(help="Compare vectors after this layer. -1: the last. 1: half the time with the embedded model."),
+    ] = -1
     cache: Annotated[
         bool, typer.Option(help="Keep the reference's embeddings beside its file, for the next query.")
     ] = True
@@ -61,6 +65,7 @@ class ReferenceOptions(Group):
         return {
             "held_out_by": self.held_out_by,
             "min_cells": self.min_cells,
+            "hidden_layer": self.hidden_layer,
             "cache": self.cache_folder or self.cache,
             "reference_options": {name: value for name, value in values.items() if value is not None},
         }

@@ -71,6 +71,9 @@ class TransferSettings:
     min_cells: int = 3
     """Cells that a label needs in the reference."""
 
+    hidden_layer: int = -1
+    """Layer whose vectors are compared, as for :func:`cell2sen.tl.embed`."""
+
     def __post_init__(self) -> None:
         """Raise a ValueError for a choice that does not exist."""
         for name, value, menu in (
@@ -204,7 +207,9 @@ class _Compared:
 
 def _features(sides: Sides, reference: _Reference, settings: TransferSettings, stored: Stored | None) -> _Compared:
     names: list[BlockName] = list(dict.fromkeys([*SPACES, *(name for key in settings.menu for name in BLOCKS[key])]))
-    vectors, embedding = sides.reference.embedding(stored)[reference.rows], sides.query.embedding()
+    layer = settings.hidden_layer
+    vectors = sides.reference.embedding(stored, hidden_layer=layer)[reference.rows]
+    embedding = sides.query.embedding(hidden_layer=layer)
     rows = np.flatnonzero(sides.query.has_genes)
     expression, of_query, shares = None, None, None
     if len(names) > 1:
@@ -235,6 +240,7 @@ def _record_of_cells(
         "labels": np.array(reference.labels, dtype=object),
         "cells_per_label": np.bincount(reference.codes, minlength=len(reference.labels)),
         "held_out_by": settings.held_out_by or "cell",
+        "hidden_layer": settings.hidden_layer,
         "n_reference": len(reference.rows),
         "n_in_reference": n_in_reference,
         "n_shared_genes": len(sides.symbols),

@@ -67,14 +67,19 @@ class Side:
         """Which cells have an expressed gene, bool (n,)."""
         return np.asarray(self.session.sentences.n_genes > 0)
 
-    def embedding(self, stored: Stored | None = None) -> NDArray[np.float32]:
-        """Embeddings, float32 (n, hidden), NaN for cells without genes; from a stored file, if there is one."""
-        if stored is None:
-            return embed_cells(self.session).vectors
-        found = stored.read()
+    def embedding(self, stored: Stored | None = None, *, hidden_layer: int = -1) -> NDArray[np.float32]:
+        """Embeddings, float32 (n, hidden), NaN for cells without genes; from a stored file, if there is one.
+
+        Parameters
+        ----------
+        hidden_layer
+            As for :func:`cell2sen.tl.embed`. A stored file must be of the same layer.
+        """
+        found = None if stored is None else stored.read()
         if found is None:
-            found = embed_cells(self.session).vectors
-            stored.write(found)
+            found = embed_cells(self.session, hidden_layer=hidden_layer).vectors
+            if stored is not None:
+                stored.write(found)
         return found
 
     def expression(self, symbols: tuple[str, ...]) -> tuple[sp.csr_matrix, float]:

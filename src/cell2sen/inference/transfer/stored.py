@@ -50,11 +50,11 @@ class Stored:
             logger.warning("the embeddings of the reference were not stored (%s)", error)
 
 
-def stored_embeddings(session: Session, folder: str | Path, name: str) -> Stored:
+def stored_embeddings(session: Session, folder: str | Path, name: str, *, hidden_layer: int = -1) -> Stored:
     """File of the embeddings of a session's cells: ``<name>.<hash>.npz`` in `folder`.
 
     The hash covers all that changes the embeddings: the cells with their genes in order, the model with its weights,
-    number format and prompts, and the context. The names of the cells and other columns of obs do not.
+    number format and prompts, the layer, and the context. The names of the cells and other columns of obs do not.
 
     Raises
     ------
@@ -68,6 +68,7 @@ def stored_embeddings(session: Session, folder: str | Path, name: str) -> Stored
     settings: dict[str, Any] = {
         "model": session.backend.provenance(),
         "backend": type(session.backend).__name__,
+        "hidden_layer": hidden_layer,
         "recipe": sentences.recipe.provenance(),
         "template": session.task.template_hash,
         "length": session.length,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cell2sen.data.names.text import as_texts
 from cell2sen.data.obs import obs_column
-from cell2sen.inference.integration.graph import find_neighbours
+from cell2sen.inference.integration.fuzzy_graph import fuzzy_graph
+from cell2sen.inference.integration.graph import MAX_EXACT, find_neighbours
 from cell2sen.sentences.threads import kept_torch_threads
 
 #: Neighbours of the graph that Leiden divides.
@@ -217,12 +218,23 @@ def leiden_clusters(
 
     order = rows[np.lexsort((vectors[rows, 0], np.array([names[row] for row in rows.tolist()])))]
     cells = AnnData(obs=pd.DataFrame(index=[str(number) for number in range(len(order))]))
-    cells.obsm["X"] = vectors[order]
     resolution = default_resolution(len(order)) if resolution is None else resolution
     with kept_torch_threads():
-        find_neighbours(cells, "X", N_NEIGHBOURS, seed)
+        if len(order) <= MAX_EXACT:
+            graph = fuzzy_graph(vectors[order], N_NEIGHBOURS)
+        else:
+            cells.obsm["X"] = vectors[order]
+            find_neighbours(cells, "X", N_NEIGHBOURS, seed)
+            graph = cells.obsp["connectivities"]
     scanpy.tl.leiden(
-        cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="c"
+        cells,
+        resolution=resolution,
+        adjacency=graph,
+        flavor="igraph",
+        n_iterations=2,
+        directed=False,
+        random_state=seed,
+        key_added="c",
     )
     for row, name in zip(order, cells.obs["c"].astype(str), strict=True):
         clusters[row] = name

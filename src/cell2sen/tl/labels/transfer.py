@@ -36,6 +36,7 @@ def transfer(
     features: FeatureName | Literal["auto"] = "auto",
     held_out_by: str | None = None,
     min_cells: int = 3,
+    hidden_layer: int = -1,
     threshold: float = 0.0,
     majority_voting: bool = True,
     cluster: str | None = None,
@@ -72,6 +73,9 @@ def transfer(
         one: scores and probabilities are then those of new donors.
     min_cells
         Labels of fewer reference cells are left out.
+    hidden_layer
+        Layer whose vectors are compared, as for :func:`cell2sen.tl.embed`. 1 with the embedded model, which has two,
+        takes half the time, and carries labels over to another species clearly worse.
     threshold
         Cells whose most probable label is less probable than this are ``"unknown"``.
     majority_voting
@@ -117,10 +121,10 @@ def transfer(
         Probabilities, a DataFrame with a column per label, as of :func:`cell2sen.tl.annotate`;
         :func:`cell2sen.tl.probabilities` reads them.
     ``obsm["X_cell2sen_shared"]``
-        Embeddings over the shared genes, float32 (n, hidden), for ``scanpy.pp.neighbors(use_rep=…)``.
+        Embeddings of that layer over the shared genes, float32 (n, hidden), for ``scanpy.pp.neighbors(use_rep=…)``.
     ``uns["cell2sen"]["transfer"]``
-        Provenance; ``classifier`` and ``features`` that were chosen, ``held_out`` (their scores), ``candidates`` (those
-        of all), ``clusters`` (a row per cluster, with ``types``: one or several,
+        Provenance; ``hidden_layer``; ``classifier`` and ``features`` that were chosen, ``held_out`` (their scores),
+        ``candidates`` (those of all), ``clusters`` (a row per cluster, with ``types``: one or several,
         :func:`cell2sen.inference.transfer.votes.vote`).
 
     Raises
@@ -145,12 +149,18 @@ def transfer(
     check_input(query, copy=copy)
     require_scikit_learn()
     settings = TransferSettings(
-        label=label, classifier=classifier, features=features, held_out_by=held_out_by, min_cells=min_cells
+        label=label,
+        classifier=classifier,
+        features=features,
+        held_out_by=held_out_by,
+        min_cells=min_cells,
+        hidden_layer=hidden_layer,
     )
     given = None if cluster is None or not majority_voting else given_clusters(query.obs, cluster)
     with open_sides(query, reference, options, reference_options) as sides:
         place = _cache_place(reference, cache)
-        stored = None if place is None else stored_embeddings(sides.reference.session, *place)
+        session = sides.reference.session
+        stored = None if place is None else stored_embeddings(session, *place, hidden_layer=hidden_layer)
         result = transfer_labels(sides, settings, stored)
         provenance = sides.query.session.provenance()
     key = key_added or f"transferred_{label}"
