@@ -155,6 +155,7 @@ def training_cells(data_dir: Path, base: Path, kind: str, draws: float) -> tuple
         model=dataclasses.replace(recipe.model, start=str(base), dropout=0.0),
         optimiser=dataclasses.replace(recipe.optimiser, learning_rate=2e-3),
         compute=dataclasses.replace(recipe.compute, bf16=False),
+        checkpoints=dataclasses.replace(recipe.checkpoints, eval_steps=0.1),
     )
     cells = TrainingCells(file, data_dir, resolve(base).recipe.case)
     cells.keep_genes(load_model({"model": str(base), "progress": False}).known_genes)
@@ -184,14 +185,14 @@ def trained(config: TrainConfig, cells: TrainingCells, arm: str, n_genes: int, b
     given = pairs(cells, arm, config.data.augmentation, n_genes)
     model = loading.load(config.model, resolve(base))
     add_change_vectors(model, {cells.data.file: cells}, n_genes, config.model.change_vectors or 0, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        run = TrainingRun(
-            config=config, examples=GivenPairs(given), model=model, folder=Path(folder) / "work", base=Path(),
-            resume=False, progress=False,
-        )  # fmt: skip
-        trainer, _ = run.sft_trainer()
-        longest = max(run.sets[0]["length"])
-        run.fit(trainer, run.folder)
+    folder = out.with_name(f"{out.name}.training")
+    run = TrainingRun(
+        config=config, examples=GivenPairs(given), model=model, folder=folder, base=Path(),
+        resume=folder.exists(), progress=False,
+    )  # fmt: skip
+    trainer, _ = run.sft_trainer()
+    longest = max(run.sets[0]["length"])
+    run.fit(trainer, folder)
     network = trainer.accelerator.unwrap_model(trainer.model)
     network.config.use_cache = True
     shutil.copytree(base, out)
@@ -199,6 +200,7 @@ def trained(config: TrainConfig, cells: TrainingCells, arm: str, n_genes: int, b
     metadata = json.loads((out / METADATA_FILE).read_text(encoding="utf-8"))
     metadata["perturbations"] = {TREATED: sum(map(len, Examples(cells, arm, 0).treated.values()))}
     (out / METADATA_FILE).write_text(json.dumps(metadata), encoding="utf-8")
+    shutil.rmtree(folder)
     sys.stderr.write(f"{arm}: {len(given)} pairs, at most {longest} tokens, {trainer.state.global_step} steps\n")
     return len(given)
 
@@ -232,7 +234,7 @@ def main() -> None:
     parser.add_argument("--draws", type=float, default=2.0, help="how often each cell is drawn")
     parser.add_argument("--steps", type=int, default=500, help="of the training on controls")
     parser.add_argument("--n-genes", type=int, default=100, help="genes of each list; at most 150 in 1,024 tokens")
-    parser.add_argument("--keep", type=Path, required=True, help="folder for the models; existing ones are used again")
+    parser.add_argument("--keep", type=Path, required=True, help="folder for the models; what is there is used again")
     arguments = parser.parse_args()
     adata = ad.read_h5ad(arguments.data_dir / "kang_ifnb_2000x9015.h5ad")
     sc.pp.normalize_total(copy := adata.copy(), target_sum=1e4)

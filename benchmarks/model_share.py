@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -78,6 +79,7 @@ def main() -> None:
             truth = log[treated & (types == kind)].mean(axis=0) - log[rows].mean(axis=0)
             curves[kind] = {share: float(np.corrcoef(base + share * beyond, truth)[0, 1]) for share in SHARES}
             alone[kind] = float(np.corrcoef(own, truth)[0, 1])
+            sys.stderr.write(f"{kind}: {json.dumps(curves[kind])}, alone {alone[kind]:.4f}\n")
     table = pd.DataFrame(curves).T
     chosen = {kind: float(table.drop(index=kind).mean().idxmax()) for kind in arguments.types}
     table["network alone"], table["chosen on the others"] = pd.Series(alone), pd.Series(chosen)
