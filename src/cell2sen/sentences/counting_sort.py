@@ -112,6 +112,7 @@ def compiled(name: str = "_rank") -> Kernel | None:
         return numba.types.Array(dtype, 1, "C")
 
     int32, int64, uint32, uint64 = numba.int32, numba.int64, numba.uint32, numba.uint64
+    function: Kernel
     if name == "_number":
         function, signature = _number, int64(read(int64), read(uint32), write(uint32), write(uint32))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -261,7 +261,9 @@ def _cells(truth: ArrayLike, answer: ArrayLike) -> tuple[NDArray[np.float64], ND
     return x, y
 
 
-def _euclidean(x: NDArray[np.float64], y: NDArray[np.float64], kind: str = "euclidean") -> NDArray[np.float64]:
+def _euclidean(
+    x: NDArray[np.float64], y: NDArray[np.float64], kind: Literal["euclidean", "sqeuclidean"] = "euclidean"
+) -> NDArray[np.float64]:
     from scipy.spatial.distance import cdist
 
     return cdist(x, y, kind)
