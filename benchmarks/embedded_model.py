@@ -113,8 +113,8 @@ def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, 
 
 
 def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict:
-    """Correlation of predicted and true mean change, share of the 100 genes with the largest true change that move in the
-    predicted direction; top-200 overlap and Kendall's tau of the mean expression after."""
+    """Correlation of predicted and true mean change, share of the 100 largest whose direction is right;
+    top-200 overlap and Kendall's tau of the mean expression after."""
     largest = np.argsort(-np.abs(true))[:100]
     after, real = np.maximum(control + change, 0), control + true
     best = {"predicted": set(np.argsort(-after)[:200]), "real": set(np.argsort(-real)[:200])}

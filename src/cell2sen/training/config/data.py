@@ -206,8 +206,8 @@ class GeneSetFile:
 class Augmentation:
     """Random changes of a cell's sentences from draw to draw, besides the order of ties.
 
-    Counts are changed in sentences that are read. Where the answer is a sentence, its genes, and those of the control in
-    the prompt, are what was measured: a model draws cells as they were in training.
+    Counts are changed in sentences that are read. Where the answer is a sentence, its genes, and those of the control
+    in the prompt, are what was measured: a model draws cells as they were in training.
     """
 
     thin: tuple[float, float] = (1.0, 1.0)
