@@ -176,7 +176,7 @@ class GuidedTrainer(Restoring, GRPOTrainer):
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    ) -> Any:
         """Loss of a part of the answers."""
         parent: Any = super()  # typed in parts only
         compute = parent.compute_loss
