@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 from anndata_objects import QUIET, PromptRecorder, assign, reordered, with_values
-from cells import cells, fake
+from cells import cells, checkpoint, fake
 
 import cell2sen as c2s
+from cell2sen.inference.gene_part import GenePart, Scaling
+from cell2sen.inference.session import start
+from cell2sen.sentences.gene_space import GeneSpace, rank_weights
 
 
 def test_embedding_depends_on_the_cell_alone() -> None:
@@ -29,6 +33,27 @@ def test_batch_size_changes_nothing() -> None:
     model.batch_size = 2
     c2s.tl.embed(adata, model=model, key_added="second", **QUIET)
     np.testing.assert_allclose(adata.obsm["first"], adata.obsm["second"], rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_model_with_a_gene_part(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "model")
+    adata = cells()
+    alone = c2s.tl.embed(adata, model=str(model), attention_for=[1], copy=True, **QUIET)
+    sentences = start(adata, "embed", {"model": str(model), **QUIET}).sentences
+    weights = rank_weights(sentences, sentences.symbols)
+    network = alone.obsm["X_cell2sen"]
+    GenePart.of(GeneSpace.of(weights, sentences.symbols, 3), weights, Scaling.of(network)).write(model)
+    both = c2s.tl.embed(adata, model=str(model), attention_for=[1], copy=True, **QUIET)
+    width = network.shape[1]
+    np.testing.assert_allclose(both.obsm["X_cell2sen"][:, :width], Scaling.of(network)(network), atol=1e-4)
+    np.testing.assert_array_equal(both.uns["cell2sen"]["attention"]["c1"]["map"],
+                                  alone.uns["cell2sen"]["attention"]["c1"]["map"])  # fmt: skip
+    assert both.uns["cell2sen"]["embed"]["parts"].tolist() == ["network", "genes"]
+    genes = c2s.tl.embed(adata, model=str(model), parts="genes", copy=True, **QUIET)
+    np.testing.assert_array_equal(genes.obsm["X_cell2sen"], both.obsm["X_cell2sen"][:, width:])
+    given = c2s.tl.embed(adata, model=str(model), parts="network", copy=True, **QUIET)
+    np.testing.assert_allclose(given.obsm["X_cell2sen"], network, atol=1e-5)
+    assert "parts" not in given.uns["cell2sen"]["embed"]
 
 
 def test_organism_of_each_cell_and_of_each_call() -> None:

@@ -49,6 +49,13 @@ class TestFromScratch:
         assert not Path(trained.path).with_name("scratch.training").exists()
         assert load_density(trained) is not None
 
+    def test_gene_part_of_embeddings(self, folder: Path, tmp_path: Path) -> None:
+        model = run(folder, tmp_path / "out", config({"card.gene_part": 4, **ONE_STEP}))
+        assert "failed" not in model.metadata
+        adata = anndata.read_h5ad(folder / "cells.h5ad")[:5].copy()
+        c2s.tl.embed(adata, model=model, progress=False)
+        assert adata.obsm["X_cell2sen"].shape == (5, 32 + 4)
+
     def test_metadata(self, trained: Model) -> None:
         metadata = trained.metadata
         assert list(metadata["labels"]) == list(training_cells.TYPES)

@@ -96,6 +96,10 @@ def embed(
     out: Annotated[Path, typer.Argument(help="AnnData with obsm['X_cell2sen'] (.h5ad), or the vectors only (.npy).")],
     pooling: Annotated[Pooling, typer.Option(help="Mean over all tokens or gene tokens, or the last one.")] = "mean",
     hidden_layer: Annotated[int, typer.Option(help="-1: after the last layer and its norm. k: after k layers.")] = -1,
+    parts: Annotated[
+        str | None,
+        typer.Option(help="network, genes or network,genes: parts of the vectors. Default: those that the model has."),
+    ] = None,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -111,7 +115,13 @@ def embed(
 
     check_suffix(out, ".h5ad", ".npy")
     with complete_file(out, file) as temporary, open_anndata(file) as adata:
-        tl.embed(adata, pooling=pooling, hidden_layer=hidden_layer, **arguments(cells, model, run, output))
+        tl.embed(
+            adata,
+            pooling=pooling,
+            hidden_layer=hidden_layer,
+            parts=None if parts is None else [part.strip() for part in parts.split(",")],
+            **arguments(cells, model, run, output),
+        )
         vectors = adata.obsm["X_cell2sen"]
         if out.suffix == ".npy":
             with temporary.open("wb") as stream:
@@ -176,6 +186,18 @@ def annotate(
         bool,
         typer.Option("--unseen", help="How unlike the training cells each cell is, from 0 to 1."),
     ] = False,
+    unseen_above: Annotated[
+        float | None,
+        typer.Option(help="Cells with a higher unseen score become 'unknown'; 0.95 is usual.", min=0.0, max=1.0),
+    ] = None,
+    none_of_these: Annotated[
+        bool,
+        typer.Option(
+            "--none-of-these",
+            help="Cells for which a label of the model that is not among --labels is more probable become 'unknown'. "
+            "Reads each cell twice.",
+        ),
+    ] = False,
     compare: Annotated[
         str | None, typer.Option(help="obs column with given labels: show how many agree, and what each is called.")
     ] = None,
@@ -210,11 +232,13 @@ def annotate(
             majority_voting=majority_voting,
             cluster=cluster,
             unseen=unseen,
+            unseen_above=unseen_above,
+            none_of_these=none_of_these,
             **arguments(cells, model, run, output),
         )
         record = adata.uns["cell2sen"]["annotate"]
         keys = list(record.get("results", [record["key"]]))
-        votes = ("_cluster", "_majority_voting", "_majority_share", "_unseen")
+        votes = ("_cluster", "_majority_voting", "_majority_share", "_unseen", "_none_of_these")
         endings = ("", "_score", "_low", "_high", "_sample", *votes)
         columns = [f"{key}{ending}" for key in keys for ending in endings if f"{key}{ending}" in adata.obs]
         if out.suffix == ".csv":

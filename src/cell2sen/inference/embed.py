@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from cell2sen.backend import AttentionMap, Embeddings, Pooling
+from cell2sen.inference.gene_part import Part, load_gene_part
 from cell2sen.inference.session import Session
+from cell2sen.sentences.gene_space import N_GENES
 
 
 def embed_cells(
@@ -20,6 +22,7 @@ def embed_cells(
     hidden_layer: int = -1,
     attention_for: Sequence[int] = (),
     attention_layer: int = -1,
+    parts: Sequence[Part] = ("network",),
 ) -> Embeddings:
     """Embeddings of all cells, in order; NaN for cells without genes.
 
@@ -31,6 +34,8 @@ def embed_cells(
         `layer` of :meth:`cell2sen.backend.Backend.embed`.
     attention_for
         Row numbers of the cells whose gene-level attention is returned.
+    parts
+        Parts of the vectors (:func:`cell2sen.inference.gene_part.check_parts`).
 
     Returns
     -------
@@ -38,6 +43,10 @@ def embed_cells(
         One entry per cell, cells without genes included; these have no attention map.
     """
     sentences = session.sentences
+    gene_part = load_gene_part(session.model) if "genes" in parts else None
+    if gene_part is not None and "network" not in parts and not len(attention_for):
+        genes_used = np.minimum(sentences.n_genes, N_GENES)
+        return Embeddings(vectors=gene_part.vectors(sentences, None), genes_used=genes_used, attention=None)
     rows = np.flatnonzero(sentences.n_genes > 0)
     prompt_of_row = {int(row): number for number, row in enumerate(rows)}
     embeddings = session.backend.embed(
@@ -55,6 +64,8 @@ def embed_cells(
     if embeddings.attention is not None:
         for row, attention_map in zip(rows, embeddings.attention, strict=True):
             maps[row] = attention_map
+    if gene_part is not None:
+        vectors = gene_part.vectors(sentences, vectors if "network" in parts else None)
     return Embeddings(vectors=vectors, genes_used=genes_used, attention=maps if len(attention_for) else None)
 
 

@@ -15,11 +15,12 @@ from cell2sen.inference.answers.columns import annotate_cells, tasks_to_annotate
 from cell2sen.inference.counts.measured_cells import counts_of, most_similar, refuse_without_counts
 from cell2sen.inference.counts.thinning import predicted_counts
 from cell2sen.inference.embed import attention_key, embed_cells, rows_of_cells
+from cell2sen.inference.gene_part import check_parts
 from cell2sen.inference.generate import check_cell_types, generate_cells, generation_session
 from cell2sen.inference.options import Options, check_options
 from cell2sen.inference.session import Session, model_of, start
 from cell2sen.task import Task
-from cell2sen.tl.labels.votes import annotation_columns
+from cell2sen.tl.labels.votes import Limits, annotation_columns
 from cell2sen.tl.results import (
     COUNTS_UNIT,
     UNIT,
@@ -46,6 +47,7 @@ def embed(
     hidden_layer: int = -1,
     attention_for: Sequence[str | int] = (),
     attention_layer: int = -1,
+    parts: str | Sequence[str] | None = None,
     key_added: str = "X_cell2sen",
     copy: bool = False,
     **options: Unpack[Options],
@@ -64,6 +66,10 @@ def embed(
         Cells, by name or number, whose gene-level attention is stored.
     attention_layer
         0-based layer of the attention maps; negative values count from the end.
+    parts
+        ``"network"``, ``"genes"`` or both: the vector of the network, and a fixed projection of the cell's gene ranks,
+        for models that were trained with ``card.gene_part``. Of both, each is scaled to mean norm 1 over the training
+        cells, and counts alike. Default: what the model has, of the default pooling and layer.
     key_added
         Key of the result in ``obsm``.
     copy
@@ -76,7 +82,8 @@ def embed(
     ``None``, or the copy. Sets
 
     ``obsm[key_added]``
-        Embeddings, float32 (n, hidden), NaN for cells without genes.
+        Embeddings, float32 (n, hidden), with both parts (n, hidden + dimensions of the gene part); NaN for cells
+        without genes.
     ``uns["cell2sen"]["embed"]``
         Provenance.
     ``uns["cell2sen"]["attention"][cell]``
@@ -86,8 +93,8 @@ def embed(
     Raises
     ------
     ValueError
-        Negative or infinite values, no gene symbols, unknown pooling or hidden layer, or names of attention cells that
-        are not unique.
+        Negative or infinite values, no gene symbols, unknown pooling, hidden layer or parts, parts that the model does
+        not have, or names of attention cells that are not unique.
     KeyError
         Unknown cell, ``layer`` or column; lists the available ones.
     TypeError
@@ -96,12 +103,20 @@ def embed(
     check_input(adata, copy=copy)
     rows = rows_of_cells(adata.obs_names, attention_for)
     session = start(adata, "embed", options)
+    chosen = check_parts(parts, session.model, is_default=pooling == "mean" and hidden_layer == -1)
     embeddings = embed_cells(
-        session, pooling=pooling, hidden_layer=hidden_layer, attention_for=rows, attention_layer=attention_layer
+        session,
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        attention_for=rows,
+        attention_layer=attention_layer,
+        parts=chosen,
     )
     adata = copied(adata) if copy else adata
     adata.obsm[key_added] = embeddings.vectors
-    settings = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
+    settings: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
+    if chosen != ("network",):
+        settings["parts"] = np.array(chosen, dtype=object)
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
     record(adata, "embed", session.provenance(**settings))
@@ -132,6 +147,8 @@ def annotate(
     majority_voting: bool = False,
     cluster: str | None = None,
     unseen: bool = False,
+    unseen_above: float | None = None,
+    none_of_these: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Unpack[Options],
@@ -173,6 +190,14 @@ def annotate(
         Add ``obs[key_added + "_unseen"]``: the share of the model's held-out cells that are more like its training
         cells, for models that :func:`cell2sen.training.train` has written with a density of these; for others the share
         that were more certain. If most cells are above 0.95, a warning is given with and without this.
+    unseen_above
+        Cells with a higher unseen score are ``"unknown"``, and the scores are added. 0.95 does this to about 5 % of
+        cells that are like those of the training. Default: none.
+    none_of_these
+        Single cells with `labels`: read each cell once more (the time of an annotation with all of the model's labels),
+        add ``obs[key_added + "_none_of_these"]``, the probability of those labels of the model that were not offered
+        and mean something else, and write ``"unknown"`` where it is above 0.5. Without it 200 cells are read once more,
+        and a warning is given if more than a tenth of them are of other types.
     key_added
         Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.
     copy
@@ -185,8 +210,8 @@ def annotate(
     ``None``, or the copy. Sets, for each task and each column of a joint answer,
 
     ``obs[key_added]``, ``obs[key_added + "_score"]``
-        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Below
-        the threshold the label is ``"unknown"``; for cells without genes or in no sample, too, whose probability is 0.
+        Label, categorical, and its probability, float64; the product over a joint answer is that of the whole. Beyond
+        the limits the label is ``"unknown"``; for cells without genes or in no sample, too, whose probability is 0.
     ``obs[key_added]``, ``obs[key_added + "_low"]``, ``obs[key_added + "_high"]``
         Of a number: expected value and the interval with 90 % of the probability, float64; NaN for cells without genes.
     ``obsm[key_added + "_probabilities"]``
@@ -211,6 +236,8 @@ def annotate(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, found {threshold}")
+    if unseen_above is not None and not 0 <= unseen_above <= 1:
+        raise ValueError(f"unseen_above must be a score between 0 and 1, found {unseen_above}")
     check_input(adata, copy=copy)
     check_options(options)
     tasks = tasks_to_annotate(task, model_of(options))
@@ -224,7 +251,13 @@ def annotate(
         adata,
         session,
         results,
-        (threshold, UNKNOWN),
+        Limits(
+            threshold=threshold,
+            unseen_above=unseen_above,
+            offered=None if labels is None or isinstance(labels, Mapping) else tuple(labels),
+            none_of_these=none_of_these,
+            abstain=UNKNOWN,
+        ),
         majority_voting=majority_voting,
         cluster=cluster,
         unseen=unseen,
@@ -241,6 +274,8 @@ def annotate(
         **results[0].record(threshold),
         **({"results": {result.key: result.record(threshold) for result in results}} if len(results) > 1 else {}),
         **({} if samples is None else sampled),
+        **({} if unseen_above is None else {"unseen_above": unseen_above}),
+        **({"none_of_these": True} if none_of_these else {}),
         **voted,
     )
     record(adata, "annotate", provenance)

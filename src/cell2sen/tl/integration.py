@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from cell2sen.inference.embed import embed_cells
+from cell2sen.inference.gene_part import check_parts
 from cell2sen.inference.integration.graph import GraphSettings, graph_of, order_of_cells, require_scanpy
 from cell2sen.inference.integration.harmony import batches_of, harmony, require_harmony, scaled
 from cell2sen.inference.options import Options
@@ -105,7 +106,8 @@ def integrate(
         vectors, provenance = np.asarray(adata.obsm[use_rep], dtype=np.float32), {}
     else:
         session = start(adata, "embed", options)
-        vectors, provenance = embed_cells(session).vectors, session.provenance()
+        parts = check_parts(None, session.model, is_default=True)
+        vectors, provenance = embed_cells(session, parts=parts).vectors, session.provenance()
     source = key = use_rep or EMBEDDING
     names = [str(name) for name in adata.obs_names]
     order = order_of_cells(vectors, names)

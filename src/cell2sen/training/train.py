@@ -41,6 +41,7 @@ from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_density import fit_density
+from cell2sen.training.release.fit_gene_part import fit_gene_part
 from cell2sen.training.release.fit_responses import fit_responses
 from cell2sen.training.release.set_scores import set_scores
 from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, TrainingRun
@@ -290,6 +291,8 @@ def _release(
     attempts = Attempts(folder)
     attempts.run("calibration", lambda: calibrate(folder, cells, progress=progress))
     attempts.run("density of training cells", lambda: fit_density(folder, cells, seed=config.seed))
+    size = config.card.gene_part
+    attempts.run("gene part of embeddings", lambda: fit_gene_part(folder, cells, size, seed=config.seed))
     responses = attempts.run("responses", lambda: fit_responses(folder, cells, seed=config.seed, progress=progress))
     if start and (lost := sorted(set(start.metadata.get("responses", {})) - set(responses or {}))):
         logger.warning(

@@ -15,6 +15,7 @@ from cells import fake
 from typed_cells import TYPES, typed
 
 import cell2sen as c2s
+from cell2sen.inference.novelty.offered_labels import NoneOfThese
 from cell2sen.tl.labels import votes
 
 KEY = "cell2sen_cell_type"
@@ -77,3 +78,37 @@ def test_unseen_scores_of_a_density_and_the_warning(
     scores += 0.01
     annotated(typed(30, seed=1))
     assert "60% of the cells are unlike those that fake was trained on" in caplog.text
+
+
+def test_cells_above_the_unseen_limit_have_no_label_and_no_vote(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.linspace(0.0, 1.0, 30)
+    monkeypatch.setattr(votes, "load_density", lambda model: SimpleNamespace(unseen=lambda sentences: scores))
+    adata = typed(30, seed=1)
+    plain, limited = annotated(adata), annotated(adata, unseen_above=0.5, cluster="donor")
+    expected = np.where(scores > 0.5, "unknown", plain.obs[KEY].astype(str))
+    assert limited.obs[KEY].astype(str).tolist() == expected.tolist()
+    np.testing.assert_array_equal(limited.obs[f"{KEY}_unseen"], scores)
+    for _, cells in limited.obs.groupby("donor", observed=True):
+        counted = cells.loc[cells[KEY] != "unknown", KEY].astype(str).value_counts()
+        np.testing.assert_allclose(cells[f"{KEY}_majority_share"], counted.max() / counted.sum())
+    assert limited.uns["cell2sen"]["annotate"]["unseen_above"] == 0.5
+    with pytest.raises(ValueError, match="unseen_above must be a score"):
+        annotated(adata, unseen_above=2)
+
+
+def test_none_of_these_is_a_warning_or_an_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def found(session: Any, offered: Any, rows: Any) -> NoneOfThese:
+        assert tuple(offered) == tuple(TYPES)
+        return NoneOfThese(probability=np.linspace(0, 1, 30), preferred=("neuron",) * 30)
+
+    monkeypatch.setattr(votes, "none_of_these", found)
+    adata = typed(30, seed=1)
+    plain = annotated(adata)
+    assert "for 50% of the cells none of the offered labels fits" in caplog.text
+    assert f"{KEY}_none_of_these" not in plain.obs
+    answered = annotated(adata, none_of_these=True)
+    np.testing.assert_allclose(answered.obs[f"{KEY}_none_of_these"], np.linspace(0, 1, 30))
+    expected = [*plain.obs[KEY].astype(str)[:15], *["unknown"] * 15]
+    assert answered.obs[KEY].astype(str).tolist() == expected

@@ -1,1 +1,1 @@
-"""Novelty: gene space of a model's training cells, their density in it, and cells that lie outside."""
+"""Novelty: density of a model's training cells, cells that lie outside, and offered labels that fit none."""

@@ -4,98 +4,197 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from cell2sen.inference.novelty.gene_space import GeneSpace, rank_weights
 from cell2sen.inference.transfer.novelty import Gaussians
 from cell2sen.model import Model
+from cell2sen.sentences.gene_space import GeneSpace, rank_weights
 from cell2sen.sentences.sentences import Sentences
 
-#: File beside the weights.
-DENSITY_FILE = "training_density.npz"
+#: File beside the weights, and the number of its layout.
+DENSITY_FILE, LAYOUT = "training_density.npz", 2
 
 #: Unseen score above which a cell is unlike the training cells, and share of such cells above which a warning is given.
 MAX_UNSEEN, MAX_SHARE_UNLIKE = 0.95, 0.5
 
-#: Quantiles of the distances of held-out cells that are stored.
+#: Quantiles of the evidence of held-out cells that are stored.
 STEPS = np.linspace(0, 1, 501)
+
+#: Cells of the common distribution that are added to the held-out cells of each group: a few cells tell little.
+PRIOR_CELLS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StandardScore:
+    """How unusual a value is for cells of a group with this number of genes, in standard deviations.
+
+    Cells with fewer genes lie farther from all groups, so the mean depends on the number of genes; groups that were
+    measured in several ways are wider than others, so each group has its own offset and deviation.
+    """
+
+    curve: NDArray[np.float64]
+    """float64 (3,): mean as a polynomial of ln(number of genes), constant first."""
+
+    offsets: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    """float64 (groups,): mean and standard deviation of each group around the curve."""
+
+    @classmethod
+    def of(
+        cls, values: NDArray[np.float64], group: NDArray[np.int64], n_genes: NDArray[np.int64], n_groups: int
+    ) -> StandardScore:
+        """Score fitted to held-out cells; groups without any have the mean and deviation of all cells."""
+        curve = np.asarray(np.linalg.lstsq(_powers(n_genes), values, rcond=None)[0], dtype=np.float64)
+        rest = values - _powers(n_genes) @ curve
+        n_cells = np.bincount(group, minlength=n_groups)
+        offsets = np.bincount(group, rest, n_groups) / (n_cells + PRIOR_CELLS)
+        squares = np.bincount(group, (rest - offsets[group]) ** 2, n_groups)
+        variance = (squares + PRIOR_CELLS * float(rest.var())) / (n_cells + PRIOR_CELLS)
+        return cls(curve=curve, offsets=offsets, deviations=np.sqrt(np.maximum(variance, 1e-12)))
+
+    def __call__(
+        self, values: NDArray[np.float64], group: NDArray[np.int64], n_genes: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Standard score of each cell, float64 (n,)."""
+        expected = _powers(n_genes) @ self.curve + self.offsets[group]
+        return np.asarray((values - expected) / self.deviations[group])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingDensity:
-    """Training cells in gene space: one normal distribution per label with a common covariance."""
+    """Training cells in gene space: one normal distribution per group (label and file) with a common covariance.
+
+    Evidence that a cell is unlike them is the sum of two standard scores among held-out cells: of its Mahalanobis
+    distance to the nearest group, and of the share of its genes' weights that lies outside the gene space.
+    """
 
     space: GeneSpace
     centres: NDArray[np.float64]
-    """float64 (labels, d), whitened."""
+    """float64 (groups, d), whitened."""
 
     within: NDArray[np.float64]
-    """float64 (d, d): whitens the cells of a label."""
+    """float64 (d, d): whitens the cells of a group."""
 
+    of_distance: StandardScore
+    of_residual: StandardScore
     quantiles: NDArray[np.float64]
-    """float64 (501,): quantiles of the distances of held-out cells, at equal steps from 0 to 1."""
+    """float64 (501,): quantiles of the evidence of held-out cells, at equal steps from 0 to 1."""
 
     @classmethod
     def of(
-        cls, space: GeneSpace, training: sp.csr_matrix, codes: NDArray[np.int64], held_out: sp.csr_matrix
+        cls,
+        space: GeneSpace,
+        training: sp.csr_matrix,
+        codes: NDArray[np.int64],
+        held_out: sp.csr_matrix,
+        counted: NDArray[np.bool_] | None = None,
     ) -> TrainingDensity:
-        """Density of labelled training cells, with distances of held-out cells.
+        """Density of grouped training cells, with the evidence of held-out cells.
 
         Parameters
         ----------
         training, held_out
-            :func:`cell2sen.inference.novelty.gene_space.rank_weights` of the cells.
+            :func:`cell2sen.sentences.gene_space.rank_weights` of the cells.
         codes
-            Number of each training cell's label, int64 (cells,).
+            Number of each training cell's group, int64 (cells,).
+        counted
+            Held-out cells whose evidence is a quantile of :attr:`quantiles`, bool (cells,); the others count in the
+            standard scores only. Default: all.
         """
         fitted = Gaussians.of(space.features(training), codes)
-        centres = fitted.centres @ fitted.within
-        density = cls(space=space, centres=centres, within=fitted.within, quantiles=np.zeros(len(STEPS)))
-        return replace(density, quantiles=np.quantile(density.distance(held_out), STEPS))
+        empty = StandardScore(curve=np.zeros(3), offsets=np.zeros(0), deviations=np.zeros(0))
+        density = cls(
+            space=space,
+            centres=fitted.centres @ fitted.within,
+            within=fitted.within,
+            of_distance=empty,
+            of_residual=empty,
+            quantiles=np.zeros(len(STEPS)),
+        )
+        group, distance = density.nearest(held_out)
+        n_genes, n_groups = np.diff(held_out.indptr), len(density.centres)
+        density = replace(
+            density,
+            of_distance=StandardScore.of(distance, group, n_genes, n_groups),
+            of_residual=StandardScore.of(space.residual(held_out), group, n_genes, n_groups),
+        )
+        evidence = density.evidence(held_out)
+        return replace(density, quantiles=np.quantile(evidence if counted is None else evidence[counted], STEPS))
 
-    def distance(self, weights: sp.csr_matrix) -> NDArray[np.float64]:
-        """Mahalanobis distance of each cell to the nearest label, float64 (n,), from rank weights."""
+    def nearest(self, weights: sp.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Nearest group of each cell, int64 (n,), and Mahalanobis distance to it, float64 (n,), from rank weights."""
         found = cdist(self.space.features(weights) @ self.within, self.centres)
-        return np.asarray(found.min(axis=1), dtype=np.float64)
+        return found.argmin(axis=1), found.min(axis=1)
+
+    def evidence(self, weights: sp.csr_matrix) -> NDArray[np.float64]:
+        """Evidence that cells are unlike training cells, float64 (n,), from rank weights; ∞ without a known gene."""
+        group, distance = self.nearest(weights)
+        n_genes = np.diff(weights.indptr)
+        total = self.of_distance(distance, group, n_genes)
+        total += self.of_residual(self.space.residual(weights), group, n_genes)
+        return np.where(n_genes > 0, total, np.inf)
 
     def unseen(self, sentences: Sentences) -> NDArray[np.float64]:
-        """Unseen score, float64 (n,): share of the model's held-out cells that are nearer to a label of the training.
+        """Unseen score, float64 (n,): share of the model's held-out cells that are more like its training cells.
 
-        NaN for cells without genes. Held-out cells are calibrated as they are and as other technologies might have
-        found them (:mod:`cell2sen.training.augmentation`).
+        NaN for cells without genes, 1 for cells without a gene that training cells have.
         """
-        distance = self.distance(rank_weights(sentences, self.space.genes))
-        scores = np.interp(distance, self.quantiles, STEPS)
-        return np.where(sentences.n_genes > 0, scores, np.nan)
+        evidence = self.evidence(rank_weights(sentences, self.space.genes))
+        return np.where(sentences.n_genes > 0, np.interp(evidence, self.quantiles, STEPS), np.nan)
 
     def write(self, folder: Path) -> None:
         """Write the file of the density into a model's directory."""
+        arrays: dict[str, Any] = {
+            f"{name}_{part}": getattr(score, part)
+            for name, score in (("distance", self.of_distance), ("residual", self.of_residual))
+            for part in ("curve", "offsets", "deviations")
+        }
+        arrays |= self.space.arrays()
         np.savez_compressed(
             folder / DENSITY_FILE,
-            genes=np.frombuffer("\n".join(self.space.genes).encode(), dtype=np.uint8),
-            vectors=self.space.vectors.astype(np.float16),
+            layout=np.array(LAYOUT),
             centres=self.centres.astype(np.float32),
             within=self.within.astype(np.float32),
-            quantiles=self.quantiles.astype(np.float32),
+            quantiles=self.quantiles,
+            **arrays,
         )
 
 
 def load_density(model: Model) -> TrainingDensity | None:
-    """Density beside a model's weights; ``None`` for models without one."""
+    """Density beside a model's weights; ``None`` for models without one.
+
+    Raises
+    ------
+    ValueError
+        The file was written by another version.
+    """
     file = Path(model.path) / DENSITY_FILE
     if not model.is_local or not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        genes = bytes(stored["genes"]).decode().split("\n")
+        if "layout" not in stored or int(stored["layout"]) != LAYOUT:
+            raise ValueError(
+                f"{DENSITY_FILE} of {model.name} was written by another version of cell2sen: train the model again, or "
+                "remove the file, and nothing tells how unlike cells are to its training cells"
+            )
+
+        def score(name: str) -> StandardScore:
+            parts = (stored[f"{name}_{part}"].astype(np.float64) for part in ("curve", "offsets", "deviations"))
+            curve, offsets, deviations = parts
+            return StandardScore(curve=curve, offsets=offsets, deviations=deviations)
+
         return TrainingDensity(
-            space=GeneSpace(genes=tuple(genes), vectors=stored["vectors"].astype(np.float32)),
+            space=GeneSpace.from_arrays(stored),
             centres=stored["centres"].astype(np.float64),
             within=stored["within"].astype(np.float64),
-            quantiles=stored["quantiles"].astype(np.float64),
+            of_distance=score("distance"),
+            of_residual=score("residual"),
+            quantiles=stored["quantiles"],
         )
 
 
@@ -114,3 +213,8 @@ def unlike_training(unseen: NDArray[np.float64], name: str) -> str:
         f"{share:.0%} of the cells are unlike those that {name} was trained on: their types may be none of its labels. "
         "Train it on cells like these, or transfer labels from a reference (cell2sen transfer)"
     )
+
+
+def _powers(n_genes: NDArray[np.int64]) -> NDArray[np.float64]:
+    logarithm = np.log(np.maximum(n_genes, 1))
+    return np.stack([np.ones(len(logarithm)), logarithm, logarithm**2], axis=1)

@@ -100,6 +100,14 @@ class Card:
     names: bool = True
     """Store the names of training and held-out cells with the model, not only a SHA-256 of the held-out ones."""
 
+    gene_part: int = 0
+    """Dimensions of the gene part of embeddings, a fixed projection of gene ranks that is stored beside the weights and
+    appended to the network's vector; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.gene_part < 0:
+            raise ValueError(f"card.gene_part is a number of dimensions, at least 0, found {self.gene_part}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

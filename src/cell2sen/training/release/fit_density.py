@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cell2sen.inference.novelty.gene_space import GeneSpace, rank_weights
 from cell2sen.inference.novelty.training_density import TrainingDensity
+from cell2sen.sentences.gene_space import GeneSpace, rank_weights
 from cell2sen.training.config.data import Augmentation
 from cell2sen.training.examples.cells import TrainingCells
 
@@ -28,7 +29,76 @@ MIN_HELD_OUT = 20
 MIN_TRAINING = 4
 
 #: Dimensions of the gene space.
-SIZE = 64
+SIZE = 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DensityCells:
+    """Rank weights of the cells that a density is fitted to."""
+
+    weights: sp.csr_matrix
+    groups: NDArray[np.str_]
+    """Label and number of the file of each cell."""
+
+    test: NDArray[np.bool_]
+    """Held-out cells, bool (cells,)."""
+
+    as_measured: NDArray[np.bool_]
+    """Cells that are not changed to those of another technology, bool (cells,)."""
+
+    @classmethod
+    def of(cls, file: TrainingCells, genes: Sequence[str], number: int, seed: int) -> DensityCells:
+        """Some cells of a file, each as it is and as another technology might have found it.
+
+        Parameters
+        ----------
+        number
+            Number of the file, which random choices depend on.
+        """
+        part = _part(file, np.random.default_rng([seed, number]))
+        names = np.array([f"{name}\n{number}" for name in _groups(part)], dtype=str)
+        both = []
+        for augmentation in (Augmentation(), TECHNOLOGIES):
+            sentences = part.sentences(0, augmentation, seed)
+            as_measured = np.full(len(names), augmentation is not TECHNOLOGIES)
+            cells = cls(weights=rank_weights(sentences, genes), groups=names, test=part.test, as_measured=as_measured)
+            both.append(cells[sentences.n_genes > 0])
+        return cls.together(both)
+
+    @classmethod
+    def together(cls, parts: Sequence[DensityCells]) -> DensityCells:
+        """Cells of several parts."""
+        return cls(
+            weights=sp.vstack([part.weights for part in parts], format="csr"),
+            groups=np.concatenate([part.groups for part in parts]),
+            test=np.concatenate([part.test for part in parts]),
+            as_measured=np.concatenate([part.as_measured for part in parts]),
+        )
+
+    def __getitem__(self, cells: NDArray[np.bool_]) -> DensityCells:
+        """Some of the cells, bool (cells,)."""
+        return DensityCells(
+            weights=self.weights[np.flatnonzero(cells)],
+            groups=self.groups[cells],
+            test=self.test[cells],
+            as_measured=self.as_measured[cells],
+        )
+
+    def density(self, genes: Sequence[str], seed: int) -> TrainingDensity | None:
+        """Density of the cells; ``None`` for too few cells or genes.
+
+        With fewer than :data:`MIN_HELD_OUT` held-out cells a fifth of the training cells is used instead.
+        """
+        training, held_out = self[~self.test], self[self.test]
+        if len(held_out.groups) < MIN_HELD_OUT:
+            fifth = np.arange(len(training.groups)) % 5 == 0
+            training, held_out = training[~fifth], training[fifth]
+        if min(training.weights.shape) < MIN_TRAINING or not len(held_out.groups):
+            return None
+        codes = np.unique(training.groups, return_inverse=True)[1].astype(np.int64)
+        space = GeneSpace.of(training.weights, genes, SIZE, seed=seed)
+        counted = held_out.as_measured if held_out.as_measured.any() else None
+        return TrainingDensity.of(space, training.weights, codes, held_out.weights, counted)
 
 
 def fit_density(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0) -> bool:
@@ -41,26 +111,11 @@ def fit_density(folder: Path, cells: Sequence[TrainingCells], *, seed: int = 0) 
     genes = sorted({symbol for file in cells for symbol in file.symbols})
     if not genes:
         return False
-    parts: tuple[list[sp.csr_matrix], list[sp.csr_matrix]] = ([], [])
-    labels: list[str] = []
-    for number, file in enumerate(cells):
-        part = _part(file, np.random.default_rng([seed, number]))
-        names = _groups(part)
-        for augmentation in (Augmentation(), TECHNOLOGIES):
-            sentences = part.sentences(0, augmentation, seed)
-            has_genes = sentences.n_genes > 0
-            for side, held_out in zip(parts, (False, True), strict=True):
-                side.append(rank_weights(sentences[np.flatnonzero(has_genes & (part.test == held_out))], genes))
-            labels += names[has_genes & ~part.test].tolist()
-    weights, others = (sp.vstack(part, format="csr") for part in parts)
-    codes = np.unique(np.array(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
-    if others.shape[0] < MIN_HELD_OUT:
-        fifth = np.arange(len(codes)) % 5 == 0
-        weights, others, codes = weights[~fifth], weights[fifth], codes[~fifth]
-    if min(weights.shape) < MIN_TRAINING or not others.shape[0]:
+    parts = [DensityCells.of(file, genes, number, seed) for number, file in enumerate(cells)]
+    density = DensityCells.together(parts).density(genes, seed)
+    if density is None:
         return False
-    space = GeneSpace.of(weights, genes, SIZE, seed=seed)
-    TrainingDensity.of(space, weights, codes, others).write(folder)
+    density.write(folder)
     return True
 
 

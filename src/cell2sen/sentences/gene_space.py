@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -48,6 +49,9 @@ class GeneSpace:
     vectors: NDArray[np.float32]
     """float32 (genes, d)."""
 
+    scale: NDArray[np.float32]
+    """Factor of each gene's weight, float32 (genes,), which the vectors include."""
+
     @classmethod
     def of(cls, weights: sp.csr_matrix, genes: Sequence[str], size: int, *, seed: int = 0) -> GeneSpace:
         """Space of some cells, of at most `size` dimensions.
@@ -63,8 +67,29 @@ class GeneSpace:
         scaled = sp.csr_matrix(weights @ sp.diags(scale))
         start = np.random.default_rng(seed).standard_normal(min(scaled.shape))
         _, _, vectors = svds(scaled, k=min(size, min(scaled.shape) - 1), v0=start)
-        return cls(genes=tuple(genes), vectors=(vectors[::-1].T * scale[:, None]).astype(np.float32))
+        scaled_vectors = (vectors[::-1].T * scale[:, None]).astype(np.float32)
+        return cls(genes=tuple(genes), vectors=scaled_vectors, scale=scale.astype(np.float32))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of a file with the space, vectors as float16."""
+        genes = np.frombuffer("\n".join(self.genes).encode(), dtype=np.uint8)
+        return {"genes": genes, "vectors": self.vectors.astype(np.float16), "scale": self.scale}
+
+    @classmethod
+    def from_arrays(cls, stored: Mapping[str, NDArray[Any]]) -> GeneSpace:
+        """Space of a file with :meth:`arrays`."""
+        genes = tuple(bytes(stored["genes"]).decode().split("\n"))
+        return cls(genes=genes, vectors=stored["vectors"].astype(np.float32), scale=stored["scale"])
 
     def features(self, weights: sp.csr_matrix) -> NDArray[np.float64]:
         """Features of cells from their :func:`rank_weights`, float64 (cells, d); 0 for cells without a known gene."""
         return np.asarray(weights @ self.vectors.astype(np.float64))
+
+    def residual(self, weights: sp.csr_matrix) -> NDArray[np.float64]:
+        """Share of the norm of scaled weights that lies outside the space, float64 (cells,), from 0 to 1.
+
+        What the genes of training cells have in common is inside. 1 for cells without a known gene.
+        """
+        scaled = np.asarray(weights.multiply(weights) @ self.scale.astype(np.float64) ** 2).ravel()
+        inside = (self.features(weights) ** 2).sum(axis=1)
+        return np.asarray(np.sqrt(np.clip(1 - inside / np.where(scaled > 0, scaled, 1), 0, 1)))

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from letters import GENES, sentences_of
 
-from cell2sen.inference.novelty.gene_space import DEVIATION_OFFSET, GeneSpace, rank_weights
+from cell2sen.sentences.gene_space import DEVIATION_OFFSET, GeneSpace, rank_weights
 
 
 def test_weights_fall_with_the_logarithm_of_the_rank() -> None:
@@ -40,3 +40,15 @@ def test_vectors_are_eigenvectors_of_scaled_weights() -> None:
     expected = np.abs(scaled @ vectors[:, ::-1][:, :3])
     np.testing.assert_allclose(np.abs(space.features(weights)), expected, rtol=1e-4, atol=1e-4)
     assert np.linalg.norm(space.features(weights), axis=0) == pytest.approx(np.sqrt(values[::-1][:3]), rel=1e-4)
+
+
+def test_residual_is_the_norm_of_what_a_projection_leaves() -> None:
+    weights = sp.vstack([sp.random(40, 6, density=0.7, random_state=0), sp.csr_matrix((1, 6))], format="csr")
+    space = GeneSpace.of(weights, (*GENES, "F"), 3)
+    dense = weights.toarray()
+    scaled = dense / (dense.std(axis=0) + DEVIATION_OFFSET)
+    vectors = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1][:, :3]
+    rest = np.linalg.norm(scaled - scaled @ vectors @ vectors.T, axis=1)
+    expected = rest[:-1] / np.linalg.norm(scaled[:-1], axis=1)
+    np.testing.assert_allclose(space.residual(weights)[:-1], expected, atol=1e-4)
+    assert space.residual(weights)[-1] == 1.0

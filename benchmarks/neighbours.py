@@ -1,0 +1,120 @@
+"""Labels of the ten nearest cells of the same file: by the network's embedding, gene ranks, both, and PCA.
+
+    python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 128] [--weights 0.5 2]
+
+The gene part (:mod:`cell2sen.training.release.fit_gene_part`) is fitted here, to training cells of the recipe without
+the measured file, so that a model without one can be measured. With --weights it counts more or less. The
+network may have (see its card). PCA (50 components of ln(1 + CP10k) of the 2,000 most variable genes) is fitted to
+all cells of the file itself. Prints one JSON line for each file: leave-one-out accuracy, Euclidean distance, and the
+95 % interval over cells of the difference between both parts and PCA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scanpy as sc
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from cell2sen.inference.embed import embed_cells
+from cell2sen.inference.gene_part import Scaling
+from cell2sen.inference.session import load_model, start
+from cell2sen.training import read_config
+from cell2sen.training.examples.cells import TrainingCells
+from cell2sen.training.release.fit_density import DensityCells
+from cell2sen.training.release.fit_gene_part import gene_part_of, network_vectors
+
+HERE = Path(__file__).parent.parent
+
+#: Measured files and their column of labels; of pbmc3k the held-out cells.
+FILES = {
+    "pbmc3k": "cell_type", "kang_ifnb": "cell_type", "pancreas": "cell_type", "mouse_cortex": "cell_type",
+    "mouse_lung": "cell_type", "spatial_lung_tumour": "cell_type",
+}  # fmt: skip
+K = 10
+
+
+def correct(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether most of the ten nearest other cells have the label of a cell, bool (cells,)."""
+    others = NearestNeighbors(n_neighbors=K + 1).fit(vectors).kneighbors(return_distance=False)[:, :K]
+    names, codes = np.unique(labels, return_inverse=True)
+    votes = np.stack([(codes[others] == code).sum(axis=1) for code in range(len(names))], axis=1)
+    return np.asarray(votes.argmax(axis=1) == codes)
+
+
+def interval(difference: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of a mean over cells."""
+    generator = np.random.default_rng(0)
+    means = [difference[generator.integers(0, len(difference), len(difference))].mean() for _ in range(1000)]
+    return [round(float(value), 3) for value in np.quantile(means, [0.025, 0.975])]
+
+
+def principal_components(adata: ad.AnnData, rows: np.ndarray) -> np.ndarray:
+    """50 principal components of some cells, fitted to all cells of the file."""
+    log = adata.copy()
+    sc.pp.normalize_total(log, target_sum=1e4)
+    sc.pp.log1p(log)
+    if log.n_vars > 2000:
+        log = log[:, sc.pp.highly_variable_genes(log, n_top_genes=2000, inplace=False)["highly_variable"].to_numpy()]
+    values = log.X.toarray() if hasattr(log.X, "toarray") else np.asarray(log.X)
+    return PCA(50, random_state=0).fit(values).transform(values[rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-sixth.yaml")
+    parser.add_argument("--cells", type=int, default=400)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the gene part, times its own")
+    parser.add_argument("--only", nargs="*", default=list(FILES))
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    backend = load_model({"model": arguments.model, "progress": False})
+    genes = list(backend.model.genes)
+    config = read_config(arguments.recipe)
+    cells = {file.file: TrainingCells(file, arguments.data_dir, "upper") for file in config.data.files}
+    for file in cells.values():
+        file.keep_genes(lambda symbols: np.isin(symbols, genes))
+    parts = {name: DensityCells.of(file, genes, number, 0) for number, (name, file) in enumerate(cells.items())}
+    embedded = {name: network_vectors(file, backend) for name, file in cells.items()}
+    for prefix in arguments.only:
+        name = next(file for file in cells if file.startswith(prefix))
+        adata = ad.read_h5ad(arguments.data_dir / name)
+        labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
+        usable = ~np.isin(labels, ["nan", "unknown", "None"]) & (np.asarray((adata.X > 0).sum(axis=1)).ravel() > 0)
+        if prefix == "pbmc3k":
+            usable &= cells[name].test
+        rows = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(usable))[: arguments.cells])
+        components = principal_components(adata, rows)
+        adata, labels = adata[rows].copy(), labels[rows]
+        session = start(adata, "embed", {"model": backend, "progress": False})
+        network = embed_cells(session).vectors
+        others = DensityCells.together([part for each, part in parts.items() if each != name])
+        scaling = Scaling.of(np.concatenate([each for file, each in embedded.items() if file != name]))
+        part = gene_part_of(others, genes, arguments.size, scaling)
+        genes_alone, scaled = part.vectors(session.sentences, None), part.network(network)
+        vectors = {
+            "network": network,
+            "genes": genes_alone,
+            "both": np.hstack([scaled, genes_alone]),
+            **{f"both_{weight}": np.hstack([scaled, weight * genes_alone]) for weight in arguments.weights},
+            "pca_50": components,
+        }
+        found = {kind: correct(each, labels) for kind, each in vectors.items()}
+        result = {kind: round(float(each.mean()), 3) for kind, each in found.items()}
+        difference = found["both"].astype(float) - found["pca_50"]
+        line = {"n": len(rows), "labels": len(set(labels)), **result, "both_minus_pca": interval(difference)}
+        print(json.dumps({"benchmark": "neighbours", "file": prefix, **line}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
