@@ -241,7 +241,7 @@ class Ranker:
             single = data.astype(np.float32, copy=False)
         is_single = single is data or np.array_equal(single, data)
         kernel = counting_sort.kernel(len(data), len(indptr) - 1, len(self._gene_at)) if is_single else None
-        if kernel is not None:
+        if kernel is not None and len(data):
             numbers = self._scratch.int32("counts", len(data))
             values = counting_sort.numbered(indptr, single, numbers)
             if values is not None:
