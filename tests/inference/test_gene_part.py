@@ -49,7 +49,7 @@ def test_vector_is_the_network_part_and_the_projected_ranks(part: GenePart) -> N
     expected = np.hstack(
         [
             (network - part.network.centre) * part.network.factor,
-            (features - part.genes.centre) * part.genes.factor,
+            0.5 * (features - part.genes.centre) * part.genes.factor,
         ]
     )
     has_genes = np.array([True, True, True, False, True])
