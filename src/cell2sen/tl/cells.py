@@ -69,7 +69,7 @@ def embed(
     parts
         ``"network"``, ``"genes"`` or both: the vector of the network, and a fixed projection of the cell's gene ranks,
         for models that were trained with ``card.gene_part``. Of both, each is scaled to mean norm 1 over the training
-        cells, and the gene part counts half. Default: what the model has, of the default pooling and layer.
+        cells, and counts alike. Default: what the model has, of the default pooling and layer.
     key_added
         Key of the result in ``obsm``.
     copy
