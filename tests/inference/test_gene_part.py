@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from letters import GENES, sentences_of
 
-from cell2sen.inference.gene_part import GenePart, Scaling, check_parts, load_gene_part
+from cell2sen.inference.gene_part import WEIGHT, GenePart, Scaling, check_parts, load_gene_part
 from cell2sen.model import Model
 from cell2sen.sentences.gene_space import GeneSpace, rank_weights
 
@@ -49,7 +49,7 @@ def test_vector_is_the_network_part_and_the_projected_ranks(part: GenePart) -> N
     expected = np.hstack(
         [
             (network - part.network.centre) * part.network.factor,
-            (features - part.genes.centre) * part.genes.factor,
+            WEIGHT * (features - part.genes.centre) * part.genes.factor,
         ]
     )
     has_genes = np.array([True, True, True, False, True])

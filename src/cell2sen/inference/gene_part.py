@@ -22,7 +22,8 @@ Part = Literal["network", "genes"]
 
 PARTS: tuple[Part, ...] = ("network", "genes")
 
-#: Weight of the gene part beside the network's part, after both are scaled.
+#: Weight of the gene part beside the network's part, after both are scaled. Half of it is better on blood, which the
+#: network knows, and worse on other tissues (benchmarks/neighbours.py --weights).
 WEIGHT = 1.0
 
 
