@@ -134,6 +134,8 @@ def shared(settings: None) -> Iterator[type[vllm.VllmBackend]]:
 class TestVllm(ServedContract):
     @pytest.fixture
     def make(self, shared: type[vllm.VllmBackend], folders: dict[str, Path]) -> Make:
+        for runner in ("generate", "pooling"):  # here, so that vLLM's warnings are not among those of a test
+            loaded(folders["gemma2"])._engine(runner)
         return lambda **options: loaded(folders["gemma2"], **options)
 
 
