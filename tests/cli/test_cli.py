@@ -186,9 +186,14 @@ main()
 @pytest.mark.slow
 def test_interrupted_run_leaves_nothing(file: Path, tmp_path: Path, number: int, code: int) -> None:
     before = digest(file)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # Started in the background, as by a script, a process ignores Ctrl-C, and so would its children.
+    ignored = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(number, ignored)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     assert len(names(tmp_path)) == 2  # the temporary file

@@ -26,6 +26,7 @@ class Nothing:
 class Trainer(Restoring, Nothing):
     def __init__(self, model: Any, best: str) -> None:
         self.model, self.state = model, SimpleNamespace(best_model_checkpoint=best)
+        self.accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=None))
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
