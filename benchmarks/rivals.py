@@ -42,7 +42,10 @@ def scgen(adata: ad.AnnData, control: ad.AnnData, arguments: argparse.Namespace)
         loss=loss, reconstruction_loss=reconstruction, kl_local=divergence
     )
     from scgen import SCGEN
+    from scgen._scgenvae import SCGENVAE
 
+    inference = SCGENVAE.inference
+    SCGENVAE.inference = lambda self, x: (found := inference(self, x)) | {"qzm": found["qz_m"], "qzv": found["qz_v"]}
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (scGen draws from it)
     SCGEN.setup_anndata(adata, batch_key="condition", labels_key="cell_type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,3 +78,38 @@ def test_only_the_columns_that_are_wanted_are_read(tmp_path: Path) -> None:
 def test_columns_that_may_hold_text_are_told_without_their_values(file: Path) -> None:
     with open_rows(file) as stored:
         assert stored.texts == ["donor", "text", "kind"]
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_names_that_may_be_missing(suffix: str, tmp_path: Path) -> None:
+    """As anndata 0.13 writes names of cells, and columns of text."""
+    import anndata
+    from anndata.io import write_elem
+
+    path, adata = tmp_path / f"cells{suffix}", cells(6)
+    (adata.write_zarr if suffix == ".zarr" else adata.write_h5ad)(path)
+    text = pd.array(["a", None, "b", None, "c", "d"], dtype="string")
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        root = _writable(path)
+        for key, values in (("_index", pd.array(adata.obs_names, dtype="string")), ("donor", text)):
+            del root["obs"][key]
+            write_elem(root["obs"], key, values)
+        if suffix == ".h5ad":
+            root.close()
+    with open_rows(path) as stored, open_anndata(path) as whole:
+        assert stored.n_obs == 6
+        part, expected = stored.read(1, 5, columns=["donor"]), whole[1:5].to_memory()
+    assert part.obs_names.tolist() == expected.obs_names.tolist() == list(adata.obs_names[1:5])
+    assert part.obs["donor"].isna().tolist() == expected.obs["donor"].isna().tolist() == [True, False, True, False]
+    assert part.obs["donor"].dropna().tolist() == ["b", "c"]
+
+
+def _writable(path: Path) -> Any:
+    if path.suffix == ".h5ad":
+        import h5py
+
+        return h5py.File(path, "r+")
+    import zarr
+
+    (path / ".zmetadata").unlink()  # a copy of what is changed
+    return zarr.open_group(str(path), mode="r+", use_consolidated=False)

@@ -267,8 +267,9 @@ def _readable_columns(stored: Any, name: str, error: Exception) -> pd.DataFrame:
 
 
 def n_rows(stored: Any) -> int:
-    """Rows of a stored table that has names."""
-    return int(stored[names_key(stored)].shape[0])
+    """Rows of a stored table that has names, also names that may be missing, as anndata 0.13 writes them."""
+    names = stored[names_key(stored)]
+    return int((names["values"] if _is_group(names) else names).shape[0])
 
 
 def column_names(stored: Any) -> tuple[str, ...]:

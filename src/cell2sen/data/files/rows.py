@@ -161,6 +161,10 @@ def _part(stored: Any, rows: slice) -> Any:
         categories = pd.Index(read_elem(stored["categories"]))
         codes = np.asarray(stored["codes"][rows])
         return pd.Categorical.from_codes(codes, categories=categories, ordered=bool(stored.attrs.get("ordered", False)))
+    if kind == "nullable-string-array" and {"values", "mask"} <= set(stored):
+        text = np.asarray(_part(stored["values"], rows), dtype=object)
+        text[np.asarray(stored["mask"][rows], dtype=bool)] = None
+        return text
     if kind in ("nullable-integer", "nullable-boolean") and {"values", "mask"} <= set(stored):
         values, mask = np.asarray(stored["values"][rows]), np.asarray(stored["mask"][rows], dtype=bool)
         if kind == "nullable-boolean":
