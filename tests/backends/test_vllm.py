@@ -28,6 +28,11 @@ from cell2sen.backend import Sampling, Unsupported
 from cell2sen.backends import vllm
 from cell2sen.model import Model
 
+# vLLM leaves it to the garbage collection to close its sockets.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function Context:pytest.PytestUnraisableExceptionWarning"
+)
+
 CELLS = prompts(4)
 SAMPLINGS = (
     Sampling(max_new_tokens=6),
