@@ -45,6 +45,7 @@ PUBLIC = {
     "Task": "cell2sen.task",
     "Unsupported": "cell2sen.backend",
     "__version__": None,
+    "adapt": "cell2sen.training.adapt",
     "atlas": None,
     "cell_eval": "cell2sen.evaluation.cell_eval",
     "cell_eval2": "cell2sen.evaluation.challenge.cell_eval2",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cell2sen.sentences.ranking import Recipe
     from cell2sen.sentences.sentences import Sentences
     from cell2sen.task import Task
+    from cell2sen.training.adapt import adapt
     from cell2sen.training.train import train
 
 try:
@@ -38,6 +39,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
+    "adapt",
     "atlas",
     "cell_eval",
     "cell_eval2",
@@ -60,6 +62,7 @@ _HOME = {
     "Sentences": "sentences.sentences",
     "Task": "task",
     "Unsupported": "backend",
+    "adapt": "training.adapt",
     "cell_eval": "evaluation.cell_eval",
     "cell_eval2": "evaluation.challenge.cell_eval2",
     "check": "inference.check",

@@ -100,6 +100,10 @@ def embed(
         str | None,
         typer.Option(help="network, genes or network,genes: parts of the vectors. Default: those that the model has."),
     ] = None,
+    adapt: Annotated[
+        float | None,
+        typer.Option(help="Minutes of training on these cells, without labels, before they are embedded."),
+    ] = None,
     *,
     cells: CellOptions,
     model: ModelOptions,
@@ -120,6 +124,7 @@ def embed(
             pooling=pooling,
             hidden_layer=hidden_layer,
             parts=None if parts is None else [part.strip() for part in parts.split(",")],
+            adapt=adapt,
             **arguments(cells, model, run, output),
         )
         vectors = adata.obsm["X_cell2sen"]

@@ -1,7 +1,8 @@
-"""The command train: fine-tune a model, improve it with rewards, or train a new one."""
+"""The command train: fine-tune a model, adapt it to unlabelled cells, improve it with rewards, or train a new one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -109,6 +110,19 @@ class RewardOptions(Group):
     gene_set: Annotated[Many, typer.Option(help="Name of a set in that file. May be repeated.")] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptationOptions(Group):
+    """Adaptation to unlabelled cells."""
+
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Go on training on the cells of the file, without labels: for embeddings.")
+    ] = False
+    minutes: Annotated[float | None, typer.Option(help="Time of the training. Default: 5.")] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps instead: the same number gives the same model again.", min=1)
+    ] = None
+
+
 def train(
     source: Annotated[
         Path,
@@ -130,14 +144,22 @@ def train(
     fine_tuning: FineTuningOptions,
     new_model: NewModelOptions,
     rewards: RewardOptions,
+    adaptation: AdaptationOptions,
     output: OutputOptions,
 ) -> None:
-    """Fine-tune a model on AnnData files, improve it with rewards, or train a new one."""
+    """Fine-tune a model on AnnData files, adapt it to unlabelled cells, improve it with rewards, or train a new one."""
     from cell2sen import training
     from cell2sen.training.config.options import configure
     from cell2sen.training.processes import is_main
 
     options: dict[str, Any] = arguments(columns, space, matrix, fine_tuning, new_model, rewards)
+    if adaptation.adapt:
+        if resume:
+            raise ValueError("--adapt takes minutes and has no checkpoints to resume from: leave out --resume")
+        _adapt(source if data_dir is None else data_dir / source, out, adaptation, options, settings or (), output)
+        return
+    if given := sorted(set(arguments(adaptation)) - {"adapt"}):
+        raise ValueError(f"--{given[0]} is for --adapt; the steps of another training are --set optimiser.max_steps=100")
     config = configure(source, options, settings or ())
     base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
     try:
@@ -148,3 +170,46 @@ def train(
         raise
     if is_main():
         output.summarise(f"trained → {out}; use it with --model {out}", file=str(out), name=model.name)
+
+
+def _adapt(
+    source: Path,
+    out: Path,
+    adaptation: AdaptationOptions,
+    options: dict[str, Any],
+    settings: Sequence[str],
+    output: OutputOptions,
+) -> None:
+    """Adapt a model; options of trainings on labels are refused."""
+    from cell2sen import training
+    from cell2sen.training.config.training_file import parse_yaml
+
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    columns = given.pop("prompt_context", None)
+    if source.suffix in (".yaml", ".yml", ".gmt"):
+        raise ValueError(f"--adapt takes a file of cells, found {source}")
+    allowed = {"model", "layer", "use_raw", "symbols", "organism", "scale"}
+    if unused := sorted(set(given) - allowed):
+        raise ValueError(f"--adapt learns from the genes of the cells alone: leave out --{unused[0].replace('_', '-')}")
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise ValueError(f"--set takes KEY=VALUE, found {wrong[0]!r}")
+    pairs = (setting.partition("=") for setting in settings)
+    model = training.adapt(
+        source,
+        out,
+        minutes=adaptation.minutes,
+        steps=adaptation.steps,
+        settings={key: parse_yaml(value) for key, _, value in pairs},
+        progress=not output.quiet,
+        **({"context": columns} if columns else {}),
+        **given,
+    )
+    record = model.metadata["adaptation"]
+    losses = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in record["losses"]["after"].items()]
+    output.summarise(
+        f"adapted in {record['steps']:,} steps ({', '.join(losses)}) → {out}; use it with --model {out}",
+        file=str(out),
+        name=model.name,
+        steps=record["steps"],
+        losses=record["losses"],
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -48,6 +50,7 @@ def embed(
     attention_for: Sequence[str | int] = (),
     attention_layer: int = -1,
     parts: str | Sequence[str] | None = None,
+    adapt: float | None = None,
     key_added: str = "X_cell2sen",
     copy: bool = False,
     **options: Unpack[Options],
@@ -70,6 +73,9 @@ def embed(
         ``"network"``, ``"genes"`` or both: the vector of the network, and a fixed projection of the cell's gene ranks,
         for models that were trained with ``card.gene_part``. Of both, each is scaled to mean norm 1 over the training
         cells, and counts alike. Default: what the model has, of the default pooling and layer.
+    adapt
+        Minutes of training on these cells, without labels, before they are embedded (:func:`cell2sen.adapt`). Then
+        vectors depend on all cells that are there, and are comparable among themselves only. Default: none.
     key_added
         Key of the result in ``obsm``.
     copy
@@ -85,7 +91,7 @@ def embed(
         Embeddings, float32 (n, hidden), with both parts (n, hidden + dimensions of the gene part); NaN for cells
         without genes.
     ``uns["cell2sen"]["embed"]``
-        Provenance.
+        Provenance; under ``adaptation`` the steps, settings and losses of an adaptation.
     ``uns["cell2sen"]["attention"][cell]``
         For the cells in `attention_for`: ``genes``, and ``map``, float32 (heads, genes, genes), rows sum to at most 1.
         Characters of names that HDF5 keys cannot have are percent-encoded, such as ``%2F`` for ``/``.
@@ -102,16 +108,17 @@ def embed(
     """
     check_input(adata, copy=copy)
     rows = rows_of_cells(adata.obs_names, attention_for)
-    session = start(adata, "embed", options)
-    chosen = check_parts(parts, session.model, is_default=pooling == "mean" and hidden_layer == -1)
-    embeddings = embed_cells(
-        session,
-        pooling=pooling,
-        hidden_layer=hidden_layer,
-        attention_for=rows,
-        attention_layer=attention_layer,
-        parts=chosen,
-    )
+    with _adapted(adata, adapt, options) as chosen_options:
+        session = start(adata, "embed", chosen_options)
+        chosen = check_parts(parts, session.model, is_default=pooling == "mean" and hidden_layer == -1)
+        embeddings = embed_cells(
+            session,
+            pooling=pooling,
+            hidden_layer=hidden_layer,
+            attention_for=rows,
+            attention_layer=attention_layer,
+            parts=chosen,
+        )
     adata = copied(adata) if copy else adata
     adata.obsm[key_added] = embeddings.vectors
     settings: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "key": key_added}
@@ -119,6 +126,8 @@ def embed(
         settings["parts"] = np.array(chosen, dtype=object)
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
+    if adapt is not None:
+        settings["adaptation"] = session.model.metadata["adaptation"]
     record(adata, "embed", session.provenance(**settings))
     adata.uns[UNS].pop("attention", None)  # an earlier call may have used another model
     if embeddings.attention is not None:
@@ -132,6 +141,21 @@ def embed(
             if attention_map is not None
         }
     return adata if copy else None
+
+
+@contextlib.contextmanager
+def _adapted(adata: AnnData, minutes: float | None, options: Options) -> Iterator[Options]:
+    """Options with a model that was adapted to the cells, in a temporary folder; without `minutes` those given."""
+    if minutes is None:
+        yield options
+        return
+    import cell2sen  # training is above this module
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model_of(options).name.replace('/', '-')}-adapted"
+        adapted = cell2sen.adapt(adata, path, minutes=minutes, **options)
+        late: Any = {name: value for name, value in options.items() if name not in ("model", "revision", "dtype")}
+        yield {**late, "model": adapted}
 
 
 def annotate(

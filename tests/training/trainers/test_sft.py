@@ -12,7 +12,7 @@ import torch
 from sft_trainers import batch, pairs, slow_loss, trainer_of
 
 from cell2sen.engine.network import attention
-from cell2sen.training.trainers.sft import draw_tokens
+from cell2sen.training.network.token_loss import draw_tokens
 from cell2sen.training.trainers.token_batches import samples
 
 pytestmark = [
