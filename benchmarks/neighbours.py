@@ -1,12 +1,17 @@
 """Labels of the ten nearest cells of the same file: by the network's embedding, gene ranks, both, and PCA.
 
     python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 128] [--weights 0.5 2]
+    python benchmarks/neighbours.py DATA_DIR --adapt MINUTES [--steps N] [--set temperature=0.2] [--only mouse_cortex]
 
 The gene part (:mod:`cell2sen.training.release.fit_gene_part`) is fitted here, to training cells of the recipe without
 the measured file, so that a model without one can be measured. With --weights it counts more or less. The
 network may have (see its card). PCA (50 components of ln(1 + CP10k) of the 2,000 most variable genes) is fitted to
 all cells of the file itself. Prints one JSON line for each file: leave-one-out accuracy, Euclidean distance, and the
 95 % interval over cells of the difference between both parts and PCA.
+
+With --adapt the model is first adapted to all cells of the file, without their labels (:func:`cell2sen.adapt`), and the
+line has the network before and after, the gene part that is then fitted to the same cells, and both together; of
+pbmc3k also the accuracy of its labels before and after.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -23,6 +29,7 @@ import scanpy as sc
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+import cell2sen as c2s
 from cell2sen.inference.embed import embed_cells
 from cell2sen.inference.gene_part import Scaling
 from cell2sen.inference.session import load_model, start
@@ -67,6 +74,76 @@ def principal_components(adata: ad.AnnData, rows: np.ndarray) -> np.ndarray:
     return PCA(50, random_state=0).fit(values).transform(values[rows])
 
 
+def named(path: Path, prefix: str) -> str:
+    """Name of the measured file that begins so."""
+    return next(file.name for file in sorted(path.glob("*.h5ad")) if file.name.startswith(prefix))
+
+
+def rows_of(adata: ad.AnnData, labels: np.ndarray, n_cells: int, test: np.ndarray | None) -> np.ndarray:
+    """Random labelled cells with genes, of the held-out ones if `test` is given, ascending."""
+    usable = ~np.isin(labels, ["nan", "unknown", "None"]) & (np.asarray((adata.X > 0).sum(axis=1)).ravel() > 0)
+    if test is not None:
+        usable &= test
+    return np.sort(np.random.default_rng(0).permutation(np.flatnonzero(usable))[:n_cells])
+
+
+def label_accuracy(adata: ad.AnnData, truth: np.ndarray, model: str) -> float:
+    """Share of cells that a model labels correctly among the labels of these cells."""
+    found = c2s.tl.annotate(adata, sorted(set(truth)), model=model, copy=True, progress=False)
+    return round(float((found.obs["cell2sen_cell_type"].astype(str).to_numpy() == truth).mean()), 3)
+
+
+def adaptation(prefix: str, arguments: argparse.Namespace, config: object) -> dict[str, object]:
+    """Neighbours before and after an adaptation to all cells of a file, beside PCA of them."""
+    name = named(arguments.data_dir, prefix)
+    adata = ad.read_h5ad(arguments.data_dir / name)
+    labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
+    entry = next(file for file in config.data.files if file.file == name)
+    trained = TrainingCells(entry, arguments.data_dir, "upper") if prefix == "pbmc3k" else None
+    rows = rows_of(adata, labels, arguments.cells, None if trained is None else trained.test)
+    components, chosen, labels = principal_components(adata, rows), adata[rows].copy(), labels[rows]
+    settings = {key: float(value) if "." in value else int(value) for key, value in arguments.set}
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "adapted")
+        given = {"steps": arguments.steps} if arguments.steps else {"minutes": arguments.adapt}
+        model = c2s.adapt(adata, out, model=arguments.model, settings=settings, progress=False, **given)
+
+        def vectors_of(of: str, parts: str | list[str]) -> np.ndarray:
+            return c2s.tl.embed(chosen, model=of, parts=parts, copy=True, progress=False).obsm["X_cell2sen"]
+
+        vectors = {"network": vectors_of(arguments.model, "network"), "adapted": vectors_of(out, "network")}
+        if settings.get("gene_part", 1):
+            own = vectors_of(out, "genes")
+            before = Scaling.of(vectors["network"])(vectors["network"])
+            vectors |= {"own_genes": own, "network_and_genes": np.hstack([before, own])}
+            vectors["adapted_and_genes"] = vectors_of(out, ["network", "genes"])
+        vectors["pca_50"] = components
+        accuracies = {}
+        if trained is not None:
+            truth = trained.label[rows].astype(str)
+            accuracies = {"labels_before": label_accuracy(chosen, truth, arguments.model)}
+            accuracies["labels_after"] = label_accuracy(chosen, truth, out)
+    found = {kind: correct(each, labels) for kind, each in vectors.items()}
+    best = found.get("adapted_and_genes", found["adapted"]).astype(float)
+    return {
+        "file": prefix,
+        "n": len(rows),
+        "settings": settings,
+        "steps": model.metadata["adaptation"]["steps"],
+        "losses": model.metadata["adaptation"]["losses"],
+        **{kind: round(float(each.mean()), 3) for kind, each in found.items()},
+        "adapted_minus_network": interval(found["adapted"].astype(float) - found["network"]),
+        "result_minus_pca": interval(best - found["pca_50"]),
+        **accuracies,
+    }
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Key and value of ``KEY=VALUE``."""
+    key, _, value = text.partition("=")
+    return key, value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data_dir", type=Path)
@@ -76,8 +153,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the gene part, times its own")
     parser.add_argument("--only", nargs="*", default=list(FILES))
+    parser.add_argument("--adapt", type=float, help="minutes of an adaptation to the cells of the file")
+    parser.add_argument("--steps", type=int, help="steps of the adaptation, instead of its minutes")
+    parser.add_argument("--set", type=pair, nargs="*", default=[], help="KEY=VALUE of the adaptation's settings")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if arguments.adapt or arguments.steps:
+        for prefix in arguments.only:
+            line = adaptation(prefix, arguments, read_config(arguments.recipe))
+            print(json.dumps({"benchmark": "neighbours", **line}), flush=True)
+        return
     backend = load_model({"model": arguments.model, "progress": False})
     genes = list(backend.model.genes)
     config = read_config(arguments.recipe)
@@ -90,10 +175,7 @@ def main() -> None:
         name = next(file for file in cells if file.startswith(prefix))
         adata = ad.read_h5ad(arguments.data_dir / name)
         labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
-        usable = ~np.isin(labels, ["nan", "unknown", "None"]) & (np.asarray((adata.X > 0).sum(axis=1)).ravel() > 0)
-        if prefix == "pbmc3k":
-            usable &= cells[name].test
-        rows = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(usable))[: arguments.cells])
+        rows = rows_of(adata, labels, arguments.cells, cells[name].test if prefix == "pbmc3k" else None)
         components = principal_components(adata, rows)
         adata, labels = adata[rows].copy(), labels[rows]
         session = start(adata, "embed", {"model": backend, "progress": False})

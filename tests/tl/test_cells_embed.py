@@ -16,6 +16,7 @@ import cell2sen as c2s
 from cell2sen.inference.gene_part import GenePart, Scaling
 from cell2sen.inference.session import start
 from cell2sen.sentences.gene_space import GeneSpace, rank_weights
+from cell2sen.training.adaptation.loop import Loop
 
 
 def test_embedding_depends_on_the_cell_alone() -> None:
@@ -66,6 +67,25 @@ def test_organism_of_each_cell_and_of_each_call() -> None:
     recorder.prompts.clear()
     c2s.tl.embed(cells(), model=recorder.backend, **QUIET)
     assert all("Homo sapiens" in prompt.text for prompt in recorder.prompts)
+
+
+def test_adapted_embedding_is_recorded_and_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata, model = cells(60), checkpoint(tmp_path / "model")
+    plain = c2s.tl.embed(adata, model=str(model), copy=True, **QUIET)
+    monkeypatch.setattr(Loop, "_steps_in", lambda loop, seconds: round(seconds))
+    before = adata.X.toarray()
+    embedded = c2s.tl.embed(adata, adapt=2 / 60, model=str(model), copy=True, **QUIET)
+    record = embedded.uns["cell2sen"]["embed"]
+    assert (record["adaptation"]["steps"], record["model"]["name"]) == (2, "model-adapted")
+    assert record["parts"].tolist() == ["network", "genes"]
+    np.testing.assert_array_equal(adata.X.toarray(), before)
+    assert embedded.obsm["X_cell2sen"].shape[1] > plain.obsm["X_cell2sen"].shape[1]
+    out = c2s.adapt(adata, tmp_path / "adapted", steps=2, model=str(model), **QUIET)
+    again = c2s.tl.embed(adata, model=out, copy=True, **QUIET)
+    np.testing.assert_allclose(again.obsm["X_cell2sen"], embedded.obsm["X_cell2sen"], rtol=1e-5, atol=1e-6)
+    embedded.write_h5ad(tmp_path / "embedded.h5ad")
+    with pytest.raises(ValueError, match="'fake' does not"):
+        c2s.tl.embed(adata, adapt=1, model=fake(), **QUIET)
 
 
 # -- Attention maps

@@ -159,7 +159,7 @@ def train(
         _adapt(source if data_dir is None else data_dir / source, out, adaptation, options, settings or (), output)
         return
     if given := sorted(set(arguments(adaptation)) - {"adapt"}):
-        raise ValueError(f"--{given[0]} is for --adapt; the steps of another training are --set optimiser.max_steps=100")
+        raise ValueError(f"--{given[0]} is for --adapt; other trainings take --set optimiser.max_steps=100")
     config = configure(source, options, settings or ())
     base = data_dir or (Path() if source.suffix in (".yaml", ".yml") else source.parent)
     try:

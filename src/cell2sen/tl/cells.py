@@ -127,7 +127,7 @@ def embed(
     if embeddings.attention is not None:
         settings["attention_layer"] = attention_layer
     if adapt is not None:
-        settings["adaptation"] = session.model.metadata["adaptation"]
+        settings["adaptation"] = _without_none(session.model.metadata["adaptation"])
     record(adata, "embed", session.provenance(**settings))
     adata.uns[UNS].pop("attention", None)  # an earlier call may have used another model
     if embeddings.attention is not None:
@@ -141,6 +141,15 @@ def embed(
             if attention_map is not None
         }
     return adata if copy else None
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values without ``None``, which HDF5 files do not have."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 @contextlib.contextmanager

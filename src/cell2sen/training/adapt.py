@@ -97,9 +97,7 @@ def adapt(
     keep_freed_memory()
     # Errors in the data come before a large model is loaded.
     tokens = load_tokens(start.path, **networks.load_options(start))
-    own = UnlabelledCells(
-        cells, start, lambda symbols: known_genes(start, tokens, symbols), options, seed=chosen.seed
-    )
+    own = UnlabelledCells(cells, start, lambda symbols: known_genes(start, tokens, symbols), options, seed=chosen.seed)
     is_large = _parameters(start) >= networks.SMALL_NETWORK
     torch.manual_seed(chosen.seed)
     config = ModelConfig(start=start.path, lora=Lora() if is_large else None)

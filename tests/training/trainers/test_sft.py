@@ -12,7 +12,6 @@ import torch
 from sft_trainers import batch, pairs, slow_loss, trainer_of
 
 from cell2sen.engine.network import attention
-from cell2sen.training.network.token_loss import draw_tokens
 from cell2sen.training.trainers.token_batches import samples
 
 pytestmark = [
@@ -93,15 +92,3 @@ class TestLoss:
         trainer_of(tmp_path / "b", whole, dataset, 6, max_steps=1).train()
         for parameter, other in zip(network.parameters(), whole.parameters(), strict=True):
             torch.testing.assert_close(parameter, other, rtol=1e-4, atol=1e-6)
-
-
-def test_draw_takes_as_many_as_there_are_and_no_others() -> None:
-    chosen = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
-    seen = torch.zeros(chosen.shape)
-    for _ in range(200):
-        drawn = draw_tokens(chosen, 2)
-        assert drawn.sum(1).tolist() == [2, 1, 0]
-        seen += drawn
-    assert not seen[~chosen].any()
-    assert (seen[0, :4] > 70).all()
-    assert draw_tokens(chosen, None) is chosen

@@ -146,19 +146,25 @@ def card(metadata: Mapping[str, Any], *, has_gene_part: bool) -> str:
         if has_gene_part
         else "none"
     )
+    lines = [
+        f"| started from | `{origin['name']}`, weights `{origin['weights_sha256'] or 'not known'}` |",
+        f"| cells | {record['file']}: {record['n_cells']}, of which {record['n_train']} trained on, "
+        f"{record['n_held_out']} held out |",
+        f"| organisms | {', '.join(record['organisms'])} |",
+        f"| steps | {record['steps']} ({minutes}), {settings['batch_size']} cells in two views each; "
+        f"seed {settings['seed']} |",
+        f"| weights of the losses | next gene {settings['next_gene']:g}, two views {settings['two_views']:g} "
+        f"(temperature {settings['temperature']:g}) |",
+        f"| gene part of embeddings | {gene_part} |",
+    ]
     return f"""# Model card
 
-`{origin["name"]}`, adapted with `cell2sen train --adapt` to unlabelled cells. All settings are in `{METADATA_FILE}` beside
-this card.
+`{origin["name"]}`, adapted with `cell2sen train --adapt` to unlabelled cells. All settings are in `{METADATA_FILE}`
+beside this card.
 
 | | |
 | --- | --- |
-| started from | `{origin["name"]}`, weights `{origin["weights_sha256"] or "not known"}` |
-| cells | {record["file"]}: {record["n_cells"]}, of which {record["n_train"]} trained on, {record["n_held_out"]} held out |
-| organisms | {", ".join(record["organisms"])} |
-| steps | {record["steps"]} ({minutes}), {settings["batch_size"]} cells in two views each; seed {settings["seed"]} |
-| weights of the losses | next gene {settings["next_gene"]:g}, two views {settings["two_views"]:g} (temperature {settings["temperature"]:g}) |
-| gene part of embeddings | {gene_part} |
+{chr(10).join(lines)}
 
 | loss of held-out cells, nats | before | after |
 | --- | --- | --- |
@@ -167,10 +173,10 @@ this card.
 
 ## Limits
 
-* It was adapted for embeddings of these cells. Whether they are better than principal components of the same cells is not known
-  from the losses: compare both where labels are known.
-* Labels ({labels}) are those of the starting model, and the adaptation saw none. Their probabilities are no longer calibrated, and
-  scores of the starting model do not hold.
+* It was adapted for embeddings of these cells. Whether they are better than principal components of the same cells
+  is not known from the losses: compare both where labels are known.
+* Labels ({labels}) are those of the starting model, and the adaptation saw none. Their probabilities are no longer
+  calibrated, and scores of the starting model do not hold.
 * How unlike a cell is to training cells is still measured by the cells whose labels were learned, not by these.
 * This model is not a medical device.
 """

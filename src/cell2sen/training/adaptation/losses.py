@@ -30,7 +30,8 @@ def two_views_loss(first_BD: torch.Tensor, second_BD: torch.Tensor, temperature:
     first_BD, second_BD
         Vectors of both views of each cell, in units of the mean distance of cells from their mean.
     """
-    centre_D = (first_BD.mean(dim=0) + second_BD.mean(dim=0)).detach() / 2  # distances of near vectors, computed exactly
+    # Around their mean, so that small distances of long vectors are not lost to rounding.
+    centre_D = (first_BD.mean(dim=0) + second_BD.mean(dim=0)).detach() / 2
     first_BD, second_BD = first_BD - centre_D, second_BD - centre_D
     distance_BB = (first_BD**2).sum(1)[:, None] + (second_BD**2).sum(1)[None, :] - 2 * first_BD @ second_BD.T
     logits_BB = -distance_BB / temperature

@@ -1,4 +1,4 @@
-"""Unlabelled cells of an adaptation: training and held-out ones, random views of them, prompts as embeddings read them."""
+"""Unlabelled cells of an adaptation: training and held-out ones, random views, prompts as embeddings read them."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cell2sen.engine.network.cpu import is_plain_linear
-from cell2sen.training.trainers.rollouts import Guidance
 from cell2sen.training.network.token_loss import capped
+from cell2sen.training.trainers.rollouts import Guidance
 
 #: Maximum number of logits in memory at a time: 64 MiB in float32.
 MAX_LOGITS = 2**24
