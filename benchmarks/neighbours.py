@@ -108,15 +108,15 @@ def adaptation(prefix: str, arguments: argparse.Namespace, config: object) -> di
         given = {"steps": arguments.steps} if arguments.steps else {"minutes": arguments.adapt}
         model = c2s.adapt(adata, out, model=arguments.model, settings=settings, progress=False, **given)
 
-        def vectors_of(of: str, parts: str | list[str]) -> np.ndarray:
+        def vectors_of(of: str, parts: str | None) -> np.ndarray:
             return c2s.tl.embed(chosen, model=of, parts=parts, copy=True, progress=False).obsm["X_cell2sen"]
 
-        vectors = {"network": vectors_of(arguments.model, "network"), "adapted": vectors_of(out, "network")}
-        if settings.get("gene_part", 1):
-            own = vectors_of(out, "genes")
-            before = Scaling.of(vectors["network"])(vectors["network"])
-            vectors |= {"own_genes": own, "network_and_genes": np.hstack([before, own])}
-            vectors["adapted_and_genes"] = vectors_of(out, ["network", "genes"])
+        before, after = vectors_of(arguments.model, "network"), vectors_of(out, None)
+        adapted, own = after[:, : before.shape[1]], after[:, before.shape[1] :]
+        vectors = {"network": before, "adapted": adapted}
+        if own.shape[1]:
+            vectors |= {"own_genes": own, "network_and_genes": np.hstack([Scaling.of(before)(before), own])}
+            vectors["adapted_and_genes"] = after
         vectors["pca_50"] = components
         accuracies = {}
         if trained is not None:

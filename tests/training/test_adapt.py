@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_refused_size_folder_and_file(file: Path, start: Path, tmp_path: Path, m
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="exists already"):
         c2s.adapt(file, tmp_path / "out", model=str(start), **QUICK)
-    monkeypatch.setattr("cell2sen.training.adapt.MAX_PARAMETERS", 10)
+    monkeypatch.setattr(importlib.import_module("cell2sen.training.adapt"), "MAX_PARAMETERS", 10)
     with pytest.raises(ValueError, match="too many to adapt in minutes"):
         c2s.adapt(file, tmp_path / "new", model=str(start), **QUICK)
 

@@ -34,6 +34,7 @@ MINUTES = 5.0
 MAX_PARAMETERS = 4e9
 
 
+@networks.quiet()
 def adapt(
     cells: AnnData | str | Path,
     out: str | Path,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,28 +47,7 @@ from cell2sen.training.trainers.setup import NEW_TOKENS_FILE, SETTINGS_FILE, Tra
 logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice, and warnings about deprecated names that trl and peft use."""
-    from transformers.utils import logging
-
-    hf_logging: Any = logging  # typed in parts only
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
-            warnings.filterwarnings("ignore", "You are using 'rollout_func', which is an experimental", UserWarning)
-            yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-@_quiet()
+@networks.quiet()
 def train(
     config: TrainConfig | str | Path,
     out: str | Path,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import tiny
 import training_cells
 from cells import GENES, cells, fake
@@ -44,7 +45,7 @@ def test_a_view_depends_on_the_cell_and_the_draw(tmp_path: Path) -> None:
 
 def test_cells_that_would_lose_all_genes_are_as_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = opened(training_cells.write(tmp_path / "cells.h5ad"))
-    monkeypatch.setattr(unlabelled_cells, "augmented", lambda counts, *_, **__: counts * 0)
+    monkeypatch.setattr(unlabelled_cells, "augmented", lambda counts, *_, **__: sp.csr_matrix(counts.shape))
     view = own.view(np.arange(5), 0, own.profile())
     assert [set(genes) for genes in lists(view).values()] == [
         {own.symbols[gene] for gene in own.matrix[row].indices} for row in range(5)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cell2sen.data.progress import Progress, Report
 from cell2sen.inference.gene_part import Scaling
-from cell2sen.training.adaptation.losses import GENES_WITH_LOSS, two_views_loss, vectors_and_gene_loss
+from cell2sen.training.adaptation.losses import two_views_loss, vectors_and_gene_loss
 from cell2sen.training.adaptation.settings import Adaptation
 from cell2sen.training.adaptation.unlabelled_cells import Reader, UnlabelledCells
 from cell2sen.training.network.loading import copied_weights
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 TIMED_STEPS = 3
 
 #: Maximum number of held-out cells whose losses are measured, and number of their first draw of views.
-MAX_MEASURED, MEASURED_DRAW = 256, 2**30
+MAX_MEASURED, MEASURED_DRAW = 128, 2**30
 
 #: Share of the steps in which the learning rate rises; it then falls as a cosine.
 WARMUP = 0.05
@@ -95,7 +95,9 @@ class Loop:
         groups = np.array_split(rows, max(1, round(len(rows) / self.settings.batch_size)))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            each = [self._losses(group, MEASURED_DRAW + 2 * number, None) for number, group in enumerate(groups)]
+            each = [
+                self._losses(group, MEASURED_DRAW + 2 * number, measured=True) for number, group in enumerate(groups)
+            ]
         genes, views = (float(np.mean([float(losses[kind]) for losses in each])) for kind in (0, 1))
         return Losses(next_gene=genes, two_views=views)
 
@@ -115,8 +117,9 @@ class Loop:
                 torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
                 optimiser.step()
                 if step % max(1, steps // 50) == 0 or step == steps - 1:
-                    log.append({"step": step + 1, "next_gene": float(genes), "two_views": float(views)})
-                    bar.note(f"next gene {float(genes):.3f}, two views {float(views):.3f}")
+                    values = Losses(next_gene=float(genes.detach()), two_views=float(views.detach()))
+                    log.append({"step": step + 1, **values.record()})
+                    bar.note(f"next gene {values.next_gene:.3f}, two views {values.two_views:.3f}")
                 bar.update(1)
                 if clock is not None:
                     clock.append(time.monotonic())
@@ -142,22 +145,23 @@ class Loop:
             epoch += 1
 
     def _losses(
-        self, rows: NDArray[np.int64], draw: int, limit: int | None = GENES_WITH_LOSS
+        self, rows: NDArray[np.int64], draw: int, *, measured: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses of the next gene and of two views."""
         views = [self.cells.view(rows, draw + number, self._profile) for number in (0, 1)]
-        vectors_BD, genes = self._forward([row for view in views for row in self.reader.read(view)], limit)
+        vectors_BD, genes = self._forward(
+            [row for view in views for row in self.reader.read(view)], measured or self.settings.next_gene > 0
+        )
         first_BD, second_BD = (vectors_BD * self._factor).chunk(2)
         return genes, two_views_loss(first_BD, second_BD, self.settings.temperature)
 
-    def _forward(self, rows: Any, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, rows: Any, with_genes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bfloat16):
             return vectors_and_gene_loss(
                 self.network,
                 rows,
                 context=self.reader.context_tokens,
-                with_genes=self.settings.next_gene > 0 or limit is None,
-                limit=limit,
+                with_genes=with_genes,
             )
 
     def _scale(self) -> float:
@@ -165,7 +169,7 @@ class Loop:
         rows = np.flatnonzero(~self.cells.test)[:MAX_MEASURED]
         sentences = [self.cells.view(part, MEASURED_DRAW, self._profile) for part in np.array_split(rows, 8)]
         with torch.no_grad():
-            vectors = [self._forward(self.reader.read(each), 0)[0].cpu().numpy() for each in sentences]
+            vectors = [self._forward(self.reader.read(each), False)[0].cpu().numpy() for each in sentences]
         return Scaling.of(np.concatenate(vectors)).factor
 
 

@@ -172,6 +172,27 @@ def _token_vectors(network: Any) -> dict[str, Any]:
     return {name: module.weight for name, module in network.named_modules() if any(module is end for end in ends)}
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and advice, and warnings about deprecated names that trl and peft use."""
+    from transformers.utils import logging
+
+    hf_logging: Any = logging  # typed in parts only
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+            warnings.filterwarnings("ignore", "You are using 'rollout_func', which is an experimental", UserWarning)
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
 # -- adapters
 
 
