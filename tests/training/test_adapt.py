@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import torch
 import training_cells
 from cells import checkpoint, fake
 from training_runs import card, weights
@@ -73,11 +74,12 @@ def some_cells() -> anndata.AnnData:
 
 
 def test_same_steps_and_seed_are_the_same_bytes(adapted: c2s.Model, file: Path, start: Path, tmp_path: Path) -> None:
-    content = file.read_bytes()
+    content, random = file.read_bytes(), torch.get_rng_state()
     again = c2s.adapt(file, tmp_path / "adapted", model=str(start), **QUICK)
     for path in sorted(Path(adapted.path).iterdir()):
         assert (Path(again.path) / path.name).read_bytes() == path.read_bytes(), path.name
     assert file.read_bytes() == content
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_embeddings_do_not_depend_on_the_order_of_the_cells(adapted: c2s.Model) -> None:
@@ -138,6 +140,8 @@ def test_refused_size_folder_and_file(file: Path, start: Path, tmp_path: Path, m
     monkeypatch.setattr(importlib.import_module("cell2sen.training.adapt"), "MAX_PARAMETERS", 10)
     with pytest.raises(ValueError, match="too many to adapt in minutes"):
         c2s.adapt(file, tmp_path / "new", model=str(start), **QUICK)
+    with pytest.raises(FileNotFoundError, match="cell2sen fetch nobody/nothing"):
+        c2s.adapt(file, tmp_path / "new", model="nobody/nothing", **QUICK)
 
 
 def test_a_loaded_model_is_adapted_from_its_files(file: Path, start: Path, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _ROW = "cell2sen_row"
 
 _WHOLE = "it depends on all cells of a file: do it after collect"
 _FEW = "it is for a few cells: use cell2sen embed"
+_ADAPT = "all shards need one model: adapt it before, with cell2sen train --adapt, and pass it as the model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,7 +366,7 @@ VERBS: dict[str, Verb] = {
     for verb in (
         Verb(
             name="embed", cells=8192, compute=_of_cells,
-            refused={"attention_for": _FEW, "attention_layer": _FEW, "key_added": _KEY},
+            refused={"attention_for": _FEW, "attention_layer": _FEW, "key_added": _KEY, "adapt": _ADAPT},
         ),
         Verb(
             name="annotate", cells=8192, compute=_of_cells,

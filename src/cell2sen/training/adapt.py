@@ -81,6 +81,8 @@ def adapt(
     ValueError
         Too few cells, no gene that the model knows, a model that cannot be trained here (another backend than
         transformers, quantised weights, more than 4 billion parameters), several processes, wrong settings.
+    FileNotFoundError
+        The model is not on this machine.
     """
     import torch
 
@@ -100,14 +102,15 @@ def adapt(
     tokens = load_tokens(start.path, **networks.load_options(start))
     own = UnlabelledCells(cells, start, lambda symbols: known_genes(start, tokens, symbols), options, seed=chosen.seed)
     is_large = _parameters(start) >= networks.SMALL_NETWORK
-    torch.manual_seed(chosen.seed)
     config = ModelConfig(start=start.path, lora=Lora() if is_large else None)
     model = networks.load(config, start)
     device = options.get("device", "auto")
     model.network.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     before = networks.copied_weights(model.network) if chosen.start_share and not is_large else {}
     given = None if steps is not None else MINUTES if minutes is None else minutes
-    network, done = _trained(model, own, chosen, options, given, steps)
+    with torch.random.fork_rng(devices=[]):  # the random numbers of the calling program go on as before
+        torch.manual_seed(chosen.seed)
+        network, done = _trained(model, own, chosen, options, given, steps)
     networks.interpolate_weights(network, before, chosen.start_share)
     network = network.to("cpu", torch.bfloat16 if is_large else torch.float32)
     adapted = networks.TrainableModel(network=network, tokenizer=model.tokenizer, tokens=model.tokens, start=start)
@@ -181,6 +184,12 @@ def _parameters(model: Model) -> int:
     import transformers
 
     hf: Any = transformers  # typed in parts only
-    config = hf.AutoConfig.from_pretrained(model.path, **networks.load_options(model))
+    try:
+        config = hf.AutoConfig.from_pretrained(model.path, **networks.load_options(model))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the checkpoint {model.path!r} is not on this machine; download it with cell2sen fetch {model.path} and "
+            f"pass the directory as the model. transformers reports: {error}"
+        ) from error
     with torch.device("meta"):
         return int(hf.AutoModelForCausalLM.from_config(config).num_parameters())
