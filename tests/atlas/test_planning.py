@@ -28,6 +28,7 @@ def test_a_plan_pins_what_changes_numbers(planned, files) -> None:
         ("embedd", {}, ValueError, "no verb 'embedd' for a run in shards; available"),
         ("corpus", {}, ValueError, "a writer of its own"),
         ("embed", {"attention_for": ["a"]}, TypeError, "does not take attention_for=: it is for a few cells"),
+        ("embed", {"adapt": 5}, TypeError, "does not take adapt=: all shards need one model"),
         ("embed", {"device": "cpu"}, TypeError, "run chooses the device"),
         ("embed", {"poolings": "last"}, TypeError, r"unknown arguments \['poolings'\] of embed"),
         ("embed", {"pooling": "most"}, ValueError, "no pooling 'most'"),
