@@ -57,6 +57,10 @@ def embed(
 ) -> AnnData | None:
     """Cell embeddings, written to ``obsm``.
 
+    On tissues that the model was not trained on, principal components of the cells themselves keep types apart better
+    (with the embedded model on mouse cortex, pancreas and a lung tumour, docs/explanation/limits.md). `adapt` narrows
+    this.
+
     Parameters
     ----------
     adata
