@@ -167,8 +167,9 @@ def _adapted(adata: AnnData, minutes: float | None, options: Options) -> Iterato
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{model_of(options).name.replace('/', '-')}-adapted"
         adapted = cell2sen.adapt(adata, path, minutes=minutes, **options)
-        late: Any = {name: value for name, value in options.items() if name not in ("model", "revision", "dtype")}
-        yield {**late, "model": adapted}
+        kept = {name: value for name, value in options.items() if name not in ("model", "revision", "dtype")}
+        with_model: Any = {**kept, "model": adapted}
+        yield with_model
 
 
 def annotate(

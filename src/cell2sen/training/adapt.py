@@ -49,8 +49,10 @@ def adapt(
     Two losses: the next gene of the cell's own sentence, and two views of one cell (random depth, panel, ambient
     counts, missing genes) among those of other cells, by the vectors that :func:`cell2sen.tl.embed` returns. The gene
     part of embeddings is fitted to the cells. Labels are those of the starting model, their calibration no longer
-    counts. Principal components of the same cells may still be the better embedding: on a lung tumour the ten nearest
-    cells name 0.660 of the cells after an adaptation of the embedded model, 0.492 before, 0.700 by them. Models from 50 million parameters on are trained by low-rank adapters, which are merged.
+    counts. Models from 50 million parameters on are trained by low-rank adapters, which are merged.
+
+    Principal components of the same cells may still be the better embedding: on a lung tumour the ten nearest cells
+    name 0.660 of the cells after an adaptation of the embedded model, 0.492 before, and 0.700 by them.
 
     Parameters
     ----------

@@ -113,8 +113,8 @@ def adapted_metadata(start: Model, cells: UnlabelledCells, record: Mapping[str, 
     if any(response.get("model_share") for response in responses.values()):
         logger.warning("%s was part of its %d responses, which are left out", start.name, len(responses))
         del metadata["responses"]
-    history = {key: start.metadata[key] for key in ("started_from",) if start.metadata.get(key)}
-    metadata["started_from"] = {**start.provenance(), **history}
+    before = start.metadata.get("started_from")
+    metadata["started_from"] = start.provenance() | ({"started_from": before} if before else {})
     return metadata
 
 

@@ -101,8 +101,10 @@ class Loop:
         genes, views = (float(np.mean([float(losses[kind]) for losses in each])) for kind in (0, 1))
         return Losses(next_gene=genes, two_views=views)
 
-    def _train(self, steps: int, progress: bool | Report = False, clock: list[float] | None = None) -> list[Any]:
-        settings, log = self.settings, []
+    def _train(
+        self, steps: int, progress: bool | Report = False, clock: list[float] | None = None
+    ) -> list[dict[str, float]]:
+        settings, log = self.settings, list[dict[str, float]]()
         torch.manual_seed(settings.seed)
         optimiser = torch.optim.AdamW(self._trained, lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         batches = self._batches()
