@@ -88,6 +88,10 @@ class Sample:
         value: Derived = self._derived[name]
         return value
 
+    def part(self, span: slice) -> Sample:
+        """The same cells with some of the bootstrap samples."""
+        return Sample(self.cells, self.counts[span])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

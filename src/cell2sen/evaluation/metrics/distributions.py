@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from cell2sen.evaluation.metrics import MeanOver, Missing, OfSamples, Sample, metric
@@ -122,8 +123,7 @@ def _scfid(truth: Sample, answer: Sample, shrinkage: float = SHRINKAGE) -> NDArr
     step = max(1, _MAX_ELEMENTS // truth.cells.shape[1] ** 2)
     if len(truth.counts) > step:
         spans = [slice(start, start + step) for start in range(0, len(truth.counts), step)]
-        parts = [[Sample(side.cells, side.counts[span]) for side in (truth, answer)] for span in spans]
-        return np.concatenate([_scfid(*part, shrinkage) for part in parts])
+        return np.concatenate([_scfid(truth.part(span), answer.part(span), shrinkage) for span in spans])
     of_truth = truth.once(f"normal distributions {shrinkage}", lambda: _Normal.of(truth, shrinkage))
     of_answer = _Normal.of(answer, shrinkage)
     inner = of_truth.root @ of_answer.covariance @ of_truth.root
@@ -177,13 +177,12 @@ class Neighbours:
     """The nearest real cells of each predicted cell, searched once for all k up to `max_k`; exact, Euclidean."""
 
     def __init__(
-        self, cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, max_k: int = max(NEIGHBOURS)
+        self, cells: ArrayLike, labels: Sequence[Any] | pd.Categorical, queries: ArrayLike, max_k: int = max(NEIGHBOURS)
     ) -> None:
-        import pandas as pd
-
-        known = isinstance(labels, pd.Categorical)  # sorting many texts takes as long as finding the cells
-        self._labels = labels if known else pd.Categorical(list(map(str, labels)))
-        self._nearest = neighbours(cells, queries, min(max_k, len(self._labels)))
+        # Sorting many texts takes as long as finding the cells: the caller may have done it.
+        known = labels if isinstance(labels, pd.Categorical) else pd.Categorical(list(map(str, labels)))
+        self._names, self._codes = np.asarray(known.categories, dtype=object), known.codes
+        self._nearest = neighbours(cells, queries, min(max_k, len(self._codes)))
 
     def votes(self, k: int) -> NDArray[Any]:
         """Label with most votes of each query's `k` nearest cells, object (queries,); of tied labels the nearest one.
@@ -195,12 +194,11 @@ class Neighbours:
         """
         if k > self._nearest.shape[1]:
             raise Missing(FEW_NEIGHBOURS)
-        names = np.asarray(self._labels.categories, dtype=object)
-        voted = self._labels.codes[self._nearest[:, :k]]
-        counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
+        voted = self._codes[self._nearest[:, :k]]
+        counts = np.stack([(voted == code).sum(axis=1) for code in range(len(self._names))], axis=1)
         best = counts.max(axis=1, keepdims=True)
         leading = np.take_along_axis(counts == best, voted, axis=1)
-        chosen: NDArray[Any] = names[voted[np.arange(len(voted)), leading.argmax(axis=1)]]
+        chosen: NDArray[Any] = self._names[voted[np.arange(len(voted)), leading.argmax(axis=1)]]
         return chosen
 
 
@@ -310,18 +308,20 @@ def _scalar_or_samples(values: NDArray[np.float64], weights: Weights | None) -> 
     return float(values[0]) if weights is None else values
 
 
-def _mean_pairs(truth: Sample, answer: Sample, name: str, kernel: Any) -> tuple[Any, Any, Any]:
+def _mean_pairs(truth: Sample, answer: Sample, name: str, kernel: Any) -> Iterator[NDArray[np.float64]]:
     """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), each (resamples,)."""
     w, v = truth.counts, answer.counts
-    cross = ((w @ kernel(truth.cells, answer.cells)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
+    yield ((w @ kernel(truth.cells, answer.cells)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
 
-    def within(side: Sample) -> Any:
+    def within(side: Sample) -> NDArray[np.float64]:
         values, counts = kernel(side.cells, side.cells), side.counts
         np.fill_diagonal(values, 0.0)
         pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
-        return ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        mean: NDArray[np.float64] = ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        return mean
 
-    return cross, *(side.once(f"pairs {name}", lambda side=side: within(side)) for side in (truth, answer))
+    for side in (truth, answer):
+        yield side.once(f"pairs {name}", partial(within, side))
 
 
 @dataclass(frozen=True, eq=False)

@@ -213,7 +213,7 @@ def _de_order(groups: Groups, key: Key) -> NDArray[np.int64] | None:
 # ── sets of cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], pd.Categorical] | None) -> list[Score]:
+def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], Any] | None) -> list[Score]:
     metrics = job.of_level("cells", "neighbours")
     if not metrics:
         return []
@@ -272,7 +272,7 @@ def _vote(metric: Metric, nearest: Neighbours, expected: str, drawn: NDArray[np.
     return Estimate(value=float(hits.mean()), by_cells=drawn @ hits / len(hits))
 
 
-def _reference(job: Job) -> tuple[NDArray[np.float64], pd.Categorical] | None:
+def _reference(job: Job) -> tuple[NDArray[np.float64], Any] | None:
     """Real cells of the k-NN classifier and their labels: one half of each group and of each context's controls.
 
     At most the same number of each, so that no group is favoured; fewer if there are many groups, as every predicted
