@@ -21,9 +21,10 @@ from scipy.stats import kendalltau
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, silhouette_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 import cell2sen as c2s
+from cell2sen.evaluation.metrics.distributions import scfid
 from cell2sen.evaluation.metrics.labels import calibration_error
 from cell2sen.inference.session import load_model, start
 from cell2sen.training import read_config
@@ -203,40 +204,56 @@ def knockouts(config, base: Path, backend) -> dict:
     return result
 
 
+#: Candidates and temperatures of drawn cells.
+DRAWS = ((1, 1.0), (8, 1.0), (8, 0.8))
+
+
 def generation(config, base: Path, backend) -> dict:
-    """Generated cells beside copies of training cells: label of the nearest held-out cells, shared genes."""
+    """Generated cells beside copies of training cells: label of the nearest held-out cells, shared genes, scFID.
+
+    scFID is that of the held-out cells of the same types, in 20 principal components of training cells. Memorisation:
+    the smallest distance of a cell to a training cell, among drawn cells and among held-out ones.
+    """
     adata, test = split(config, "pbmc3k", base)
     names = next(file for file in config.data.files if file.file.startswith("pbmc3k")).cell_type.names
     truth = adata.obs["cell_type"].astype(str).map(names).to_numpy()
-    each = 20
-    drawn = c2s.tl.generate(sorted(set(truth)), n=each, genes=adata, model=backend, temperature=1.0, progress=False)
+    types, each = sorted(set(truth)), 20
     session = start(adata, "generate", {"model": backend, "progress": False})
     lists = session.sentences.gene_names(session.length)
     real = session.expression(lists).toarray()
     neighbours = KNeighborsClassifier(10).fit(real[test], truth[test])
+    nearest = NearestNeighbors(n_neighbors=1).fit(real[~test])
+    components = PCA(20, random_state=0).fit(real[~test])
     generator = np.random.default_rng(0)
-    copied = np.concatenate(
-        [generator.choice(np.flatnonzero(~test & (truth == kind)), each) for kind in sorted(set(truth))]
-    )
-    label = drawn.obs["cell_type"].astype(str).to_numpy()
+    copied = np.concatenate([generator.choice(np.flatnonzero(~test & (truth == kind)), each) for kind in types])
+    reference = np.concatenate([generator.choice(np.flatnonzero(test & (truth == kind)), each) for kind in types])
 
-    def overlap(sentences: list[set[str]], kinds: np.ndarray) -> float:
-        """Mean share of the genes of a cell that a held-out cell of its type also has, over 20 such cells."""
+    def scores(sentences: list[set[str]], expression: np.ndarray, kinds: np.ndarray) -> dict:
         shares = []
         for genes, kind in zip(sentences, kinds, strict=True):
             others = generator.choice(np.flatnonzero(test & (truth == kind)), 20)
             shares += [len(genes & set(lists[other])) / min(len(genes), len(lists[other])) for other in others]
-        return round(float(np.mean(shares)), 4)
+        return {
+            "knn_accuracy": round(float(np.mean(neighbours.predict(expression) == kinds)), 4),
+            "gene_overlap": round(float(np.mean(shares)), 4),
+            "scfid": round(scfid(components.transform(real[reference]), components.transform(expression)), 2),
+        }
 
-    return {
+    result = {
         "data": f"pbmc3k: {each} drawn cells of each type beside held-out cells, sentences of the same length",
-        "knn_accuracy": round(float(np.mean(neighbours.predict(drawn.X.toarray()) == label)), 4),
-        "knn_accuracy_of_training_cells": round(float(np.mean(neighbours.predict(real[copied]) == truth[copied])), 4),
-        "chance": round(1 / len(set(truth)), 4),
-        "gene_overlap": overlap([set(sentence.split()) for sentence in drawn.obs["sentence"]], label),
-        "gene_overlap_of_training_cells": overlap([set(lists[row]) for row in copied], truth[copied]),
-        "validity": round(float(drawn.obs["validity"].mean()), 4),
+        "chance": round(1 / len(types), 4),
+        "copies_of_training_cells": scores([set(lists[row]) for row in copied], real[copied], truth[copied]),
+        "held_out_cells_nearest_training_cell": round(float(nearest.kneighbors(real[test])[0].min()), 3),
     }
+    for candidates, temperature in DRAWS:
+        settings = {"candidates": candidates, "temperature": temperature}
+        drawn = c2s.tl.generate(types, n=each, genes=adata, model=backend, progress=False, **settings)
+        label = drawn.obs["cell_type"].astype(str).to_numpy()
+        found = scores([set(sentence.split()) for sentence in drawn.obs["sentence"]], drawn.X.toarray(), label)
+        found["nearest_training_cell"] = round(float(nearest.kneighbors(drawn.X.toarray())[0].min()), 3)
+        found["validity"] = round(float(drawn.obs["validity"].mean()), 4)
+        result[f"{candidates} candidates, temperature {temperature}"] = found
+    return result
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Time and memory of an evaluation against the number of cells.
 
     python benchmarks/evaluation.py [--cells 12500 25000 50000 100000] [--genes 5000] [--density 0.1] [--resamples 100]
+                                    [--threads 1]
 
 Simulated cells of 2 cell types with a control and 5 perturbations; the prediction is as large as the real cells. Each
 size runs in a process of its own. Prints one line per size, then one JSON line with the exponent of time against cells
@@ -71,14 +72,16 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=5_000)
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--resamples", type=int, default=100, help="bootstrap samples of cells")
+    # With one, CPU seconds do not depend on other processes of the machine.
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.genes, arguments.density, arguments.resamples)))
         return
     rows = []
-    # One thread, so that CPU seconds do not depend on other processes of the machine.
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    settings = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(settings, str(arguments.threads))
     for n in arguments.cells:
         shape = [f"--genes={arguments.genes}", f"--density={arguments.density}", f"--resamples={arguments.resamples}"]
         command = [sys.executable, __file__, f"--one={n}", *shape]
@@ -86,7 +89,7 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     summary: dict[str, Any] = {"benchmark": "evaluation", "genes": arguments.genes, "density": arguments.density}
-    summary |= {"resamples": arguments.resamples, "rows": rows}
+    summary |= {"resamples": arguments.resamples, "threads": arguments.threads, "rows": rows}
     if len(rows) > 1:
         n, cpu, peak = (np.array([row[name] for row in rows], dtype=float) for name in ("cells", "cpu_s", "peak_gb"))
         per_cell, fixed = np.polyfit(n, cpu, 1)

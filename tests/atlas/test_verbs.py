@@ -82,11 +82,13 @@ def test_perturb_in_a_column_with_a_shard_without_perturbed_cells(files, planned
     np.testing.assert_array_equal(result.X.toarray(), expected.X.toarray())
 
 
-def test_generate(planned, backend, files) -> None:
-    folder, plan = planned("generate", inputs=(), cell_type=["B cell", "NK cell"], n=7, genes=files[0], n_genes=9)
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_generate(planned, backend, files, candidates: int) -> None:
+    settings: dict[str, Any] = {"n": 7, "genes": files[0], "n_genes": 9, "candidates": candidates}
+    folder, plan = planned("generate", inputs=(), cell_type=["B cell", "NK cell"], **settings)
     assert plan.shards == ((0, 0, 5), (0, 5, 7), (1, 0, 5), (1, 5, 7))
     result = collected(folder)
-    expected = tl.generate(["B cell", "NK cell"], n=7, genes=files[0], n_genes=9, model=backend, progress=False)
+    expected = tl.generate(["B cell", "NK cell"], **settings, model=backend, progress=False)
     assert result.obs_names.tolist() == expected.obs_names.tolist()
     assert result.obs["sentence"].tolist() == expected.obs["sentence"].tolist()
     np.testing.assert_array_equal(result.X.toarray(), expected.X.toarray())

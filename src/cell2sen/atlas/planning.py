@@ -25,7 +25,7 @@ from cell2sen.data.obs import context_columns, perturbations_of_cells
 from cell2sen.data.progress import Progress, Report
 from cell2sen.data.reader import Reader
 from cell2sen.data.scale.of_matrix import DEPTH_COLUMNS
-from cell2sen.inference.annotate import check_labels, closed_set
+from cell2sen.inference.annotate import check_labels, closed_set, default_labels
 from cell2sen.inference.answers.columns import tasks_to_annotate
 from cell2sen.inference.counts.measured_cells import refuse_without_counts
 from cell2sen.inference.generate import check_cell_types
@@ -215,7 +215,10 @@ def _check_arguments(verb: Verb, arguments: dict[str, Any], model: Model) -> Non
             closed_set(tasks[0], model, labels)
     if verb.name == "generate":
         n, n_genes = arguments.setdefault("n", 100), arguments.get("n_genes")
-        arguments["cell_type"] = check_cell_types(arguments["cell_type"], n, n_genes)
+        candidates = arguments.get("candidates", 1)
+        arguments["cell_type"] = check_cell_types(arguments["cell_type"], n, n_genes, candidates)
+        if candidates > 1:
+            default_labels(model)
 
 
 def _check_measured(named: Mapping[str, Mapping[str, str]], options: Mapping[str, Any]) -> None:

@@ -211,6 +211,7 @@ def _generate(shard: Shard) -> Result:
         sampling=sampling,
         guided=guided,
         n_genes=arguments.get("n_genes"),
+        candidates=arguments.get("candidates", 1),
     )
     from anndata import AnnData
 
@@ -221,7 +222,12 @@ def _generate(shard: Shard) -> Result:
         tl.cells.add_counts(adata, _measured(shard.backend, shard.plan), sampling.seed)
     unit = COUNTS_UNIT if in_counts else UNIT
     provenance = session.provenance(
-        unit=unit, guided=guided, n_genes=cells.n_genes, organism=organism, **sampling_record(sampling)
+        unit=unit,
+        guided=guided,
+        n_genes=cells.n_genes,
+        candidates=arguments.get("candidates", 1),
+        organism=organism,
+        **sampling_record(sampling),
     )
     record(adata, "generate", provenance)
     return _predictions(adata, shard, rows=np.arange(first, stop, dtype=np.int64))

@@ -364,6 +364,9 @@ def generate(
         typer.Option("--counts", help="Whole-number counts in X: those of the most similar cells of --genes, moved."),
     ] = False,
     n_genes: NGenes = None,
+    candidates: Annotated[
+        int, typer.Option(help="Cells drawn for each one, of which one is kept by the probability of its type.", min=1)
+    ] = 1,
     unguided: Unguided = False,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
@@ -391,6 +394,7 @@ def generate(
             n=n,
             genes=stack.enter_context(open_anndata(genes)) if genes else None,
             n_genes=n_genes,
+            candidates=candidates,
             output="counts" if counts else "expression",
             guided=not unguided,
             temperature=temperature,

@@ -195,10 +195,16 @@ def group_cells(*values: Iterable[Any]) -> dict[tuple[Any, ...], NDArray[np.int6
     Parameters
     ----------
     *values
-        One sequence per variable, (cells,). Cells with a ``None`` are in no group.
+        One sequence per variable, (cells,). Cells with a ``None`` (or NaN) are in no group.
     """
-    rows: dict[tuple[Any, ...], list[int]] = {}
-    for row, key in enumerate(zip(*values, strict=True)):
-        if None not in key:
-            rows.setdefault(key, []).append(row)
-    return {key: np.array(members, dtype=np.int64) for key, members in rows.items()}
+    columns = [np.fromiter(column, dtype=object) for column in values]
+    code: Any = 0
+    for column in columns:
+        codes, names = pd.factorize(column)
+        code = np.where((code < 0) | (codes < 0), -1, code * len(names) + codes)
+    rows = np.flatnonzero(np.atleast_1d(code) >= 0)
+    if not columns or not len(rows):
+        return {}
+    _, first, group, sizes = np.unique(code[rows], return_index=True, return_inverse=True, return_counts=True)
+    members = np.split(rows[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])
+    return {tuple(column[rows[first[at]]] for column in columns): members[at] for at in np.argsort(first)}

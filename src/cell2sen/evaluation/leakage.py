@@ -81,11 +81,12 @@ def check_cells(groups: Groups, sides: Sides, settings: Leakage) -> list[Check]:
     rows = np.concatenate([groups.predicted.groups[key] for key in groups.keys])
     truth = np.unique(np.concatenate([groups.real.groups[key] for key in groups.keys]))
     hashes = hashes_of(real, truth)
-    checks = [copied_truth(predicted, rows, hashes)]
+    predicted_hashes = hashes_of(predicted, rows)
+    checks = [copied_truth(predicted_hashes, hashes)]
     if groups.with_controls:
         control_hashes = hashes_of(real, np.concatenate(list(groups.real.controls.values())))
         checks = [
-            copied_control(predicted, rows, control_hashes),
+            copied_control(predicted, rows, predicted_hashes, control_hashes),
             truth_is_control(hashes, control_hashes),
             made_from_truth(predicted, rows, real, truth),
             *checks,
@@ -194,9 +195,17 @@ def fingerprints(matrix: sp.csr_matrix, decimals: int = 3) -> NDArray[np.uint64]
         return np.where(stops > starts, sums[np.maximum(stops - 1, 0)] - before, np.uint64(0))
 
 
-def copied_control(predicted: Cells, rows: NDArray[Any], control_hashes: NDArray[np.uint64]) -> Check:
-    """Check for predicted cells that equal a real control cell, or their own ``control`` layer if there is one."""
-    copied = np.isin(hashes_of(predicted, rows), control_hashes[control_hashes > 0])
+def copied_control(
+    predicted: Cells, rows: NDArray[Any], hashes: NDArray[np.uint64], control_hashes: NDArray[np.uint64]
+) -> Check:
+    """Check for predicted cells that equal a real control cell, or their own ``control`` layer if there is one.
+
+    Parameters
+    ----------
+    hashes, control_hashes
+        Of the predicted cells in `rows`, and of the control cells (:func:`hashes_of`).
+    """
+    copied = np.isin(hashes, control_hashes[control_hashes > 0])
     if "control" in predicted.layers:
         for start in range(0, len(rows), BLOCK_CELLS):
             block = rows[start : start + BLOCK_CELLS]
@@ -213,14 +222,14 @@ def copied_control(predicted: Cells, rows: NDArray[Any], control_hashes: NDArray
     )
 
 
-def copied_truth(predicted: Cells, rows: NDArray[Any], truth_hashes: NDArray[np.uint64]) -> Check:
+def copied_truth(hashes: NDArray[np.uint64], truth_hashes: NDArray[np.uint64]) -> Check:
     """Check for predicted cells that equal a real one: at most a warning, as a perfect prediction is a copy."""
-    copied = np.isin(hashes_of(predicted, rows), truth_hashes[truth_hashes > 0])
-    share = float(copied.mean()) if len(rows) else 0.0
+    copied = np.isin(hashes, truth_hashes[truth_hashes > 0])
+    share = float(copied.mean()) if len(hashes) else 0.0
     return Check(
         name="prediction is not the truth copied",
         status="warning" if share > MAX_COPIED_TRUTH else "passed",
-        detail=f"{share:.1%} of {len(rows)} predicted cells are a real cell that they are compared with",
+        detail=f"{share:.1%} of {len(hashes)} predicted cells are a real cell that they are compared with",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 from cell2sen import tasks
 from cell2sen.answer import ParsedSentence, parse_sentence
@@ -19,10 +22,11 @@ from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.names.text import as_texts, is_list, list_of_names
 from cell2sen.data.obs import Context
 from cell2sen.data.vocabulary import match
+from cell2sen.inference.annotate import default_labels, temperature_of, trained_labels
 from cell2sen.inference.options import Options, recipe_for
-from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start
+from cell2sen.inference.session import DEFAULT_GENES, Session, load_model, start, task_length
 from cell2sen.inference.templates import choose_templates
-from cell2sen.inference.trained import warn_of_context, warn_unknown
+from cell2sen.inference.trained import trained_names, warn_of_context, warn_unknown
 from cell2sen.prompt import Genes, Prompt, context_line
 from cell2sen.sentences.sentences import Sentences
 from cell2sen.task import Task
@@ -57,6 +61,7 @@ def generate_cells(
     guided: bool = True,
     n_genes: int | None = None,
     first: int = 0,
+    candidates: int = 1,
 ) -> GeneratedCells:
     """Generated cells, `n` of each type, over the genes of the session.
 
@@ -68,11 +73,13 @@ def generate_cells(
         Genes of each cell; by default the number that the model was trained with.
     first
         Number of the first cell of each type: a draw depends on the seed, the type and this number alone.
+    candidates
+        Sentences drawn for each cell, of which one is kept (:func:`chosen_candidates`).
 
     Raises
     ------
     ValueError
-        More genes per guided cell than there are in the session, or no rank fit.
+        More genes per guided cell than there are in the session, no rank fit, or candidates of a model without labels.
     """
     symbols = session.sentences.symbols
     length = n_genes or min(session.length or DEFAULT_GENES, len(symbols))
@@ -82,15 +89,81 @@ def generate_cells(
     labels = [cell_type for cell_type in cell_types for _ in range(n)]
     names = [f"{cell_type}-{number}" for cell_type in cell_types for number in range(first, first + n)]
     line = context_line(session.context.given or {})
+    if candidates > 1:
+        default_labels(session.model)
     prompts = [
-        session.task.prompt(organism=organism, cell_type=label, key=name, answer_genes=length, context=line)
+        session.task.prompt(
+            organism=organism,
+            cell_type=label,
+            key=f"{name}/{number}" if number else name,
+            answer_genes=length,
+            context=line,
+        )
         for label, name in zip(labels, names, strict=True)
+        for number in range(candidates)
     ]
     texts = session.backend.generate(prompts, sampling, genes=symbols if guided else None)
     known = frozenset(symbols)
     answers = [parse_sentence(text, known) for text in texts]
+    if candidates > 1:
+        shares = label_shares(session, [label for label in labels for _ in range(candidates)], answers, organism)
+        kept = chosen_candidates(shares.reshape(-1, candidates), names, sampling.seed)
+        answers = [answers[cell * candidates + number] for cell, number in enumerate(kept)]
     expression = session.expression([answer.genes for answer in answers])
     return GeneratedCells(names=names, cell_types=labels, answers=answers, expression=expression, n_genes=length)
+
+
+def label_shares(
+    session: Session, cell_types: Sequence[str], answers: Sequence[ParsedSentence], organism: str
+) -> NDArray[np.float64]:
+    """Log-probability of each generated sentence's own cell type, float64 (sentences,); -inf without genes.
+
+    By the model's task ``annotate``, among its default labels and the type itself, so that it does not depend on the
+    other types that are generated. With the fitted temperature.
+
+    Raises
+    ------
+    ValueError
+        The model has no default labels.
+    """
+    model, task = session.model, session.with_task("annotate").task
+    trained, spellings = tuple(trained_names(model, "labels")), model.metadata.get("spellings") or {}
+    own = {kind: trained_labels([kind], trained, spellings)[0] for kind in dict.fromkeys(cell_types)}
+    others = default_labels(model)
+    names = list(dict.fromkeys([*others, *(name for written in own.values() for name in written)]))
+    length, line = task_length(model, session.sentences.recipe, task), context_line(session.context.given or {})
+    written = [row for row, answer in enumerate(answers) if answer.genes]
+    prompts = [task.prompt(organism=organism, genes=answers[row].genes[:length], context=line) for row in written]
+    scores = session.backend.score(prompts, [task.complete(cell_type=name) for name in names])
+    scores = scores / temperature_of(model, task)[0]
+    shares = np.full(len(answers), -np.inf)
+    for row, values in zip(written, scores, strict=True):
+        of_type = own[cell_types[row]]
+        wanted = np.isin(names, of_type)
+        compared = wanted | np.isin(names, others)
+        shares[row] = np.logaddexp.reduce(values[wanted]) - np.logaddexp.reduce(values[compared])
+    return shares
+
+
+def chosen_candidates(shares: NDArray[np.float64], names: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Number of the candidate that is kept for each cell, int64 (cells,): drawn in proportion to its probability.
+
+    Sampling, importance resampling (Rubin 1987): cells drawn from p(cell) and kept by p(type | cell) are distributed as
+    p(cell | type), the better the more candidates there are. The most probable ones would all be typical cells.
+
+    Parameters
+    ----------
+    shares
+        Log-probability of the type, float64 (cells, candidates).
+    names
+        Names of the cells: a choice depends on the seed and the cell's name alone.
+    """
+    kept = np.zeros(len(shares), dtype=np.int64)
+    for cell, (logs, name) in enumerate(zip(shares, names, strict=True)):
+        if np.isfinite(logs).any():
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            kept[cell] = generator.choice(len(logs), p=softmax(logs))
+    return kept
 
 
 def generation_session(
@@ -123,13 +196,13 @@ def generation_session(
     return session, organisms[0]
 
 
-def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None) -> list[str]:
+def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None, candidates: int = 1) -> list[str]:
     """Cell types of a list, or of one text, separated by semicolons, after a check of them and of the numbers.
 
     Raises
     ------
     ValueError
-        No names, the same name twice, or fewer than one cell or gene.
+        No names, the same name twice, or fewer than one cell, gene or candidate.
     """
     given = list_of_names(cell_type)
     cell_types = [text for name, text in zip(given, as_texts(given), strict=True) if text and not is_list(name)]
@@ -137,7 +210,7 @@ def check_cell_types(cell_type: str | Sequence[str], n: int, n_genes: int | None
         raise ValueError(f"cell_type must be one name or several, found {cell_type!r}")
     if len(set(cell_types)) < len(cell_types):
         raise ValueError(f"cell types must differ, found {cell_types}; n= sets the number of cells of each")
-    for name, value in (("n", n), ("n_genes", n_genes)):
+    for name, value in (("n", n), ("n_genes", n_genes), ("candidates", candidates)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
     return cell_types

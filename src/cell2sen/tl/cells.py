@@ -358,6 +358,7 @@ def generate(
     n: int = 100,
     genes: AnnData | str | Path | Sequence[str] | None = None,
     n_genes: int | None = None,
+    candidates: int = 1,
     output: Output = "expression",
     guided: bool = True,
     temperature: float = 1.0,
@@ -380,6 +381,9 @@ def generate(
         organism are used. Default: the model's own list.
     n_genes
         Genes of each cell. Default: the number that the model was trained with.
+    candidates
+        Sentences drawn for each cell, of which one is kept, in proportion to the probability of the cell's type by
+        :func:`annotate`: cells match their type more often, at so many times the cost. 1 for models without labels.
     output
         ``"counts"``: ``X`` has whole-number counts and ``layers["expression"]`` the expression. Behind each drawn cell
         stands the measured cell of `genes` (which must be an AnnData or a file with counts) that correlates best with
@@ -419,7 +423,7 @@ def generate(
 
     check_options(options)
     check_output(output)
-    cell_types = check_cell_types(cell_type, n, n_genes)
+    cell_types = check_cell_types(cell_type, n, n_genes, candidates)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=SENTENCE_END
     )
@@ -427,7 +431,14 @@ def generate(
     if output == "counts":
         refuse_without_counts(session.data, "measured cells in genes=")
     cells = generate_cells(
-        session, cell_types, n=n, organism=organism, sampling=sampling, guided=guided, n_genes=n_genes
+        session,
+        cell_types,
+        n=n,
+        organism=organism,
+        sampling=sampling,
+        guided=guided,
+        n_genes=n_genes,
+        candidates=candidates,
     )
     obs = pd.DataFrame({"cell_type": pd.Categorical(cells.cell_types)}, index=cells.names)
     add_sentences(obs, cells.answers)
@@ -441,6 +452,7 @@ def generate(
         unit=COUNTS_UNIT if output == "counts" else UNIT,
         guided=guided,
         n_genes=cells.n_genes,
+        candidates=candidates,
         organism=organism,
         **sampling_record(sampling),
     )

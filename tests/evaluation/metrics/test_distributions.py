@@ -85,6 +85,15 @@ def test_scfid_with_fewer_cells_than_dimensions_is_finite() -> None:
     assert value > 0
 
 
+def test_scfid_in_parts_equals_scfid_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=(20, 3))
+    weights = rng.integers(0, 3, (7, 30)).astype(float), rng.integers(0, 3, (7, 20)).astype(float)
+    whole = distances.scfid(x, y, weights)
+    monkeypatch.setattr(distances, "_MAX_ELEMENTS", 2 * 9)
+    np.testing.assert_allclose(distances.scfid(x, y, weights), whole, rtol=1e-12)
+
+
 @pytest.mark.parametrize("function", [distances.e_distance, distances.mmd, distances.wasserstein, distances.scfid])
 def test_distances_detect_shift_and_spread(function) -> None:
     rng = np.random.default_rng(3)

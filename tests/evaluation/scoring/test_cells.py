@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from experiment import REAL, TWIN, groups_of, means, own_prediction, perturbed, run
 
+from cell2sen.evaluation import metrics
+from cell2sen.evaluation.scoring import cells
 from cell2sen.evaluation.scoring.bootstrap import generator
+from cell2sen.evaluation.scoring.resampling import Profile
 
 
 @pytest.mark.slow
@@ -76,3 +80,30 @@ def test_one_perturbation_cannot_be_discriminated() -> None:
     row = run(predicted, metrics=["discrimination"]).table.loc["discrimination"]
     assert math.isnan(row["prediction"])
     assert row["reason"] == "the context has only one predicted perturbation"
+
+
+def test_threads_change_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, maps = [], []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4), raising=False)
+        evaluation = run(perturbed(TWIN))
+        scores.append(evaluation.scores)
+        maps.append(evaluation.details["map"])
+    pd.testing.assert_frame_equal(*scores)
+    np.testing.assert_array_equal(maps[0]["coordinates"], maps[1]["coordinates"])
+    assert maps[0]["group"].tolist() == maps[1]["group"].tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in metrics.names() if metrics.get(name).level in ("profile", "change")])
+def test_an_answer_without_samples_is_compared_with_each_sample_of_the_truth(name: str) -> None:
+    rng = np.random.default_rng(0)
+    truth = Profile(point=rng.normal(size=60), samples=rng.normal(size=(7, 60)))
+    point = truth.point + rng.normal(size=60)
+    context = {"genes": np.arange(60), "others": rng.normal(size=(3, 60))}
+    repeated = Profile(point=point, samples=np.repeat(point[None], 7, axis=0))
+    answers = Profile.constant(point), repeated
+    found = [cells._compare(metrics.get(name), truth, answer, context) for answer in answers]
+    assert found[0].value == found[1].value
+    np.testing.assert_allclose(found[0].by_cells, found[1].by_cells, rtol=1e-12)
+    assert len(found[0].by_cells) == 7

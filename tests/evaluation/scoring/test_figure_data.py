@@ -26,14 +26,14 @@ def test_top_changes_are_those_of_the_means() -> None:
 
 def test_the_map_has_real_predicted_and_control_cells_of_each_group() -> None:
     groups = groups_of(perturbed(TWIN))
-    assert figure_data.with_cells_of(Group(groups, ("beta", "T"), None), {}) == {}
+    assert figure_data.cells_of_map(Group(groups, ("beta", "T"), None)) == {}
     embedding = Embedding.fit("pca", groups.real.cells, np.arange(REAL.n_obs), 3)
-    cells: dict[str, np.ndarray] = {}
-    for key in groups.keys:
-        cells = figure_data.with_cells_of(Group(groups, key, embedding), cells)
-    assert cells["coordinates"].shape == (len(DRUGS) * len(TYPES) * 3 * 36, 3)
-    assert set(cells["kind"]) == {"real", "predicted", "control"}
-    assert set(cells["group"]) == {f"{drug} | {kind}" for drug in DRUGS for kind in TYPES}
+    parts = [figure_data.cells_of_map(Group(groups, key, embedding)) for key in groups.keys]
+    assert sum(len(cells["coordinates"]) for cells in parts) == len(DRUGS) * len(TYPES) * 3 * 36
+    for key, cells in zip(groups.keys, parts, strict=True):
+        assert cells["coordinates"].shape[1] == 3
+        assert set(cells["kind"]) == {"real", "predicted", "control"}
+        assert set(cells["group"]) == {" | ".join(key)}
 
 
 def test_words_of_sentences_are_marked() -> None:

@@ -10,7 +10,7 @@ import pytest
 from experiment import DRUGS, REAL, TWIN, TYPES, N, groups_of, means, own_prediction, perturbed, run
 
 from cell2sen.evaluation.metrics import Missing
-from cell2sen.evaluation.scoring.groups import derangement, notes_on, share_of_true_change
+from cell2sen.evaluation.scoring.groups import Recent, derangement, notes_on, share_of_true_change
 
 KEYS = [(drug, kind) for drug in DRUGS for kind in TYPES]
 
@@ -163,3 +163,15 @@ def test_cells_without_a_value_are_counted() -> None:
         "1 real cells have no value in obs['cell_type'] and are not scored",
         "2 predicted cells have no value in obs['drug'] and are not scored",
     ]
+
+
+def test_the_values_used_last_are_kept() -> None:
+    recent = Recent(max_bytes=25)
+    for name in "abc":
+        recent.add(name, name.upper(), 10)
+    assert [recent.get(name) for name in "abc"] == [None, "B", "C"]
+    recent.get("b")
+    recent.add("d", "D", 10)
+    assert [recent.get(name) for name in "bcd"] == ["B", None, "D"]
+    recent.add("large", "L", 30)
+    assert [recent.get(name) for name in ("b", "d", "large")] == [None, None, None]

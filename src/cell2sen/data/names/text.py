@@ -77,6 +77,12 @@ def as_texts(values: Iterable[Any], convert: Callable[[Any], str | None] = as_te
     if hasattr(values, "cat"):  # a categorical column
         categories = [*map(convert, _elements(values.cat.categories)), convert(None)]
         return [categories[code] for code in values.cat.codes.tolist()]
+    if _are_texts(values):
+        import pandas as pd
+
+        codes, names = pd.factorize(np.asarray(values, dtype=object))
+        found = [convert(str(name)) for name in names]
+        return [found[code] for code in codes.tolist()]
     known: dict[tuple[type, Any], str | None] = {}  # 1 and True are equal
     texts = []
     for value in _elements(values):
@@ -88,6 +94,15 @@ def as_texts(values: Iterable[Any], convert: Callable[[Any], str | None] = as_te
             text = convert(value)
         texts.append(text)
     return texts
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    """Whether a column or an array holds text alone, without missing values."""
+    if not hasattr(values, "dtype"):
+        return False
+    import pandas as pd
+
+    return pd.api.types.infer_dtype(values, skipna=False) == "string"
 
 
 def _elements(values: Iterable[Any]) -> Iterable[Any]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 Level = Literal[
     "written_labels", "labels", "confidence", "text", "free_text", "named_genes", "numbers", "intervals", "profile",
     "change", "disjoint_change", "cells", "neighbours", "sentences", "set_genes", "set_names", "pairs",
@@ -22,6 +25,7 @@ encoder is passed, or with ``ontology=True``; in the table if it is named in ``m
 """
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Derived = TypeVar("Derived")
 
 
 class Missing(Exception):
@@ -52,7 +56,41 @@ class Faster:
     score: Callable[..., Any]
 
 
-Resampling = MeanOver | OfConfusion | Faster
+@dataclass(frozen=True)
+class OfSamples:
+    """Resampling of two sets of cells: `score` maps two :class:`Sample` to (resamples,)."""
+
+    score: Callable[..., Any]
+
+
+Resampling = MeanOver | OfConfusion | Faster | OfSamples
+
+
+class Sample:
+    """A set of cells with its bootstrap samples. What metrics derive from one side alone is computed once.
+
+    Parameters
+    ----------
+    cells
+        float64 (n, dimensions).
+    counts
+        How often each cell is drawn in each bootstrap sample, float64 (resamples, n).
+    """
+
+    def __init__(self, cells: NDArray[np.float64], counts: NDArray[np.float64]) -> None:
+        self.cells, self.counts = cells, counts
+        self._derived: dict[str, Any] = {}
+
+    def once(self, name: str, derive: Callable[[], Derived]) -> Derived:
+        """What `derive` returns, which is called once for each name."""
+        if name not in self._derived:
+            self._derived[name] = derive()
+        value: Derived = self._derived[name]
+        return value
+
+    def part(self, span: slice) -> Sample:
+        """The same cells with some of the bootstrap samples."""
+        return Sample(self.cells, self.counts[span])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +159,10 @@ def metric(
             True and predicted numbers, float64 (cells,); or true numbers and both ends of the predicted intervals.
         ``profile``, ``change``, ``disjoint_change``
             Mean expression, or its change from control, float64 (genes,); also (resamples, genes) if the function
-            accepts it. In ``disjoint_change`` true and predicted change are taken from different halves of the
-            controls. Arguments named `genes` (order of :func:`cell2sen.evaluation.metrics.changes.de_genes`) and
-            `others` (true changes of the other groups of the context, (groups, genes)) are passed if it has them.
+            accepts it, and (1, genes) for an answer that is the same in all of them. In ``disjoint_change`` true and
+            predicted change are taken from different halves of the controls. Arguments named `genes` (order of
+            :func:`cell2sen.evaluation.metrics.changes.de_genes`) and `others` (true changes of the other groups of the
+            context, (groups, genes)) are passed if it has them.
         ``cells``
             Two sets of cells, float64 (n, dimensions). An argument named `weights` receives the bootstrap samples.
         ``neighbours``

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from cell2sen.evaluation.metrics import MeanOver, Missing, metric
+from cell2sen.evaluation.metrics import MeanOver, Missing, OfSamples, Sample, metric
 
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
 """How often each cell of truth (resamples, n) and answer (resamples, m) is drawn in each bootstrap sample."""
@@ -22,14 +25,24 @@ PROJECTIONS = 50
 NEIGHBOURS = (3, 5, 10, 25)
 #: Cells, and distances, in memory at once.
 _CHUNK, _MAX_DISTANCES = 2048, 2**23
+#: Elements of the covariances of all bootstrap samples in memory at once.
+_MAX_ELEMENTS = 2**24
 FEW_CELLS, FEW_NEIGHBOURS = "fewer than two cells", "fewer reference cells than k"
 
 
-def _energy(cross: Any, within_truth: Any, within_answer: Any) -> Any:
+def _energy(truth: Sample, answer: Sample) -> NDArray[np.float64]:
+    cross, within_truth, within_answer = _mean_pairs(truth, answer, "euclidean", _euclidean)
     return 2.0 * cross - within_truth - within_answer
 
 
-@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, shown="groups")
+@metric(
+    level="cells",
+    perfect=0.0,
+    range=(0.0, math.inf),
+    undefined=FEW_CELLS,
+    shown="groups",
+    resampling=OfSamples(_energy),
+)
 def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None) -> Any:
     """Energy distance between two sets of cells.
 
@@ -48,26 +61,29 @@ def e_distance(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = No
     -------
     float, or float64 (resamples,) with `weights`.
     """
-    x, y = _cells(truth, answer)
-    return _mean_pairs(x, y, weights, _euclidean, _energy)
+    return _scalar_or_samples(_energy(*_samples(truth, answer, weights)), weights)
 
 
-@metric(level="cells", perfect=0.0, range=(0.0, 2.0), undefined=FEW_CELLS)
-def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, bandwidth: float | None = None) -> Any:
-    """Squared maximum mean discrepancy with a Gaussian kernel.
-
-    E k(x, x') + E k(y, y') − 2·E k(x, y), unbiased (Gretton et al., JMLR 2012, eq. 3); k(a, b) = exp(−‖a − b‖² /
-    (2σ²)), σ the median distance between cells of the truth, or `bandwidth`. Small negative values occur by chance.
-    """
-    x, y = _cells(truth, answer)
-    sigma = bandwidth or median_distance(x)
+def _mmd(truth: Sample, answer: Sample, bandwidth: float | None = None) -> NDArray[np.float64]:
+    sigma = bandwidth or truth.once("median distance", lambda: median_distance(truth.cells))
 
     def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         values = _euclidean(a, b, "sqeuclidean")
         values *= -1 / (2 * sigma**2)
         return np.exp(values, out=values)
 
-    return _mean_pairs(x, y, weights, kernel, lambda *parts: -_energy(*parts))
+    cross, within_truth, within_answer = _mean_pairs(truth, answer, f"gaussian {sigma}", kernel)
+    return within_truth + within_answer - 2.0 * cross
+
+
+@metric(level="cells", perfect=0.0, range=(0.0, 2.0), undefined=FEW_CELLS, resampling=OfSamples(_mmd))
+def mmd(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, bandwidth: float | None = None) -> Any:
+    """Squared maximum mean discrepancy with a Gaussian kernel.
+
+    E k(x, x') + E k(y, y') − 2·E k(x, y), unbiased (Gretton et al., JMLR 2012, eq. 3); k(a, b) = exp(−‖a − b‖² /
+    (2σ²)), σ the median distance between cells of the truth, or `bandwidth`. Small negative values occur by chance.
+    """
+    return _scalar_or_samples(_mmd(*_samples(truth, answer, weights), bandwidth), weights)
 
 
 def median_distance(cells: ArrayLike, max_cells: int = 1000) -> float:
@@ -76,18 +92,11 @@ def median_distance(cells: ArrayLike, max_cells: int = 1000) -> float:
     return float(np.median(_euclidean(x, x)[np.triu_indices(len(x), 1)])) or 1.0
 
 
-@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS)
-def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, seed: int = 0) -> Any:
-    """Sliced Wasserstein-1 distance: that of the cells projected on random directions, averaged over directions.
-
-    mean_θ ∫ |F_θ(z) − G_θ(z)| dz over 50 directions, uniform on the sphere, fixed by `seed` (Rabin et al. 2011;
-    Bonneel et al. 2015). Each direction equals ``scipy.stats.wasserstein_distance``.
-    """
-    x, y = _cells(truth, answer)
+def _wasserstein(truth: Sample, answer: Sample, seed: int = 0) -> NDArray[np.float64]:
+    x, y, w, v = truth.cells, answer.cells, truth.counts, answer.counts
     directions = np.random.default_rng(seed).normal(size=(x.shape[1], PROJECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
     first, second = x @ directions, y @ directions
-    w, v = _or_ones(weights, len(x), len(y))
     w, v = w / w.sum(axis=1, keepdims=True), v / v.sum(axis=1, keepdims=True)
     shares = np.ascontiguousarray(np.concatenate([w, -v], axis=1).T)  # a cell's weights lie together
     total = np.zeros(len(w))
@@ -97,10 +106,41 @@ def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = N
         steps = shares[order]
         np.abs(np.cumsum(steps, axis=0, out=steps), out=steps)
         total += np.diff(both[order]) @ steps[:-1]
-    return _scalar_or_samples(total / PROJECTIONS, weights)
+    return total / PROJECTIONS
 
 
-@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, shown="groups")
+@metric(level="cells", perfect=0.0, range=(0.0, math.inf), undefined=FEW_CELLS, resampling=OfSamples(_wasserstein))
+def wasserstein(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, seed: int = 0) -> Any:
+    """Sliced Wasserstein-1 distance: that of the cells projected on random directions, averaged over directions.
+
+    mean_θ ∫ |F_θ(z) − G_θ(z)| dz over 50 directions, uniform on the sphere, fixed by `seed` (Rabin et al. 2011;
+    Bonneel et al. 2015). Each direction equals ``scipy.stats.wasserstein_distance``.
+    """
+    return _scalar_or_samples(_wasserstein(*_samples(truth, answer, weights), seed), weights)
+
+
+def _scfid(truth: Sample, answer: Sample, shrinkage: float = SHRINKAGE) -> NDArray[np.float64]:
+    step = max(1, _MAX_ELEMENTS // truth.cells.shape[1] ** 2)
+    if len(truth.counts) > step:
+        spans = [slice(start, start + step) for start in range(0, len(truth.counts), step)]
+        return np.concatenate([_scfid(truth.part(span), answer.part(span), shrinkage) for span in spans])
+    of_truth = truth.once(f"normal distributions {shrinkage}", lambda: _Normal.of(truth, shrinkage))
+    of_answer = _Normal.of(answer, shrinkage)
+    inner = of_truth.root @ of_answer.covariance @ of_truth.root
+    mixed = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.transpose(0, 2, 1)) / 2), 0)).sum(axis=1)
+    traces = np.trace(of_truth.covariance + of_answer.covariance, axis1=1, axis2=2)
+    values: NDArray[np.float64] = ((of_truth.mean - of_answer.mean) ** 2).sum(axis=1) + traces - 2 * mixed
+    return np.maximum(values, 0.0)
+
+
+@metric(
+    level="cells",
+    perfect=0.0,
+    range=(0.0, math.inf),
+    undefined=FEW_CELLS,
+    shown="groups",
+    resampling=OfSamples(_scfid),
+)
 def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, shrinkage: float = SHRINKAGE) -> Any:
     """Fréchet distance between the normal distributions fitted to two sets of cells (single-cell FID).
 
@@ -109,20 +149,7 @@ def scfid(truth: ArrayLike, answer: ArrayLike, weights: Weights | None = None, s
     falls with the number of cells: compare only at equal numbers, as `evaluate` does. Compute it for each combination
     of labels, and average.
     """
-    x, y = _cells(truth, answer)
-    w, v = _or_ones(weights, len(x), len(y))
-    values = np.empty(len(w))
-    step = max(1, 2**22 // max(1, x.shape[1] ** 2))
-    for start in range(0, len(w), step):
-        mean_x, cov_x = _gauss(x, w[start : start + step], shrinkage)
-        mean_y, cov_y = _gauss(y, v[start : start + step], shrinkage)
-        level, axes = np.linalg.eigh(cov_x)
-        root = (axes * np.sqrt(np.maximum(level, 0))[:, None, :]) @ axes.transpose(0, 2, 1)
-        inner = root @ cov_y @ root
-        mixed = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.transpose(0, 2, 1)) / 2), 0)).sum(axis=1)
-        traces = np.trace(cov_x, axis1=1, axis2=2) + np.trace(cov_y, axis1=1, axis2=2)
-        values[start : start + step] = ((mean_x - mean_y) ** 2).sum(axis=1) + traces - 2 * mixed
-    return _scalar_or_samples(np.maximum(values, 0.0), weights)
+    return _scalar_or_samples(_scfid(*_samples(truth, answer, weights), shrinkage), weights)
 
 
 def knn_accuracy(
@@ -150,10 +177,12 @@ class Neighbours:
     """The nearest real cells of each predicted cell, searched once for all k up to `max_k`; exact, Euclidean."""
 
     def __init__(
-        self, cells: ArrayLike, labels: Sequence[Any], queries: ArrayLike, max_k: int = max(NEIGHBOURS)
+        self, cells: ArrayLike, labels: Sequence[Any] | pd.Categorical, queries: ArrayLike, max_k: int = max(NEIGHBOURS)
     ) -> None:
-        self._labels = np.asarray(labels, dtype=object)
-        self._nearest = neighbours(cells, queries, min(max_k, len(self._labels)))
+        # Sorting many texts takes as long as finding the cells: the caller may have done it.
+        known = labels if isinstance(labels, pd.Categorical) else pd.Categorical(list(map(str, labels)))
+        self._names, self._codes = np.asarray(known.categories, dtype=object), known.codes
+        self._nearest = neighbours(cells, queries, min(max_k, len(self._codes)))
 
     def votes(self, k: int) -> NDArray[Any]:
         """Label with most votes of each query's `k` nearest cells, object (queries,); of tied labels the nearest one.
@@ -165,12 +194,11 @@ class Neighbours:
         """
         if k > self._nearest.shape[1]:
             raise Missing(FEW_NEIGHBOURS)
-        names, codes = np.unique(self._labels.astype(str), return_inverse=True)
-        voted = codes[self._nearest[:, :k]]
-        counts = np.stack([(voted == code).sum(axis=1) for code in range(len(names))], axis=1)
+        voted = self._codes[self._nearest[:, :k]]
+        counts = np.stack([(voted == code).sum(axis=1) for code in range(len(self._names))], axis=1)
         best = counts.max(axis=1, keepdims=True)
         leading = np.take_along_axis(counts == best, voted, axis=1)
-        chosen: NDArray[Any] = names[voted[np.arange(len(voted)), leading.argmax(axis=1)]].astype(object)
+        chosen: NDArray[Any] = self._names[voted[np.arange(len(voted)), leading.argmax(axis=1)]]
         return chosen
 
 
@@ -269,34 +297,55 @@ def _euclidean(
     return cdist(x, y, kind)
 
 
-def _or_ones(weights: Weights | None, n: int, m: int) -> Weights:
-    return (np.ones((1, n)), np.ones((1, m))) if weights is None else weights
+def _samples(truth: ArrayLike, answer: ArrayLike, weights: Weights | None) -> tuple[Sample, Sample]:
+    """Both sides with their bootstrap samples, or each cell once."""
+    x, y = _cells(truth, answer)
+    w, v = (np.ones((1, len(x))), np.ones((1, len(y)))) if weights is None else weights
+    return Sample(x, w), Sample(y, v)
 
 
 def _scalar_or_samples(values: NDArray[np.float64], weights: Weights | None) -> Any:
     return float(values[0]) if weights is None else values
 
 
-def _mean_pairs(x: Any, y: Any, weights: Weights | None, kernel: Any, combine: Any) -> Any:
-    """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), joined by `combine`."""
-    w, v = _or_ones(weights, len(x), len(y))
-    cross = ((w @ kernel(x, y)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
+def _mean_pairs(truth: Sample, answer: Sample, name: str, kernel: Any) -> Iterator[NDArray[np.float64]]:
+    """Means of a kernel over pairs (truth, answer), (truth, truth') and (answer, answer'), each (resamples,)."""
+    w, v = truth.counts, answer.counts
+    yield ((w @ kernel(truth.cells, answer.cells)) * v).sum(axis=1) / (w.sum(axis=1) * v.sum(axis=1))
 
-    def within(cells: Any, counts: Any) -> Any:
-        values = kernel(cells, cells)
+    def within(side: Sample) -> NDArray[np.float64]:
+        values, counts = kernel(side.cells, side.cells), side.counts
         np.fill_diagonal(values, 0.0)
         pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
-        return ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        mean: NDArray[np.float64] = ((counts @ values) * counts).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        return mean
 
-    return _scalar_or_samples(combine(cross, within(x, w), within(y, v)), weights)
+    for side in (truth, answer):
+        yield side.once(f"pairs {name}", partial(within, side))
 
 
-def _gauss(cells: Any, weights: Any, shrinkage: float) -> tuple[Any, Any]:
-    """Means (resamples, d) and shrunken unbiased covariances (resamples, d, d)."""
-    share = weights / weights.sum(axis=1, keepdims=True)
-    mean = share @ cells
-    n, d = weights.sum(axis=1), cells.shape[1]
-    second = np.stack([(cells * weight[:, None]).T @ cells for weight in share])
-    covariance = (second - mean[:, :, None] * mean[:, None, :]) * (n / np.maximum(n - 1, 1))[:, None, None]
-    scale = np.trace(covariance, axis1=1, axis2=2) / d
-    return mean, (1 - shrinkage) * covariance + shrinkage * scale[:, None, None] * np.eye(d)
+@dataclass(frozen=True, eq=False)
+class _Normal:
+    """Normal distributions fitted to bootstrap samples of cells."""
+
+    mean: NDArray[np.float64]
+    """(resamples, d)."""
+    covariance: NDArray[np.float64]
+    """Unbiased, shrunken, (resamples, d, d)."""
+
+    @classmethod
+    def of(cls, sample: Sample, shrinkage: float) -> _Normal:
+        share = sample.counts / sample.counts.sum(axis=1, keepdims=True)
+        mean = share @ sample.cells
+        n, d = sample.counts.sum(axis=1), sample.cells.shape[1]
+        second = np.stack([(sample.cells * weight[:, None]).T @ sample.cells for weight in share])
+        covariance = (second - mean[:, :, None] * mean[:, None, :]) * (n / np.maximum(n - 1, 1))[:, None, None]
+        scale = np.trace(covariance, axis1=1, axis2=2) / d
+        return cls(mean, (1 - shrinkage) * covariance + shrinkage * scale[:, None, None] * np.eye(d))
+
+    @cached_property
+    def root(self) -> NDArray[np.float64]:
+        """Symmetric square roots of the covariances, (resamples, d, d)."""
+        level, axes = np.linalg.eigh(self.covariance)
+        root: NDArray[np.float64] = (axes * np.sqrt(np.maximum(level, 0))[:, None, :]) @ axes.transpose(0, 2, 1)
+        return root

@@ -128,9 +128,12 @@ def top(values: NDArray[Any], k: int) -> NDArray[np.bool_]:
     values = np.asarray(values)
     k = min(k, values.shape[-1])
     smallest = np.partition(values, values.shape[-1] - k, axis=-1)[..., [-k]]
-    above, tied = values > smallest, values == smallest
-    n_tied = k - above.sum(axis=-1, keepdims=True)
-    mask: NDArray[np.bool_] = (above | (tied & (np.cumsum(tied, axis=-1) <= n_tied))) & (values > 0)
+    mask: NDArray[np.bool_] = (values >= smallest) & (values > 0)
+    crowded = mask.sum(axis=-1) > k  # ties at the last place
+    if crowded.any():
+        some, last = values[crowded], smallest[crowded]
+        above, tied = some > last, some == last
+        mask[crowded] = above | (tied & (np.cumsum(tied, axis=-1) <= k - above.sum(axis=-1, keepdims=True)))
     return mask
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cell2sen.data.progress import counted
 from cell2sen.evaluation.inputs import group_name
-from cell2sen.evaluation.metrics import Faster, MeanOver, Metric, Missing
+from cell2sen.evaluation.metrics import Faster, MeanOver, Metric, Missing, OfSamples, Sample
 from cell2sen.evaluation.metrics.changes import de_genes
 from cell2sen.evaluation.metrics.distributions import Neighbours
 from cell2sen.evaluation.scoring import bootstrap, figure_data
@@ -22,6 +23,7 @@ from cell2sen.evaluation.scoring.groups import Groups, Key
 from cell2sen.evaluation.scoring.pca import Embedding
 from cell2sen.evaluation.scoring.resampling import Group, Profile
 from cell2sen.evaluation.scoring.tables import Score
+from cell2sen.sentences.threads import in_parallel
 
 #: Real cells of the k-NN classifier: in all, and of each group at least.
 _MAX_REFERENCE, _MIN_OF_GROUP = 10_000, 25
@@ -62,15 +64,24 @@ class Results:
     map: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Cells for a two-dimensional map: ``coordinates``, ``kind``, ``group``."""
 
+    def add(self, other: Results) -> None:
+        """Append the scores and data of other groups."""
+        self.scores += other.scores
+        self.changes |= other.changes
+        self.sizes |= other.sizes
+        sides = [side for side in (self.map, other.map) if side]
+        self.map = {column: np.concatenate([side[column] for side in sides]) for column in other.map or self.map}
+
 
 def score(job: Job, progress: bool) -> Results:
-    """Scores of all groups, with one group in memory at a time."""
-    results, groups = Results(), job.groups
+    """Scores of all groups; as many groups are in memory as there are threads."""
+    groups, all_results = job.groups, Results()
     on_change = bool(job.of_level("change", "disjoint_change"))
     changes = {key: _true_change(groups, key) for key in groups.keys} if on_change else {}
     reference = _reference(job) if job.of_level("neighbours") else None
-    for key in counted(groups.keys, "scoring groups", "group", show=progress and len(groups.keys) >= 3):
-        group = Group(groups, key, job.embedding)
+
+    def score_group(key: Key) -> Results:
+        group, results = Group(groups, key, job.embedding), Results()
         if on_change or job.of_level("profile"):
             order = _de_order(groups, key)
             others = [change for other in _rivals(groups, key) if (change := changes.get(other)) is not None]
@@ -82,8 +93,13 @@ def score(job: Job, progress: bool) -> Results:
                 results.changes[group_name(key)], results.sizes[group_name(key)] = top, size
         results.scores += _cell_scores(job, group, reference)
         results.scores += _sentence_scores(job, group)
-        results.map = figure_data.with_cells_of(group, results.map)
-    return results
+        results.map = figure_data.cells_of_map(group)
+        return results
+
+    shown = counted(groups.keys, "scoring groups", "group", show=progress and len(groups.keys) >= 3)
+    for _, results in zip(shown, in_parallel(score_group, [(key,) for key in groups.keys]), strict=True):
+        all_results.add(results)
+    return all_results
 
 
 # ── mean profiles ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,13 +174,12 @@ def _compare(metric: Metric, truth: Profile, answer: Profile, context: Mapping[s
         return Estimate(reason=metric.undefined)
     if not len(truth.samples):
         return Estimate(value=value)
-    answers = np.broadcast_to(answer.samples, truth.samples.shape)
     if isinstance(metric.resampling, Faster):
-        replicates = metric.resampling.score(truth.samples, answers)
+        replicates = metric.resampling.score(truth.samples, answer.samples)
     else:
-        replicates = metric.function(truth.samples, answers, **extra)
-        if np.shape(replicates) != (len(answers),):  # a function for single vectors
-            pairs = zip(truth.samples, answers, strict=True)
+        replicates = metric.function(truth.samples, answer.samples, **extra)
+        if np.shape(replicates) != (len(truth.samples),):  # a function for single vectors
+            pairs = zip(truth.samples, np.broadcast_to(answer.samples, truth.samples.shape), strict=True)
             replicates = np.array([metric.function(x, y, **extra) for x, y in pairs])
     return Estimate(value=value, by_cells=np.asarray(replicates, dtype=np.float64))
 
@@ -198,7 +213,7 @@ def _de_order(groups: Groups, key: Key) -> NDArray[np.int64] | None:
 # ── sets of cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], list[str]] | None) -> list[Score]:
+def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], Any] | None) -> list[Score]:
     metrics = job.of_level("cells", "neighbours")
     if not metrics:
         return []
@@ -211,7 +226,9 @@ def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], l
     rng = job.groups.generator("cells", group.key)
     resamples = job.groups.sampling.resamples
     drawn = bootstrap.weights(rng, resamples, n), bootstrap.weights(rng, resamples, n)
-    scores = []
+    # The cells themselves are the first sample, so that their distances are computed once.
+    counts = tuple(np.concatenate([np.ones((1, n)), some]) for some in drawn)
+    of_truth, scores = Sample(truth, counts[0]), []
     for method in job.methods:
         try:
             cells = method.run.cells(group, n)
@@ -219,11 +236,12 @@ def _cell_scores(job: Job, group: Group, reference: tuple[NDArray[np.float64], l
             scores += [_score(metric, method, group, Estimate(reason=str(why.args[0]))) for metric in metrics]
             continue
         nearest = Neighbours(*reference, cells) if reference is not None else None
+        of_cells = Sample(cells, counts[1])
         for metric in metrics:
             if metric.level == "neighbours" and nearest is not None:
                 estimate = _vote(metric, nearest, group_name(group.key), drawn[1])
             else:
-                estimate = _distance(metric, truth, cells, drawn)
+                estimate = _distance(metric, of_truth, of_cells)
             scores.append(_score(metric, method, group, estimate, n))
     return scores
 
@@ -232,18 +250,14 @@ def _score(metric: Metric, method: Method, group: Group, estimate: Estimate, n: 
     return Score(metric=metric.name, method=method.name, group=group.key, estimate=estimate, n_predicted=n, n_real=n)
 
 
-def _distance(
-    metric: Metric,
-    truth: NDArray[np.float64],
-    cells: NDArray[np.float64],
-    drawn: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> Estimate:
-    if "weights" not in metric.arguments or not len(drawn[0]):
-        value = float(metric.function(truth, cells))
-        return Estimate(value=value) if math.isfinite(value) else Estimate(reason=metric.undefined)
-    # The cells themselves are the first sample, so that their distances are computed once.
-    first, second = (np.concatenate([np.ones((1, counts.shape[1])), counts]) for counts in drawn)
-    value, *by_cells = np.asarray(metric.function(truth, cells, weights=(first, second))).tolist()
+def _distance(metric: Metric, truth: Sample, cells: Sample) -> Estimate:
+    if isinstance(metric.resampling, OfSamples):
+        values = metric.resampling.score(truth, cells)
+    elif "weights" in metric.arguments:
+        values = metric.function(truth.cells, cells.cells, weights=(truth.counts, cells.counts))
+    else:
+        values = [metric.function(truth.cells, cells.cells)]
+    value, *by_cells = np.asarray(values).tolist()
     if not math.isfinite(value):
         return Estimate(reason=metric.undefined)
     return Estimate(value=value, by_cells=np.array(by_cells))
@@ -258,7 +272,7 @@ def _vote(metric: Metric, nearest: Neighbours, expected: str, drawn: NDArray[np.
     return Estimate(value=float(hits.mean()), by_cells=drawn @ hits / len(hits))
 
 
-def _reference(job: Job) -> tuple[NDArray[np.float64], list[str]] | None:
+def _reference(job: Job) -> tuple[NDArray[np.float64], Any] | None:
     """Real cells of the k-NN classifier and their labels: one half of each group and of each context's controls.
 
     At most the same number of each, so that no group is favoured; fewer if there are many groups, as every predicted
@@ -276,7 +290,7 @@ def _reference(job: Job) -> tuple[NDArray[np.float64], list[str]] | None:
             assert job.embedding is not None
             parts.append(job.embedding.cells(groups.real.cells, some))
             labels += [name] * len(some)
-    return (np.concatenate(parts), labels) if parts else None
+    return (np.concatenate(parts), pd.Categorical(labels)) if parts else None
 
 
 # ── sentences ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,11 @@ def _predicted_change(groups: Groups, key: Key) -> NDArray[np.float64]:
     return cells.mean(rows) - groups.control_mean(groups.real, groups.context(key))
 
 
-def with_cells_of(group: Group, cells: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Cells of the map, with real, predicted and control cells of a group appended."""
+def cells_of_map(group: Group) -> dict[str, NDArray[Any]]:
+    """Some real, predicted and control cells of a group for the map: ``coordinates``, ``kind``, ``group``."""
+    cells: dict[str, NDArray[Any]] = {}
     if group.embedding is None:
-        return dict(cells)
+        return cells
     groups, name = group.groups, group_name(group.key)
     most = max(5, _MAX_MAP // (3 * max(1, len(groups.keys))))
     sides = [("real", groups.real.cells, group.real_rows), ("predicted", groups.predicted.cells, group.predicted_rows)]
@@ -67,7 +68,7 @@ def with_cells_of(group: Group, cells: Mapping[str, NDArray[Any]]) -> dict[str, 
             "group": np.full(len(some), name, object),
         }
         cells = {column: np.concatenate([cells[column], new[column]]) if cells else new[column] for column in new}
-    return dict(cells)
+    return cells
 
 
 def example_sentences(groups: Groups, genes: Sequence[str], vocabulary: Collection[str]) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,33 @@ class Population:
         return np.concatenate(list(self.groups.values()))
 
 
+class Recent:
+    """The values used last, as long as they fit into `max_bytes`."""
+
+    def __init__(self, max_bytes: int = 2**28) -> None:
+        self.max_bytes = max_bytes
+        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()  # the one used last is the last
+        self._lock = Lock()
+
+    def get(self, name: Any) -> Any:
+        """The value of that name, or None."""
+        with self._lock:
+            if name not in self._values:
+                return None
+            self._values.move_to_end(name)
+            return self._values[name][0]
+
+    def add(self, name: Any, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes instead of those that were not used for longest."""
+        with self._lock:
+            self._values[name] = value, size
+            while sum(kept for _, kept in self._values.values()) > self.max_bytes:
+                self._values.popitem(last=False)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Groups:
-    """Groups of all sides. Draws depend on the seed and on the names of cells, not on the order of files."""
+    """Groups of all sides, scored in threads. Draws depend on the seed and on the names of cells, not on any order."""
 
     predicted: Population
     real: Population
@@ -61,10 +86,11 @@ class Groups:
     notes: tuple[str, ...] = ()
     """Names that were read as others, and cells in no group."""
 
-    fitted: dict[Any, Any] = field(default_factory=dict)
-    """What baselines have learned, by name and groups, so that it is learned once."""
+    recent: Recent = field(default_factory=lambda: Recent())
+    """Mean profiles with their bootstrap samples."""
 
-    _means: dict[Any, NDArray[np.float64]] = field(default_factory=dict)
+    _computed: dict[Any, Any] = field(default_factory=dict)
+    _lock: Any = field(default_factory=RLock)
 
     @cached_property
     def keys(self) -> list[Key]:
@@ -102,6 +128,13 @@ class Groups:
     def round_trip(self) -> RoundTrip | None:
         """Round trip through sentences like the predicted ones; None for predictions without sentences."""
         return round_trip_of(self.predicted.cells)
+
+    def once(self, name: Any, compute: Callable[[], Any]) -> Any:
+        """What `compute` returns (a mean, what a baseline has learned), computed once for each name."""
+        with self._lock:
+            if name not in self._computed:
+                self._computed[name] = compute()
+            return self._computed[name]
 
     def partner(self, key: Key) -> Key:
         """The group that exchanges its prediction with this one."""
@@ -163,10 +196,8 @@ class Groups:
         return derangement(self.keys, self.context, self.generator("shuffle"))
 
     def _mean(self, side: Population, rows: Rows, *name: Any) -> NDArray[np.float64]:
-        name = (side.cells.name, *name)
-        if name not in self._means:
-            self._means[name] = side.cells.mean(rows)
-        return self._means[name]
+        mean: NDArray[np.float64] = self.once(("mean", side.cells.name, *name), lambda: side.cells.mean(rows))
+        return mean
 
     def _halves(self, rows: Rows, purpose: str, key: Key) -> tuple[Rows, Rows]:
         mixed = self.generator("halves", purpose, key).permutation(rows)

@@ -68,8 +68,8 @@ class Embedding:
             There is a `transform`, but the embedding is a key of ``obsm``.
         """
         if self.genes is not None:
-            block = side.rows(rows)
-            return np.asarray(self.pca.transform((transform(block) if transform else block)[:, self.genes]))
+            block = transform(side.rows(rows))[:, self.genes] if transform else side.rows(rows, genes=self.genes)
+            return np.asarray(self.pca.transform(block))
         if transform is not None:
             raise Missing(f"obsm[{self.key!r}] holds no sentences")
         return np.asarray(self.pca.transform(_obsm(side, self.key)[rows]))

@@ -42,7 +42,10 @@ class Profile:
 
 
 class Group:
-    """One group with its profiles, which are computed once and freed with it."""
+    """One group with its profiles, which are computed once and freed with it.
+
+    The last ones of all groups are kept, as groups of a context have the same controls.
+    """
 
     def __init__(self, groups: Groups, key: Key, embedding: Embedding | None) -> None:
         self.groups, self.key, self.embedding = groups, key, embedding
@@ -114,7 +117,10 @@ class Group:
     ) -> Profile:
         """Mean of some cells, computed once; `purpose` seeds the bootstrap samples."""
         name = (*purpose, layer, transform is not None, rows.tobytes())
-        if name not in self._profiles:
+        if name in self._profiles:
+            return self._profiles[name]
+        profile: Profile | None = self.groups.recent.get(name)
+        if profile is None:
             n, resamples = len(rows), self.groups.sampling.resamples
             drawn = bootstrap.weights(self.groups.generator(*purpose), resamples, n)
             point, samples = np.zeros(len(side.columns)), np.zeros((resamples, len(side.columns)))
@@ -124,8 +130,10 @@ class Group:
                     block = transform(block)
                 point += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
                 samples += (block.T @ drawn[:, start : start + BLOCK_CELLS].astype(np.float32).T).T
-            self._profiles[name] = Profile(point=point / n, samples=samples / n)
-        return self._profiles[name]
+            profile = Profile(point=point / n, samples=samples / n)
+            self.groups.recent.add(name, profile, profile.samples.nbytes)
+        self._profiles[name] = profile
+        return profile
 
     # ── cells in the embedding ────────────────────────────────────────────────────────────────────────────────────
 

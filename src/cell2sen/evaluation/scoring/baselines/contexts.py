@@ -66,9 +66,7 @@ class RidgeOnControl(_FromContexts):
         """Line through the contexts; penalty chosen by leaving out each of them."""
         groups, keys = group.groups, group.groups.donors(group.key)
         known, name = known_changes(groups, keys), ("ridge penalty", *keys)
-        if name not in groups.fitted:
-            groups.fitted[name] = _penalty(known)
-        return _ridge(levels, known, groups.fitted[name])
+        return _ridge(levels, known, groups.once(name, lambda: _penalty(known)))
 
 
 def transfer_rule(groups: Groups, key: Key) -> Transfer:
@@ -80,13 +78,15 @@ def transfer_rule(groups: Groups, key: Key) -> Transfer:
     contexts = {groups.context(other) for other in groups.source.groups}
     left_out = () if groups.train is not None else (groups.context(key),)
     name = ("transfer", left_out)
-    if name not in groups.fitted:
+
+    def fit() -> Transfer:
         by_perturbation: dict[str, list[Key]] = {}
         for other in groups.source.groups:
             if groups.context(other) in contexts.difference(left_out) & set(groups.source.controls):
                 by_perturbation.setdefault(other[0], []).append(other)
-        groups.fitted[name] = fit_transfer([known_changes(groups, keys) for keys in by_perturbation.values()])
-    rule: Transfer = groups.fitted[name]
+        return fit_transfer([known_changes(groups, keys) for keys in by_perturbation.values()])
+
+    rule: Transfer = groups.once(name, fit)
     return rule
 
 
