@@ -113,7 +113,7 @@ class Loop:
                 for group in optimiser.param_groups:
                     group["lr"] = self.learning_rate * _rate(step, steps)
                 genes, views = self._losses(next(batches), 2 * step)
-                loss = settings.next_gene * genes + settings.two_views * views
+                loss: Any = settings.next_gene * genes + settings.two_views * views
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
