@@ -241,8 +241,9 @@ def test_resumed_training_equals_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_best_weights_are_kept_and_training_stops(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="cell2sen")
     seen: list[tuple[float, dict[str, torch.Tensor]]] = []
     on_log = Progress.on_log
 
@@ -259,11 +260,14 @@ def test_best_weights_are_kept_and_training_stops(
     losses = [loss for loss, _ in seen]
     best = int(np.argmin(losses))
     assert len(losses) == best + 3 < 30
+    assert f"stopped after {2 * len(losses)} of 60 steps: loss on held-out cells no longer improves" in caplog.text
+    nothing_to_measure = config({"optimiser.max_steps": 2, "checkpoints.patience": 2}, file={"split": {"test": 0}})
+    assert run(folder, tmp_path / "to the end", nothing_to_measure).is_local
     saved = weights(model)
     assert_same({name: seen[best][1][name] for name in saved}, saved)
     assert not torch.equal(seen[-1][1]["gpt_neox.embed_in.weight"], saved["gpt_neox.embed_in.weight"])
     nothing_held_out = config({"checkpoints.keep_best": True}, file={"split": {"test": 0}})
-    with pytest.raises(ValueError, match="keep_best and patience need held-out pairs"):
+    with pytest.raises(ValueError, match="keep_best needs held-out pairs"):
         run(folder, tmp_path / "none", nothing_held_out)
 
 

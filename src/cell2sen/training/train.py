@@ -37,7 +37,7 @@ from cell2sen.training.network.loading import TrainableModel
 from cell2sen.training.processes import is_main, refuse_sharded
 from cell2sen.training.release import directory, model_card, scorecard
 from cell2sen.training.release.attempts import Attempts
-from cell2sen.training.release.fit_calibration import calibrate
+from cell2sen.training.release.fit_calibration import calibrate, log_only_answers
 from cell2sen.training.release.fit_density import fit_density
 from cell2sen.training.release.fit_gene_part import fit_gene_part
 from cell2sen.training.release.fit_responses import fit_responses
@@ -145,7 +145,9 @@ def train(
             shutil.rmtree(out)
     if complete:
         shutil.rmtree(folder, ignore_errors=True)
-    return resolve(out)
+    written = resolve(out)
+    log_only_answers(written.metadata.get("calibration", {}))
+    return written
 
 
 def _configuration(

@@ -19,6 +19,7 @@ class TestAnnDataFiles:
         assert file.cell_type is not None
         assert (file.cell_type.column, file.split.test, file.perturbation) == ("type", 0.0, None)
         assert config.data.augmentation.thin == (0.3, 1.0)
+        assert config.checkpoints.patience == 3
 
     def test_perturbations_and_settings(self) -> None:
         options = {

@@ -16,6 +16,8 @@ from cell2sen.training.config.training_file import errors_of, from_mapping, numb
 
 #: Without a training file: number of training pairs, and limits of the draws of each cell that give as many.
 PAIRS, MIN_EPOCHS, MAX_EPOCHS = 10_000, 5, 20
+#: Measurements without improvement after which a training on a file of cells stops.
+PATIENCE = 3
 
 #: Option → dotted key of a training file.
 PLACES = {
@@ -132,6 +134,8 @@ def configure(source: str | Path, options: Mapping[str, Any], settings: Sequence
         draws = given.pop("epochs", None) or (1 if "reward" in given else _draws(source))
         entry = _file_entry(source, of_file, "reward" in given, draws)
         values = {"data": {"files": [entry], "augmentation": {"thin": [0.3, 1.0]}}}
+        if "reward" not in given:
+            values["checkpoints"] = {"patience": PATIENCE}
         if not {"model", "from_scratch"} & set(given):
             given["model"] = "nano"
     for option, place in PLACES.items():

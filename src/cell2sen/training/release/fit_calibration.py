@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 #: Maximum number of cells that the temperature is fitted on, the same for each file.
 MAX_CALIBRATION_CELLS = 700
+
+#: Held-out cells that show that a model has one answer only.
+MIN_CELLS_OF_CONSTANT = 10
 
 #: Shares of the held-out cells at which the probability of the most probable label is stored.
 CERTAINTY_STEPS = np.linspace(0, 1, 21)
@@ -83,8 +86,8 @@ def calibrate(folder: Path, cells: Sequence[TrainingCells], *, progress: bool = 
     Returns
     -------
     Task, or part of one (:func:`cell2sen.inference.annotate.calibration_key`) → ``temperature``, ``n_cells``,
-    ``accuracy``, expected calibration errors (``ece_before``, ``ece_after``) and ``certainty``: quantiles of the
-    probability of the most probable label.
+    ``accuracy``, expected calibration errors (``ece_before``, ``ece_after``), ``certainty``: quantiles of the
+    probability of the most probable label, and ``only_answer``, if it is the same for all cells, whose labels differ.
     """
     model = resolve(folder)
     named = dict.fromkeys(name for file in cells for name in file.data.tasks if tasks.is_of_columns(name))
@@ -130,6 +133,7 @@ def _calibrated(
     task = tasks.load(name)
     scores: dict[str, list[NDArray[np.float64]]] = {}
     truth: dict[str, list[NDArray[np.int64]]] = {}
+    menus_of: dict[str, list[str]] = {}
     for file in cells:
         values = _truth(file, task)
         rows = _rows(file, values, answers, MAX_CALIBRATION_CELLS // len(cells))
@@ -143,10 +147,11 @@ def _calibrated(
         found = {result.task.name: result for result in annotate_cells(session, [session.task], menus)}
         for part, menu, column in zip(task.answered, answers, values, strict=True):
             key = calibration_key(task, part)
+            menus_of[key] = list(menu)
             likelihoods = np.log(np.maximum(found[part.name].probabilities.probabilities, 1e-300))
             scores.setdefault(key, []).append(likelihoods)
             truth.setdefault(key, []).append(np.array([menu.index(str(value)) for value in column[rows]]))
-    return {key: _fitted(np.concatenate(scores[key]), np.concatenate(truth[key])) for key in scores}
+    return {key: _fitted(np.concatenate(scores[key]), np.concatenate(truth[key]), menus_of[key]) for key in scores}
 
 
 def _truth(cells: TrainingCells, task: Task) -> list[NDArray[Any]]:
@@ -156,10 +161,12 @@ def _truth(cells: TrainingCells, task: Task) -> list[NDArray[Any]]:
     return [cells.answers(part) for part in task.answered] if task.name in cells.data.tasks else []
 
 
-def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> dict[str, Any]:
+def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     temperature = fit_temperature(log_likelihoods, truth)
     before, after = softmax(log_likelihoods, axis=1), softmax(log_likelihoods / temperature, axis=1)
-    correct = log_likelihoods.argmax(axis=1) == truth
+    answers = log_likelihoods.argmax(axis=1)
+    correct = answers == truth
+    is_constant = len(np.unique(answers)) == 1 < len(np.unique(truth)) and len(truth) >= MIN_CELLS_OF_CONSTANT
     return {
         "temperature": temperature,
         "n_cells": len(truth),
@@ -167,7 +174,21 @@ def _fitted(log_likelihoods: NDArray[np.float64], truth: NDArray[np.int64]) -> d
         "ece_before": calibration_error(correct, before.max(axis=1)),
         "ece_after": calibration_error(correct, after.max(axis=1)),
         "certainty": [round(float(value), 6) for value in np.quantile(after.max(axis=1), CERTAINTY_STEPS)],
+        **({"only_answer": str(names[int(answers[0])])} if is_constant else {}),
     }
+
+
+def log_only_answers(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log an error for each task with the same answer for all held-out cells, whose labels differ."""
+    for key, result in results.items():
+        if "only_answer" in result:
+            logger.error(
+                "%s: the model answers %r for all %d held-out cells, whose labels differ. It is written, but has not "
+                "learned to tell cells apart: train longer (--epochs), with another learning rate, or on more cells",
+                key,
+                result["only_answer"],
+                result["n_cells"],
+            )
 
 
 def _rows(

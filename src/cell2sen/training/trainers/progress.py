@@ -45,5 +45,12 @@ class Progress(TrainerCallback):
             self.bar.note(f"{self.measure} {logs[self.measure]:.3f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
+        """Close the bar; log an early end."""
         self.bar.close()
+        if state.global_step < state.max_steps:
+            logger.info(
+                "stopped after %d of %d steps: %s on held-out cells no longer improves; the best weights are kept",
+                state.global_step,
+                state.max_steps,
+                self.measure,
+            )

@@ -195,7 +195,7 @@ class TrainingRun:
                 loss_tokens=config.optimiser.loss_tokens,
                 packing=config.compute.packing,
                 packed_tokens=config.compute.packed_tokens,
-                callbacks=[Progress(self.progress and is_main()), *_stopping(config)],
+                callbacks=[Progress(self.progress and is_main()), *_stopping(config, arguments.load_best_model_at_end)],
             )
 
     def grpo_trainer(self) -> tuple[Any, list[str]]:
@@ -209,9 +209,10 @@ class TrainingRun:
         logger.info("%d training prompts, %d held-out prompts", len(train_prompts), len(eval_prompts))
         if len(train_prompts) < grpo.answers.prompts:
             raise ValueError(f"{NO_EXAMPLES} (found {len(train_prompts)} prompts, a step has {grpo.answers.prompts})")
+        arguments = self._grpo_arguments(grpo, bool(eval_prompts))
         trainer = GuidedTrainer(
             self.model,
-            args=self._grpo_arguments(grpo, bool(eval_prompts)),
+            args=arguments,
             train_prompts=train_prompts,
             eval_prompts=eval_prompts,
             vocabularies={name: cells.symbols for name, cells in self.examples.cells.items()},
@@ -225,7 +226,10 @@ class TrainingRun:
             ),
             guided=grpo.answers.guided,
             peft_config=networks.lora_config(config.model, self.model),
-            callbacks=[Progress(self.progress and is_main(), "reward"), *_stopping(config)],
+            callbacks=[
+                Progress(self.progress and is_main(), "reward"),
+                *_stopping(config, arguments.load_best_model_at_end),
+            ],
         )
         return trainer, [prompt.prompt.text for prompt in train_prompts[:8]]
 
@@ -265,12 +269,12 @@ class TrainingRun:
         """Arguments of both trainers."""
         import torch
 
-        best = config.checkpoints.keep_best or config.checkpoints.patience is not None
-        if best and not evaluate:
+        if config.checkpoints.keep_best and not evaluate:
             raise ValueError(
-                "keep_best and patience need held-out pairs, but no cell is held out, or none has an answer: name a "
-                "share or groups under split:"
+                "keep_best needs held-out pairs, but no cell is held out, or none has an answer: name a share or "
+                "groups under split:"
             )
+        best = evaluate and (config.checkpoints.keep_best or config.checkpoints.patience is not None)
         return {
             "output_dir": str(folder),
             "per_device_eval_batch_size": self._batch_size(config),
@@ -339,8 +343,8 @@ def _bfloat16(config: TrainConfig) -> bool:
     return bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else has_bfloat16()
 
 
-def _stopping(config: TrainConfig) -> list[Any]:
+def _stopping(config: TrainConfig, best: bool) -> list[Any]:
     from transformers import EarlyStoppingCallback
 
     patience = config.checkpoints.patience
-    return [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
+    return [EarlyStoppingCallback(early_stopping_patience=patience)] if best and patience is not None else []
