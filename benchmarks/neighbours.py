@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-sixth.yaml")
+    parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-first.yaml")
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the gene part, times its own")

@@ -110,7 +110,7 @@ def offered(base: Path, name: str, labels: list[str], model: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-sixth.yaml")
+    parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-first.yaml")
     parser.add_argument("--only", choices=KINDS, nargs="*", default=list(KINDS))
     parser.add_argument("--model", default="nano")
     arguments = parser.parse_args()

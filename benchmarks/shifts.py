@@ -6,7 +6,7 @@ Cells are those that nano.yaml holds out of pbmc3k. Each shift changes their cou
 fewer counts, a targeted panel, ambient counts, markers that are not measured, log-normalised values, factors of genes
 (full-length protocols, other chemistries), genes lost at random. The rivals are logistic regressions (2,000 variable
 genes, C = 0.1): on the training cells as they are, and on these and four augmented copies of each
-(:mod:`cell2sen.training.augmentation`, settings of recipes/nano-sixth.yaml). Values are ln(1 + CP10k) of the shifted
+(:mod:`cell2sen.training.augmentation`, settings of recipes/nano-first.yaml). Values are ln(1 + CP10k) of the shifted
 cell, unmeasured genes are 0.
 
 `--across` also labels cells of another study and chemistry with broad types: untreated cells of Kang et al. from
@@ -45,7 +45,7 @@ from cell2sen.training.examples.cells import TrainingCells
 HERE = Path(__file__).parent.parent
 
 #: Training file of the embedded model, whose augmentation the second regression has.
-RECIPE = HERE / "recipes" / "nano-sixth.yaml"
+RECIPE = HERE / "recipes" / "nano-first.yaml"
 
 #: Label in a file → broad type.
 BROAD = {
