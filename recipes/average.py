@@ -1,4 +1,4 @@
-"""Average of the weights of trainings with different seeds, calibrated and scored.
+"""Average of the weights of trainings with different seeds, calibrated and scored, with what embeddings need.
 
     python recipes/average.py recipes/nano.yaml OUT SEED_0 SEED_1 SEED_2 --data-dir FOLDER
 
@@ -25,6 +25,7 @@ from cell2sen.training.examples.names import exclude_held_out
 from cell2sen.training.release import directory, scorecard
 from cell2sen.training.release.fit_calibration import calibrate
 from cell2sen.training.release.fit_density import fit_density
+from cell2sen.training.release.fit_gene_part import fit_gene_part
 from cell2sen.training.release.fit_responses import fit_responses
 
 WEIGHTS = "model.safetensors"
@@ -94,6 +95,7 @@ def average(recipe: Path, out: Path, models: list[Path], data_dir: Path) -> None
             file.keep_genes(backend.known_genes)
         calibrate(folder, list(cells.values()))
         fit_density(folder, list(cells.values()), seed=config.seed)
+        fit_gene_part(folder, list(cells.values()), config.card.gene_part, seed=config.seed)
         fit_responses(folder, list(cells.values()), seed=config.seed)
         scores = scorecard.scores(folder, list(cells.values()), config.card.score_cells, seed=config.seed)
         directory.update_metadata(folder, {"scores": scores})
