@@ -328,7 +328,7 @@ def _add_unseen(report: _Report, sentences: Sentences, model: Model) -> None:
     text = f"{share:.0%} of the cells are unlike those that {model.name} was trained on"
     warning = unlike_training(unseen, model.name)
     report.add("warning" if warning else "ok", "cells like those of the training", warning or text)
-    report.numbers["share_of_cells_unlike_training"] = round(share, 4)
+    report.numbers["share_of_cells_unlike_training"] = None if np.isnan(unseen).all() else round(share, 4)
 
 
 def _add_sentences(report: _Report, sentences: Sentences) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from letters import sentences_of
@@ -103,11 +105,24 @@ def test_file(density: TrainingDensity, tmp_path: Path) -> None:
 
 
 def test_cells_without_genes_have_no_score(density: TrainingDensity) -> None:
-    found = density.unseen(sentences_of("AB", ""))
+    found = density.unseen(replace(sentences_of("AB", ""), vocabulary=pa.array(["A", "B", *GENES])))
     assert found[0] == 1.0  # no gene of the space
     assert np.isnan(found[1])
     assert share_unlike(found) == 1.0
     assert share_unlike(np.array([np.nan])) == 0.0
+
+
+def test_cells_with_a_selection_of_genes_have_no_score(density: TrainingDensity) -> None:
+    assert density.share_of_genes(["X", *GENES]) == pytest.approx(1)
+    of_one_type = density.share_of_genes(GENES[:10])
+    assert 0.8 < of_one_type < 1, "the panel of one training file is enough"
+    few = density.share_of_genes(GENES[:5] + GENES[10:15])
+    assert few < 0.6
+    cell = sentences_of("ABC")
+    assert np.isfinite(density.unseen(replace(cell, vocabulary=pa.array(GENES)))).all()
+    selected = density.unseen(replace(cell, vocabulary=pa.array(GENES[:5])))
+    assert np.isnan(selected).all()
+    assert unlike_training(selected, "own").startswith("the file has a selection of genes that no training file of own")
 
 
 def test_a_warning_is_given_if_most_cells_are_unlike() -> None:

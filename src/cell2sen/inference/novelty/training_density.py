@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ DENSITY_FILE, LAYOUT = "training_density.npz", 2
 
 #: Unseen score above which a cell is unlike the training cells, and share of such cells above which a warning is given.
 MAX_UNSEEN, MAX_SHARE_UNLIKE = 0.95, 0.5
+
+#: Share of the genes of training cells, by weight, that a file must have, so that its cells can be compared with them.
+MIN_SHARE_OF_GENES = 0.8
 
 #: Quantiles of the evidence of held-out cells that are stored.
 STEPS = np.linspace(0, 1, 501)
@@ -139,11 +143,26 @@ class TrainingDensity:
         total += self.of_residual(self.space.residual(weights), group, n_genes)
         return np.where(n_genes > 0, total, np.inf)
 
+    def share_of_genes(self, symbols: Sequence[str]) -> float:
+        """Share of the squared mean rank weights of training cells that is of these genes; the largest of all groups.
+
+        Near 1 for the whole transcriptome and for the panel of a training file; low for other selections of genes
+        (highly variable ones, another panel), of which even cells of known types have other ranks.
+        """
+        scale = self.space.scale.astype(np.float64)
+        centres = self.centres @ np.linalg.pinv(self.within)
+        mean = np.maximum((self.space.vectors / scale[:, None] ** 2) @ centres.T, 0) ** 2  # (genes, groups)
+        measured = mean[np.isin(self.space.genes, list(symbols))].sum(axis=0)
+        return float((measured / np.maximum(mean.sum(axis=0), 1e-12)).max(initial=0.0))
+
     def unseen(self, sentences: Sentences) -> NDArray[np.float64]:
         """Unseen score, float64 (n,): share of the model's held-out cells that are more like its training cells.
 
-        NaN for cells without genes, 1 for cells without a gene that training cells have.
+        NaN for cells without genes, and for all cells if the file has a selection of genes that no training file has
+        (:meth:`share_of_genes`); 1 for cells without a gene that training cells have.
         """
+        if self.share_of_genes(sentences.symbols) < MIN_SHARE_OF_GENES:
+            return np.full(len(sentences), np.nan)
         evidence = self.evidence(rank_weights(sentences, self.space.genes))
         return np.where(sentences.n_genes > 0, np.interp(evidence, self.quantiles, STEPS), np.nan)
 
@@ -205,7 +224,18 @@ def share_unlike(unseen: NDArray[np.float64]) -> float:
 
 
 def unlike_training(unseen: NDArray[np.float64], name: str) -> str:
-    """Text of a warning if most cells are unlike those that a model was trained on, else empty."""
+    """Text of a warning if most cells are unlike those that a model was trained on, or cannot be compared, else empty.
+
+    Parameters
+    ----------
+    unseen
+        :meth:`TrainingDensity.unseen` of cells that have genes, or some that have none.
+    """
+    if len(unseen) and np.isnan(unseen).all():
+        return (
+            f"the file has a selection of genes that no training file of {name} has (a panel, highly variable genes): "
+            "nothing tells how unlike its cells are to the training cells. Pass all measured genes if there are more"
+        )
     share = share_unlike(unseen)
     if share <= MAX_SHARE_UNLIKE:
         return ""

@@ -115,13 +115,11 @@ def _add_unseen(
     density = load_density(session.model)
     of_density = None if density is None else density.unseen(session.sentences)
     if of_density is not None and (text := unlike_training(of_density, session.model.name)):
-        logger.warning(
-            "%s. unseen=True (--unseen) writes how unlike each cell is, unseen_above=%s (--unseen-above %s) leaves out "
-            "their labels",
-            text,
-            MAX_UNSEEN,
-            MAX_UNSEEN,
+        hint = (
+            f". unseen=True (--unseen) writes how unlike each cell is, unseen_above={MAX_UNSEEN} "
+            f"(--unseen-above {MAX_UNSEEN}) leaves out their labels"
         )
+        logger.warning("%s%s", text, "" if np.isnan(of_density).all() else hint)
     beyond = {result.key: np.zeros(len(session.sentences), dtype=bool) for result in results}
     if not unseen and limits.unseen_above is None:
         return beyond
