@@ -6,8 +6,10 @@ Words count as tokens. Cells that share genes have similar vectors; the results 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +54,17 @@ def load(
     return FakeBackend(model, batch_size=batch_size, context=context)
 
 
+def _hidden_size(model: Model) -> int:
+    """Size of the model's vectors, which its gene part is scaled for; 16 for a model without files."""
+    file = Path(model.path) / "config.json"
+    if not model.is_local or not file.is_file():
+        return 16
+    return int(json.loads(file.read_text(encoding="utf-8")).get("hidden_size", 16))
+
+
 class FakeBackend(Backend):
     """The contract of :class:`cell2sen.backend.Backend` without a model; parameters as of :func:`load`."""
 
-    hidden = 16
     n_layers = 2
     n_heads = 2
 
@@ -63,6 +72,7 @@ class FakeBackend(Backend):
         self.model = model
         self.batch_size = batch_size
         self.context = context
+        self.hidden = _hidden_size(model)
 
     def embed(
         self,

@@ -82,7 +82,7 @@ def test_files_that_may_not_be_used(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"embed has no arguments \['online'\]; available: \['aliases'"):
+    with pytest.raises(ValueError, match=r"embed has no arguments \['online'\]; available: \['adapt', 'aliases'"):
         command_line("embed", COMMANDS["embed"], {"online": True}, [tmp_path])
     with pytest.raises(ValueError, match="embed needs file: File of cells"):
         command_line("embed", COMMANDS["embed"], {}, [tmp_path])
