@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,9 +98,20 @@ def score(job: Job, progress: bool) -> Results:
         return results
 
     shown = counted(groups.keys, "scoring groups", "group", show=progress and len(groups.keys) >= 3)
-    for _, results in zip(shown, in_parallel(score_group, [(key,) for key in groups.keys]), strict=True):
-        all_results.add(results)
+    with _one_thread_each():
+        for _, results in zip(shown, in_parallel(score_group, [(key,) for key in groups.keys]), strict=True):
+            all_results.add(results)
     return all_results
+
+
+def _one_thread_each() -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in one thread: those of several groups at a time would wait for each other."""
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:  # comes with scikit-learn; without it, only slower
+        return contextlib.nullcontext()
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 # ── mean profiles ─────────────────────────────────────────────────────────────────────────────────────────────────
