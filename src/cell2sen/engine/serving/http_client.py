@@ -110,7 +110,7 @@ class Server:
 
 
 def _asked_wait(header: str | None, otherwise: float) -> float:
-    """Seconds that a server asks to wait."""
+    """Waiting time of a ``Retry-After`` header, seconds; `otherwise` without a whole number there."""
     asked = (header or "").strip()
     return min(float(asked), _LONGEST_WAIT) if asked.isdecimal() else otherwise
 
