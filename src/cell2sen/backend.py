@@ -163,10 +163,19 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+    def score(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, margin: float | None = None
+    ) -> NDArray[np.float64]:
         """Log-probabilities in nats, float64 (n prompts, n answers), summed over the answer's tokens.
 
         An answer's text begins where the prompt ends (with its space, if it has one).
+
+        Parameters
+        ----------
+        margin
+            Answers that are less likely than the prompt's likeliest one by more than this need no exact value: any
+            value from their log-probability to that of the likeliest less `margin` may be returned. A backend may
+            ignore it. ``None``: all values are exact.
         """
 
     def expect(

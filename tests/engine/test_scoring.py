@@ -64,3 +64,37 @@ def test_memory_of_the_logits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert max(sizes) <= 1000
     assert sum(sizes) % backend.causal.vocabulary == 0
     assert of_answers < sum(sizes)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
+@pytest.mark.parametrize("margin", [0.0, 0.5, 3.0, 1000.0])
+def test_bounds_of_unlikely_answers(architecture: str, margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = tiny.backend(architecture, "spm" if architecture == "gemma2" else "bytes")
+    answers = [*ANSWERS, ANSWERS[3], "", " T", *(f" {name} of the {place}" for name in "abcd" for place in ("gut", "B"))]
+    exact = backend.score(CELLS, answers)
+    for nodes in (256, 5):
+        monkeypatch.setattr(scoring, "_MAX_NODES", nodes)
+        found = backend.score(CELLS, answers, margin=margin)
+        highest = exact.max(axis=1, keepdims=True)
+        likely = exact >= highest - margin
+        np.testing.assert_allclose(found[likely], exact[likely], atol=1e-4)
+        assert (found >= exact - 1e-4).all()
+        assert (found <= np.maximum(exact, highest - margin) + 1e-4).all()
+        alone = np.concatenate([backend.score(CELLS[row : row + 1], answers, margin=margin) for row in range(len(CELLS))])
+        np.testing.assert_allclose(alone, found, atol=1e-4)
+
+
+def test_sums_over_the_vocabulary_that_a_margin_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = tiny.backend()
+    rows: list[int] = []
+    whole = causal_lm.Head.log_normaliser
+
+    def watched(head, hidden_ND):  # type: ignore[no-untyped-def]
+        rows.append(len(hidden_ND))
+        return whole(head, hidden_ND)
+
+    monkeypatch.setattr(causal_lm.Head, "log_normaliser", watched)
+    backend.score(CELLS, ANSWERS)
+    exact, _ = sum(rows), rows.clear()
+    backend.score(CELLS, ANSWERS, margin=0.0)
+    assert len(CELLS) <= sum(rows) < exact

@@ -29,7 +29,7 @@ class SlowBackend(FakeBackend):
 
     pause = 0.0
 
-    def score(self, prompts: Any, answers: Any) -> Any:
+    def score(self, prompts: Any, answers: Any, *, margin: float | None = None) -> Any:
         for number in range(len(prompts)):
             time.sleep(self.pause)
             if callable(self.progress):

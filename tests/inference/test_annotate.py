@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scanpy as sc
 from cells import LABELS
 from sessions import begin
 
+import cell2sen as c2s
+from cell2sen.inference import annotate
 from cell2sen.inference.annotate import LabelProbabilities, label_probabilities, pool_scores, trained_labels
 
 
@@ -74,3 +77,14 @@ def test_pooled_likelihoods_add_up() -> None:
 def test_two_names_of_the_same_label_are_refused() -> None:
     with pytest.raises(ValueError, match="'B cell' and 'B' mean the same"):
         trained_labels(["B cell", "B", "T cell"], TRAINED, SPELLINGS)
+
+
+def test_upper_bounds_of_improbable_labels_change_no_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = sc.datasets.pbmc68k_reduced()[:12].raw.to_adata()
+    probabilities = []
+    for negligible in (annotate.NEGLIGIBLE, np.inf):  # with infinity each sum over the vocabulary is computed
+        monkeypatch.setattr(annotate, "NEGLIGIBLE", negligible)
+        c2s.tl.annotate(cells, progress=False)
+        probabilities.append(c2s.tl.probabilities(cells).to_numpy())
+    np.testing.assert_allclose(probabilities[0], probabilities[1], atol=1e-4)
+    assert (probabilities[0].argmax(axis=1) == probabilities[1].argmax(axis=1)).all()

@@ -132,7 +132,9 @@ class FakeBackend(Backend):
             texts.append(" ".join(listed[gene] for gene in random.permutation(len(listed))[:number]))
         return texts
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+    def score(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, margin: float | None = None
+    ) -> NDArray[np.float64]:
         longest = max((len(answer.split()) for answer in answers), default=0)
         fitted, _ = fit(prompts, context=self.context, reserved_tokens=[longest] * len(prompts), count=_lengths)
         scores = np.zeros((len(fitted), len(answers)), dtype=np.float64)

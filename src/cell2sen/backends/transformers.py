@@ -221,13 +221,15 @@ class TransformersBackend(Backend):
         return self.generator.guided(fitted, lengths + reserved, sampling, listed, n_genes)
 
     @torch.inference_mode()
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+    def score(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, margin: float | None = None
+    ) -> NDArray[np.float64]:
         if not prompts or not answers:
             return np.zeros((len(prompts), len(answers)), dtype=np.float64)
         reserved = for_answers(self.tokens, prompts, answers)
         fitted, lengths = self._fit(prompts, reserved)
         run = partial(self._run, cached=True)
-        return scoring.score(self.causal, self.tokens, fitted, lengths + reserved, answers, run=run)
+        return scoring.score(self.causal, self.tokens, fitted, lengths + reserved, answers, run=run, margin=margin)
 
     @torch.inference_mode()
     def expect(

@@ -1,9 +1,10 @@
 """Log-probabilities of a closed set of answers, read as one token tree.
 
 Each prompt is read once. Answers with the same beginning share its tokens. A token sees the prompt and its ancestors in
-the tree, as if its answer were alone.
+the tree, as if its answer were alone. Most of the time of a small network, and of a large vocabulary, goes into the sums
+over the vocabulary after each node; with a margin they are computed only where an answer may be likely.
 
-Axes in names: B cells of the batch, Q nodes of the tree, E edges, D hidden size, N hidden states, C columns (tokens).
+Axes in names: B cells of the batch, Q nodes of the tree, E edges, A answers, D hidden size, C columns (tokens).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cell2sen.engine.network.batching import RunBatches
@@ -32,6 +34,7 @@ def score(
     answers: Sequence[str],
     *,
     run: RunBatches,
+    margin: float | None = None,
 ) -> NDArray[np.float64]:
     """Log-probabilities as :meth:`cell2sen.backend.Backend.score` returns them, for prompts that fit into the context.
 
@@ -55,7 +58,7 @@ def score(
             groups.setdefault(rests, []).append(place)
         for rests, places in groups.items():
             scores[[batch[place] for place in places]] = _score_group(
-                causal, [prefixes[place] for place in places], rests
+                causal, [prefixes[place] for place in places], rests, margin
             )
 
     run(score_batch, lengths + min(_MAX_NODES, int(tokens.count(answers).sum())), "scoring labels")
@@ -108,7 +111,9 @@ def _tree(rests: Sequence[tuple[int, ...]]) -> _Tree:
     )
 
 
-def _score_group(causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests: Rests) -> NDArray[np.float64]:
+def _score_group(
+    causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests: Rests, margin: float | None
+) -> NDArray[np.float64]:
     """Log-probability of each continuation of each prefix, float64 (B, continuations)."""
     cache = causal.prefill([prefix[:-1] for prefix in prefixes], max(map(len, prefixes)) + _MAX_NODES)
     scores = np.zeros((len(prefixes), len(rests)), dtype=np.float64)
@@ -123,24 +128,76 @@ def _score_group(causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], rests:
             n_taken += 1
         part, remaining = remaining[:n_taken], remaining[n_taken:]
         tree = _tree(part)
-        log_p_BE = _edge_log_probabilities(causal, prefixes, tree, cache)
         path = dict(zip(part, tree.paths, strict=True))
-        for column, (ids, start) in enumerate(rests):
-            if ids in path:
-                scores[:, column] = log_p_BE[:, path[ids][start:]].sum(axis=1)
+        columns = [column for column, (ids, _) in enumerate(rests) if ids in path]
+        counted = [path[rests[column][0]][rests[column][1] :] for column in columns]
+        scores[:, columns] = _sums_over_edges(causal, prefixes, tree, cache, counted, margin)
     return scores
 
 
-def _edge_log_probabilities(
-    causal: CausalLM, prefixes: Sequence[NDArray[np.int32]], tree: _Tree, cache: KeyValueCache
+def _sums_over_edges(
+    causal: CausalLM,
+    prefixes: Sequence[NDArray[np.int32]],
+    tree: _Tree,
+    cache: KeyValueCache,
+    counted: Sequence[Sequence[int]],
+    margin: float | None,
 ) -> NDArray[np.float64]:
-    """Log-probability of each edge's token after its node and each prefix, float64 (B, E)."""
+    """Sum of the log-probabilities of the edges of each answer (`counted`), after each prefix, float64 (B, A)."""
     n_rows, n_nodes = len(prefixes), len(tree.token)
     ids_BQ = np.tile(tree.token, (n_rows, 1))
     ids_BQ[:, 0] = [prefix[-1] for prefix in prefixes]
     lengths = np.array([len(prefix) - 1 for prefix in prefixes], dtype=np.int64)
     hidden_BQD = causal.tree_hidden_states(ids_BQ, tree.depth, tree.ancestors, lengths, cache)
-    columns, column_E = np.unique(tree.edge_token, return_inverse=True)
-    log_p_NC = Head(causal, columns).log_probabilities(hidden_BQD.flatten(0, 1))
-    log_p_BQC: NDArray[np.float64] = log_p_NC.cpu().numpy().reshape(n_rows, n_nodes, len(columns))
-    return log_p_BQC[:, tree.edge_node, column_E]
+    tokens_C, column_E = np.unique(tree.edge_token, return_inverse=True)
+    head = Head(causal, tokens_C)
+    on_path_EA = np.zeros((len(tree.edge_node), len(counted)))
+    for answer, edges in enumerate(counted):
+        on_path_EA[edges, answer] = 1
+    if margin is None or not head.is_plain:
+        log_p_BQC = head.log_probabilities(hidden_BQD.flatten(0, 1)).cpu().numpy().reshape(n_rows, n_nodes, -1)
+        exact_BA: NDArray[np.float64] = log_p_BQC[:, tree.edge_node, column_E] @ on_path_EA
+        return exact_BA
+    return _sums_within_margin(head, hidden_BQD, tree.edge_node, column_E, on_path_EA, margin)
+
+
+def _sums_within_margin(
+    head: Head,
+    hidden_BQD: torch.Tensor,
+    node_E: NDArray[np.int64],
+    column_E: NDArray[np.int64],
+    on_path_EA: NDArray[np.float64],
+    margin: float,
+) -> NDArray[np.float64]:
+    """The same sums, with an upper bound for answers that are less likely than the likeliest one by more than `margin`.
+
+    A sum over the tokens of the tree instead of the vocabulary is too small, so log-probabilities from it are too large:
+    an upper bound for each answer. Then the sums over the vocabulary are computed for the nodes of the answer with the
+    highest bound, which gives a log-probability that the likeliest answer has at least, and for the nodes of all answers
+    whose bound is not below it by more than the margin.
+    """
+    n_rows, n_nodes = hidden_BQD.shape[:2]
+    logits_BQC = head.logits(hidden_BQD.flatten(0, 1)).double().unflatten(0, (n_rows, n_nodes))
+    normaliser_BQ = logits_BQC.logsumexp(dim=2).cpu().numpy()
+    logits_BE: NDArray[np.float64] = logits_BQC.cpu().numpy()[:, node_E, column_E]
+    on_path_QA = np.zeros((n_nodes, on_path_EA.shape[1]), dtype=bool)
+    np.logical_or.at(on_path_QA, node_E, on_path_EA > 0)
+    exact_BQ = np.zeros((n_rows, n_nodes), dtype=bool)
+
+    def bounds_BA() -> NDArray[np.float64]:
+        bounds: NDArray[np.float64] = (logits_BE - normaliser_BQ[:, node_E]) @ on_path_EA
+        return bounds
+
+    def sum_over_vocabulary(needed_BQ: NDArray[np.bool_]) -> None:
+        missing = needed_BQ & ~exact_BQ
+        if missing.any():
+            hidden_ND = hidden_BQD[torch.from_numpy(missing).to(hidden_BQD.device)]
+            normaliser_BQ[missing] = head.log_normaliser(hidden_ND).cpu().numpy()
+            exact_BQ[missing] = True
+
+    first_B = bounds_BA().argmax(axis=1)
+    sum_over_vocabulary(on_path_QA.T[first_B])
+    bounds = bounds_BA()
+    likely_BA = bounds >= np.take_along_axis(bounds, first_B[:, None], axis=1) - margin
+    sum_over_vocabulary(likely_BA @ on_path_QA.T)
+    return bounds_BA()

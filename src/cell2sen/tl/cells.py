@@ -234,7 +234,7 @@ def annotate(
     none_of_these
         Single cells with `labels`: read each cell once more (the time of an annotation with all of the model's labels),
         add ``obs[key_added + "_none_of_these"]``, the probability of those labels of the model that were not offered
-        and mean something else, and write ``"unknown"`` where it is above 0.5. Without it 200 cells are read once more,
+        and mean something else, and write ``"unknown"`` where it is above 0.5. Without it 64 cells are read once more,
         and a warning is given if more than a tenth of them are of other types.
     key_added
         Key of the results of one column. Default: ``"cell2sen_cell_type"``, for others ``"cell2sen_"`` and their name.

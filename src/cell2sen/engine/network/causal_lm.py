@@ -45,6 +45,11 @@ class Head:
             bias: torch.Tensor | None = getattr(embedding, "bias", None)
             self._weights = embedding.weight[self._columns], None if bias is None else bias[self._columns]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits of the columns are computed without those of the whole vocabulary."""
+        return self._weights is not None
+
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits of the columns, float32 (N, C), with the model's final soft-cap."""
         if self._weights is None:
@@ -63,6 +68,11 @@ class Head:
                 columns_NC = logits_NV[:, columns].double()
                 parts.append(columns_NC - _log_sum_exp_(logits_NV).double()[:, None])
             return torch.cat(parts)
+        normaliser_N1 = self.log_normaliser(hidden_ND)[:, None]
+        return self.logits(hidden_ND).double() - normaliser_N1
+
+    def log_normaliser(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Log of the sum of exp(logit) over the whole vocabulary, float64 (N,), computed in parts. For a plain head."""
         embedding: Any = self._causal.network.get_output_embeddings()
         step = max(1, _MAX_LOGITS // len(hidden_ND))
         biases = [None] * len(embedding.weight) if embedding.bias is None else embedding.bias.split(step)
@@ -70,7 +80,7 @@ class Head:
             _log_sum_exp_(self._causal.soft_capped(linear(hidden_ND, weight, bias)))
             for weight, bias in zip(embedding.weight.split(step), biases, strict=False)
         ]
-        return self.logits(hidden_ND).double() - torch.stack(sums).logsumexp(dim=0).double()[:, None]
+        return torch.stack(sums).logsumexp(dim=0).double()
 
 
 def _log_sum_exp_(logits_NV: torch.Tensor) -> torch.Tensor:

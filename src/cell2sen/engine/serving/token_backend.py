@@ -191,7 +191,9 @@ class TokenBackend(Backend):
             texts.append(" ".join(listed[gene] for gene in order))
         return texts
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> NDArray[np.float64]:
+    def score(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, margin: float | None = None
+    ) -> NDArray[np.float64]:
         """Log-probabilities of answers. See :meth:`cell2sen.backend.Backend.score`."""
         scores = np.zeros((len(prompts), len(answers)), dtype=np.float64)
         if not scores.size:

@@ -434,4 +434,4 @@ def _genes(prompt: Prompt, starts: NDArray[np.int64], stops: NDArray[np.int64], 
 
 
 def _is_word(symbol: str) -> bool:
-    return bool(symbol) and not any(character.isspace() for character in symbol)
+    return symbol.split() == [symbol]

@@ -26,7 +26,7 @@ from cell2sen.inference.trained import trained_names
 Spellings = Mapping[str, Sequence[str]]
 
 #: Cells that are read once more, with all labels of the model, where a warning is all that is wanted.
-N_SAMPLED = 200
+N_SAMPLED = 64
 
 #: Probability that none fits above which a cell is of another type.
 MAX_PROBABILITY = 0.5

@@ -149,11 +149,11 @@ class TrainingDensity:
         Near 1 for the whole transcriptome and for the panel of a training file; low for other selections of genes
         (highly variable ones, another panel), of which even cells of known types have other ranks.
         """
-        scale = self.space.scale.astype(np.float64)
-        centres = self.centres @ np.linalg.pinv(self.within)
-        mean = np.maximum((self.space.vectors / scale[:, None] ** 2) @ centres.T, 0) ** 2  # (genes, groups)
-        measured = mean[np.isin(self.space.genes, list(symbols))].sum(axis=0)
-        return float((measured / np.maximum(mean.sum(axis=0), 1e-12)).max(initial=0.0))
+        centres = (self.centres @ np.linalg.pinv(self.within)).astype(np.float32)
+        mean = np.maximum((self.space.vectors / self.space.scale[:, None] ** 2) @ centres.T, 0)  # (genes, groups)
+        measured = mean[np.isin(self.space.genes, list(symbols))]
+        of_measured, of_all = (np.einsum("gc,gc->c", each, each, dtype=np.float64) for each in (measured, mean))
+        return float((of_measured / np.maximum(of_all, 1e-12)).max(initial=0.0))
 
     def unseen(self, sentences: Sentences) -> NDArray[np.float64]:
         """Unseen score, float64 (n,): share of the model's held-out cells that are more like its training cells.
