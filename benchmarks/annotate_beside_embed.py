@@ -1,10 +1,10 @@
 """Annotation beside embedding of the same cells: processor seconds, and labels beside those of exact log-probabilities.
 
-    python benchmarks/annotate_beside_embed.py cells.h5ad [--model nano] [--cells 200] [--runs 5] [--labels "B cell; NK cell"]
+    python benchmarks/annotate_beside_embed.py cells.h5ad [--model nano] [--cells 200] [--labels "B cell; NK cell"]
 
-`annotate` chooses among all default labels of the model, and among the offered ones. One thread; one warm-up run. Prints
-one JSON line: seconds (lowest of the runs), ratios of each run and their median, and the largest difference from the
-probabilities with every sum over the vocabulary.
+`annotate` chooses among all default labels of the model, and among the offered ones. One thread; one warm-up run.
+Prints one JSON line: seconds (lowest of the runs), ratios of each run and their median, and the largest difference from
+the probabilities with every sum over the vocabulary.
 """
 
 from __future__ import annotations

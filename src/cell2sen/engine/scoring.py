@@ -1,7 +1,7 @@
 """Log-probabilities of a closed set of answers, read as one token tree.
 
 Each prompt is read once. Answers with the same beginning share its tokens. A token sees the prompt and its ancestors in
-the tree, as if its answer were alone. Most of the time of a small network, and of a large vocabulary, goes into the sums
+the tree, as if its answer were alone. With a small network or a large vocabulary most of the time goes into the sums
 over the vocabulary after each node; with a margin they are computed only where an answer may be likely.
 
 Axes in names: B cells of the batch, Q nodes of the tree, E edges, A answers, D hidden size, C columns (tokens).
@@ -169,15 +169,14 @@ def _sums_within_margin(
     on_path_EA: NDArray[np.float64],
     margin: float,
 ) -> NDArray[np.float64]:
-    """The same sums, with an upper bound for answers that are less likely than the likeliest one by more than `margin`.
+    """The same sums, but upper bounds for answers that are less likely than the likeliest by more than `margin`.
 
-    A sum over the tokens of the tree instead of the vocabulary is too small, so log-probabilities from it are too large:
-    an upper bound for each answer. Then the sums over the vocabulary are computed for the nodes of the answer with the
-    highest bound, which gives a log-probability that the likeliest answer has at least, and for the nodes of all answers
-    whose bound is not below it by more than the margin.
+    With a sum over the tree's own tokens instead of the vocabulary, which is smaller, the log-probability of each
+    answer is too large: an upper bound. Sums over the vocabulary are computed for the answer with the highest bound,
+    since the likeliest answer is at least as likely as it, then for all answers whose bound is within the margin.
     """
     n_rows, n_nodes = hidden_BQD.shape[:2]
-    logits_BQC = head.logits(hidden_BQD.flatten(0, 1)).double().unflatten(0, (n_rows, n_nodes))
+    logits_BQC = head.logits(hidden_BQD.flatten(0, 1)).double().reshape(n_rows, n_nodes, -1)
     normaliser_BQ = logits_BQC.logsumexp(dim=2).cpu().numpy()
     logits_BE: NDArray[np.float64] = logits_BQC.cpu().numpy()[:, node_E, column_E]
     on_path_QA = np.zeros((n_nodes, on_path_EA.shape[1]), dtype=bool)

@@ -32,8 +32,8 @@ MIN_CALIBRATION_CELLS = 50
 TEMPERATURE_LIMITS = (0.1, 20.0)
 
 #: Nats below the likeliest answer, after the temperature, from which an upper bound of a label's likelihood is enough:
-#: with it, too, the probability is below exp(-10) = 5e-5. Probabilities of all labels differ from exact ones by less than
-#: 1e-4, where the embedded model's were compared.
+#: with it, too, the probability is below exp(-10) = 5e-5. Probabilities of the embedded model, of all labels, were
+#: compared with exact ones and differ by less than 1e-4.
 NEGLIGIBLE = 10.0
 
 #: Target of a task → key of its training labels in a model's metadata, where that is not the target itself.
