@@ -2,7 +2,9 @@
 
     python benchmarks/embedded_model.py --data-dir FOLDER [--model DIR] [--out FILE.json]
 
-Held-out cells are those of the training file's splits. Prints one JSON line.
+Held-out cells are those of the training file's splits. Intervals (keys that end in ``_95``) are 95 % bootstrap
+intervals over cells: held-out cells, drawn cells, and of responses both the control and the treated cells. Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -20,7 +23,7 @@ import scanpy as sc
 from scipy.stats import kendalltau
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, silhouette_score
+from sklearn.metrics import f1_score, silhouette_samples
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 import cell2sen as c2s
@@ -43,11 +46,25 @@ def log_normalised(adata: ad.AnnData) -> ad.AnnData:
     return log
 
 
-def interval(correct: np.ndarray, draws: int = 1000) -> list[float]:
-    """95 % bootstrap interval over cells."""
+def interval(score: Callable[..., float], *sizes: int, draws: int = 500) -> list[float]:
+    """95 % bootstrap interval of ``score(rows, ...)``, with resampled rows of each group of cells."""
     generator = np.random.default_rng(0)
-    means = [correct[generator.integers(0, len(correct), len(correct))].mean() for _ in range(draws)]
-    return [round(float(value), 4) for value in np.quantile(means, [0.025, 0.975])]
+    values = [score(*(generator.integers(0, size, size) for size in sizes)) for _ in range(draws)]
+    return [round(float(value), 4) for value in np.quantile(values, [0.025, 0.975])]
+
+
+def mean_with_interval(name: str, values: np.ndarray) -> dict:
+    """Mean over cells under `name`, and its interval."""
+    return {name: round(float(values.mean()), 4), f"{name}_95": interval(lambda rows: values[rows].mean(), len(values))}
+
+
+def f1_with_interval(truth: np.ndarray, predicted: np.ndarray) -> dict:
+    """Macro F1 and its interval."""
+
+    def score(rows: np.ndarray) -> float:
+        return f1_score(truth[rows], predicted[rows], average="macro")
+
+    return {"macro_f1": round(score(np.arange(len(truth))), 4), "macro_f1_95": interval(score, len(truth))}
 
 
 def split(config, name: str, base: Path) -> tuple[ad.AnnData, np.ndarray]:
@@ -72,14 +89,15 @@ def annotation(config, base: Path, backend) -> dict:
     values = log.X.toarray()[:, genes]
     baseline = LogisticRegression(C=0.1, max_iter=2000).fit(values[~test], truth[~test]).predict(values[test])
     scored = np.array([not calibrates(name) for name in held.obs_names])  # the temperature was fitted on the other half
+    right, certainty = correct[scored].astype(float), probabilities.max(1)[scored]
     return {
         "data": "pbmc3k, 20 % of the cells held out", "n": int(test.sum()),
-        "accuracy": round(accuracy_score(truth[test], predicted), 4), "interval": interval(correct),
-        "macro_f1": round(f1_score(truth[test], predicted, average="macro"), 4),
-        "ece_scored_half": round(calibration_error(correct[scored], probabilities.max(1)[scored]), 4),
+        **mean_with_interval("accuracy", correct.astype(float)), **f1_with_interval(truth[test], predicted),
+        "ece_scored_half": round(calibration_error(right, certainty), 4),
+        "ece_scored_half_95": interval(lambda rows: calibration_error(right[rows], certainty[rows]), len(right)),
         "logistic_regression": {
-            "accuracy": round(accuracy_score(truth[test], baseline), 4),
-            "macro_f1": round(f1_score(truth[test], baseline, average="macro"), 4),
+            **mean_with_interval("accuracy", (truth[test] == baseline).astype(float)),
+            **f1_with_interval(truth[test], baseline),
         },
         "majority": round(float(np.mean(truth[test] == max(labels, key=list(truth[~test]).count))), 4),
     }  # fmt: skip
@@ -96,20 +114,21 @@ def embeddings(config, base: Path, backend) -> dict:
     for name, vectors in (("cell2sen", adata.obsm["X_cell2sen"]), ("pca_50", pca)):
         predicted = KNeighborsClassifier(10).fit(vectors[~test], truth[~test]).predict(vectors[test])
         result[name] = {
-            "knn_accuracy": round(accuracy_score(truth[test], predicted), 4),
-            "silhouette": round(float(silhouette_score(vectors[test], truth[test])), 4),
+            **mean_with_interval("knn_accuracy", (predicted == truth[test]).astype(float)),
+            **mean_with_interval("silhouette", silhouette_samples(vectors[test], truth[test])),
         }
     return result
 
 
 def changes(adata: ad.AnnData, control: ad.AnnData, perturbation: str, backend, measured: bool = True) -> np.ndarray:
-    """Predicted mean change of control cells, float64 (genes of the file,); 0 for genes that the model cannot write."""
+    """Predicted change of each control cell, float64 (cells, genes of the file); 0 for genes that are not predicted."""
     predicted = c2s.tl.perturb(control, perturbation, model=backend, progress=False, measured=measured)
     place = {gene.upper(): number for number, gene in enumerate(adata.var_names)}
-    change = np.zeros(adata.n_vars)
-    change[[place[gene.upper()] for gene in predicted.var_names]] = np.asarray(
-        predicted.layers["delta"].mean(axis=0)
-    ).ravel()
+    delta = predicted.layers["delta"]
+    change = np.zeros((control.n_obs, adata.n_vars))
+    change[:, [place[gene.upper()] for gene in predicted.var_names]] = (
+        delta.toarray() if hasattr(delta, "toarray") else delta
+    )
     return change
 
 
@@ -128,6 +147,30 @@ def agreement(control: np.ndarray, true: np.ndarray, change: np.ndarray) -> dict
     }
 
 
+def with_intervals(control: np.ndarray, treated: np.ndarray, change: np.ndarray) -> dict:
+    """:func:`agreement` with intervals over the control cells, whose change was predicted, and the treated ones.
+
+    Parameters
+    ----------
+    control, treated
+        Expression, (cells, genes).
+    change
+        Predicted change of each control cell, (cells, genes).
+    """
+
+    def score(rows: np.ndarray, others: np.ndarray) -> dict:
+        before = control[rows].mean(axis=0)
+        return agreement(before, treated[others].mean(axis=0) - before, change[rows].mean(axis=0))
+
+    generator, sizes = np.random.default_rng(0), (len(control), len(treated))
+    found = score(*map(np.arange, sizes))
+    drawn = [score(*(generator.integers(0, size, size) for size in sizes)) for _ in range(200)]
+    limits = {
+        f"{name}_95": np.quantile([one[name] for one in drawn], [0.025, 0.975]).round(4).tolist() for name in found
+    }
+    return found | limits
+
+
 def response(config, base: Path, backend) -> dict:
     """Mean change after IFN-beta in held-out cells, by cell type; all types were trained on."""
     adata, test = split(config, "kang_ifnb", base)
@@ -141,20 +184,19 @@ def response(config, base: Path, backend) -> dict:
         own = types == kind
         control = adata[test & ~stimulated & own].copy()
         before, true = mean(test & ~stimulated & own), mean(test & stimulated & own) - mean(test & ~stimulated & own)
-        change = changes(adata, control, "IFN-beta", backend)
+        values = [log[test & own & (stimulated == treated)].X.toarray() for treated in (False, True)]
         shift = mean(train & stimulated & own) - mean(train & ~stimulated & own)
+        change = changes(adata, control, "IFN-beta", backend)
         rows = np.flatnonzero(test & stimulated & own)
         half, other_half = mean(rows[::2]) - before, mean(rows[1::2]) - before
         result["by_type"][kind] = {
             "n_control": int(control.n_obs), "n_treated": len(rows),
-            "model": agreement(before, true, change),
-            "model_alone": agreement(
-                before, true, changes(adata, control, "IFN-beta", backend, measured=False)
-            ),
+            "model": with_intervals(*values, change),
+            "model_alone": with_intervals(*values, changes(adata, control, "IFN-beta", backend, measured=False)),
             "mean_change_of_this_type_in_training": agreement(before, true, shift),
             "no_change": agreement(before, true, np.zeros_like(true)),
             "ceiling_half_against_half": agreement(before, other_half, half),
-            "rises_most": list(adata.var_names[np.argsort(-change)[:6]]),
+            "rises_most": list(adata.var_names[np.argsort(-change.mean(axis=0))[:6]]),
         }  # fmt: skip
     return result
 
@@ -178,8 +220,18 @@ def knockouts(config, base: Path, backend) -> dict:
             sides[name] = log[with_it].mean(axis=0) - log[without].mean(axis=0), error
         true, error = sides["held_out"]
         clear = listed & (np.abs(true) > 3 * error)
-        change = changes(adata, control, f"{gene} knock-out", backend)
-        alone = changes(adata, control, f"{gene} knock-out", backend, measured=False)
+        by_cell = changes(adata, control, f"{gene} knock-out", backend)
+        change = by_cell.mean(axis=0)
+        alone = changes(adata, control, f"{gene} knock-out", backend, measured=False).mean(axis=0)
+        with_it, without = (log[test & (perturbation == name)] for name in (gene, "control"))
+
+        def correlation(
+            cells: np.ndarray, treated: np.ndarray, controls: np.ndarray,
+            predicted: np.ndarray = by_cell, own: np.ndarray = with_it, others: np.ndarray = without,
+        ) -> float:  # fmt: skip
+            real = own[treated].mean(axis=0) - others[controls].mean(axis=0)
+            return float(np.corrcoef(predicted[cells].mean(axis=0), real)[0, 1])
+
         direction = {
             name: round(float((np.sign(predicted) == np.sign(true))[clear].mean()), 4)
             for name, predicted in (
@@ -191,6 +243,7 @@ def knockouts(config, base: Path, backend) -> dict:
             "n_cells": int((test & (perturbation == gene)).sum()), "n_clear_targets": int(clear.sum()),
             "right_direction": direction["model"],
             "pearson_change": round(float(np.corrcoef(change, true)[0, 1]), 4),
+            "pearson_change_95": interval(correlation, len(by_cell), len(with_it), len(without), draws=200),
             "model_alone": {
                 "right_direction": direction["alone"],
                 "pearson_change": round(float(np.corrcoef(alone, true)[0, 1]), 4),
@@ -232,10 +285,11 @@ def generation(config, base: Path, backend) -> dict:
         shares = []
         for genes, kind in zip(sentences, kinds, strict=True):
             others = generator.choice(np.flatnonzero(test & (truth == kind)), 20)
-            shares += [len(genes & set(lists[other])) / min(len(genes), len(lists[other])) for other in others]
+            both = [len(genes & set(lists[other])) / min(len(genes), len(lists[other])) for other in others]
+            shares.append(np.mean(both))
         return {
-            "knn_accuracy": round(float(np.mean(neighbours.predict(expression) == kinds)), 4),
-            "gene_overlap": round(float(np.mean(shares)), 4),
+            **mean_with_interval("knn_accuracy", (neighbours.predict(expression) == kinds).astype(float)),
+            **mean_with_interval("gene_overlap", np.array(shares)),
             "scfid": round(scfid(components.transform(real[reference]), components.transform(expression)), 2),
         }
 
