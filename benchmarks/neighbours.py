@@ -1,6 +1,6 @@
 """Labels of the ten nearest cells of the same file: by the network's embedding, gene ranks, both, and PCA.
 
-    python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 128] [--weights 0.5 2]
+    python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 128] [--weights 0.5 2] [--held-out]
     python benchmarks/neighbours.py DATA_DIR --adapt MINUTES [--steps N] [--set temperature=0.2] [--only mouse_cortex]
 
 The gene part (:mod:`cell2sen.training.release.fit_gene_part`) is fitted here, to training cells of the recipe without
@@ -8,6 +8,8 @@ the measured file, so that a model without one can be measured. With --weights i
 network may have (see its card). PCA (50 components of ln(1 + CP10k) of the 2,000 most variable genes) is fitted to
 all cells of the file itself. Prints one JSON line for each file: leave-one-out accuracy, Euclidean distance, and the
 95 % interval over cells of the difference between both parts and PCA.
+
+With --held-out the neighbours are all cells of the file, and only those are scored that the training held out.
 
 With --adapt the model is first adapted to all cells of the file, without their labels (:func:`cell2sen.adapt`), and the
 line has the network before and after, the gene part that is then fitted to the same cells, and both together; of
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the gene part, times its own")
+    parser.add_argument("--held-out", action="store_true", help="score the held-out cells among all cells")
     parser.add_argument("--only", nargs="*", default=list(FILES))
     parser.add_argument("--adapt", type=float, help="minutes of an adaptation to the cells of the file")
     parser.add_argument("--steps", type=int, help="steps of the adaptation, instead of its minutes")
@@ -175,7 +178,10 @@ def main() -> None:
         name = next(file for file in cells if file.startswith(prefix))
         adata = ad.read_h5ad(arguments.data_dir / name)
         labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
-        rows = rows_of(adata, labels, arguments.cells, cells[name].test if prefix == "pbmc3k" else None)
+        test = cells[name].test
+        n_cells = adata.n_obs if arguments.held_out else arguments.cells
+        rows = rows_of(adata, labels, n_cells, test if prefix == "pbmc3k" and not arguments.held_out else None)
+        scored = test[rows] if arguments.held_out else np.ones(len(rows), dtype=bool)
         components = principal_components(adata, rows)
         adata, labels = adata[rows].copy(), labels[rows]
         session = start(adata, "embed", {"model": backend, "progress": False})
@@ -191,10 +197,10 @@ def main() -> None:
             **{f"both_{weight}": np.hstack([scaled, weight * genes_alone]) for weight in arguments.weights},
             "pca_50": components,
         }
-        found = {kind: correct(each, labels) for kind, each in vectors.items()}
+        found = {kind: correct(each, labels)[scored] for kind, each in vectors.items()}
         result = {kind: round(float(each.mean()), 3) for kind, each in found.items()}
         difference = found["both"].astype(float) - found["pca_50"]
-        line = {"n": len(rows), "labels": len(set(labels)), **result, "both_minus_pca": interval(difference)}
+        line = {"n": int(scored.sum()), "labels": len(set(labels)), **result, "both_minus_pca": interval(difference)}
         print(json.dumps({"benchmark": "neighbours", "file": prefix, **line}), flush=True)
 
 

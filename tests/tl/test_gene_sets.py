@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 from cells import GENES, fake
 
@@ -23,5 +25,8 @@ def test_tables(tmp_path) -> None:
     assert [genes == " ".join(sorted(genes.split())) for genes in listed["genes"]] == [True, True]
     assert listed["n_genes"].tolist() == [4, 4]
     assert listed["validity"].tolist() == [1, 1]
+    cells = ad.AnnData(np.ones((2, 5), dtype=np.float32), var=pd.DataFrame(index=GENES[:5]))
+    of_cells = tl.list_gene_sets("X_Y", genes=cells, n_genes=5, scale="counts", model=fake())
+    assert of_cells.loc["X_Y", "genes"].split() == sorted(GENES[:5])
     free = tl.list_gene_sets(["X"], genes=GENES, guided=False, max_new_tokens=5, model=fake())
     assert free.loc["X", ["n_genes", "n_unknown", "n_repeated"]].sum() == 5

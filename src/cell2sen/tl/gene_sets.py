@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from cell2sen.data.genes.gene_sets import read_sets
 from cell2sen.data.names.text import list_of_names
 from cell2sen.inference.groups.gene_sets import list_sets, name_sets
 from cell2sen.inference.options import Options
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: Key of ``DataFrame.attrs`` with the provenance of a table.
 ATTRS = "cell2sen"
@@ -87,7 +90,7 @@ def name_gene_sets(
 def list_gene_sets(
     names: str | Sequence[str],
     *,
-    genes: Sequence[str] | None = None,
+    genes: AnnData | str | Path | Sequence[str] | None = None,
     n_genes: int | Mapping[str, int] | None = None,
     guided: bool = True,
     temperature: float = 0.0,
@@ -104,7 +107,7 @@ def list_gene_sets(
     names
         Names: a list, or one text, separated by semicolons. Underscores are written as spaces.
     genes
-        Symbols that may be listed. Default: the model's own list.
+        Symbols that may be listed, or cells, in memory or a file, whose genes may be. Default: the model's own list.
     n_genes
         Genes of each set, or ``{name: number}``. Default: the number that the model was trained with, else 50.
     guided

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 from cells import GENES
@@ -31,6 +33,15 @@ def test_commands(run: Run, sets: Path, model: str, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "2 gene sets, 100.0% of their words are valid genes" in done.err
     assert [len(genes) for genes in read_gmt(tmp_path / "listed.gmt").values()] == [4, 6]
+    ad.AnnData(np.eye(12, dtype=np.float32) + 1, var=pd.DataFrame(index=GENES[:12])).write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "genes.txt").write_text("\n".join(GENES[:12]))
+    for file in ("cells.h5ad", "genes.txt"):
+        done = run(
+            "list-gene-sets", "of.csv", "--name", "A", "--n-genes", "12", "--genes", tmp_path / file, "-m", model
+        )
+        assert done.code == 0, done.err
+        assert set(pd.read_csv(tmp_path / "of.csv", index_col=0).loc["A", "genes"].split()) == set(GENES[:12])
+        (tmp_path / "of.csv").unlink()
     done = run("evaluate", "listed.gmt", sets, "--task", "list_gene_set", "--table", "scores.csv")
     assert done.code == 0, done.err
     assert "set_overlap" in done.out

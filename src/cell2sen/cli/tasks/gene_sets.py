@@ -58,7 +58,8 @@ def list_gene_sets(
         Path | None, typer.Option(help="Gene sets (.gmt) whose names and numbers of genes are taken.")
     ] = None,
     genes: Annotated[
-        Path | None, typer.Option(help="Text file with the genes that may be listed. Default: the model's.")
+        Path | None,
+        typer.Option(help="Genes that may be listed: file of cells, or text file of symbols. Default: the model's."),
     ] = None,
     n_genes: Annotated[int | None, typer.Option(help="Genes of each set. Default: as trained, or 50.", min=1)] = None,
     organism: Organism = None,
@@ -90,7 +91,7 @@ def list_gene_sets(
     with complete_file(out, *([like] if like else [])) as temporary:
         table = tl.list_gene_sets(
             names,
-            genes=read_labels(genes) if genes else None,
+            genes=read_labels(genes) if genes and genes.suffix in ("", ".txt", ".csv", ".tsv") else genes,
             n_genes=sizes or n_genes,
             guided=not unguided,
             temperature=temperature,

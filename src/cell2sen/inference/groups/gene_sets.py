@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,16 @@ from cell2sen.backend import Backend, Sampling, Unsupported
 from cell2sen.data.genes.gene_sets import listed_genes, name_in_text
 from cell2sen.data.genes.organism import scientific_name
 from cell2sen.data.vocabulary import match
-from cell2sen.inference.generate import session_over
+from cell2sen.inference.generate import generation_session
 from cell2sen.inference.options import Options, check_options, recipe_for
 from cell2sen.inference.session import Session, load_model, model_of, task_length
 from cell2sen.inference.templates import choose_templates
 from cell2sen.model import Model
 from cell2sen.prompt import Prompt
 from cell2sen.task import Task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +130,7 @@ def list_sets(
     names: Sequence[str],
     options: Options,
     *,
-    genes: Sequence[str] | None = None,
+    genes: AnnData | str | Path | Sequence[str] | None = None,
     n_genes: int | Mapping[str, int] | None = None,
     guided: bool = True,
     sampling: Sampling,
@@ -136,7 +140,7 @@ def list_sets(
     Parameters
     ----------
     genes
-        Symbols that may be listed; by default the model's own list.
+        Symbols that may be listed, or cells, in memory or a file, whose genes may be; by default the model's own list.
     n_genes
         Number of genes of each set, or of each name. Default: the number that the model was trained with, else
         :data:`DEFAULT_LENGTH`.
@@ -154,8 +158,8 @@ def list_sets(
     check_trained(model_of(options), tasks.load("list_gene_set"))
     if not names or len(set(names)) < len(names):
         raise ValueError(f"names of gene sets must be one or several different ones, found {list(names)[:5]}")
-    session = session_over(genes, options, "list_gene_set")
-    symbols, organism = session.sentences.symbols, organism_of(options)
+    session, organism = generation_session(genes, options, "list_gene_set")
+    symbols = session.sentences.symbols
     prompts = [
         session.task.prompt(
             gene_set=name_in_text(name), organism=organism, key=name, answer_genes=_length(session, name, n_genes)

@@ -174,11 +174,17 @@ def _token_vectors(network: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice, and warnings about deprecated names that trl and peft use."""
-    from transformers.utils import logging
+    """Silence transformers' progress bars and advice, and warnings about deprecated names that trl and peft use.
 
-    hf_logging: Any = logging  # typed in parts only
+    Also bitsandbytes' advice on 4 bits, which it gives whenever peft imports it.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    hf_logging: Any = transformers_logging  # typed in parts only
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    bitsandbytes.setLevel(logging.ERROR)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
@@ -188,6 +194,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "You are using 'rollout_func', which is an experimental", UserWarning)
             yield
     finally:
+        bitsandbytes.setLevel(level)
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
