@@ -3,7 +3,7 @@
     python benchmarks/screen_papalexi.py --data-dir FOLDER [--only measured predicted deleted] [--model DIR]
 
 `--model`: a model of yours instead of the embedded one, such as that of docs/how-to/screen.md. Prints the first 15
-rows of each table of that page.
+rows of each table of that page, and those of the four knock-outs that are expected there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import pandas as pd
 
 import cell2sen as c2s
 from cell2sen.inference.session import model_of
+
+#: Knock-outs that are known to lower the interferon-gamma response.
+EXPECTED = ["STAT1", "JAK2", "IFNGR1", "IFNGR2"]
 
 HIDDEN = ["context", "kind", "null", "n_donors"]
 
@@ -48,7 +51,10 @@ def main() -> None:
     for kind in arguments.only:
         table = screens[kind]()
         print(f"\n{kind}, {len(table)} items, {(table['fdr'] < 0.05).sum()} with fdr < 0.05")
-        print(table.drop(columns=HIDDEN, errors="ignore").head(15).to_string())
+        if kind == "deleted":
+            print(f"probe_r {held_out.uns['cell2sen']['screen']['goal']['probe_r']:.2f}")
+        shown = table["rank"].le(15) | table["item"].str.split().str[0].isin(EXPECTED)
+        print(table.drop(columns=HIDDEN, errors="ignore")[shown].to_string())
 
 
 if __name__ == "__main__":
