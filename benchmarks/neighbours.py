@@ -5,7 +5,8 @@
 
 The gene part (:mod:`cell2sen.training.release.fit_gene_part`) is fitted here, to training cells of the recipe without
 the measured file, so that a model without one can be measured. With --weights it counts more or less. The
-network may have (see its card). PCA (50 components of ln(1 + CP10k) of the 2,000 most variable genes) is fitted to
+network may have (see its card); "embed" is what `tl.embed` returns, with the gene part of the model, whose training
+may have had the file, too. PCA (50 components of ln(1 + CP10k) of the 2,000 most variable genes) is fitted to
 all cells of the file itself. Prints one JSON line for each file: leave-one-out accuracy, Euclidean distance, and the
 95 % interval over cells of the difference between both parts and PCA.
 
@@ -81,12 +82,12 @@ def named(path: Path, prefix: str) -> str:
     return next(file.name for file in sorted(path.glob("*.h5ad")) if file.name.startswith(prefix))
 
 
-def rows_of(adata: ad.AnnData, labels: np.ndarray, n_cells: int, test: np.ndarray | None) -> np.ndarray:
+def rows_of(adata: ad.AnnData, labels: np.ndarray, n_cells: int, test: np.ndarray | None, seed: int) -> np.ndarray:
     """Random labelled cells with genes, of the held-out ones if `test` is given, ascending."""
     usable = ~np.isin(labels, ["nan", "unknown", "None"]) & (np.asarray((adata.X > 0).sum(axis=1)).ravel() > 0)
     if test is not None:
         usable &= test
-    return np.sort(np.random.default_rng(0).permutation(np.flatnonzero(usable))[:n_cells])
+    return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:n_cells])
 
 
 def label_accuracy(adata: ad.AnnData, truth: np.ndarray, model: str) -> float:
@@ -102,7 +103,7 @@ def adaptation(prefix: str, arguments: argparse.Namespace, config: object) -> di
     labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
     entry = next(file for file in config.data.files if file.file == name)
     trained = TrainingCells(entry, arguments.data_dir, "upper") if prefix == "pbmc3k" else None
-    rows = rows_of(adata, labels, arguments.cells, None if trained is None else trained.test)
+    rows = rows_of(adata, labels, arguments.cells, None if trained is None else trained.test, seed=0)
     components, chosen, labels = principal_components(adata, rows), adata[rows].copy(), labels[rows]
     settings = {key: float(value) if "." in value else int(value) for key, value in arguments.set}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipes" / "nano-first.yaml")
     parser.add_argument("--cells", type=int, default=400)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the gene part, times its own")
     parser.add_argument("--held-out", action="store_true", help="score the held-out cells among all cells")
     parser.add_argument("--only", nargs="*", default=list(FILES))
@@ -180,7 +181,9 @@ def main() -> None:
         labels = adata.obs[FILES[prefix]].astype(str).to_numpy()
         test = cells[name].test
         n_cells = adata.n_obs if arguments.held_out else arguments.cells
-        rows = rows_of(adata, labels, n_cells, test if prefix == "pbmc3k" and not arguments.held_out else None)
+        # Another seed than that of the splits, which would draw cells of one side only.
+        side = test if prefix == "pbmc3k" and not arguments.held_out else None
+        rows = rows_of(adata, labels, n_cells, side, seed=1)
         scored = test[rows] if arguments.held_out else np.ones(len(rows), dtype=bool)
         components = principal_components(adata, rows)
         adata, labels = adata[rows].copy(), labels[rows]
@@ -194,13 +197,15 @@ def main() -> None:
             "network": network,
             "genes": genes_alone,
             "both": np.hstack([scaled, genes_alone]),
+            "embed": c2s.tl.embed(adata, model=backend, copy=True, progress=False).obsm["X_cell2sen"],
             **{f"both_{weight}": np.hstack([scaled, weight * genes_alone]) for weight in arguments.weights},
             "pca_50": components,
         }
         found = {kind: correct(each, labels)[scored] for kind, each in vectors.items()}
         result = {kind: round(float(each.mean()), 3) for kind, each in found.items()}
-        difference = found["both"].astype(float) - found["pca_50"]
-        line = {"n": int(scored.sum()), "labels": len(set(labels)), **result, "both_minus_pca": interval(difference)}
+        differences = {kind: interval(found[kind].astype(float) - found["pca_50"]) for kind in ("both", "embed")}
+        limits = {f"{kind}_minus_pca": limits for kind, limits in differences.items()}
+        line = {"n": int(scored.sum()), "labels": len(set(labels)), **result, **limits}
         print(json.dumps({"benchmark": "neighbours", "file": prefix, **line}), flush=True)
 
 

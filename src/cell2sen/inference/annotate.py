@@ -153,12 +153,21 @@ def label_probabilities(
 
 
 def probabilities_of(
-    session: Session, sets: Sequence[ClosedSet], samples: Sequence[NDArray[np.int64]] | None = None
+    session: Session,
+    sets: Sequence[ClosedSet],
+    samples: Sequence[NDArray[np.int64]] | None = None,
+    *,
+    exact: bool = False,
 ) -> list[LabelProbabilities]:
     """Probabilities of the labels of several tasks, as :func:`label_probabilities` computes them for each.
 
     Prompts that differ in their endings only are read once. If they are longer than the model's context, all have the
     same genes, as many as fit with the longest ending and answer.
+
+    Parameters
+    ----------
+    exact
+        Compute the likelihood of improbable labels, too, not an upper bound (:data:`NEGLIGIBLE`).
 
     Raises
     ------
@@ -173,7 +182,7 @@ def probabilities_of(
             )
     rows = np.flatnonzero(session.sentences.n_genes > 0)[:, None] if samples is None else samples
     results = []
-    for chosen, scores in zip(sets, _scores(session, sets, rows), strict=True):
+    for chosen, scores in zip(sets, _scores(session, sets, rows, exact), strict=True):
         temperature, calibrated = temperature_of(session.model, chosen.task)
         probabilities = np.full((len(session.sentences), len(chosen.labels)), np.nan)
         for cells, values in zip(rows, softmax(chosen.pooled(scores) / temperature, axis=1), strict=True):
@@ -186,7 +195,7 @@ def probabilities_of(
     return results
 
 
-def _scores(session: Session, sets: Sequence[ClosedSet], rows: Any) -> list[NDArray[np.float64]]:
+def _scores(session: Session, sets: Sequence[ClosedSet], rows: Any, exact: bool) -> list[NDArray[np.float64]]:
     """Log-likelihood of each written answer of each set, float64 (rows, answers), up to a constant of each row."""
     sessions = [replace(session, task=chosen.task) for chosen in sets]
     same_length = len({each.length for each in sessions}) == 1
@@ -196,7 +205,7 @@ def _scores(session: Session, sets: Sequence[ClosedSet], rows: Any) -> list[NDAr
             each.backend.score(
                 each.prompts(rows, length=each.length),
                 chosen.answers,
-                margin=NEGLIGIBLE * temperature_of(each.model, chosen.task)[0],
+                margin=None if exact else NEGLIGIBLE * temperature_of(each.model, chosen.task)[0],
             )
             for each, chosen in zip(sessions, sets, strict=True)
         ]

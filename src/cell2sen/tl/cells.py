@@ -58,8 +58,8 @@ def embed(
     """Cell embeddings, written to ``obsm``.
 
     On tissues that the model was not trained on, principal components of the cells themselves keep types apart better
-    (with the embedded model on mouse cortex, pancreas and a lung tumour, docs/explanation/limits.md). `adapt` narrows
-    this.
+    (a former edition of the embedded model on mouse cortex and a lung tumour, docs/explanation/limits.md). `adapt`
+    narrows this.
 
     Parameters
     ----------

@@ -131,6 +131,7 @@ def annotate_cells(
     key: str | None = None,
     samples: Sequence[NDArray[np.int64]] | None = None,
     distinct: bool = False,
+    exact: bool = False,
 ) -> list[Annotation]:
     """Answers of all tasks for all cells.
 
@@ -147,6 +148,8 @@ def annotate_cells(
         As for :func:`cell2sen.inference.annotate.label_probabilities`.
     distinct
         For a task with a label of each cell of a sample: see :func:`cell2sen.inference.samples.labels.label_cells`.
+    exact
+        As for :func:`cell2sen.inference.annotate.probabilities_of`.
 
     Raises
     ------
@@ -181,7 +184,7 @@ def annotate_cells(
     if of_cells and samples is not None:
         results = [label_cells(sessions[0], sets[0], samples, distinct=distinct)]
     else:
-        results = _probabilities(sessions, sets, samples)
+        results = _probabilities(sessions, sets, samples, exact)
     return [
         Annotation(task=part, key=name, probabilities=result, bins=numbers)
         for part, name, result, numbers in zip(parts, keys, results, bins, strict=True)
@@ -199,7 +202,10 @@ def _check_keys(keys: Sequence[str]) -> None:
 
 
 def _probabilities(
-    sessions: Sequence[Session], sets: Sequence[ClosedSet], samples: Sequence[NDArray[np.int64]] | None
+    sessions: Sequence[Session],
+    sets: Sequence[ClosedSet],
+    samples: Sequence[NDArray[np.int64]] | None,
+    exact: bool,
 ) -> list[LabelProbabilities]:
     """Probabilities of each of `sets`: joint answers task by task, all others together."""
     places = np.split(np.arange(len(sets)), np.cumsum([len(each.task.answered) for each in sessions])[:-1])
@@ -207,7 +213,8 @@ def _probabilities(
     alone = [int(own[0]) for each, own in zip(sessions, places, strict=True) if not each.task.parts]
     if alone:
         first = next(each for each in sessions if not each.task.parts)
-        results |= zip(alone, probabilities_of(first, [sets[place] for place in alone], samples), strict=True)
+        found = probabilities_of(first, [sets[place] for place in alone], samples, exact=exact)
+        results |= zip(alone, found, strict=True)
     for each, own in zip(sessions, places, strict=True):
         if each.task.parts:
             results |= zip(own.tolist(), joint_probabilities(each, [sets[place] for place in own]), strict=True)

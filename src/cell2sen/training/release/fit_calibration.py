@@ -144,7 +144,8 @@ def _calibrated(
         menus = {
             part.name: list(menu) for part, menu in zip(task.answered, answers, strict=True) if part.answer == "label"
         }
-        found = {result.task.name: result for result in annotate_cells(session, [session.task], menus)}
+        annotations = annotate_cells(session, [session.task], menus, exact=True)
+        found = {result.task.name: result for result in annotations}
         for part, menu, column in zip(task.answered, answers, values, strict=True):
             key = calibration_key(task, part)
             menus_of[key] = list(menu)
