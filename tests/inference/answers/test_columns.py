@@ -36,7 +36,7 @@ def test_several_columns_equal_those_of_one_call_each(any_backend: Backend) -> N
         separate, together = (each.obsm[f"{key}_probabilities"].to_numpy() for each in (alone, adata))
         if isinstance(any_backend, type(fake())):
             continue  # hashes of whole words know no beginning that is shared
-        np.testing.assert_allclose(together, separate, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(together, separate, rtol=1e-4, atol=1e-4)  # bounds of improbable labels
 
 
 def test_an_answer_depends_on_its_cell_alone() -> None:
