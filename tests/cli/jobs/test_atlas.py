@@ -23,7 +23,7 @@ def test_from_plan_to_file(run, tmp_path) -> None:
     state = json.loads(run("status", "out", "--verify", "--json").out)
     assert (state["done"], state["finished"], state["failed"]) == (3, True, {})
     assert run("collect", "out", "all.h5ad", "-q").code == 0
-    assert anndata.read_h5ad(tmp_path / "all.h5ad").obsm["X_cell2sen"].shape == (5, 256)
+    assert anndata.read_h5ad(tmp_path / "all.h5ad").obsm["X_cell2sen"].shape == (5, 384)
 
 
 @needs_weights
