@@ -16,6 +16,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import scanpy as sc
+from embedded_model import mean_with_interval
 from sklearn.linear_model import LogisticRegression
 
 import cell2sen as c2s
@@ -33,13 +34,6 @@ BROAD = {
     "CD8+/CD45RA+ Naive Cytotoxic": "T",
 }  # fmt: skip
 OFFERED = [name for name in BROAD if name.endswith(("cell", "monocyte")) and name != "monocyte"]
-
-
-def share(correct: np.ndarray) -> dict:
-    """Share of right cells with a 95 % bootstrap interval."""
-    generator = np.random.default_rng(0)
-    means = [correct[generator.integers(0, len(correct), len(correct))].mean() for _ in range(1000)]
-    return {"right": round(float(correct.mean()), 4), "right_95": np.quantile(means, [0.025, 0.975]).round(4).tolist()}
 
 
 def main() -> None:
@@ -64,12 +58,12 @@ def main() -> None:
         "regression": regression.predict(cells[:, genes].X.toarray()).astype(str),
     }
     for name, found in labels.items():
-        right = np.array([BROAD.get(label) for label in found[scored]]) == truth
+        right = np.array([BROAD.get(label) == kind for label, kind in zip(found[scored], truth, strict=True)], float)
         monocytes = truth == "monocyte"
         print(
             json.dumps(
-                {"labels by": name, "broad types": share(right) | {"n": len(right)}}
-                | {"monocytes": share(right[monocytes]) | {"n": int(monocytes.sum())}}
+                {"labels by": name, "broad types": mean_with_interval("right", right) | {"n": len(right)}}
+                | {"monocytes": mean_with_interval("right", right[monocytes]) | {"n": int(monocytes.sum())}}
             )
         )
 

@@ -1,6 +1,6 @@
 """Labels of the ten nearest cells of the same file: by the network's embedding, gene ranks, both, and PCA.
 
-    python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 128] [--weights 0.5 2] [--held-out]
+    python benchmarks/neighbours.py DATA_DIR [--model nano] [--cells 400] [--size 256] [--weights 0.5 2] [--held-out]
     python benchmarks/neighbours.py DATA_DIR --adapt MINUTES [--steps N] [--set temperature=0.2] [--only mouse_cortex]
 
 The gene part (:mod:`cell2sen.training.release.fit_gene_part`) is fitted here, to training cells of the recipe without
